@@ -1,0 +1,1 @@
+"""LLM calls and database locks for asyncio that never block the event loop."""

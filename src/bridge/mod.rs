@@ -1,0 +1,1 @@
+//! Rust futures as Python awaitables.

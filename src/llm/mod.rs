@@ -1,0 +1,1 @@
+//! The client of OpenAI-compatible model servers. It knows nothing of Python.

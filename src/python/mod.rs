@@ -1,0 +1,1 @@
+//! The bindings: arguments in, results and errors out, no logic.
