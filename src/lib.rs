@@ -7,7 +7,10 @@ pub mod llm;
 pub mod lock;
 
 #[cfg(feature = "python")]
-#[allow(unsafe_code, reason = "descriptors, fork handlers: the one place that needs them")]
+#[allow(
+    unsafe_code,
+    reason = "descriptors, fork handlers: the one place that needs them"
+)]
 pub mod bridge;
 #[cfg(feature = "python")]
 pub mod python;
