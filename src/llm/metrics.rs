@@ -29,6 +29,7 @@ pub struct Metrics {
     started: AtomicU64,
     succeeded: AtomicU64,
     retries: AtomicU64,
+    blocking_calls_in_loop: AtomicU64,
     failures: [AtomicU64; FAILURE_KINDS.len()],
     latency_buckets: [AtomicU64; LATENCY_BOUNDS.len() + 1],
     latency_total_micros: AtomicU64,
@@ -43,6 +44,8 @@ pub struct Snapshot {
     pub succeeded: u64,
     /// Tries after the first.
     pub retries: u64,
+    /// Blocking calls made from a thread that runs an event loop.
+    pub blocking_calls_in_loop: u64,
     /// Failures by kind.
     pub failures: Vec<(&'static str, u64)>,
     /// Successes up to each bound of [`LATENCY_BOUNDS`], and above the last; not cumulative.
@@ -60,6 +63,11 @@ impl Metrics {
     /// A try after the first begins.
     pub fn retried(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A blocking call stopped an event loop.
+    pub fn blocked_a_loop(&self) {
+        self.blocking_calls_in_loop.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A call brought an answer.
@@ -93,6 +101,7 @@ impl Metrics {
             started: load(&self.started),
             succeeded: load(&self.succeeded),
             retries: load(&self.retries),
+            blocking_calls_in_loop: load(&self.blocking_calls_in_loop),
             failures: FAILURE_KINDS
                 .into_iter()
                 .zip(self.failures.iter().map(load))

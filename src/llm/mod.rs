@@ -12,7 +12,6 @@ mod error;
 mod exchange;
 mod health;
 mod limit;
-mod many;
 mod metrics;
 mod options;
 mod probe;
@@ -33,7 +32,6 @@ pub use health::{
     Admission, CallOutcome, CircuitState, EndpointHealth, Permit, RESPONSE_TIMES_KEPT, SharedHealth,
     Timestamp, now,
 };
-pub use many::FanOut;
 pub use metrics::{FAILURE_KINDS, LATENCY_BOUNDS, Metrics, Snapshot};
 pub use options::{CallOptions, IdempotencyKey};
 pub use probe::is_healthy;
