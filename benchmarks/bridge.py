@@ -20,7 +20,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from arbitrageai_native._native import probe
+from arbitrageai_native._native import Probe
 
 
 @dataclass
@@ -65,8 +65,8 @@ def main() -> None:
     options = parser.parse_args()
 
     ways: dict[str, Callable[[], Awaitable[object]]] = {
-        "stock bridge": probe.stock_noop,
-        "this bridge": probe.noop,
+        "stock bridge": Probe.stock_noop,
+        "this bridge": Probe.noop,
         "asyncio.sleep(0)": lambda: asyncio.sleep(0),
     }
     table = Table(title=f"One no-op await, {options.tasks} tasks at once, medians of {options.rounds} rounds")

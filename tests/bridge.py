@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from arbitrageai_native._native import probe
+from arbitrageai_native._native import Probe
 
 Result = TypeVar("Result")
 
@@ -37,7 +37,7 @@ def wait_until(condition: Callable[[], bool], within: float = 5.0) -> bool:
 
 def nothing_left() -> bool:
     """Whether no task runs any more and no guard is held, by a future or as an undelivered result."""
-    return wait_until(lambda: probe.live_tasks() == 0 and probe.live_guards() == 0)
+    return wait_until(lambda: Probe.live_tasks() == 0 and Probe.live_guards() == 0)
 
 
 def open_descriptors() -> int:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 
-from arbitrageai_native._native import probe
+from arbitrageai_native._native import Probe
 from tests.bridge import nothing_left
 
 
@@ -22,7 +22,7 @@ def test_other_threads_run_while_one_waits() -> None:
 
     thread = threading.Thread(target=tick)
     thread.start()
-    guard = probe.guarded_blocking(0.3)
+    guard = Probe.guarded_blocking(0.3)
     done.set()
     thread.join()
     assert ticks > 20
@@ -33,15 +33,15 @@ def test_other_threads_run_while_one_waits() -> None:
 def test_control_c_ends_a_blocking_call_and_drops_its_future() -> None:
     script = """
 import signal, sys, time
-from arbitrageai_native._native import probe
+from arbitrageai_native._native import Probe
 print("ready", flush=True)
 try:
-    probe.guarded_blocking(60)
+    Probe.guarded_blocking(60)
 except KeyboardInterrupt:
     deadline = time.monotonic() + 5
-    while probe.live_guards() and time.monotonic() < deadline:
+    while Probe.live_guards() and time.monotonic() < deadline:
         time.sleep(0.001)
-    print("interrupted", probe.live_guards())
+    print("interrupted", Probe.live_guards())
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -68,9 +68,9 @@ assert state() == before, (before, state())
 
 def test_a_setting_that_is_no_number_of_threads_is_named() -> None:
     script = """
-from arbitrageai_native._native import probe
+from arbitrageai_native._native import Probe
 try:
-    probe.guarded_blocking(0)
+    Probe.guarded_blocking(0)
 except ValueError as error:
     print(error)
 """
@@ -98,7 +98,7 @@ code = '''
 try:
     import arbitrageai_native._native
 except ImportError as error:
-    pass
+    assert "interpreter" in str(error), error  # from 3.12 on it is Python that refuses
 else:
     raise AssertionError("not refused")
 '''

@@ -11,7 +11,7 @@ import pytest
 
 PRELUDE = """
 import asyncio, sys, threading
-from arbitrageai_native._native import probe
+from arbitrageai_native._native import Probe
 
 class LoopWithoutReaders(asyncio.SelectorEventLoop):
     def add_reader(self, *_):
@@ -20,7 +20,7 @@ class LoopWithoutReaders(asyncio.SelectorEventLoop):
 async def calls_in_flight(seconds=0.05):
     loop = asyncio.get_running_loop()
     for _ in range(100):
-        task = asyncio.ensure_future(probe.guarded(seconds))
+        task = asyncio.ensure_future(Probe.guarded(seconds))
         task._log_destroy_pending = False  # that message would be asyncio's
         tasks.add(task)
     await asyncio.sleep(0.02)
@@ -54,7 +54,7 @@ started.wait()
 """,
     "a daemon thread in a blocking call": """
 import time
-threading.Thread(target=probe.guarded_blocking, args=(60,), daemon=True).start()
+threading.Thread(target=Probe.guarded_blocking, args=(60,), daemon=True).start()
 time.sleep(0.05)
 """,
     "a loop that polls nothing": """

@@ -9,11 +9,11 @@ import textwrap
 
 PRELUDE = """
 import asyncio, gc, multiprocessing, os, sys, time, warnings
-from arbitrageai_native._native import probe
+from arbitrageai_native._native import Probe
 warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of any fork beside threads
 
 async def calls(count):
-    return await asyncio.gather(*(probe.noop() for _ in range(count)))
+    return await asyncio.gather(*(Probe.noop() for _ in range(count)))
 
 def works():
     assert asyncio.run(calls(100)) == [None] * 100
@@ -44,9 +44,9 @@ def test_fork_after_calls_were_done() -> None:
 def test_fork_with_calls_in_flight() -> None:
     run_scenario("""
         async def main():
-            flight = [asyncio.ensure_future(probe.guarded(0.3)) for _ in range(50)]
+            flight = [asyncio.ensure_future(Probe.guarded(0.3)) for _ in range(50)]
             await asyncio.sleep(0.05)
-            assert probe.live_guards() == 50
+            assert Probe.live_guards() == 50
             child = os.fork()
             if child == 0:
                 asyncio._set_running_loop(None)
@@ -54,7 +54,7 @@ def test_fork_with_calls_in_flight() -> None:
                 # Dropping the child's copies of them neither hangs nor undoes what is the parent's.
                 del flight
                 gc.collect()
-                os._exit(0 if ok and probe.live_guards() == 50 else 1)
+                os._exit(0 if ok and Probe.live_guards() == 50 else 1)
             while (status := os.waitpid(child, os.WNOHANG))[0] == 0:
                 await asyncio.sleep(0.01)
             assert os.waitstatus_to_exitcode(status[1]) == 0
@@ -83,7 +83,7 @@ def test_a_call_prepared_before_a_fork_is_refused_in_the_child() -> None:
             return await awaitable
 
         works()
-        prepared = probe.noop()
+        prepared = Probe.noop()
         child = os.fork()
         if child == 0:
             try:

@@ -10,21 +10,21 @@ import weakref
 
 import pytest
 
-from arbitrageai_native._native import probe
+from arbitrageai_native._native import Probe
 from tests.bridge import nothing_left, open_descriptors, receive, run, wait_until
 from tests.conftest import LoopFactory, LoopWithoutReaders
 
 
 def test_loops_one_after_another(new_loop: LoopFactory) -> None:
     for _ in range(3):
-        assert run(new_loop, receive(probe.noop())) is None
+        assert run(new_loop, receive(Probe.noop())) is None
 
 
 def test_loops_in_several_threads_at_once(new_loop: LoopFactory) -> None:
     results: list[object] = []
 
     async def many() -> None:
-        results.extend(await asyncio.gather(*(probe.noop() for _ in range(500))))
+        results.extend(await asyncio.gather(*(Probe.noop() for _ in range(500))))
 
     threads = [threading.Thread(target=run, args=(new_loop, many())) for _ in range(4)]
     for thread in threads:
@@ -35,13 +35,13 @@ def test_loops_in_several_threads_at_once(new_loop: LoopFactory) -> None:
 
 
 def test_a_closed_loop_and_its_descriptors_are_freed(new_loop: LoopFactory) -> None:
-    run(new_loop, receive(probe.noop()))
+    run(new_loop, receive(Probe.noop()))
     gc.collect()
     before = open_descriptors()
     loops = []
     for _ in range(50):
         loop = new_loop()
-        loop.run_until_complete(receive(probe.noop()))
+        loop.run_until_complete(receive(Probe.noop()))
         loop.close()
         loops.append(weakref.ref(loop))
         del loop
@@ -54,12 +54,12 @@ def test_a_late_result_for_a_closed_loop_is_dropped_in_silence(
     new_loop: LoopFactory, capfd: pytest.CaptureFixture[str]
 ) -> None:
     loop = new_loop()
-    coroutine = receive(probe.guarded(0.1))
+    coroutine = receive(Probe.guarded(0.1))
     task = loop.create_task(coroutine)
     task._log_destroy_pending = False  # this warning would be asyncio's own
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
-    assert wait_until(lambda: probe.live_tasks() == 0)
+    assert wait_until(lambda: Probe.live_tasks() == 0)
     time.sleep(0.1)  # time for a report on stderr, were there one
     del task, coroutine, loop
     gc.collect()
@@ -68,7 +68,7 @@ def test_a_late_result_for_a_closed_loop_is_dropped_in_silence(
 
 
 def test_a_call_prepared_without_a_loop_runs_on_the_loop_that_awaits_it(new_loop: LoopFactory) -> None:
-    call = probe.noop()
+    call = Probe.noop()
     assert run(new_loop, receive(call)) is None
 
 
@@ -77,14 +77,14 @@ def test_contextvars_of_the_caller_are_seen_after_the_await(new_loop: LoopFactor
 
     async def caller(number: int) -> None:
         bid.set(number)
-        await probe.guarded(0.01)
+        await Probe.guarded(0.01)
         assert bid.get() == number
 
     async def main() -> None:
         await asyncio.gather(*(caller(number) for number in range(100)))
         seen: list[int] = []
         bid.set(7)
-        task = asyncio.ensure_future(probe.guarded(0.01))
+        task = asyncio.ensure_future(Probe.guarded(0.01))
         task.add_done_callback(lambda _: seen.append(bid.get()))
         bid.set(8)
         await task
@@ -99,7 +99,7 @@ def test_debug_mode_of_asyncio_has_no_complaint(
 ) -> None:
     async def main() -> None:
         asyncio.get_running_loop().set_debug(True)
-        await asyncio.gather(*(probe.noop() for _ in range(100)))
+        await asyncio.gather(*(Probe.noop() for _ in range(100)))
 
     run(new_loop, main())
     assert [record.getMessage() for record in caplog.records if "took" not in record.getMessage()] == []
@@ -112,7 +112,7 @@ def test_a_burst_of_completions_is_delivered_in_bounded_batches(new_loop: LoopFa
 
     async def call() -> None:
         nonlocal resumed_in_this_iteration
-        await probe.noop()
+        await Probe.noop()
         resumed_in_this_iteration += 1
 
     async def main() -> None:
@@ -127,7 +127,7 @@ def test_a_burst_of_completions_is_delivered_in_bounded_batches(new_loop: LoopFa
                 loop.call_soon(tick)
 
         await asyncio.sleep(0)
-        assert wait_until(lambda: probe.live_tasks() == 0), "all of them end while the loop is held up"
+        assert wait_until(lambda: Probe.live_tasks() == 0), "all of them end while the loop is held up"
         loop.call_soon(tick)
         await calls
 
@@ -139,16 +139,16 @@ def test_workers_finish_their_calls_without_the_gil(new_loop: LoopFactory) -> No
     """A thread that keeps the GIL does not hold up the runtime: no completion waits for it."""
 
     async def main() -> None:
-        await probe.noop()
+        await Probe.noop()
         switch_interval = sys.getswitchinterval()
         sys.setswitchinterval(60)  # from here on this thread keeps the GIL unless it gives it away
         try:
-            calls = asyncio.gather(*(probe.noop() for _ in range(200)))
+            calls = asyncio.gather(*(Probe.noop() for _ in range(200)))
             await asyncio.sleep(0)
             deadline = time.monotonic() + 10
-            while probe.live_tasks() > 0 and time.monotonic() < deadline:
+            while Probe.live_tasks() > 0 and time.monotonic() < deadline:
                 pass
-            assert probe.live_tasks() == 0
+            assert Probe.live_tasks() == 0
         finally:
             sys.setswitchinterval(switch_interval)
         await calls
@@ -158,7 +158,7 @@ def test_workers_finish_their_calls_without_the_gil(new_loop: LoopFactory) -> No
 
 def test_an_awaitable_can_be_awaited_once(new_loop: LoopFactory) -> None:
     async def main() -> None:
-        call = probe.noop()
+        call = Probe.noop()
         await call
         with pytest.raises(RuntimeError, match="awaited already"):
             await call
@@ -168,7 +168,7 @@ def test_an_awaitable_can_be_awaited_once(new_loop: LoopFactory) -> None:
 
 def test_awaiting_without_an_asyncio_loop_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
-        receive(probe.noop()).send(None)
+        receive(Probe.noop()).send(None)
 
 
 def test_a_panic_is_a_runtime_error_and_the_runtime_goes_on(
@@ -176,8 +176,8 @@ def test_a_panic_is_a_runtime_error_and_the_runtime_goes_on(
 ) -> None:
     async def main() -> None:
         with pytest.raises(RuntimeError, match="report this as a bug"):
-            await probe.panicking()
-        assert await probe.noop() is None
+            await Probe.panicking()
+        assert await Probe.noop() is None
 
     run(new_loop, main())
     assert "asked for by a test" in capfd.readouterr().err
@@ -193,9 +193,9 @@ def test_a_loop_that_polls_nothing_takes_one_wakeup_for_many_completions() -> No
             return super().call_soon_threadsafe(*args, **keywords)  # type: ignore[arg-type]
 
     async def main() -> None:
-        calls = asyncio.gather(*(probe.noop() for _ in range(1_000)))
+        calls = asyncio.gather(*(Probe.noop() for _ in range(1_000)))
         await asyncio.sleep(0)
-        assert wait_until(lambda: probe.live_tasks() == 0)
+        assert wait_until(lambda: Probe.live_tasks() == 0)
         await calls
 
     run(CountingLoop, main())
