@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar, final
 
 _Result = TypeVar("_Result", covariant=True)
 
-# --- the bridge ---------------------------------------------------------------------------------------------------
+# --- the bridge ---
 
 @final
 class Awaitable(Generic[_Result]):
