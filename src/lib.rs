@@ -21,7 +21,7 @@ mod _native {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::bridge::probe::probe_module as probe;
+    use crate::bridge::probe::{Guard, Probe};
     #[pymodule_export]
     use crate::bridge::{Awaitable, Inbox};
     #[pymodule_export]
@@ -34,8 +34,7 @@ mod _native {
     use crate::python::stream::ChatStream;
 
     #[pymodule_init]
-    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-        crate::bridge::install();
-        Ok(())
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::bridge::install(module.py())
     }
 }

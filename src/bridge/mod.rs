@@ -39,12 +39,23 @@ pub use blocking::block_on;
 pub use inbox::Inbox;
 pub use process::{PerProcess, ProcessBound};
 
-use pyo3::PyErr;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyImportError, PyRuntimeError};
+use pyo3::{PyErr, PyResult, Python, ffi};
 
-/// Prepares the process for forking. Called once, when the Python module is imported; starts nothing.
-pub fn install() {
+/// Prepares the process for forking. Called when the Python module is imported; starts nothing.
+///
+/// # Errors
+/// `ImportError` in a sub-interpreter: runtime and inboxes are the process's, and must not mix two interpreters' objects.
+pub fn install(_py: Python<'_>) -> PyResult<()> {
+    // SAFETY: the caller is attached to an interpreter, which is all that both calls ask for.
+    let interpreter = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
+    if interpreter != 0 {
+        return Err(PyImportError::new_err(
+            "arbitrageai_native works in the main interpreter only",
+        ));
+    }
     process::install_fork_handler();
+    Ok(())
 }
 
 /// What Python sees when a future ended without a result: it panicked, a defect of this package.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple};
 use pyo3_async_runtimes::TaskLocals;
 use pyo3_async_runtimes::generic::{self, ContextExt};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -40,29 +41,43 @@ pub(super) fn wakeup<'py>(
     let py = event_loop.py();
     stop_at_exit(py)?;
     RUNTIME.get_or_try_init(start)?;
-    let wakeup: Arc<PyOnceLock<Py<PyAny>>> = Arc::new(PyOnceLock::new());
-    let this = wakeup.clone();
-    let locals = TaskLocals::new(event_loop.clone());
-    let loop_told = event_loop.clone().unbind();
-    let future = generic::future_into_py_with_locals::<Portable, _, ()>(py, locals, async move {
+    let quiet_loop = Bound::new(
+        py,
+        QuietLoop {
+            event_loop: event_loop.clone().unbind(),
+        },
+    )?;
+    let locals = TaskLocals::new(quiet_loop.into_any());
+    generic::future_into_py_with_locals::<Portable, _, ()>(py, locals, async move {
         notify.notified().await;
-        Python::attach(|py| drop_in_silence_if_closed(py, &loop_told, &this));
         Ok(())
-    })?;
-    let _ = wakeup.set(py, future.clone().unbind());
-    Ok(future)
+    })
 }
 
-/// A loop that was closed in the meantime can't be told anything; the attempt would be reported on stderr. A cancelled
-/// future is not resolved, so nothing is attempted.
-fn drop_in_silence_if_closed(py: Python<'_>, event_loop: &Py<PyAny>, wakeup: &PyOnceLock<Py<PyAny>>) {
-    let closed = event_loop
-        .call_method0(py, "is_closed")
-        .and_then(|answer| answer.is_truthy(py));
-    if closed.unwrap_or(true)
-        && let Some(wakeup) = wakeup.get(py)
-    {
-        let _ = wakeup.call_method0(py, "cancel");
+/// The part of a loop that `pyo3-async-runtimes` uses. A loop that was closed in the meantime can't be told anything; the
+/// attempt, which would be reported on stderr, ends here in silence.
+#[pyclass(frozen)]
+struct QuietLoop {
+    event_loop: Py<PyAny>,
+}
+
+#[pymethods]
+impl QuietLoop {
+    fn create_future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.event_loop.bind(py).call_method0("create_future")
+    }
+
+    #[pyo3(signature = (*arguments, **keywords))]
+    fn call_soon_threadsafe(
+        &self,
+        arguments: &Bound<'_, PyTuple>,
+        keywords: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<()> {
+        let event_loop = self.event_loop.bind(arguments.py());
+        match event_loop.call_method("call_soon_threadsafe", arguments, keywords) {
+            Err(error) if !event_loop.call_method0("is_closed")?.is_truthy()? => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 

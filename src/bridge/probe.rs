@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::runtime::runtime;
@@ -22,8 +23,8 @@ impl From<Never> for PyErr {
 static LIVE_GUARDS: AtomicUsize = AtomicUsize::new(0);
 
 /// Stands for a thing that must not leak: a lock row, a connection. It is one while the future runs, and then its result.
-#[pyclass(frozen, module = "arbitrageai_native._native.probe")]
-struct Guard(#[expect(dead_code, reason = "held for its Drop")] ProcessBound<CountedGuard>);
+#[pyclass(frozen, module = "arbitrageai_native._native")]
+pub struct Guard(#[expect(dead_code, reason = "held for its Drop")] ProcessBound<CountedGuard>);
 
 struct CountedGuard;
 
@@ -41,36 +42,37 @@ impl Drop for CountedGuard {
 }
 
 /// The bridge, looked at from inside.
-#[pymodule(name = "probe")]
-pub mod probe_module {
-    use super::*;
+#[pyclass(frozen, module = "arbitrageai_native._native")]
+pub struct Probe;
 
+#[pymethods]
+impl Probe {
     /// An awaitable that has nothing to do.
-    #[pyfunction]
+    #[staticmethod]
     fn noop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         awaitable(py, async { Ok::<Nothing, Never>(Nothing) })
     }
 
     /// The same through the stock bridge, for comparison.
-    #[pyfunction]
+    #[staticmethod]
     fn stock_noop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         pyo3_async_runtimes::tokio::future_into_py(py, async { Ok(()) })
     }
 
     /// An awaitable that holds a guard for `seconds` and then gives it away.
-    #[pyfunction]
+    #[staticmethod]
     fn guarded(py: Python<'_>, seconds: f64) -> PyResult<Bound<'_, PyAny>> {
-        awaitable(py, hold(Duration::from_secs_f64(seconds)))
+        awaitable(py, hold(duration(seconds)?))
     }
 
     /// The same, waited for in this thread.
-    #[pyfunction]
+    #[staticmethod]
     fn guarded_blocking(py: Python<'_>, seconds: f64) -> PyResult<Guard> {
-        block_on(py, hold(Duration::from_secs_f64(seconds)))
+        block_on(py, hold(duration(seconds)?))
     }
 
     /// An awaitable whose future panics.
-    #[pyfunction]
+    #[staticmethod]
     #[expect(clippy::panic, reason = "that is what it is for")]
     fn panicking(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         awaitable(py, async {
@@ -82,20 +84,25 @@ pub mod probe_module {
     }
 
     /// How many guards are held, by futures under way or by results not yet dropped.
-    #[pyfunction]
+    #[staticmethod]
     fn live_guards() -> usize {
         LIVE_GUARDS.load(Ordering::SeqCst)
     }
 
     /// How many tasks the runtime has that have not ended.
-    #[pyfunction]
+    #[staticmethod]
     fn live_tasks() -> PyResult<usize> {
         Ok(runtime()?.metrics().num_alive_tasks())
     }
+}
 
-    async fn hold(duration: Duration) -> Result<Guard, Never> {
-        let guard = CountedGuard::new();
-        tokio::time::sleep(duration).await;
-        Ok(Guard(ProcessBound::new(guard)))
-    }
+fn duration(seconds: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|error| PyValueError::new_err(format!("seconds={seconds}: {error}")))
+}
+
+async fn hold(duration: Duration) -> Result<Guard, Never> {
+    let guard = CountedGuard::new();
+    tokio::time::sleep(duration).await;
+    Ok(Guard(ProcessBound::new(guard)))
 }

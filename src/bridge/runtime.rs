@@ -14,7 +14,7 @@ use super::PerProcess;
 
 const WORKER_THREADS_VARIABLE: &str = "ARBITRAGEAI_NATIVE_WORKER_THREADS";
 
-/// Workers share the machine with the interpreter and only move bytes and parse them: more than this many don't pay.
+/// Workers only move bytes and parse them: more than this many never have work.
 const MOST_WORKER_THREADS: usize = 4;
 
 /// The kernel cuts a thread's name at 15 bytes.
