@@ -1,6 +1,7 @@
 """LLM calls and database locks for asyncio that never block the event loop.
 
-The public names are imported when they are first used: importing this package alone loads nothing heavy and starts nothing.
+The public names are imported when they are first used: importing this package alone loads nothing heavy and
+starts nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Counting calls in a health checker from Python: calls through foreign clients, and checkers that are not ours."""
+"""Counting calls in a health checker from Python: for foreign clients, and for checkers that are not ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ __all__ = ["CountedCall", "CountedStream"]
 class CountedCall:
     """A call that a checker admits and whose end it is told.
 
-    With `metrics` it is a foreign client's: all its exceptions count as the endpoint's failures, since their meaning is not known here.
+    With `metrics` it is a foreign client's: all its exceptions count as the endpoint's failures, since their
+    meaning is not known here.
     """
 
     def __init__(self, checker: Any, endpoint: str, metrics: CallMetrics | None = None) -> None:

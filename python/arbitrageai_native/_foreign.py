@@ -1,8 +1,9 @@
 """Calls through a client that an application or a test put in the native one's place.
 
-It may be synchronous (`openai.OpenAI`, a `MagicMock`) or not (`openai.AsyncOpenAI`); neither may block an event loop, and both serve
-both kinds of method. A synchronous one runs in a worker thread when a coroutine waits for it; an asynchronous one runs on a
-loop of its own thread when a thread waits for it, always the same one, since such clients bind their connections to a loop.
+It may be synchronous (`openai.OpenAI`, a `MagicMock`) or not (`openai.AsyncOpenAI`); neither may block an
+event loop, and both serve both kinds of method. A synchronous one runs in a worker thread when a coroutine
+waits for it; an asynchronous one runs on a loop of its own thread when a thread waits for it, always the
+same one, since such clients bind their connections to a loop.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -88,7 +90,9 @@ async def create_async(client: Any, arguments: dict[str, Any]) -> Any:
     return await answer if inspect.isawaitable(answer) else answer
 
 
-def result(answer: Any, requested_model: str, seconds: float, stealth_mode: bool, raw: bool) -> dict[str, Any]:
+def result(
+    answer: Any, requested_model: str, seconds: float, stealth_mode: bool, raw: bool
+) -> dict[str, Any]:
     """The dict of `LLMService.complete` from an answer with attribute access."""
     message = answer.choices[0].message
     usage = getattr(answer, "usage", None)
@@ -119,7 +123,7 @@ def _dumped(value: Any) -> Any:
 
 
 class ForeignStream:
-    """Chunks of a foreign client's stream, by either kind of iteration; keeps what `model`, `usage`, `finish_reason` tell."""
+    """The pieces of a foreign client's stream, by either kind of iteration, and what else its chunks tell."""
 
     def __init__(self, open_sync: Callable[[], Any], open_async: Callable[[], Awaitable[Any]]) -> None:
         self._open_sync = open_sync
@@ -160,7 +164,7 @@ class ForeignStream:
                 except StopAsyncIteration:
                     return None
             else:
-                chunk = await _in_worker(lambda: next(iterator, _END))
+                chunk = await _in_worker(partial(next, iterator, _END))
             if chunk is _END:
                 return None
             text = self._text(chunk)
@@ -185,7 +189,8 @@ class ForeignStream:
             self._summary["model"] = model
         if usage is not None and isinstance(getattr(usage, "total_tokens", None), int):
             self._summary["usage"] = {
-                name: getattr(usage, name, 0) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+                name: getattr(usage, name, 0)
+                for name in ("prompt_tokens", "completion_tokens", "total_tokens")
             }
         choices = getattr(chunk, "choices", None)
         if not choices:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from arbitrageai_native.exceptions import InvalidArgumentError, InvalidArgumentTypeError
@@ -62,11 +63,11 @@ def _bar(total: int, wanted: bool) -> Iterator[Callable[[], None]]:
 
 
 def run_in_private_loop(start: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-    """Run a coroutine to its end in this thread, also where a loop is running (it then has to wait). Ctrl-C cancels it."""
+    """Run a coroutine to its end, even where a loop is running, which then has to wait. Ctrl-C cancels it."""
     if asyncio._get_running_loop() is None:
         return _run(start)
     outcome: list[Any] = []
-    stop: list[Callable[[], None]] = []
+    stop: list[Callable[[], object]] = []
 
     def run() -> None:
         try:
@@ -91,13 +92,13 @@ def run_in_private_loop(start: Callable[[], Coroutine[Any, Any, Result]]) -> Res
 
 
 def _run(
-    start: Callable[[], Coroutine[Any, Any, Result]], stop: list[Callable[[], None]] | None = None
+    start: Callable[[], Coroutine[Any, Any, Result]], stop: list[Callable[[], object]] | None = None
 ) -> Result:
     loop = asyncio.new_event_loop()
     try:
         task = loop.create_task(start())
         if stop is not None:
-            stop.append(lambda: loop.call_soon_threadsafe(task.cancel) and None)
+            stop.append(partial(loop.call_soon_threadsafe, task.cancel))
         try:
             return loop.run_until_complete(task)
         except BaseException:

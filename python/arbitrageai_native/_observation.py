@@ -5,6 +5,7 @@ Nobody listens to most calls: `observe` then costs two look-ups.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 from time import perf_counter
@@ -29,7 +30,9 @@ class Observation:
         """The call brought an answer."""
         usage = result.get("usage") or {}
         milliseconds = (perf_counter() - self._start) * 1000
-        logger.info("%s: answered in %.0f ms, %s tokens", self._model, milliseconds, usage.get("total_tokens"))
+        logger.info(
+            "%s: answered in %.0f ms, %s tokens", self._model, milliseconds, usage.get("total_tokens")
+        )
         if self._span is not None:
             if result.get("model") is not None:
                 self._span.set_attribute("gen_ai.response.model", str(result["model"]))
@@ -87,7 +90,7 @@ def _start_span(trace: Any, model: object, body: dict[str, Any], base_url: objec
 
 
 def trace_headers(observation: Observation | None) -> dict[str, str] | None:
-    """The `traceparent` (and what else the application propagates) of the call's span, or of the current one."""
+    """The `traceparent` (and what else is propagated) of the call's span, or of the current one."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return None
@@ -95,7 +98,7 @@ def trace_headers(observation: Observation | None) -> dict[str, str] | None:
     context = trace.set_span_in_context(span) if span is not None else None
     if span is None and not trace.get_current_span().get_span_context().is_valid:
         return None
-    from opentelemetry import propagate
+    propagate = importlib.import_module("opentelemetry.propagate")
 
     headers: dict[str, str] = {}
     propagate.inject(headers, context=context)

@@ -1,4 +1,4 @@
-"""Clients with the shape of OpenAI's Python SDK over the native one: `client.chat.completions.create(...)`."""
+"""Clients with the shape of OpenAI's Python SDK: `client.chat.completions.create(...)`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,33 @@ __all__ = ["AsyncOpenAI", "ChatObject", "OpenAI"]
 
 # What the API documents as optional: absent, it reads as None, as in the SDK's models.
 _OPTIONAL = frozenset(
-    "annotations audio choices content finish_reason function_call id logprobs model name reasoning reasoning_content refusal role "
-    "service_tier system_fingerprint tool_calls usage completion_tokens_details prompt_tokens_details".split()
+    [
+        "annotations",
+        "audio",
+        "choices",
+        "content",
+        "finish_reason",
+        "function_call",
+        "id",
+        "logprobs",
+        "model",
+        "name",
+        "reasoning",
+        "reasoning_content",
+        "refusal",
+        "role",
+        "service_tier",
+        "system_fingerprint",
+        "tool_calls",
+        "usage",
+        "completion_tokens_details",
+        "prompt_tokens_details",
+    ]
 )
 
 
 class ChatObject:
-    """What the server sent, with attribute access all the way down. `model_dump()` gives it as plain dicts and lists."""
+    """What the server sent, with attribute access all the way down; `model_dump()` gives plain dicts."""
 
     def __init__(self, members: dict[str, Any]) -> None:
         self.__dict__.update({name: _wrapped(value) for name, value in members.items()})
@@ -101,8 +121,8 @@ class Completions(_Completions):
     def create(self, **arguments: Any) -> Any:
         """Make the call and wait for its answer; with `stream=True` an iterator of chunks.
 
-        Keywords are members of the request, except `extra_headers`, `extra_query`, `extra_body` and the call's settings
-        (`timeout`, `deadline`, `max_retries`, …).
+        Keywords are members of the request, except `extra_headers`, `extra_query`, `extra_body` and the
+        call's settings (`timeout`, `deadline`, `max_retries`, …).
 
         Raises:
             OpenAIError: any of its subclasses.
@@ -110,7 +130,9 @@ class Completions(_Completions):
         streaming = bool(arguments.get("stream"))
         body, options, metrics, headers, query = self._prepare(arguments)
         if streaming:
-            return Stream(self._client._native.stream(body, options, metrics, None, headers, query), ChatObject)
+            return Stream(
+                self._client._native.stream(body, options, metrics, None, headers, query), ChatObject
+            )
         return ChatObject(self._client._native.create(body, options, metrics, headers, query))
 
 
@@ -118,7 +140,7 @@ class AsyncCompletions(_Completions):
     """`client.chat.completions`, for coroutines."""
 
     async def create(self, **arguments: Any) -> Any:
-        """Make the call; with `stream=True` an asynchronous iterator of chunks. As `Completions.create` otherwise."""
+        """Make the call, as `Completions.create`; with `stream=True` an asynchronous iterator of chunks."""
         streaming = bool(arguments.get("stream"))
         body, options, metrics, headers, query = self._prepare(arguments)
         if streaming:
@@ -202,8 +224,9 @@ def organization_headers(organization: str | None, project: str | None) -> dict[
 class OpenAI(_Client):
     """A native client of an OpenAI-compatible server, with the SDK's shape.
 
-    `OpenAI(base_url=…, api_key=…)`; without them the environment's `OPENAI_BASE_URL` and `OPENAI_API_KEY`. Further keywords are
-    the call's settings. Connections are the process's: there is nothing that has to be closed, and a fork does no harm.
+    `OpenAI(base_url=…, api_key=…)`; without them the environment's `OPENAI_BASE_URL` and `OPENAI_API_KEY`.
+    Further keywords are the call's settings. Connections are the process's: there is nothing that has to be
+    closed, and a fork does no harm.
     """
 
     _completions_class = Completions

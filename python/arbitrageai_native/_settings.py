@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
         timeout: one try from start to end (30); for a stream the first piece and each gap.
         deadline: the whole call with its retries and waits.
-        connect_timeout: making a connection (5). first_byte_timeout: from sending the request to the answer's head.
-        idle_timeout: between two parts of an answer's body.
-        max_retries (2), retry_base (0.5), retry_cap (8), retry_jitter (0.25), retry_after_limit (120): see `complete`.
-        idempotency_key: True (a header of its own for each call), False, or a string.
+        connect_timeout: making a connection (5). first_byte_timeout: from sending the request to the
+        answer's head. idle_timeout: between two parts of an answer's body.
+        max_retries (2), retry_base (0.5), retry_cap (8), retry_jitter (0.25), retry_after_limit (120): see
+        `complete`. idempotency_key: True (a header of its own for each call), False, or a string.
         max_body_bytes: the longest answer, and the longest event of a stream (64 MiB).
         max_connections: requests under way at once; more wait in line, which counts against `deadline` only.
-        default_headers, organization, project: sent with every request (`OPENAI_ORG_ID`, `OPENAI_PROJECT_ID`).
-        stealth_range: the least and the longest stealth wait (2, 5).
-        fallback_timeouts: of the two tries and the local one (10, 20, 30). fallback_delays: before the second and third (2, 5).
+        default_headers, organization, project: sent with every request (`OPENAI_ORG_ID`,
+        `OPENAI_PROJECT_ID`). stealth_range: the least and the longest stealth wait (2, 5).
+        fallback_timeouts: of the two tries and the local one (10, 20, 30). fallback_delays: before the
+        second and third (2, 5).
         """
 
         timeout: float | None
@@ -67,7 +68,7 @@ CALL_SETTINGS = frozenset(
 
 @cache
 def default_max_connections() -> int:
-    """As many as the process's limit of file descriptors leaves, some kept for the application; 10,000 at most."""
+    """What the limit of file descriptors leaves, some kept for the application; 10,000 at most."""
     try:
         import resource
     except ImportError:

@@ -107,7 +107,7 @@ class Stream(_Streamed[Item]):
 
 
 class AsyncStream(_Streamed[Item]):
-    """A streamed answer. Leaving it early closes the request: `async with`, `aclose()`, or when it is forgotten."""
+    """A streamed answer. Leaving it early closes the request: `async with`, `aclose()`, or forgetting it."""
 
     def __aiter__(self) -> Self:
         return self

@@ -1,7 +1,7 @@
 """The exceptions of this package.
 
-Those of a model call have the names, the attributes and the hierarchy of OpenAI's Python SDK, so that `except` clauses
-go on working when only the import changes:
+Those of a model call have the names, the attributes and the hierarchy of OpenAI's Python SDK, so that
+`except` clauses go on working when only the import changes:
 
     OpenAIError
         InvalidArgumentError (ValueError), InvalidArgumentTypeError (TypeError)
@@ -12,7 +12,8 @@ go on working when only the import changes:
                 APITimeoutError (TimeoutError)
             APIStatusError
                 BadRequestError 400, AuthenticationError 401, PermissionDeniedError 403, NotFoundError 404,
-                ConflictError 409, UnprocessableEntityError 422, RateLimitError 429, InternalServerError >= 500
+                ConflictError 409, UnprocessableEntityError 422, RateLimitError 429, InternalServerError >=
+                500
     CircuitBreakerError
 """
 
@@ -83,8 +84,9 @@ def _optional_text(value: object) -> str | None:
 class APIError(OpenAIError):
     """The request was made and did not succeed.
 
-    `message` is the text, `body` the server's `error` object (or the whole body, or None), from which `code`, `param` and
-    `type` are taken. `request` is always None: what was sent is not kept, since it holds the prompt and the key.
+    `message` is the text, `body` the server's `error` object (or the whole body, or None), from which
+    `code`, `param` and `type` are taken. `request` is always None: what was sent is not kept, since it holds
+    the prompt and the key.
     """
 
     request: Any = None

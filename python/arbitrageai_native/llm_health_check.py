@@ -1,6 +1,7 @@
 """Circuit breakers and health of model endpoints.
 
-The state lives in native code, where calls use it without the interpreter; the objects here read and write that same state.
+The state lives in native code, where calls use it without the interpreter; the objects here read and write
+that same state.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class HealthMetrics:
 
     @property
     def state(self) -> CircuitState:
-        """The circuit's state. An open circuit becomes half-open when it is next asked, after the recovery time."""
+        """The circuit's state. Open becomes half-open when it is next asked after the recovery time."""
         return CircuitState(self._native.state)
 
     @state.setter
@@ -218,11 +219,13 @@ class HealthMetrics:
         self._native.response_times = list(milliseconds)
 
     def __repr__(self) -> str:
-        return f"HealthMetrics(endpoint={self.endpoint!r}, state={self.state}, requests={self.total_requests})"
+        return (
+            f"HealthMetrics(endpoint={self.endpoint!r}, state={self.state}, requests={self.total_requests})"
+        )
 
 
 class ExponentialBackoff:
-    """Growing waits: `initial_delay_ms`, then `base` times as long each time, at most `max_delay_ms`, give or take the jitter."""
+    """Growing waits: each `base` times the last, at most `max_delay_ms`, give or take the jitter."""
 
     def __init__(
         self,
@@ -281,7 +284,7 @@ class LLMHealthChecker:
             metrics._native.record_success(response_time_ms)
 
     def record_failure(self, endpoint: str, error: str = "") -> None:
-        """Count a failure: the last of `failure_threshold` in a row, or one in a half-open circuit, opens it."""
+        """Count a failure: the `failure_threshold`th in a row, or one in a half-open circuit, opens it."""
         metrics = self.health_status.get(endpoint)
         if metrics is not None:
             metrics._native.record_failure()
@@ -314,8 +317,8 @@ class LLMHealthChecker:
     async def health_check(self, endpoint: str, timeout_seconds: float = 5) -> bool:
         """Ask the server at `endpoint` whether it is alive; never raises.
 
-        GET `{base without /v1}/api/health`; where that is 404, Ollama's `/api/version`, then `/v1/models`. It changes
-        `last_health_check_at` (and `last_healthy_at`), not the circuit.
+        GET `{base without /v1}/api/health`; where that is 404, Ollama's `/api/version`, then `/v1/models`.
+        It changes `last_health_check_at` (and `last_healthy_at`), not the circuit.
         """
         try:
             healthy = await _native.is_healthy(endpoint, timeout_seconds)

@@ -1,6 +1,7 @@
 """Calls of OpenAI-compatible model servers that never block the event loop.
 
-`LLMService` is a thin class over the native client: what happens on the network, and all waiting, happens in native code.
+`LLMService` is a thin class over the native client: what happens on the network, and all waiting, happens in
+native code.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class ModelConfig:
 
     @classmethod
     def from_env(cls) -> Self:
-        """Read `CLOUD_MODEL`, `LOCAL_MODEL`, `LOCAL_BASE_URL`, `LOCAL_API_KEY`, `USE_LOCAL_BY_DEFAULT` and the task maps."""
+        """Read the environment: `CLOUD_MODEL`, `LOCAL_MODEL`, `LOCAL_BASE_URL` and the others."""
         return cls(
             cloud_model=os.getenv("CLOUD_MODEL", DEFAULT_CLOUD_MODEL),
             local_model=os.getenv("LOCAL_MODEL", DEFAULT_LOCAL_MODEL),
@@ -146,7 +147,7 @@ class ModelConfig:
     def get_model_for_task(
         self, task_type: str, prefer_local: bool | None = None
     ) -> tuple[str, str, str, bool]:
-        """`(model, base_url, api_key, is_local)`: the task maps decide, then `prefer_local`, then the default."""
+        """`(model, base_url, api_key, is_local)`: by the task maps, `prefer_local`, or the default."""
         is_local = self.use_local_by_default if prefer_local is None else prefer_local
         is_local = bool(self.task_use_local_map.get(task_type, is_local))
         model = self.task_model_map.get(task_type, self.local_model if is_local else self.cloud_model)
@@ -255,7 +256,7 @@ class _Request:
         self.options = self.options.adjusted({"deadline": deadline - seconds})
 
     def foreign_arguments(self) -> dict[str, Any]:
-        """The keywords for a foreign client's `create`: it knows `timeout` and the `extra_…`, none of our settings."""
+        """The keywords for a foreign client's `create`: `timeout` and the `extra_…`, none of our settings."""
         arguments = {**self.body, "timeout": self.settings.get("timeout", self.options.timeout)}
         for name in ("extra_headers", "extra_query", "extra_body"):
             value = getattr(self, name)
@@ -285,11 +286,13 @@ def _messages(prompt: str | None, system_prompt: str | None, messages: Any) -> l
 class LLMService:
     """Chat completions of one OpenAI-compatible endpoint.
 
-    `base_url` and `api_key` default to the environment's `BASE_URL` and `API_KEY`. `enable_circuit_breaker`: True gives local
-    endpoints a circuit breaker, "always" gives every endpoint one. Further keywords: see `ServiceSettings`.
+    `base_url` and `api_key` default to the environment's `BASE_URL` and `API_KEY`. `enable_circuit_breaker`:
+    True gives local endpoints a circuit breaker, "always" gives every endpoint one. Further keywords: see
+    `ServiceSettings`.
 
-    One policy for every call: `deadline` limits it as a whole, the circuit breaker may refuse it, each try is limited by
-    `timeout`, and connection errors, timeouts, 408, 409, 429 and 5xx are tried again as OpenAI's SDK does.
+    One policy for every call: `deadline` limits it as a whole, the circuit breaker may refuse it, each try
+    is limited by `timeout`, and connection errors, timeouts, 408, 409, 429 and 5xx are tried again as
+    OpenAI's SDK does.
     """
 
     def __init__(
@@ -340,12 +343,14 @@ class LLMService:
     ) -> dict[str, Any]:
         """Complete a prompt and wait for it in this thread; under a running event loop use `complete_async`.
 
-        `messages=[…]` may stand in the prompt's place. Further keywords are members of the request (`top_p`, `stop`, `seed`,
-        `tools`, `response_format`, …), except `extra_headers`, `extra_query`, `extra_body`, `raw=True` (adds all that the server
-        sent as `result["raw"]`), and this call's own `timeout`, `deadline`, `max_retries` and other settings.
+        `messages=[…]` may stand in the prompt's place. Further keywords are members of the request (`top_p`,
+        `stop`, `seed`, `tools`, `response_format`, …), except `extra_headers`, `extra_query`, `extra_body`,
+        `raw=True` (adds all that the server sent as `result["raw"]`), and this call's own `timeout`,
+        `deadline`, `max_retries` and other settings.
 
         Returns:
-            `content`, `model`, `usage`, `stealth_mode_used`, `response_time_ms`; `tool_calls` if the model calls tools.
+            `content`, `model`, `usage`, `stealth_mode_used`, `response_time_ms`; `tool_calls` if the model
+            calls tools.
 
         Raises:
             CircuitBreakerError: the endpoint's circuit is open.
@@ -356,7 +361,7 @@ class LLMService:
             self._metrics.blocked_a_loop()
             if stealth_mode:
                 warnings.warn(
-                    "complete(stealth_mode=True) stops the running event loop for seconds: await complete_async() instead",
+                    "complete(stealth_mode=True) stops the event loop: await complete_async() instead",
                     RuntimeWarning,
                     stacklevel=2,
                 )
@@ -387,6 +392,7 @@ class LLMService:
         request = _Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
         delay = random.uniform(*self._stealth_range) if stealth_mode else None
         observation = observe(self.model, request.body, self.base_url)
+        result: dict[str, Any]
         try:
             client = self.client
             health, checker = self._circuit()
@@ -421,7 +427,7 @@ class LLMService:
                 return _foreign.result(answer, self.model, counted.seconds(), stealth_mode, request.raw)
         health, checker = self._circuit()
         with CountedCall(checker, self.base_url) if checker is not None else _NOT_COUNTED:
-            return client._native.complete(
+            result: dict[str, Any] = client._native.complete(
                 request.native_body(),
                 request.options,
                 self._metrics,
@@ -431,6 +437,7 @@ class LLMService:
                 stealth_mode,
                 request.raw,
             )
+        return result
 
     async def _complete_async_counted(
         self, request: _Request, observation: Observation | None, delay: float | None
@@ -445,10 +452,8 @@ class LLMService:
             if not native:
                 pending = _foreign.create_async(client, request.foreign_arguments())
                 answer = await _within_deadline(pending, request.options.deadline)
-                return _foreign.result(
-                    answer, self.model, counted.seconds(), delay is not None, request.raw
-                )
-            return await client._native.complete_async(
+                return _foreign.result(answer, self.model, counted.seconds(), delay is not None, request.raw)
+            result: dict[str, Any] = await client._native.complete_async(
                 request.native_body(),
                 request.options,
                 self._metrics,
@@ -458,6 +463,7 @@ class LLMService:
                 delay,
                 request.raw,
             )
+            return result
 
     # Streams
 
@@ -471,12 +477,13 @@ class LLMService:
     ) -> Stream[str]:
         """Iterate over the pieces of an answer as they come; arguments as `complete`.
 
-        The call is made when the first piece is asked for. `timeout` limits the first piece and each gap. After the iteration
-        the iterator has `.model`, `.usage`, `.finish_reason`. Leaving it early closes the request.
+        The call is made when the first piece is asked for. `timeout` limits the first piece and each gap.
+        After the iteration the iterator has `.model`, `.usage`, `.finish_reason`. Leaving it early closes
+        the request.
 
         Raises:
-            APIConnectionError: the stream broke, or ended before `[DONE]` and a `finish_reason`; after the pieces that came.
-            OpenAIError: any other of its subclasses.
+            APIConnectionError: the stream broke, or ended before `[DONE]` and a `finish_reason`; after the
+            pieces that came. OpenAIError: any other of its subclasses.
         """
         request = _Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
         if asyncio._get_running_loop() is not None:
@@ -506,7 +513,9 @@ class LLMService:
             foreign = _foreign.ForeignStream(
                 lambda: _foreign.create(client, arguments), lambda: _foreign.create_async(client, arguments)
             )
-            return CountedStream(foreign, CountedCall(self._health_checker, self.base_url, self._metrics)), observation
+            return CountedStream(
+                foreign, CountedCall(self._health_checker, self.base_url, self._metrics)
+            ), observation
         health, checker = self._circuit()
         stream = client._native.stream(
             request.native_body(),
@@ -532,11 +541,13 @@ class LLMService:
     ) -> dict[str, Any]:
         """As `complete`; where that fails, once more, and then by the local model.
 
-        Attempt 0 has 10 s for each of its tries; 2 s later attempt 1 has 20 s; 5 s later, unless this service is local or has
-        `enable_fallback` off, the local model has 30 s. An open circuit skips straight to the local model.
+        Attempt 0 has 10 s for each of its tries; 2 s later attempt 1 has 20 s; 5 s later, unless this
+        service is local or has `enable_fallback` off, the local model has 30 s. An open circuit skips
+        straight to the local model.
 
         Returns:
-            `complete`'s result, `fallback_used`, `attempt` (0, 1, 2), and `original_error` if the local model answered.
+            `complete`'s result, `fallback_used`, `attempt` (0, 1, 2), and `original_error` if the local
+            model answered.
 
         Raises:
             Exception: the cloud's error if all failed, the local one as its cause.
@@ -592,8 +603,8 @@ class LLMService:
     ) -> list[dict[str, Any] | Exception]:
         """Complete many prompts, `concurrency` at a time, and wait for all of them in this thread.
 
-        A prompt is a string, or a mapping of `complete`'s arguments; `kwargs` hold for all. `progress=True` shows a bar if
-        stderr is a terminal. Ctrl-C cancels what is under way.
+        A prompt is a string, or a mapping of `complete`'s arguments; `kwargs` hold for all. `progress=True`
+        shows a bar if stderr is a terminal. Ctrl-C cancels what is under way.
 
         Returns:
             For each prompt, in order, its result or its exception.
@@ -645,9 +656,10 @@ class LLMService:
         }
 
     def metrics(self) -> dict[str, Any]:
-        """Counters of this service: `calls`, `successes`, `failures` by kind, `retries`, `blocking_calls_in_loop` (calls of a
-        blocking method from a running event loop), `latency_seconds` (successes up to each bound, not cumulative) and
-        `latency_seconds_total`.
+        """Counters and latencies of this service's calls.
+
+        `calls`, `successes`, `failures` by kind, `retries`, `latency_seconds` (successes up to each bound, not
+        cumulative), `latency_seconds_total`, and `blocking_calls_in_loop`: blocking methods called from a running loop.
         """
         return self._metrics.snapshot()
 
@@ -741,7 +753,7 @@ class LLMService:
     # The circuit
 
     def _circuit(self) -> tuple[_native.EndpointHealth | None, Any]:
-        """The endpoint's circuit for native code; or, where someone put another checker in ours' place, that checker."""
+        """The endpoint's circuit for native code, or the checker that someone put in its place."""
         checker = self._health_checker
         if checker is None:
             return None, None

@@ -92,7 +92,7 @@ fn other_to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyR
     if !value.is_instance_of::<pyo3::types::PyType>() {
         for (method, keywords) in [("model_dump", &[("mode", "json")][..]), ("isoformat", &[])] {
             if let Some(method) = value.getattr_opt(method)? {
-                let keywords = keywords.into_py_dict_of(value.py())?;
+                let keywords = keyword_arguments(value.py(), keywords)?;
                 return to_json(&method.call((), Some(&keywords))?, path, depth + 1);
             }
         }
@@ -109,18 +109,12 @@ fn other_to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyR
     ))
 }
 
-trait Keywords {
-    fn into_py_dict_of<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>>;
-}
-
-impl Keywords for &[(&str, &str)] {
-    fn into_py_dict_of<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let keywords = PyDict::new(py);
-        for (name, value) in *self {
-            keywords.set_item(name, value)?;
-        }
-        Ok(keywords)
+fn keyword_arguments<'py>(py: Python<'py>, pairs: &[(&str, &str)]) -> PyResult<Bound<'py, PyDict>> {
+    let keywords = PyDict::new(py);
+    for (name, value) in pairs {
+        keywords.set_item(name, value)?;
     }
+    Ok(keywords)
 }
 
 fn sequence<'py>(

@@ -27,9 +27,10 @@ impl CallOptions {
             transport: TransportSettings::default(),
             headers: Vec::new(),
         };
-        settings.map_or(Ok(&defaults).map(Self::copy), |settings| {
-            defaults.adjusted(settings)
-        })
+        match settings {
+            Some(settings) => defaults.adjusted(settings),
+            None => Ok(defaults),
+        }
     }
 
     /// These options with the given settings changed.
