@@ -1,7 +1,7 @@
 //! `arbitrageai_native`: LLM calls and database locks for asyncio that never block the event loop.
 //!
-//! Data flows one way: Python arguments -> [`python`] (the bindings) -> [`llm`] or [`lock`] (the core, which knows nothing
-//! of Python) -> the network -> the core -> [`bridge`] -> a Python awaitable.
+//! Data flows one way: Python arguments -> `python` (the bindings) -> [`llm`] or [`lock`] (the core, which knows nothing of
+//! Python) -> the network -> the core -> `bridge` -> a Python awaitable.
 
 pub mod llm;
 pub mod lock;
@@ -9,8 +9,24 @@ pub mod lock;
 #[cfg(feature = "python")]
 #[allow(
     unsafe_code,
-    reason = "descriptors, fork handlers: the one place that needs them"
+    reason = "descriptors and fork handlers need it; nothing else does"
 )]
 pub mod bridge;
 #[cfg(feature = "python")]
 pub mod python;
+
+#[cfg(feature = "python")]
+#[pyo3::pymodule(gil_used = true)]
+mod _native {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::bridge::probe::{Guard, Probe};
+    #[pymodule_export]
+    use crate::bridge::{Awaitable, Inbox};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::bridge::install(module.py())
+    }
+}

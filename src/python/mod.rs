@@ -1,1 +1,3 @@
-//! The bindings: arguments in, results and errors out, no logic.
+//! The bindings: Python arguments in, results and errors out, no logic.
+
+pub mod errors;

@@ -1,0 +1,250 @@
+//! The completion inbox of an event loop.
+//!
+//! Workers push the numbers of ended calls on a lock-free queue; the loop's thread drains it in one callback. A thousand
+//! completions cost one wake-up of the loop and no acquisition of the GIL. The inbox hangs on the loop object and dies with
+//! it; a completion for a loop that is gone falls on a queue that nobody reads, and is freed with it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_queue::SegQueue;
+use pyo3::exceptions::PyNotImplementedError;
+use pyo3::gc::PyVisit;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::{PyTraverseError, intern};
+use slab::Slab;
+use tokio::sync::Notify;
+
+use super::wakeup::Wakeup;
+use super::{ProcessBound, portable};
+
+/// How many calls one drain resumes. The tasks it wakes all run in the loop's next iteration, before its timers and sockets
+/// are looked at again: the bound keeps a burst of completions from being a stall itself.
+const BATCH: usize = 64;
+
+/// The loop's side: the waiters, and the queue that says which of them to wake.
+#[pyclass(frozen, module = "arbitrageai_native._native")]
+pub struct Inbox {
+    mail: ProcessBound<Arc<Mail>>,
+    waiters: Mutex<Waiters>,
+}
+
+struct Waiters {
+    futures: Slab<Py<PyAny>>,
+    /// Whether a portable wake-up is under way. Always true for a loop that polls the descriptor.
+    armed: bool,
+}
+
+/// The workers' side.
+struct Mail {
+    queue: SegQueue<usize>,
+    /// Whether the loop has been woken and has not drained yet: then it needs no second wake-up.
+    woken: AtomicBool,
+    wakeup: Wakeup,
+}
+
+impl Mail {
+    fn new(wakeup: Wakeup) -> Self {
+        Self {
+            queue: SegQueue::new(),
+            woken: AtomicBool::new(false),
+            wakeup,
+        }
+    }
+
+    fn wake(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            self.wakeup.wake();
+        }
+    }
+
+    fn open(&self) {
+        self.wakeup.clear();
+        // A read-modify-write, not a store: it takes part in the workers' release sequence, so that whoever found `woken`
+        // still true has its number on the queue that is read next.
+        self.woken.swap(false, Ordering::AcqRel);
+    }
+}
+
+/// The promise to tell an inbox that a call has ended. Kept by `Drop`, so that it holds for a call that panics or is aborted.
+pub(super) struct Ticket {
+    mail: Arc<Mail>,
+    number: usize,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.mail.queue.push(self.number);
+        self.mail.wake();
+    }
+}
+
+/// A call that the running loop is about to wait for.
+pub(super) struct Expected<'py> {
+    /// To be dropped when the call has ended.
+    pub(super) ticket: Ticket,
+    /// The `asyncio.Future` that is resolved then.
+    pub(super) waiter: Bound<'py, PyAny>,
+}
+
+/// Prepares the running loop to be told of one call's end.
+///
+/// # Errors
+/// `RuntimeError` if no loop is running in this thread.
+pub(super) fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
+    let event_loop = running_loop(py)?;
+    let (inbox, mail) = of_loop(&event_loop)?;
+    let waiter = event_loop.call_method0(intern!(py, "create_future"))?;
+    let (number, armed) = {
+        let mut waiters = inbox.get().waiters();
+        let number = waiters.futures.insert(waiter.clone().unbind());
+        (number, std::mem::replace(&mut waiters.armed, true))
+    };
+    let ticket = Ticket { mail, number };
+    if !armed {
+        Inbox::arm(&inbox, &event_loop, &ticket.mail)?;
+    }
+    Ok(Expected { ticket, waiter })
+}
+
+fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    static GET_RUNNING_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    GET_RUNNING_LOOP
+        .import(py, "asyncio", "get_running_loop")?
+        .call0()
+}
+
+/// The loop's inbox, made at the loop's first call. It is an attribute of the loop, so that it lives exactly as long.
+fn of_loop<'py>(event_loop: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, Inbox>, Arc<Mail>)> {
+    let attribute = intern!(event_loop.py(), "_arbitrageai_native_inbox");
+    if let Some(found) = event_loop.getattr_opt(attribute)? {
+        let inbox = found.cast_into::<Inbox>()?;
+        let mail = inbox.get().mail.get().cloned();
+        if let Some(mail) = mail {
+            return Ok((inbox, mail));
+        } // else: a loop inherited through a fork; its inbox stays the parent's
+    }
+    let (inbox, mail) = Inbox::register(event_loop)?;
+    event_loop.setattr(attribute, &inbox)?;
+    Ok((inbox, mail))
+}
+
+impl Inbox {
+    fn register<'py>(event_loop: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, Self>, Arc<Mail>)> {
+        #[cfg(unix)]
+        match Self::register_descriptor(event_loop) {
+            Err(error) if error.is_instance_of::<PyNotImplementedError>(event_loop.py()) => {}
+            registered => return registered,
+        }
+        Self::new(event_loop.py(), Wakeup::Portable(Arc::new(Notify::new())))
+    }
+
+    #[cfg(unix)]
+    fn register_descriptor<'py>(event_loop: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, Self>, Arc<Mail>)> {
+        let py = event_loop.py();
+        let descriptor = super::wakeup::descriptor::Descriptor::new()?;
+        let number = descriptor.number();
+        let (inbox, mail) = Self::new(py, Wakeup::Descriptor(descriptor))?;
+        let drain = inbox.getattr(intern!(py, "drain"))?;
+        event_loop.call_method1(intern!(py, "add_reader"), (number, drain))?;
+        inbox.get().waiters().armed = true;
+        Ok((inbox, mail))
+    }
+
+    fn new(py: Python<'_>, wakeup: Wakeup) -> PyResult<(Bound<'_, Self>, Arc<Mail>)> {
+        let mail = Arc::new(Mail::new(wakeup));
+        let waiters = Mutex::new(Waiters {
+            futures: Slab::new(),
+            armed: false,
+        });
+        let inbox = Bound::new(
+            py,
+            Self {
+                mail: ProcessBound::new(mail.clone()),
+                waiters,
+            },
+        )?;
+        Ok((inbox, mail))
+    }
+
+    /// Starts a portable wake-up: one is under way exactly while calls are, so that nothing pins a loop that is idle.
+    fn arm(inbox: &Bound<'_, Self>, event_loop: &Bound<'_, PyAny>, mail: &Mail) -> PyResult<()> {
+        let Wakeup::Portable(notify) = &mail.wakeup else {
+            return Ok(());
+        };
+        let wakeup = portable::wakeup(event_loop, notify.clone())?;
+        let drain = inbox.getattr(intern!(event_loop.py(), "drain"))?;
+        wakeup.call_method1(intern!(event_loop.py(), "add_done_callback"), (drain,))?;
+        Ok(())
+    }
+
+    /// Held for a few instructions, always under the GIL, and never while Python code runs: neither a fork nor another
+    /// thread can find it locked for long.
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Inbox {
+    /// Resumes what waits for the calls that have ended. The loop calls it, with the wake-up future on the portable way.
+    #[pyo3(signature = (_wakeup = None))]
+    fn drain(slf: &Bound<'_, Self>, _wakeup: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let Some(mail) = this.mail.get() else {
+            return Ok(()); // a forked child runs on with its parent's loop
+        };
+        mail.open();
+        for _ in 0..BATCH {
+            let Some(number) = mail.queue.pop() else { break };
+            let ended = this.waiters().futures.try_remove(number);
+            if let Some(waiter) = ended {
+                resolve(waiter.into_bound(py));
+            }
+        }
+        if !mail.queue.is_empty() {
+            mail.wake();
+        }
+        this.rearm(slf, mail)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // A lock that is taken means that the owner is alive: then nothing here is garbage.
+        if let Ok(waiters) = self.waiters.try_lock() {
+            for (_, waiter) in &waiters.futures {
+                visit.call(waiter)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let futures = std::mem::take(&mut self.waiters().futures);
+        drop(futures);
+    }
+}
+
+impl Inbox {
+    fn rearm(&self, slf: &Bound<'_, Self>, mail: &Mail) -> PyResult<()> {
+        if !matches!(mail.wakeup, Wakeup::Portable(_)) {
+            return Ok(());
+        }
+        let calls_in_flight = {
+            let mut waiters = self.waiters();
+            waiters.armed = !waiters.futures.is_empty();
+            waiters.armed
+        };
+        if calls_in_flight {
+            Self::arm(slf, &running_loop(slf.py())?, mail)?;
+        }
+        Ok(())
+    }
+}
+
+/// Wakes one task. A waiter that was cancelled in the meantime refuses its result, which is as it should be.
+fn resolve(waiter: Bound<'_, PyAny>) {
+    let py = waiter.py();
+    let _ = waiter.call_method1(intern!(py, "set_result"), (py.None(),));
+}

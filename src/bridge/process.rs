@@ -1,0 +1,165 @@
+//! State that belongs to one process.
+//!
+//! gunicorn's `--preload`, celery's prefork pool and `multiprocessing` fork after the runtime has started. A fork copies
+//! memory but only one thread: in the child the runtime has no workers, and every mutex that a worker held stays locked for
+//! ever. So the child never touches what the parent made. A counter, advanced in the child by the only thing that is safe
+//! to do there (a store to an atomic), tells old values from new ones; the old ones are leaked on purpose.
+
+use std::convert::Infallible;
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+/// How many forks lie between this process and the one that imported the package.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+fn generation() -> u64 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+#[cfg(unix)]
+pub(super) fn install_fork_handler() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+
+    extern "C" fn in_child() {
+        GENERATION.fetch_add(1, Ordering::Relaxed);
+    }
+
+    // SAFETY: the handler only stores to an atomic, which is async-signal-safe, and an extension module is never unloaded.
+    ONCE.call_once(|| unsafe {
+        libc::pthread_atfork(None, None, Some(in_child));
+    });
+}
+
+#[cfg(not(unix))]
+pub(super) fn install_fork_handler() {}
+
+/// A value made once per process, at its first use, and made afresh in a forked child.
+pub struct PerProcess<T> {
+    slot: AtomicPtr<Made<T>>,
+    owns: PhantomData<T>,
+}
+
+struct Made<T> {
+    generation: u64,
+    value: T,
+}
+
+impl<T: Send + Sync> PerProcess<T> {
+    /// An empty slot.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            slot: AtomicPtr::new(ptr::null_mut()),
+            owns: PhantomData,
+        }
+    }
+
+    /// This process's value, made now if there is none yet. When threads race, one value wins and the others are dropped:
+    /// there is no lock here that a fork could leave locked.
+    pub fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
+        match self.get_or_try_init(|| Ok::<T, Infallible>(make())) {
+            Ok(value) => value,
+            Err(never) => match never {},
+        }
+    }
+
+    /// As [`Self::get_or_init`], for a value whose making can fail; a failure leaves the slot as it was.
+    ///
+    /// # Errors
+    /// What `make` returned.
+    pub fn get_or_try_init<E>(&self, make: impl FnOnce() -> Result<T, E>) -> Result<&T, E> {
+        let found = self.slot.load(Ordering::Acquire);
+        // SAFETY: a non-null slot came from `Box::into_raw` below and is freed by `Drop` alone, which has `&mut self`.
+        if let Some(made) = unsafe { found.as_ref() }
+            && made.generation == generation()
+        {
+            return Ok(&made.value);
+        }
+        let fresh = Box::into_raw(Box::new(Made {
+            generation: generation(),
+            value: make()?,
+        }));
+        let winner = match self
+            .slot
+            .compare_exchange(found, fresh, Ordering::AcqRel, Ordering::Acquire)
+        {
+            Ok(_) => fresh, // what was `found` is an ancestor's: leaked
+            Err(winner) => {
+                // SAFETY: `fresh` came from `Box::into_raw` above and was not published.
+                drop(unsafe { Box::from_raw(fresh) });
+                winner
+            }
+        };
+        // SAFETY: as above; `winner` is what the slot holds.
+        Ok(unsafe { &(*winner).value })
+    }
+
+    /// This process's value, if it has been made.
+    pub fn get(&self) -> Option<&T> {
+        // SAFETY: as in `get_or_try_init`.
+        let made = unsafe { self.slot.load(Ordering::Acquire).as_ref() }?;
+        (made.generation == generation()).then_some(&made.value)
+    }
+}
+
+impl<T: Send + Sync> Default for PerProcess<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Drop for PerProcess<T> {
+    fn drop(&mut self) {
+        let made = *self.slot.get_mut();
+        // SAFETY: as in `get_or_try_init`; nothing borrows from `self` any more.
+        if !made.is_null() && unsafe { (*made).generation } == generation() {
+            drop(unsafe { Box::from_raw(made) });
+        }
+    }
+}
+
+/// A value of the process that made it: a task, a connection, a lease. A forked child can neither reach nor drop it.
+pub struct ProcessBound<T> {
+    generation: u64,
+    value: ManuallyDrop<T>,
+}
+
+impl<T> ProcessBound<T> {
+    /// Binds `value` to this process.
+    pub fn new(value: T) -> Self {
+        Self {
+            generation: generation(),
+            value: ManuallyDrop::new(value),
+        }
+    }
+
+    /// The value, unless this process is a forked child of the one that made it.
+    pub fn get(&self) -> Option<&T> {
+        (self.generation == generation()).then_some(&*self.value)
+    }
+
+    /// As [`Self::get`], to change it.
+    pub fn get_mut(&mut self) -> Option<&mut T> {
+        (self.generation == generation()).then_some(&mut *self.value)
+    }
+
+    /// The value itself, under the same condition.
+    pub fn into_inner(mut self) -> Option<T> {
+        let ours = self.generation == generation();
+        // SAFETY: `self` is forgotten right after, so the value is neither used nor dropped again.
+        let value = ours.then(|| unsafe { ManuallyDrop::take(&mut self.value) });
+        std::mem::forget(self);
+        value
+    }
+}
+
+impl<T> Drop for ProcessBound<T> {
+    fn drop(&mut self) {
+        if self.generation == generation() {
+            // SAFETY: dropped once, here; `into_inner` forgets `self`.
+            unsafe { ManuallyDrop::drop(&mut self.value) }
+        }
+    }
+}

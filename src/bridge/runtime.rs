@@ -1,0 +1,60 @@
+//! The tokio runtime: one per process, started by the first call, never shut down.
+//!
+//! At interpreter exit its workers are simply left behind. They hold no Python object and never wait for the GIL, so the
+//! interpreter can be torn down beside them, and the process ends without waiting for calls in flight.
+
+use std::num::NonZero;
+use std::thread::available_parallelism;
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::{PyErr, PyResult};
+use tokio::runtime::{Builder, Runtime};
+
+use super::PerProcess;
+
+const WORKER_THREADS_VARIABLE: &str = "ARBITRAGEAI_NATIVE_WORKER_THREADS";
+
+/// Workers only move bytes and parse them: more than this many never have work.
+const MOST_WORKER_THREADS: usize = 4;
+
+/// The kernel cuts a thread's name at 15 bytes.
+const THREAD_NAME: &str = "arbitrageai-io";
+
+static RUNTIME: PerProcess<Runtime> = PerProcess::new();
+
+/// This process's runtime, started now if need be.
+pub(super) fn runtime() -> PyResult<&'static Runtime> {
+    RUNTIME.get_or_try_init(start)
+}
+
+fn start() -> PyResult<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(worker_threads()?)
+        .thread_name(THREAD_NAME)
+        .enable_all()
+        .build()
+        .map_err(|error| cannot_start(&error))
+}
+
+pub(super) fn cannot_start(error: &std::io::Error) -> PyErr {
+    PyRuntimeError::new_err(format!(
+        "arbitrageai_native: the native runtime could not start: {error}"
+    ))
+}
+
+fn worker_threads() -> PyResult<usize> {
+    let Some(setting) = std::env::var_os(WORKER_THREADS_VARIABLE) else {
+        return Ok(available_parallelism()
+            .map_or(1, NonZero::get)
+            .min(MOST_WORKER_THREADS));
+    };
+    match setting
+        .to_str()
+        .and_then(|text| text.parse::<NonZero<usize>>().ok())
+    {
+        Some(count) => Ok(count.get()),
+        None => Err(PyValueError::new_err(format!(
+            "{WORKER_THREADS_VARIABLE} must be a whole number of at least 1, not {setting:?}"
+        ))),
+    }
+}
