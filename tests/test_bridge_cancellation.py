@@ -95,11 +95,15 @@ def test_a_result_of_a_finished_inner_task_is_dropped_with_the_task(new_loop: Lo
 
 def test_closing_the_coroutine_around_an_await_drops_the_future(new_loop: LoopFactory) -> None:
     async def main() -> None:
-        coroutine = receive(Probe.guarded(60))
+        call = Probe.guarded(
+            60
+        )  # a reference: the future is dropped at once, not when the awaitable is freed
+        coroutine = receive(call)
         coroutine.send(None)
         assert wait_until(lambda: Probe.live_guards() == 1)
         coroutine.close()
         assert nothing_left()
+        del call
 
     run(new_loop, main())
 
@@ -112,11 +116,13 @@ def test_any_exception_thrown_into_an_await_drops_the_future(
     new_loop: LoopFactory, thrown: tuple[Any, ...]
 ) -> None:
     async def main() -> None:
-        coroutine = receive(Probe.guarded(60))
+        call = Probe.guarded(60)
+        coroutine = receive(call)
         coroutine.send(None)
         with pytest.raises(ValueError):
             coroutine.throw(*thrown)
         assert nothing_left()
+        del call
 
     run(new_loop, main())
 
