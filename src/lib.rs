@@ -24,6 +24,8 @@ mod _native {
     use crate::bridge::probe::{Guard, Probe};
     #[pymodule_export]
     use crate::bridge::{Awaitable, Inbox};
+    #[pymodule_export]
+    use crate::python::lock::{Lease, LockGrant, LockManager, check_lock_ttl, release_all_locks};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

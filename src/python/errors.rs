@@ -2,3 +2,5 @@
 //!
 //! The exception classes are Python's (`arbitrageai_native.exceptions`): multiple inheritance works there, so that a timeout
 //! can be a `TimeoutError` as well.
+
+mod lock;
