@@ -1,6 +1,6 @@
 """Ask a model ten things at once, while the event loop goes on ticking.
 
-Run it as it is: it starts a model server of its own on loopback. Or set BASE_URL and API_KEY to ask another one.
+Run it as it is: it starts a model server of its own on loopback. Or set BASE_URL and API_KEY to ask another.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ async def ask(base_url: str) -> None:
     for result in results:
         print(result["content"])
     added_up = sum(result["response_time_ms"] for result in results) / 1000
-    print(f"{len(results)} answers in {seconds:.1f} s, {added_up:.1f} s added up; the loop ticked {ticks} times meanwhile")
+    print(f"{len(results)} answers in {seconds:.1f} s ({added_up:.1f} s added up), {ticks} ticks of the loop")
 
 
 async def main() -> None:

@@ -19,7 +19,9 @@ async def scan(locks: BidLockManager, scanner: str) -> None:
             return
         await asyncio.sleep(0.2)  # here a model is asked for a proposal
         bids.append(scanner)
-        print(f"{scanner}: bid placed; the lock is held: {lease.is_held}, fencing token {lease.fencing_token}")
+        print(
+            f"{scanner}: bid placed; the lock is held: {lease.is_held}, fencing token {lease.fencing_token}"
+        )
 
 
 async def main() -> None:
