@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -125,6 +126,16 @@ def database_path(url: str) -> Path | None:
     if path in ("", ":memory:"):
         raise BadInputError("--database-url: a database in memory is private to one process; give it a file")
     return Path(path)
+
+
+def bids_path_for(locks: Path | None, temporary: Path) -> Path:
+    """Say in which SQLite file the bids go: that of the locks if there is one, else a temporary one."""
+    if locks is None:
+        return temporary
+    if sys.platform == "linux":
+        return locks
+    # Elsewhere Python's SQLite and the package's own, in one process, are no safe neighbours in one file.
+    return locks.with_name(f"{locks.stem}-bids{locks.suffix}")
 
 
 def prepare_database(path: Path, run_id: str) -> BidTable:
