@@ -14,9 +14,11 @@ import inspect
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 Result = TypeVar("Result")
 
@@ -33,6 +35,8 @@ def _executor() -> ThreadPoolExecutor:
     pid = os.getpid()
     executor = _executors.get(pid)
     if executor is None:
+        from concurrent.futures import ThreadPoolExecutor
+
         executor = _executors.setdefault(pid, ThreadPoolExecutor(_WORKERS, "arbitrageai-foreign-client"))
     return executor
 
@@ -61,7 +65,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_lock)
 
 
-def _wait_for(awaitable: Awaitable[Result]) -> Result:
+def wait_for(awaitable: Awaitable[Result]) -> Result:
+    """Await in this thread, on the loop that foreign clients are served by."""
+
     async def waited() -> Result:
         return await awaitable
 
@@ -77,7 +83,7 @@ def _wait_for(awaitable: Awaitable[Result]) -> Result:
 def create(client: Any, arguments: dict[str, Any]) -> Any:
     """Call the client's `create` and wait for its answer in this thread."""
     answer = client.chat.completions.create(**arguments)
-    return _wait_for(answer) if inspect.isawaitable(answer) else answer
+    return wait_for(answer) if inspect.isawaitable(answer) else answer
 
 
 async def create_async(client: Any, arguments: dict[str, Any]) -> Any:
@@ -181,7 +187,7 @@ class ForeignStream:
             try:
                 asyncio.get_running_loop().create_task(outcome)
             except RuntimeError:
-                _wait_for(outcome)
+                wait_for(outcome)
 
     def _text(self, chunk: Any) -> str | None:
         model, usage = getattr(chunk, "model", None), getattr(chunk, "usage", None)
@@ -212,6 +218,6 @@ def _sync_view(source: Any) -> Iterator[Any]:
     iterator = source.__aiter__()
     while True:
         try:
-            yield _wait_for(iterator.__anext__())
+            yield wait_for(iterator.__anext__())
         except StopAsyncIteration:
             return

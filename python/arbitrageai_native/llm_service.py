@@ -658,8 +658,8 @@ class LLMService:
     def metrics(self) -> dict[str, Any]:
         """Counters and latencies of this service's calls.
 
-        `calls`, `successes`, `failures` by kind, `retries`, `latency_seconds` (successes up to each bound, not
-        cumulative), `latency_seconds_total`, and `blocking_calls_in_loop`: blocking methods called from a running loop.
+        `calls`, `successes`, `failures` by kind, `retries`; `blocking_calls_in_loop`: blocking methods
+        called from a running loop; `latency_seconds`: successes up to each bound; `latency_seconds_total`.
         """
         return self._metrics.snapshot()
 
