@@ -6,6 +6,20 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
+from tests.drop_in import (  # noqa: F401  fixtures and hooks are found by their names here
+    async_helpers,
+    errors,
+    health,
+    implementation,
+    llm_service,
+    lock_file,
+    locks,
+    pytest_configure,
+    pytest_runtest_call,
+    server,
+    service,
+)
+
 
 class LoopWithoutReaders(asyncio.SelectorEventLoop):
     """Refuses `add_reader`, as Windows' proactor loop does, so that the bridge takes its portable way."""
