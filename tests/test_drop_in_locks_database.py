@@ -140,8 +140,9 @@ def test_several_processes_may_make_the_table_at_once(lock_file: Path) -> None:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
+    # Each holds its lock until it ends, when it is released.
     assert [process.communicate()[0].strip() for process in processes] == ["True"] * 4
-    assert len(rows(lock_file)) == 4
+    assert rows(lock_file) == []
 
 
 # Where the database is
@@ -183,7 +184,7 @@ async def test_a_database_in_memory(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_the_database_is_data_tasks_db_by_default(
+async def test_the_database_is_data_tasks_db_by_default_its_folder_made(
     implementation: str, locks: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # Each of the two in its own folder: both may keep a database open that they opened once.
@@ -194,25 +195,36 @@ async def test_the_database_is_data_tasks_db_by_default(
     assert await acquired_in(locks, folder / "data" / "tasks.db")
 
 
-async def test_missing_parent_folders_are_made(
-    locks: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/some/where/below.db")
-    assert await acquired_in(locks, tmp_path / "some" / "where" / "below.db")
+async def test_managers_of_one_url_take_turns(locks: Any) -> None:
+    managers = [locks.BidLockManager() for _ in range(4)]
+    inside = 0
+
+    async def take_turns(manager: Any, holder: str) -> None:
+        nonlocal inside
+        assert await manager.acquire_lock("upwork", "p1", timeout=20, holder_id=holder)
+        inside += 1
+        assert inside == 1
+        await asyncio.sleep(0.02)
+        inside -= 1
+        assert await manager.release_lock("upwork", "p1", holder_id=holder)
+
+    await asyncio.gather(*(take_turns(manager, f"h{number}") for number, manager in enumerate(managers)))
 
 
-async def test_managers_of_one_url_share_one_queue(locks: Any) -> None:
+@pytest.mark.better
+async def test_waiters_of_one_url_are_served_in_order(locks: Any) -> None:
     managers = [locks.BidLockManager() for _ in range(3)]
-    await managers[0].acquire_lock("upwork", "p1")
-    waiting = [
-        asyncio.create_task(manager.acquire_lock("upwork", "p1", timeout=10, holder_id=f"h{number}"))
-        for number, manager in enumerate(managers)
-    ]
+    served: list[str] = []
+
+    async def take_turn(manager: Any, holder: str) -> None:
+        assert await manager.acquire_lock("upwork", "p1", timeout=20, holder_id=holder)
+        served.append(holder)
+        await manager.release_lock("upwork", "p1", holder_id=holder)
+
+    await managers[0].acquire_lock("upwork", "p1", holder_id="first")
+    waiter = asyncio.create_task(take_turn(managers[1], "who waited"))
     await asyncio.sleep(0.05)
-    await managers[0].release_lock("upwork", "p1")
-    for _ in waiting:
-        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        (first,) = done
-        waiting.remove(first)
-        assert first.result() is True
-        await managers[0].cleanup_all()
+    await managers[0].release_lock("upwork", "p1", holder_id="first")
+    # Who polls is asleep now, and who has just come finds the lock free.
+    await asyncio.gather(waiter, take_turn(managers[2], "who came later"))
+    assert served == ["who waited", "who came later"]

@@ -41,8 +41,6 @@ def _sessions(url_text: str) -> Any:
     if url.get_backend_name() == "sqlite":
         if url.database in (None, "", ":memory:"):
             arguments = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
-        else:
-            Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, **arguments)
     Base.metadata.create_all(engine)
     return sessionmaker(engine)
@@ -54,5 +52,9 @@ def new_session() -> Session:
     if application is not None:
         session: Session = application.SessionLocal()
         return session
-    session = _sessions(os.getenv("DATABASE_URL") or "sqlite:///data/tasks.db")()
+    url = os.getenv("DATABASE_URL")
+    if not url:
+        Path("data").mkdir(exist_ok=True)
+        url = "sqlite:///data/tasks.db"
+    session = _sessions(url)()
     return session
