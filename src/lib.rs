@@ -24,6 +24,14 @@ mod _native {
     use crate::bridge::probe::{Guard, Probe};
     #[pymodule_export]
     use crate::bridge::{Awaitable, Inbox};
+    #[pymodule_export]
+    use crate::python::health::{CallMetrics, EndpointHealth};
+    #[pymodule_export]
+    use crate::python::llm::{ChatClient, is_healthy, requests_under_way, sleep};
+    #[pymodule_export]
+    use crate::python::options::CallOptions;
+    #[pymodule_export]
+    use crate::python::stream::ChatStream;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

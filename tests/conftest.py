@@ -1,7 +1,7 @@
 """What every test file may use."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import uvloop
@@ -19,6 +19,7 @@ from tests.drop_in import (  # noqa: F401  fixtures and hooks are found by their
     server,
     service,
 )
+from tests.servers.faulty_http import Action, FaultyServer
 
 
 class LoopWithoutReaders(asyncio.SelectorEventLoop):
@@ -38,3 +39,17 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 def new_loop(request: pytest.FixtureRequest) -> LoopFactory:
     """Every kind of event loop that the bridge serves."""
     return request.param
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., FaultyServer]]:
+    """Starts servers under the test's control, and stops them after it."""
+    servers: list[FaultyServer] = []
+
+    def start(*script: Action) -> FaultyServer:
+        servers.append(FaultyServer(*script))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()

@@ -1,1 +1,32 @@
 //! Locks in a shared store: who may bid on a posting. It knows nothing of Python.
+//!
+//! A [`Manager`] takes locks by name on one database. All managers of a database in one process share an [`Engine`], where
+//! callers queue; the engine talks to a [`Store`](store::Store), of which there is one for each kind of database. What is
+//! acquired is a [`Grant`] (held until it expires or is released by name) or a [`Lease`] (kept by renewal, released with the
+//! value). Everything runs inside an ambient tokio runtime; nothing here is global to the process.
+
+mod boot_time;
+mod database_url;
+mod engine;
+mod error;
+mod lease;
+mod manager;
+mod metrics;
+mod names;
+mod operation;
+mod registry;
+pub mod store;
+
+pub use boot_time::BootTime;
+pub use database_url::{DEFAULT_URL, Database, Options};
+pub use engine::{Engine, Grant, Holding, Progress, Request, Waiting};
+pub use error::{LockError, StoreError};
+pub use lease::{Keeping, Lease};
+pub use manager::{Manager, Wanted};
+pub use metrics::{BOUNDS, CounterSnapshot, Counters, Histogram, HistogramSnapshot};
+pub use names::{LockName, lasting_time, waiting_time};
+pub use operation::LockRow;
+pub use registry::{EngineHandle, Registry};
+
+#[cfg(test)]
+mod tests;

@@ -2,3 +2,7 @@
 //!
 //! The exception classes are Python's (`arbitrageai_native.exceptions`): multiple inheritance works there, so that a timeout
 //! can be a `TimeoutError` as well.
+
+mod llm;
+
+pub(super) use llm::{invalid_type, invalid_value};

@@ -1,3 +1,8 @@
 //! The bindings: Python arguments in, results and errors out, no logic.
 
+pub mod convert;
 pub mod errors;
+pub mod health;
+pub mod llm;
+pub mod options;
+pub mod stream;

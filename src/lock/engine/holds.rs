@@ -1,0 +1,187 @@
+//! What this process holds, so that a release by name deletes exactly what was acquired here and nothing else.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::Engine;
+use super::queue::Wake;
+use crate::lock::boot_time::BootTime;
+use crate::lock::error::LockError;
+use crate::lock::operation::{Abandoned as _, ReleaseTarget};
+use crate::lock::store::key_hash;
+
+/// How many past acquisitions are remembered; beyond it, a release by name goes by the holder's name alone.
+const REMEMBERED: usize = 65_536;
+
+/// One acquisition of this process.
+pub(crate) struct Hold {
+    pub(crate) key: Arc<str>,
+    pub(crate) holder: Arc<str>,
+    pub(crate) row: Arc<str>,
+    pub(crate) manager: u64,
+    valid_until: AtomicU64,
+    status: AtomicU8,
+    changed: Notify,
+}
+
+/// What has become of a hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Status {
+    /// As far as is known, ours.
+    Held = 0,
+    /// Released by its holder, or about to be.
+    Released = 1,
+    /// Renewed too late, or found to be another's.
+    Lost = 2,
+}
+
+impl Hold {
+    pub(super) fn new(
+        key: Arc<str>,
+        holder: Arc<str>,
+        row: Arc<str>,
+        manager: u64,
+        valid_until: BootTime,
+    ) -> Self {
+        Self {
+            key,
+            holder,
+            row,
+            manager,
+            valid_until: AtomicU64::new(valid_until.as_nanos()),
+            status: AtomicU8::new(Status::Held as u8),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Until when the holder may believe it has the lock.
+    pub(crate) fn valid_until(&self) -> BootTime {
+        BootTime::from_nanos(self.valid_until.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_valid_until(&self, time: BootTime) {
+        self.valid_until.store(time.as_nanos(), Ordering::Release);
+    }
+
+    pub(crate) fn remaining(&self) -> Duration {
+        BootTime::now().until(self.valid_until())
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        match self.status.load(Ordering::Acquire) {
+            0 => Status::Held,
+            1 => Status::Released,
+            _ => Status::Lost,
+        }
+    }
+
+    /// Ours, and not expired.
+    pub(crate) fn is_held(&self) -> bool {
+        self.status() == Status::Held && BootTime::now() < self.valid_until()
+    }
+
+    /// Moves from held to another status; false if it was not held any more.
+    pub(crate) fn end(&self, status: Status) -> bool {
+        let ended = self
+            .status
+            .compare_exchange(
+                Status::Held as u8,
+                status as u8,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            )
+            .is_ok();
+        if ended {
+            self.changed.notify_waiters();
+        }
+        ended
+    }
+
+    /// Another acquisition of this process has the key now.
+    pub(super) fn superseded(&self) {
+        self.end(Status::Lost);
+    }
+
+    /// Waits until it is held no more, by whatever way but expiry.
+    pub(crate) async fn ended(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.status() != Status::Held {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Deletes the row; whether it was still there. Once begun it is carried through, even if the future is dropped.
+    pub(crate) async fn release(&self, engine: &Engine) -> Result<bool, LockError> {
+        self.end(Status::Released);
+        let mut unfinished = Unfinished {
+            hold: self,
+            engine,
+            done: false,
+        };
+        let released = engine.release_row(self.target()).await;
+        unfinished.done = released.is_ok();
+        released
+    }
+
+    pub(super) fn target(&self) -> ReleaseTarget {
+        ReleaseTarget::Row {
+            id: Arc::clone(&self.row),
+            key: Arc::clone(&self.key),
+        }
+    }
+}
+
+/// A release under way: what it did not get done is done in the background.
+struct Unfinished<'a> {
+    hold: &'a Hold,
+    engine: &'a Engine,
+    done: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.engine.abandoned(&self.hold.row, &self.hold.key);
+        }
+        self.engine.queues().end_hold(self.hold, Wake::First);
+    }
+}
+
+/// (key, holder) pairs that this process acquired once: a late release by such a holder must not delete its successor's row.
+#[derive(Default)]
+pub(super) struct Tombstones {
+    order: VecDeque<u64>,
+    known: HashSet<u64>,
+}
+
+impl Tombstones {
+    pub(super) fn insert(&mut self, key: &str, holder: &str) {
+        let mark = mark(key, holder);
+        if self.known.insert(mark) {
+            self.order.push_back(mark);
+            if self.order.len() > REMEMBERED
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+
+    pub(super) fn contains(&self, key: &str, holder: &str) -> bool {
+        self.known.contains(&mark(key, holder))
+    }
+}
+
+fn mark(key: &str, holder: &str) -> u64 {
+    key_hash(key) ^ key_hash(holder).rotate_left(32)
+}

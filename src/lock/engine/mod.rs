@@ -1,0 +1,388 @@
+//! One database's locks as this process sees them: who waits, who holds, and how a request becomes a lease.
+//!
+//! All managers of one database in one process share an engine. Callers for the same key queue here in the order they came
+//! ([`queue`]), and only the first of them talks to the database. While it waits for someone else's lock it is woken by a
+//! release in this process, by the store (another process's release), by the expiry it has seen, or by the poller
+//! ([`poller`]), which looks at all awaited keys with one statement at least every 0.3 s.
+//!
+//! What is won is a [`Grant`]: a value that releases its row in the background when it is dropped. So whoever is cancelled,
+//! wherever that happens, leaves nothing behind.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::boot_time::BootTime;
+use super::error::{LockError, StoreError};
+use super::operation::{
+    Abandoned, Acquire, Attempt, Claim, LockRow, Operation, Release, ReleaseTarget, Reply,
+};
+use super::store::{Listener, Store, key_hash};
+
+mod grant;
+mod holds;
+mod poller;
+mod queue;
+mod retry;
+
+pub use grant::Grant;
+pub(crate) use holds::{Hold, Status};
+pub use queue::{Holding, Waiting};
+use queue::{Place, Queues};
+use retry::Backoff;
+
+/// How long a request may take that was sent when its caller's time was nearly up.
+const GRACE: Duration = Duration::from_secs(1);
+/// How long a release is tried for before its caller is told; it goes on in the background.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a caller wants of [`Engine::acquire`].
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The lock's key.
+    pub key: Arc<str>,
+    /// The holder's name.
+    pub holder: Arc<str>,
+    /// How long the lock lasts without renewal.
+    pub ttl: Duration,
+    /// How long to wait for it.
+    pub timeout: Duration,
+    /// The name for messages.
+    pub name: String,
+    /// The time limit for messages: what the caller gave for several locks together.
+    pub said_timeout: Duration,
+    /// The manager that asks: its locks can be released together.
+    pub manager: u64,
+}
+
+/// What the engine tells a caller's counters while it works.
+pub trait Progress: Send + Sync {
+    /// The lock was found held, or others wait for it already; at most once a request.
+    fn conflict(&self);
+    /// The database failed or did not answer.
+    fn backend_error(&self);
+}
+
+/// One database's locks as this process sees them.
+pub struct Engine {
+    store: Box<dyn Store>,
+    queues: Mutex<Queues>,
+    poller: poller::Poller,
+    runtime: Handle,
+    weak: Weak<Engine>,
+    abandoned: AtomicU64,
+    managers: AtomicU64,
+}
+
+impl Engine {
+    /// An engine over the store that `make` builds; the store tells the listener what it notices.
+    ///
+    /// Needs an ambient tokio runtime, and goes on using it.
+    pub fn new(make: impl FnOnce(Arc<dyn Listener>) -> Box<dyn Store>) -> Arc<Self> {
+        Arc::new_cyclic(|weak: &Weak<Engine>| Self {
+            store: make(Arc::new(WakeUps(weak.clone()))),
+            queues: Mutex::default(),
+            poller: poller::Poller::default(),
+            runtime: Handle::current(),
+            weak: weak.clone(),
+            abandoned: AtomicU64::new(0),
+            managers: AtomicU64::new(0),
+        })
+    }
+
+    /// Takes a lock, waiting its turn.
+    ///
+    /// Cancel-safe: dropping the future leaves no row behind.
+    ///
+    /// # Errors
+    /// [`LockError::Timeout`] when it was still held after `request.timeout`, never earlier; [`LockError::Backend`] when the
+    /// database could not be asked in that time (transient failures are retried), or refused.
+    pub async fn acquire(
+        self: &Arc<Self>,
+        request: Request,
+        progress: &dyn Progress,
+    ) -> Result<Grant, LockError> {
+        let deadline = Instant::now() + request.timeout;
+        let timed_out = || LockError::Timeout {
+            name: request.name.clone(),
+            timeout: request.said_timeout,
+        };
+        let place = Place::join(self, &request.key, &request.holder);
+        let mut conflict_noted = false;
+        let mut note_conflict = || {
+            if !std::mem::replace(&mut conflict_noted, true) {
+                progress.conflict();
+            }
+        };
+        if !place.is_first() {
+            note_conflict();
+            if timeout_at(deadline, place.first()).await.is_err() {
+                return Err(match place.failure() {
+                    Some(error) => LockError::backend(error),
+                    None => timed_out(),
+                });
+            }
+        }
+        let mut claim = Claim::new(
+            Arc::clone(&request.key),
+            Arc::clone(&request.holder),
+            request.ttl,
+            Arc::clone(self) as Arc<dyn Abandoned>,
+        );
+        let mut backoff = Backoff::default();
+        loop {
+            if let Some(wait_until) = place.held_here() {
+                // Held in this very process: nothing new can be learnt from the database before that one ends.
+                note_conflict();
+                if Instant::now() >= deadline {
+                    return Err(timed_out());
+                }
+                place.wake_up(wait_until.min(deadline)).await;
+                if place.held_here().is_some() {
+                    continue;
+                }
+            }
+            let sent = BootTime::now();
+            let (returned, outcome) = self.attempt(claim, deadline.max(Instant::now() + GRACE)).await?;
+            claim = returned;
+            match outcome {
+                Ok(Attempt::Won(won)) => {
+                    place.note_failure(None);
+                    return Ok(Grant::new(self, claim, won, sent, request.manager));
+                }
+                Ok(Attempt::Held(by)) => {
+                    note_conflict();
+                    place.note_failure(None);
+                    backoff = Backoff::default();
+                    if Instant::now() >= deadline {
+                        return Err(timed_out());
+                    }
+                    let expiry = place.saw(by.as_ref());
+                    place.wake_up(expiry.min(deadline)).await;
+                }
+                Err(error) => {
+                    progress.backend_error();
+                    place.note_failure(Some(error.clone()));
+                    if !error.transient || Instant::now() >= deadline {
+                        return Err(LockError::backend(error));
+                    }
+                    tokio::time::sleep_until(backoff.next().min(deadline)).await;
+                }
+            }
+        }
+    }
+
+    /// One try at the database.
+    async fn attempt(
+        &self,
+        claim: Claim,
+        deadline: Instant,
+    ) -> Result<(Claim, Result<Attempt, StoreError>), LockError> {
+        let (reply, answer) = oneshot::channel();
+        self.store.submit(Operation::Acquire(Acquire { claim, reply }));
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(LockError::backend(StoreError::closed())),
+            Err(_) => Err(LockError::backend(StoreError::unknown_outcome(
+                "the database did not answer in time",
+            ))),
+        }
+    }
+
+    /// Sends an operation and waits for its answer, for `patience` at most; transient failures are retried.
+    pub(crate) async fn ask<T>(
+        &self,
+        patience: Duration,
+        mut operation: impl FnMut(Reply<T>) -> Operation,
+    ) -> Result<T, StoreError> {
+        let deadline = Instant::now() + patience;
+        let mut backoff = Backoff::default();
+        loop {
+            let (reply, answer) = oneshot::channel();
+            self.store.submit(operation(reply));
+            let failure = match timeout_at(deadline, answer).await {
+                Ok(Ok(Ok(value))) => return Ok(value),
+                Ok(Ok(Err(error))) => error,
+                Ok(Err(_)) => return Err(StoreError::closed()),
+                Err(_) => return Err(StoreError::unknown_outcome("the database did not answer in time")),
+            };
+            if !failure.transient || Instant::now() >= deadline {
+                return Err(failure);
+            }
+            tokio::time::sleep_until(backoff.next().min(deadline)).await;
+        }
+    }
+
+    /// A number for one more manager.
+    pub(crate) fn number_manager(&self) -> u64 {
+        self.managers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn submit(&self, operation: Operation) {
+        self.store.submit(operation);
+    }
+
+    /// Deletes a row by name, whoever acquired it, and wakes who waits for it here.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn release_row(&self, target: ReleaseTarget) -> Result<bool, LockError> {
+        let released = self
+            .ask(RELEASE_PATIENCE, |reply| {
+                Operation::Release(Release {
+                    target: target.clone(),
+                    reply,
+                })
+            })
+            .await;
+        self.wake(target.key());
+        released.map_err(LockError::backend)
+    }
+
+    /// Deletes every row.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn clear(&self) -> Result<u64, LockError> {
+        let cleared = self
+            .ask(RELEASE_PATIENCE, |reply| Operation::Clear { reply })
+            .await;
+        self.queues().wake_all();
+        cleared.map_err(LockError::backend)
+    }
+
+    /// Every row of the table.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn list(&self) -> Result<Vec<LockRow>, LockError> {
+        self.ask(RELEASE_PATIENCE, |reply| Operation::List { reply })
+            .await
+            .map_err(LockError::backend)
+    }
+
+    /// How many rows are not expired.
+    ///
+    /// # Errors
+    /// The store's, or that it took longer than `patience`.
+    pub async fn count(&self, patience: Duration) -> Result<u64, LockError> {
+        self.ask(patience, |reply| Operation::Count { reply })
+            .await
+            .map_err(LockError::backend)
+    }
+
+    /// Who waits in this process.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<Waiting> {
+        self.queues().waiting()
+    }
+
+    /// What this process holds.
+    #[must_use]
+    pub fn holding(&self) -> Vec<Holding> {
+        self.queues().holding()
+    }
+
+    /// Rows of abandoned claims that are still to be deleted.
+    #[must_use]
+    pub fn abandoned_rows(&self) -> u64 {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// The latest acquisition of (key, holder) by this process: `Err(true)` when there was one once, and it is over.
+    pub(crate) fn hold_of(&self, key: &Arc<str>, holder: &str) -> Result<Arc<Hold>, bool> {
+        self.queues().hold_of(key, holder)
+    }
+
+    /// Releases all that this process holds (or one manager's part of it), for `patience` at most.
+    pub async fn release_held(&self, manager: Option<u64>, patience: Duration) {
+        let holds = self.queues().holds_of(manager);
+        let releases = holds.iter().map(|hold| hold.release(self));
+        let _ = tokio::time::timeout(patience, async {
+            futures_util::future::join_all(releases).await;
+            while self.abandoned_rows() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Whether anything of this process still depends on the engine.
+    #[must_use]
+    pub fn in_use(&self) -> bool {
+        self.queues().in_use() || self.abandoned_rows() > 0
+    }
+
+    /// Lets go of the database's connections.
+    pub fn close(&self) {
+        self.store.close();
+    }
+
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the first waiter for `key` try again.
+    fn wake(&self, key: &Arc<str>) {
+        self.queues().wake(key);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.store.close();
+    }
+}
+
+impl Abandoned for Engine {
+    fn abandoned(&self, id: &Arc<str>, key: &Arc<str>) {
+        let Some(engine) = self.weak.upgrade() else { return };
+        let target = ReleaseTarget::Row {
+            id: Arc::clone(id),
+            key: Arc::clone(key),
+        };
+        engine.abandoned.fetch_add(1, Ordering::AcqRel);
+        // Dropped on any thread, perhaps one outside the runtime.
+        self.runtime.spawn(async move {
+            engine.delete_for_sure(target).await;
+            engine.abandoned.fetch_sub(1, Ordering::AcqRel);
+        });
+    }
+}
+
+impl Engine {
+    /// Deletes a row that nobody owns any more, however long the database is away, within reason.
+    async fn delete_for_sure(&self, target: ReleaseTarget) {
+        let deleted = self
+            .ask(retry::LONGEST, |reply| {
+                Operation::Release(Release {
+                    target: target.clone(),
+                    reply,
+                })
+            })
+            .await;
+        drop(deleted);
+        self.wake(target.key());
+    }
+}
+
+/// Passes on what the store notices, without keeping the engine alive.
+struct WakeUps(Weak<Engine>);
+
+impl Listener for WakeUps {
+    fn changed(&self, hash: u64) {
+        if let Some(engine) = self.0.upgrade() {
+            engine.queues().wake_where(|key| key_hash(key) == hash);
+        }
+    }
+
+    fn anything_changed(&self) {
+        if let Some(engine) = self.0.upgrade() {
+            engine.poller.look_soon();
+        }
+    }
+}

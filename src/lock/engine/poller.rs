@@ -1,0 +1,78 @@
+//! The safety net under notifications: one look at all awaited keys, with one statement, at least every 0.3 s.
+//!
+//! It runs only while someone waits for a lock of another process. It starts quickly, since a notification is most easily
+//! missed when the waiting has only just begun, and then slows down. Jitter keeps processes from looking in step.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::sync::Notify;
+
+use super::Engine;
+use crate::lock::operation::Operation;
+
+const FIRST: Duration = Duration::from_millis(25);
+const SLOWEST: Duration = Duration::from_millis(290);
+/// A look that takes longer is given up: the next one comes anyway.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Default)]
+pub(super) struct Poller {
+    running: AtomicBool,
+    quick: AtomicBool,
+    soon: Notify,
+}
+
+impl Poller {
+    /// Starts looking, unless it does already. Called within the runtime.
+    pub(super) fn start(&self, engine: &Arc<Engine>) {
+        if !self.running.swap(true, Ordering::AcqRel) {
+            engine.runtime.spawn(run(Arc::clone(engine)));
+        }
+    }
+
+    /// Starts over with short pauses: someone has just begun to wait for another process.
+    pub(super) fn quicken(&self) {
+        self.quick.store(true, Ordering::Release);
+    }
+
+    /// Looks now.
+    pub(super) fn look_soon(&self) {
+        self.soon.notify_one();
+    }
+}
+
+async fn run(engine: Arc<Engine>) {
+    let mut pause = FIRST;
+    loop {
+        if engine.poller.quick.swap(false, Ordering::AcqRel) {
+            pause = FIRST;
+        }
+        let wait = pause.mul_f64(rand::rng().random_range(0.85..1.0));
+        tokio::select! {
+            () = tokio::time::sleep(wait) => pause = (pause * 2).min(SLOWEST),
+            () = engine.poller.soon.notified() => {}
+        }
+        let keys = engine.queues().awaited();
+        if keys.is_empty() {
+            engine.poller.running.store(false, Ordering::Release);
+            // Someone may have begun to wait just before, trusting in this task.
+            if engine.queues().awaited().is_empty() || engine.poller.running.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            continue;
+        }
+        // On failure the next look will do; who waits has its own time limit.
+        if let Ok(rows) = engine
+            .ask(PATIENCE, |reply| Operation::Observe {
+                keys: keys.clone(),
+                reply,
+            })
+            .await
+        {
+            engine.queues().compare(&keys, &rows);
+        }
+    }
+}

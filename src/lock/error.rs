@@ -1,0 +1,109 @@
+//! What can go wrong with a lock, and with the store under it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An error of a lock operation, as its caller sees it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LockError {
+    /// An argument that no store could take; `argument` names it.
+    #[error("{message}")]
+    InvalidArgument {
+        /// The argument at fault.
+        argument: &'static str,
+        /// What is wrong with it, its value included.
+        message: String,
+    },
+    /// The lock was still held when the time was up.
+    #[error("Failed to acquire lock for {name} within {}s", seconds(.timeout))]
+    Timeout {
+        /// The lock's name as a person writes it, `marketplace:posting`.
+        name: String,
+        /// How long was waited.
+        timeout: Duration,
+    },
+    /// The database could not be reached, or answered with an error.
+    #[error("{message}")]
+    Backend {
+        /// What was tried, and what the database said.
+        message: String,
+        /// The store's own error, if it gave one.
+        #[source]
+        source: Option<Arc<StoreError>>,
+    },
+    /// A lease ended before its holder released it.
+    #[error("the lock {key} was lost: {reason}")]
+    Lost {
+        /// The lock's key.
+        key: String,
+        /// How it was lost.
+        reason: String,
+    },
+}
+
+impl LockError {
+    pub(crate) fn invalid(argument: &'static str, message: impl Into<String>) -> Self {
+        Self::InvalidArgument {
+            argument,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn backend(error: StoreError) -> Self {
+        Self::Backend {
+            message: error.message.clone(),
+            source: Some(Arc::new(error)),
+        }
+    }
+}
+
+/// Seconds as Python prints them: `10.0`, `0.25`.
+fn seconds(duration: &Duration) -> String {
+    format!("{:?}", duration.as_secs_f64())
+}
+
+/// A store's failure to carry out one operation.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct StoreError {
+    /// What happened, without secrets.
+    pub message: String,
+    /// Whether trying again soon may help.
+    pub transient: bool,
+    /// Whether the operation may have been carried out all the same (the connection broke before its answer came).
+    pub outcome_unknown: bool,
+}
+
+impl StoreError {
+    /// A failure that repeats itself until someone mends its cause.
+    pub fn permanent(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            transient: false,
+            outcome_unknown: false,
+        }
+    }
+
+    /// A failure that may pass by itself; nothing was carried out.
+    pub fn transient(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            transient: true,
+            outcome_unknown: false,
+        }
+    }
+
+    /// A failure that may pass by itself; the operation may have been carried out.
+    pub fn unknown_outcome(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            transient: true,
+            outcome_unknown: true,
+        }
+    }
+
+    /// The answer of a store that has been closed.
+    pub fn closed() -> Self {
+        Self::permanent("the lock store has been closed")
+    }
+}

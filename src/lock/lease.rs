@@ -1,0 +1,305 @@
+//! A lock as its holder has it: what it may believe, how it is kept, how its loss is told.
+//!
+//! What a holder believes is measured on a clock that nobody sets, from before the statement was sent: the database's row
+//! never expires before that. A lease with renewal has a task that moves the row's expiry at a third of its time to live,
+//! until the lease ends or `max_hold` has passed. Renewal never writes a row anew, so it can't revive a lock that another
+//! has taken, nor one that has been released meanwhile.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::boot_time::BootTime;
+use super::engine::{Engine, Grant, Hold, Status};
+use super::error::{LockError, StoreError};
+use super::metrics::Counters;
+use super::operation::{Operation, Renew, Won};
+
+/// A renewal that failed is tried again after this, until the lease's time is up.
+const RENEWAL_RETRY: Duration = Duration::from_millis(200);
+
+/// How a lease is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Keeping {
+    /// Whether it is renewed without being asked.
+    pub auto_renew: bool,
+    /// For how long at most; None for no limit.
+    pub max_hold: Option<Duration>,
+}
+
+/// A lock that its holder holds until it releases it, drops it or loses it.
+pub struct Lease {
+    shared: Arc<Shared>,
+    grant: Mutex<Option<Grant>>,
+}
+
+/// What the lease and its renewal share.
+struct Shared {
+    engine: Arc<Engine>,
+    hold: Arc<Hold>,
+    won: Won,
+    ttl: Duration,
+    acquired: BootTime,
+    expires_at: AtomicU64,
+    at_max_hold: AtomicBool,
+    lost_because: Mutex<Option<String>>,
+    /// One renewal at a time: what is believed must be what was written last.
+    renewing: tokio::sync::Mutex<()>,
+    counters: Arc<Counters>,
+}
+
+impl Lease {
+    /// Takes over a grant, and begins to renew it if it is to be kept. Needs an ambient tokio runtime.
+    #[must_use]
+    pub fn new(grant: Grant, keeping: Keeping, counters: Arc<Counters>) -> Self {
+        let shared = Arc::new(Shared {
+            engine: Arc::clone(&grant.engine),
+            hold: Arc::clone(&grant.hold),
+            won: grant.won,
+            ttl: grant.ttl,
+            acquired: BootTime::now(),
+            expires_at: AtomicU64::new(grant.won.expires_at.to_bits()),
+            at_max_hold: AtomicBool::new(false),
+            lost_because: Mutex::new(None),
+            renewing: tokio::sync::Mutex::new(()),
+            counters,
+        });
+        if keeping.auto_renew {
+            tokio::spawn(keep(Arc::clone(&shared), keeping.max_hold));
+        }
+        Self {
+            shared,
+            grant: Mutex::new(Some(grant)),
+        }
+    }
+
+    /// The lock's key.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.shared.hold.key
+    }
+
+    /// The name it is held under.
+    #[must_use]
+    pub fn holder(&self) -> &str {
+        &self.shared.hold.holder
+    }
+
+    /// Grows with every acquisition of the key, across holders, processes and restarts.
+    #[must_use]
+    pub fn fencing_token(&self) -> i64 {
+        self.shared.won.token
+    }
+
+    /// When it was acquired, in Unix seconds by the database's clock.
+    #[must_use]
+    pub fn acquired_at(&self) -> f64 {
+        self.shared.won.acquired_at
+    }
+
+    /// When it expires without renewal, in Unix seconds by the database's clock.
+    #[must_use]
+    pub fn expires_at(&self) -> f64 {
+        f64::from_bits(self.shared.expires_at.load(Ordering::Acquire))
+    }
+
+    /// How long the holder may still believe in it without renewal.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        if self.shared.hold.status() == Status::Held {
+            self.shared.hold.remaining()
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// Whether the holder may believe in it now.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.shared.hold.is_held()
+    }
+
+    /// Why it was lost, if it was.
+    #[must_use]
+    pub fn loss(&self) -> Option<String> {
+        self.shared.loss()
+    }
+
+    /// Moves the expiry to `ttl` from now (the lease's own when None). Carried through even if the future is dropped.
+    ///
+    /// # Errors
+    /// [`LockError::Lost`] when the lock is not held any more; [`LockError::Backend`] when the database did not answer in time.
+    pub fn renew(
+        &self,
+        ttl: Option<Duration>,
+    ) -> impl Future<Output = Result<f64, LockError>> + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            let (answer, renewed) = oneshot::channel();
+            tokio::spawn(async move {
+                let ttl = ttl.unwrap_or(shared.ttl);
+                drop(answer.send(shared.renew(ttl).await));
+            });
+            renewed
+                .await
+                .unwrap_or_else(|_| Err(LockError::backend(StoreError::closed())))
+        }
+    }
+
+    /// Deletes the row; whether the lock was still ours. Carried through even if the future is dropped.
+    ///
+    /// # Errors
+    /// [`LockError::Backend`] when the database did not answer; the row is then deleted in the background.
+    pub fn release(&self) -> impl Future<Output = Result<bool, LockError>> + Send + 'static {
+        let grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let shared = Arc::clone(&self.shared);
+        async move {
+            let Some(grant) = grant else { return Ok(false) };
+            // What it ends as is settled here: a loss that is found later is none.
+            shared.loss();
+            shared.counters.held_for(BootTime::now(), shared.acquired);
+            grant.release().await
+        }
+    }
+
+    /// Waits until the lease ends: why it was lost, or None when it was released.
+    pub fn lost(&self) -> impl Future<Output = Option<String>> + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            loop {
+                match shared.hold.status() {
+                    Status::Released => return shared.stated_loss(),
+                    Status::Lost => return shared.loss(),
+                    Status::Held => {}
+                }
+                if let Some(loss) = shared.loss() {
+                    return Some(loss);
+                }
+                let _ = timeout(shared.hold.remaining(), shared.hold.ended()).await;
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn loss(&self) -> Option<String> {
+        match self.hold.status() {
+            Status::Released => {}
+            Status::Lost => self.lose("another holder has it, or its row was deleted"),
+            Status::Held if !self.hold.is_held() => self.lose(self.why_expired()),
+            Status::Held => {}
+        }
+        self.stated_loss()
+    }
+
+    fn why_expired(&self) -> &'static str {
+        if self.at_max_hold.load(Ordering::Acquire) {
+            "it was held for as long as max_hold allows"
+        } else {
+            "its time ran out"
+        }
+    }
+
+    fn stated_loss(&self) -> Option<String> {
+        self.lost_because
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Notes a loss; the first reason stands.
+    fn lose(&self, reason: &str) {
+        let mut stated = self.lost_because.lock().unwrap_or_else(PoisonError::into_inner);
+        if stated.is_none() {
+            *stated = Some(reason.to_owned());
+            self.counters.lost();
+        }
+        drop(stated);
+        self.hold.end(Status::Lost);
+    }
+
+    fn lost_error(&self) -> LockError {
+        let reason = self.loss().unwrap_or_else(|| "it has been released".into());
+        LockError::Lost {
+            key: self.hold.key.to_string(),
+            reason,
+        }
+    }
+
+    /// Moves the expiry, trying until the present one is reached.
+    async fn renew(&self, ttl: Duration) -> Result<f64, LockError> {
+        let _one_at_a_time = self.renewing.lock().await;
+        let mut failure = None;
+        while self.hold.is_held() {
+            let before = self.hold.valid_until();
+            let sent = BootTime::now();
+            // If the answer is lost, the shorter of the two times must be believed.
+            self.hold.set_valid_until(before.min(sent + ttl));
+            let (reply, answer) = oneshot::channel();
+            self.engine.submit(Operation::Renew(Renew {
+                id: Arc::clone(&self.hold.row),
+                key: Arc::clone(&self.hold.key),
+                ttl,
+                reply,
+            }));
+            match timeout(self.hold.remaining(), answer).await {
+                Ok(Ok(Ok(Some(expires_at)))) => {
+                    self.hold.set_valid_until(sent + ttl);
+                    self.expires_at.store(expires_at.to_bits(), Ordering::Release);
+                    self.counters.renewed();
+                    return Ok(expires_at);
+                }
+                Ok(Ok(Ok(None))) => {
+                    if self.hold.status() == Status::Held {
+                        self.lose("another holder has it, or its row was deleted or expired");
+                    }
+                    return Err(self.lost_error());
+                }
+                Ok(Ok(Err(error))) => {
+                    self.counters.backend_failed();
+                    failure = Some(error);
+                }
+                Ok(Err(_)) => return Err(LockError::backend(StoreError::closed())),
+                Err(_) => break,
+            }
+            let _ = timeout(RENEWAL_RETRY.min(self.hold.remaining()), self.hold.ended()).await;
+        }
+        if self.hold.status() == Status::Held {
+            let cause = failure.map_or_else(|| "the database did not answer".into(), |error| error.message);
+            self.lose(&format!("its time ran out before it could be renewed: {cause}"));
+        }
+        Err(self.lost_error())
+    }
+}
+
+/// Renews at a third of the time to live until the lease ends, or `max_hold` has passed.
+async fn keep(shared: Arc<Shared>, max_hold: Option<Duration>) {
+    let end = max_hold.map(|most| Instant::now() + most);
+    loop {
+        let pause = sleep(shared.ttl / 3);
+        tokio::select! {
+            () = shared.hold.ended() => return,
+            () = pause => {}
+        }
+        let ttl = match end {
+            None => shared.ttl,
+            Some(end) => shared.ttl.min(end.saturating_duration_since(Instant::now())),
+        };
+        if ttl < shared.hold.remaining() {
+            // The last renewal reaches as far as the lock may be held: the loss is noted when that time comes.
+            shared.at_max_hold.store(true, Ordering::Release);
+            let _ = timeout(shared.hold.remaining(), shared.hold.ended()).await;
+            shared.loss();
+            return;
+        }
+        if shared.renew(ttl).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! What a caller asks for: locks by marketplace and posting, on one database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::engine::{Engine, Grant, Request};
+use super::error::LockError;
+use super::lease::{Keeping, Lease};
+use super::metrics::Counters;
+use super::names::{self, LockName};
+use super::operation::{LockRow, ReleaseTarget};
+use super::registry::EngineHandle;
+
+/// One caller's view of a database's locks: its counters, and what it acquired.
+pub struct Manager {
+    engine: EngineHandle,
+    id: u64,
+    counters: Arc<Counters>,
+}
+
+/// What a caller wants.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// What to lock.
+    pub name: LockName,
+    /// The name to hold it under.
+    pub holder: Arc<str>,
+    /// How long it lasts without renewal.
+    pub ttl: Duration,
+    /// How long to wait for it.
+    pub timeout: Duration,
+}
+
+impl Wanted {
+    /// Checks everything a caller gives.
+    ///
+    /// # Errors
+    /// [`LockError::InvalidArgument`], naming the argument and the value.
+    pub fn new(
+        marketplace_id: &str,
+        posting_id: &str,
+        holder_id: &str,
+        ttl: f64,
+        timeout: f64,
+    ) -> Result<Self, LockError> {
+        Ok(Self {
+            name: LockName::new(marketplace_id, posting_id)?,
+            holder: names::holder(holder_id)?,
+            ttl: names::lasting_time("ttl", ttl)?,
+            timeout: names::waiting_time("timeout", timeout)?,
+        })
+    }
+}
+
+impl Manager {
+    /// A manager on the handle's engine.
+    #[must_use]
+    pub fn new(engine: EngineHandle, counters: Arc<Counters>) -> Self {
+        let id = engine.engine().number_manager();
+        Self { engine, id, counters }
+    }
+
+    /// The engine that managers of the same database share.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<Engine> {
+        self.engine.engine()
+    }
+
+    /// Takes a lock. See [`Engine::acquire`].
+    ///
+    /// # Errors
+    /// [`LockError::Timeout`] and [`LockError::Backend`].
+    pub async fn acquire(&self, wanted: Wanted) -> Result<Grant, LockError> {
+        let deadline = Instant::now() + wanted.timeout;
+        self.acquire_until(wanted, deadline).await
+    }
+
+    async fn acquire_until(&self, wanted: Wanted, deadline: Instant) -> Result<Grant, LockError> {
+        let started = Instant::now();
+        self.counters.attempted();
+        let request = Request {
+            name: wanted.name.display().to_owned(),
+            key: wanted.name.key,
+            holder: wanted.holder,
+            ttl: wanted.ttl,
+            timeout: deadline.saturating_duration_since(started),
+            said_timeout: wanted.timeout,
+            manager: self.id,
+        };
+        let outcome = self.engine().acquire(request, &*self.counters).await;
+        self.counters.waited(started.elapsed());
+        match &outcome {
+            Ok(_) => self.counters.succeeded(),
+            Err(LockError::Timeout { .. }) => self.counters.timed_out(),
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    /// Takes a lock and keeps it.
+    ///
+    /// # Errors
+    /// As [`Manager::acquire`].
+    pub async fn lease(&self, wanted: Wanted, keeping: Keeping) -> Result<Lease, LockError> {
+        let grant = self.acquire(wanted).await?;
+        Ok(Lease::new(grant, keeping, Arc::clone(&self.counters)))
+    }
+
+    /// Takes several locks, all or none, one after another in the order of their keys, so that two callers can't wait for
+    /// each other. The result is in the order asked for.
+    ///
+    /// # Errors
+    /// As [`Manager::acquire`]; the time limit is for all of them together.
+    pub async fn lease_many(&self, wanted: Vec<Wanted>, keeping: Keeping) -> Result<Vec<Lease>, LockError> {
+        let started = Instant::now();
+        let mut ordered: Vec<(usize, Wanted)> = wanted.into_iter().enumerate().collect();
+        ordered.sort_by(|(_, one), (_, other)| one.name.key.cmp(&other.name.key));
+        if let Some(pair) = ordered.windows(2).find(|pair| pair[0].1.name == pair[1].1.name) {
+            let message = format!("the same lock is asked for twice: {}", pair[0].1.name.display());
+            return Err(LockError::invalid("locks", message));
+        }
+        let mut leases = Vec::with_capacity(ordered.len());
+        for (position, wanted) in ordered {
+            let deadline = started + wanted.timeout;
+            let grant = self.acquire_until(wanted, deadline).await?;
+            leases.push((position, Lease::new(grant, keeping, Arc::clone(&self.counters))));
+        }
+        leases.sort_by_key(|(position, _)| *position);
+        Ok(leases.into_iter().map(|(_, lease)| lease).collect())
+    }
+
+    /// Releases a lock by its holder's name: exactly what this process acquired, if it did, and else whatever that holder has.
+    ///
+    /// # Errors
+    /// [`LockError::Backend`].
+    pub async fn release(&self, name: &LockName, holder: Arc<str>) -> Result<bool, LockError> {
+        match self.engine().hold_of(&name.key, &holder) {
+            Ok(hold) => hold.release(self.engine()).await,
+            Err(true) => Ok(false),
+            Err(false) => {
+                self.engine()
+                    .release_row(ReleaseTarget::Holder {
+                        key: Arc::clone(&name.key),
+                        holder,
+                    })
+                    .await
+            }
+        }
+    }
+
+    /// Deletes a key's row, whoever has it.
+    ///
+    /// # Errors
+    /// [`LockError::Backend`].
+    pub async fn break_lock(&self, key: &str) -> Result<bool, LockError> {
+        self.engine()
+            .release_row(ReleaseTarget::Key { key: key.into() })
+            .await
+    }
+
+    /// Deletes every lock; how many there were.
+    ///
+    /// # Errors
+    /// [`LockError::Backend`].
+    pub async fn clear(&self) -> Result<u64, LockError> {
+        self.engine().clear().await
+    }
+
+    /// Every row of the table.
+    ///
+    /// # Errors
+    /// [`LockError::Backend`].
+    pub async fn rows(&self) -> Result<Vec<LockRow>, LockError> {
+        self.engine().list().await
+    }
+
+    /// Counts the rows that are not expired; the last known count if that takes longer than `patience`.
+    pub async fn active_locks(&self, patience: Duration) -> u64 {
+        match self.engine().count(patience).await {
+            Ok(count) => {
+                self.counters.note_active_locks(count);
+                count
+            }
+            Err(_) => self.counters.snapshot().active_locks,
+        }
+    }
+
+    /// Releases what this manager acquired and still holds.
+    pub async fn release_all(&self, patience: Duration) {
+        self.engine().release_held(Some(self.id), patience).await;
+    }
+}

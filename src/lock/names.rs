@@ -1,0 +1,115 @@
+//! Names and durations as callers give them, checked before anything is sent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::LockError;
+
+/// The longest identifier taken, in characters: longer ones are mistakes, and index entries have limits.
+const LONGEST_IDENTIFIER: usize = 1000;
+/// The longest time taken, in seconds (some 31 years): beyond it arithmetic on clocks is not worth doing.
+const LONGEST_SECONDS: f64 = 1e9;
+
+/// What is locked: a posting at a marketplace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LockName {
+    /// `bid:lock:{marketplace}:{posting}`, the value of the table's `lock_key`.
+    pub key: Arc<str>,
+}
+
+impl LockName {
+    /// Checks both identifiers and makes the key of them.
+    ///
+    /// # Errors
+    /// [`LockError::InvalidArgument`] for an empty or overlong identifier, or one with a NUL character.
+    pub fn new(marketplace_id: &str, posting_id: &str) -> Result<Self, LockError> {
+        if marketplace_id.is_empty() || posting_id.is_empty() {
+            let argument = if marketplace_id.is_empty() {
+                "marketplace_id"
+            } else {
+                "posting_id"
+            };
+            return Err(LockError::invalid(
+                argument,
+                "marketplace_id and posting_id must not be empty",
+            ));
+        }
+        check_identifier("marketplace_id", marketplace_id)?;
+        check_identifier("posting_id", posting_id)?;
+        Ok(Self {
+            key: format!("{PREFIX}{marketplace_id}:{posting_id}").into(),
+        })
+    }
+
+    /// A key as it stands in the table, whoever wrote it there.
+    #[must_use]
+    pub fn from_key(key: &str) -> Self {
+        Self { key: key.into() }
+    }
+
+    /// `marketplace:posting`, for messages.
+    #[must_use]
+    pub fn display(&self) -> &str {
+        self.key.strip_prefix(PREFIX).unwrap_or(&self.key)
+    }
+}
+
+const PREFIX: &str = "bid:lock:";
+
+/// Checks a holder's name.
+///
+/// # Errors
+/// [`LockError::InvalidArgument`] when it is overlong or has a NUL character.
+pub fn holder(holder_id: &str) -> Result<Arc<str>, LockError> {
+    check_identifier("holder_id", holder_id)?;
+    Ok(holder_id.into())
+}
+
+fn check_identifier(argument: &'static str, value: &str) -> Result<(), LockError> {
+    if value.contains('\0') {
+        return Err(LockError::invalid(
+            argument,
+            format!("{argument} must not contain NUL characters: {value:?}"),
+        ));
+    }
+    let length = value.chars().count();
+    if length > LONGEST_IDENTIFIER {
+        return Err(LockError::invalid(
+            argument,
+            format!("{argument} must have at most {LONGEST_IDENTIFIER} characters, not {length}"),
+        ));
+    }
+    Ok(())
+}
+
+/// A time to wait, zero or more seconds.
+///
+/// # Errors
+/// [`LockError::InvalidArgument`] when it is negative, not a number or endless.
+pub fn waiting_time(argument: &'static str, seconds: f64) -> Result<Duration, LockError> {
+    if seconds.is_finite() && (0.0..=LONGEST_SECONDS).contains(&seconds) {
+        return Ok(Duration::from_secs_f64(seconds));
+    }
+    Err(LockError::invalid(
+        argument,
+        format!("{argument} must be a finite number of seconds >= 0, not {seconds:?}"),
+    ))
+}
+
+/// A time for which something lasts: more than zero seconds.
+///
+/// # Errors
+/// [`LockError::InvalidArgument`] when it is zero, negative, not a number or endless.
+pub fn lasting_time(argument: &'static str, seconds: f64) -> Result<Duration, LockError> {
+    let duration = if seconds > 0.0 {
+        waiting_time(argument, seconds).ok()
+    } else {
+        None
+    };
+    duration.filter(|duration| !duration.is_zero()).ok_or_else(|| {
+        LockError::invalid(
+            argument,
+            format!("{argument} must be a finite number of seconds > 0, not {seconds:?}"),
+        )
+    })
+}

@@ -1,0 +1,232 @@
+//! What the engine asks of a store, one value per request, each with the way its answer goes.
+//!
+//! A store may gather requests and carry them out together. It answers each exactly once. An answer whose asker has gone
+//! away is dropped, and a [`Claim`] that was won or may have been won releases its row then: that is how an abandoned
+//! acquisition leaves nothing behind, whatever the moment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::error::StoreError;
+
+/// Where an answer goes.
+pub type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// One request to a store.
+pub enum Operation {
+    /// Take a row if it is free or expired.
+    Acquire(Acquire),
+    /// Move the expiry of a row that is still ours and not expired.
+    Renew(Renew),
+    /// Delete a row.
+    Release(Release),
+    /// Look who holds these keys.
+    Observe {
+        /// The keys to look at.
+        keys: Vec<Arc<str>>,
+        /// One answer for each key that has an unexpired row.
+        reply: Reply<Vec<LockRow>>,
+    },
+    /// Read every row, expired ones too.
+    List {
+        /// The rows.
+        reply: Reply<Vec<LockRow>>,
+    },
+    /// Count the rows that are not expired.
+    Count {
+        /// Their number.
+        reply: Reply<u64>,
+    },
+    /// Delete every row.
+    Clear {
+        /// How many there were.
+        reply: Reply<u64>,
+    },
+}
+
+/// A request to take a lock.
+pub struct Acquire {
+    /// The row to write; its owner decides what becomes of it.
+    pub claim: Claim,
+    /// Where the claim goes back to, with what came of it.
+    pub reply: oneshot::Sender<(Claim, Result<Attempt, StoreError>)>,
+}
+
+impl Acquire {
+    /// The row was written.
+    pub fn won(mut self, won: Won) {
+        self.claim.state = ClaimState::Written;
+        // A failed send drops the claim, and that releases the row.
+        let _ = self.reply.send((self.claim, Ok(Attempt::Won(won))));
+    }
+
+    /// Another row stands under the key.
+    pub fn held(self, by: Option<LockRow>) {
+        let _ = self.reply.send((self.claim, Ok(Attempt::Held(by))));
+    }
+
+    /// The store failed.
+    pub fn failed(mut self, error: StoreError) {
+        if error.outcome_unknown {
+            self.claim.state = ClaimState::Written;
+        }
+        let _ = self.reply.send((self.claim, Err(error)));
+    }
+}
+
+/// What came of a request to take a lock.
+#[derive(Debug)]
+pub enum Attempt {
+    /// It is ours.
+    Won(Won),
+    /// It is someone else's; None when the row was gone again before it could be read.
+    Held(Option<LockRow>),
+}
+
+/// A lock just taken. Times are Unix seconds by the database's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Won {
+    /// Grows with every acquisition of the key.
+    pub token: i64,
+    /// When it was taken.
+    pub acquired_at: f64,
+    /// When it expires.
+    pub expires_at: f64,
+}
+
+/// A request to move a row's expiry.
+pub struct Renew {
+    /// The row.
+    pub id: Arc<str>,
+    /// Its key.
+    pub key: Arc<str>,
+    /// How long it lasts from now on.
+    pub ttl: Duration,
+    /// The new expiry in Unix seconds, or None when the row is not ours any more.
+    pub reply: Reply<Option<f64>>,
+}
+
+/// A request to delete a row.
+pub struct Release {
+    /// Which.
+    pub target: ReleaseTarget,
+    /// Whether there was such a row.
+    pub reply: Reply<bool>,
+}
+
+/// Which row to delete.
+#[derive(Debug, Clone)]
+pub enum ReleaseTarget {
+    /// This very acquisition.
+    Row {
+        /// The row.
+        id: Arc<str>,
+        /// Its key.
+        key: Arc<str>,
+    },
+    /// Whatever a holder of this name has.
+    Holder {
+        /// The key.
+        key: Arc<str>,
+        /// The holder's name.
+        holder: Arc<str>,
+    },
+    /// Whoever has it.
+    Key {
+        /// The key.
+        key: Arc<str>,
+    },
+}
+
+impl ReleaseTarget {
+    /// The key under which the row stands.
+    #[must_use]
+    pub fn key(&self) -> &Arc<str> {
+        match self {
+            Self::Row { key, .. } | Self::Holder { key, .. } | Self::Key { key } => key,
+        }
+    }
+}
+
+/// A row of the table. Times are Unix seconds.
+#[derive(Debug, Clone)]
+pub struct LockRow {
+    /// The lock's key.
+    pub key: Arc<str>,
+    /// The row's own id, made anew for each acquisition.
+    pub id: String,
+    /// The holder's name.
+    pub holder: String,
+    /// When it was taken.
+    pub acquired_at: f64,
+    /// When it expires.
+    pub expires_at: f64,
+    /// Seconds until it expires, by the clock that decides; negative when it has.
+    pub expires_in: f64,
+}
+
+/// Who cleans up after an abandoned claim.
+pub trait Abandoned: Send + Sync {
+    /// Deletes the row soon, in the background.
+    fn abandoned(&self, id: &Arc<str>, key: &Arc<str>);
+}
+
+/// The right to one row that is about to be written, or has been. Dropping it releases what it may have written.
+pub struct Claim {
+    /// The row's id, made for this acquisition alone: what "ours" means.
+    pub id: Arc<str>,
+    /// The lock's key.
+    pub key: Arc<str>,
+    /// The holder's name.
+    pub holder: Arc<str>,
+    /// How long the lock lasts.
+    pub ttl: Duration,
+    state: ClaimState,
+    owner: Arc<dyn Abandoned>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ClaimState {
+    /// No row can stand under this id.
+    Unwritten,
+    /// A row stands under this id, or may.
+    Written,
+}
+
+impl Claim {
+    /// A claim on `key`, with an id of its own.
+    pub fn new(key: Arc<str>, holder: Arc<str>, ttl: Duration, owner: Arc<dyn Abandoned>) -> Self {
+        Self {
+            id: new_row_id(),
+            key,
+            holder,
+            ttl,
+            state: ClaimState::Unwritten,
+            owner,
+        }
+    }
+
+    /// Gives up the right, and with it the duty to clean up: the row is released otherwise, or kept.
+    pub fn disarm(&mut self) {
+        self.state = ClaimState::Unwritten;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.state == ClaimState::Written {
+            self.owner.abandoned(&self.id, &self.key);
+        }
+    }
+}
+
+fn new_row_id() -> Arc<str> {
+    let mut buffer = uuid::Uuid::encode_buffer();
+    let text: &str = uuid::Builder::from_random_bytes(rand::random())
+        .into_uuid()
+        .hyphenated()
+        .encode_lower(&mut buffer);
+    text.into()
+}

@@ -1,0 +1,113 @@
+//! One engine for each database of a process.
+//!
+//! An engine lives as long as a manager has it, or a lock acquired through it has not ended. A database in memory lives as
+//! long as the registry: it would be empty otherwise when asked for again.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::database_url::Database;
+use super::engine::Engine;
+use super::store::postgres::PostgresStore;
+use super::store::sqlite::{Location, SqliteStore, system_clock};
+
+/// The engines of one process.
+#[derive(Default)]
+pub struct Registry {
+    engines: Mutex<HashMap<Database, Shared>>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    engine: Arc<Engine>,
+    handles: Arc<AtomicUsize>,
+}
+
+/// A manager's share in an engine.
+pub struct EngineHandle {
+    shared: Shared,
+}
+
+impl EngineHandle {
+    /// The engine.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.shared.engine
+    }
+}
+
+impl Drop for EngineHandle {
+    fn drop(&mut self) {
+        self.shared.handles.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Registry {
+    /// The database's engine, made if there is none. Needs an ambient tokio runtime.
+    pub fn engine(&self, database: &Database) -> EngineHandle {
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unused = Vec::new();
+        engines.retain(|known, shared| {
+            let keep = known == database
+                || shared.handles.load(Ordering::Acquire) > 0
+                || shared.engine.in_use()
+                || matches!(
+                    known,
+                    Database::Sqlite(Location::Memory) | Database::PrivateMemory(_)
+                );
+            if !keep {
+                unused.push(shared.clone());
+            }
+            keep
+        });
+        let shared = engines.entry(database.clone()).or_insert_with(|| Shared {
+            engine: make(database),
+            handles: Arc::default(),
+        });
+        shared.handles.fetch_add(1, Ordering::AcqRel);
+        let shared = shared.clone();
+        drop(engines);
+        EngineHandle { shared }
+    }
+
+    /// Forgets a database in memory that nobody can name any more.
+    pub fn forget(&self, database: &Database) {
+        drop(
+            self.engines
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(database),
+        );
+    }
+
+    /// Releases everything this process holds, on all databases at once, for `patience` at most.
+    pub async fn release_everything(&self, patience: Duration) {
+        let engines: Vec<Arc<Engine>> = {
+            let engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+            engines
+                .values()
+                .map(|shared| Arc::clone(&shared.engine))
+                .collect()
+        };
+        futures_util::future::join_all(engines.iter().map(|engine| engine.release_held(None, patience)))
+            .await;
+    }
+}
+
+fn make(database: &Database) -> Arc<Engine> {
+    match database {
+        Database::Sqlite(location) => {
+            let location = location.clone();
+            Engine::new(|listener| Box::new(SqliteStore::new(location, system_clock(), listener)))
+        }
+        Database::PrivateMemory(_) => {
+            Engine::new(|listener| Box::new(SqliteStore::new(Location::Memory, system_clock(), listener)))
+        }
+        Database::Postgres(settings) => {
+            let settings = settings.clone();
+            Engine::new(|listener| Box::new(PostgresStore::new(settings, listener)))
+        }
+    }
+}

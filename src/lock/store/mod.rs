@@ -1,0 +1,41 @@
+//! Where locks are kept: one trait, one file or folder per kind of database.
+
+use std::sync::Arc;
+
+use super::operation::Operation;
+
+pub mod postgres;
+pub mod sqlite;
+
+/// A table of locks.
+///
+/// A store takes requests at any time, gathers them as suits its database, and answers each. Requests for one key may be
+/// under way together (an abandoned attempt beside its successor): the database decides between them.
+pub trait Store: Send + Sync + 'static {
+    /// Takes a request; never waits. After [`Store::close`] every request is answered with an error.
+    fn submit(&self, operation: Operation);
+
+    /// Tells that a key is waited for from now on, or is no more: while it is, the store calls the listener it was made with
+    /// when the key may have become free. It may miss a change (polling makes up for it) and may call in vain.
+    fn watch(&self, key: &Arc<str>, waiting: bool);
+
+    /// Lets go of connections and threads, requests already taken excepted: those are still carried out.
+    fn close(&self);
+}
+
+/// What a store tells the engine unasked.
+pub trait Listener: Send + Sync + 'static {
+    /// The lock may be free now.
+    fn changed(&self, key_hash: u64);
+
+    /// Something changed; any lock may be free now.
+    fn anything_changed(&self);
+}
+
+/// A key as a number that every process computes alike (FNV-1a): for notifications and for the counters of fencing tokens.
+#[must_use]
+pub fn key_hash(key: &str) -> u64 {
+    key.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

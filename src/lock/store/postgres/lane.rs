@@ -1,0 +1,405 @@
+//! One connection and its work: takes what has been asked for, as many of a kind as there are, in one statement.
+
+use std::collections::HashSet;
+use std::mem::discriminant;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, PgRow, Postgres};
+use sqlx::query::Query;
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::errors::{Phase, connection_survives, store_error, table_is_missing};
+use super::{Job, LARGEST_BATCH, NOTE_LASTS, Shared, schema, signed_hash, statements};
+use crate::lock::error::StoreError;
+use crate::lock::operation::{Acquire, LockRow, Operation, Release, ReleaseTarget, Renew, Reply, Won};
+
+/// How long a statement may take before the connection is given up: one that works is done within milliseconds.
+const STATEMENT_PATIENCE: Duration = Duration::from_secs(5);
+/// Tokens are drawn from so many counters, chosen by the key: enough that batches seldom meet, few enough to keep for ever.
+const FENCE_BUCKETS: u64 = 4096;
+
+/// Works until the store is closed and nothing is left to do.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let wake_up = Arc::new(Notify::new());
+    let mut lane = Lane {
+        connection: None,
+        shared,
+    };
+    loop {
+        let batch = {
+            let mut work = lane.shared.work();
+            if work.jobs.is_empty() {
+                if work.closed {
+                    break;
+                }
+                work.idle.push(Arc::clone(&wake_up));
+                None
+            } else {
+                Some(take_batch(&mut work.jobs))
+            }
+        };
+        match batch {
+            Some(batch) => lane.carry_out(batch).await,
+            None => wake_up.notified().await,
+        }
+    }
+    if let Some(connection) = lane.connection.take() {
+        let _ = timeout(STATEMENT_PATIENCE, connection.close()).await;
+    }
+}
+
+/// Takes the oldest job and all others of its kind. Two requests for one key never share a statement.
+fn take_batch(jobs: &mut std::collections::VecDeque<Job>) -> Vec<Job> {
+    let Some(first) = jobs.front().map(kind) else {
+        return Vec::new();
+    };
+    let mut keys = HashSet::new();
+    let mut batch = Vec::new();
+    let mut rest = std::collections::VecDeque::with_capacity(jobs.len());
+    for job in jobs.drain(..) {
+        let fits = batch.len() < LARGEST_BATCH
+            && kind(&job) == first
+            && match &job {
+                Job::Operation(Operation::Acquire(Acquire { claim, .. })) => {
+                    keys.insert(Arc::clone(&claim.key))
+                }
+                _ => true,
+            };
+        if fits {
+            batch.push(job)
+        } else {
+            rest.push_back(job)
+        }
+    }
+    *jobs = rest;
+    batch
+}
+
+#[derive(PartialEq)]
+enum Kind {
+    Operation(std::mem::Discriminant<Operation>, bool),
+    Note,
+}
+
+fn kind(job: &Job) -> Kind {
+    match job {
+        Job::Note(_) => Kind::Note,
+        Job::Operation(operation) => {
+            let by_row = matches!(
+                operation,
+                Operation::Release(Release {
+                    target: ReleaseTarget::Row { .. },
+                    ..
+                })
+            );
+            Kind::Operation(discriminant(operation), by_row)
+        }
+    }
+}
+
+struct Lane {
+    connection: Option<PgConnection>,
+    shared: Arc<Shared>,
+}
+
+type PgQuery<'a> = Query<'a, Postgres, PgArguments>;
+
+impl Lane {
+    async fn carry_out(&mut self, batch: Vec<Job>) {
+        let rows = match self.execute(&batch).await {
+            Ok(rows) => rows,
+            // One row that a foreign transaction keeps, or that meets with another's, must not fail the others.
+            Err(error)
+                if batch.len() > 1
+                    && error.transient
+                    && !error.outcome_unknown
+                    && self.connection.is_some() =>
+            {
+                for job in batch {
+                    let alone = vec![job];
+                    match self.execute(&alone).await {
+                        Ok(rows) => answer(alone, &rows, &self.shared),
+                        Err(error) => fail(alone, &error),
+                    }
+                }
+                return;
+            }
+            Err(error) => return fail(batch, &error),
+        };
+        answer(batch, &rows, &self.shared);
+    }
+
+    async fn execute(&mut self, batch: &[Job]) -> Result<Vec<PgRow>, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let settings = &shared.settings;
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let Some(query) = query(batch) else {
+            return Ok(Vec::new());
+        };
+        let executed = timeout(
+            STATEMENT_PATIENCE,
+            execute(&mut connection, query, settings.statement_cache),
+        )
+        .await;
+        match executed {
+            Ok(Ok(rows)) => {
+                self.connection = Some(connection);
+                Ok(rows)
+            }
+            Ok(Err(error)) => {
+                let mut failure = store_error(settings, Phase::Executing, &error);
+                if table_is_missing(&error) {
+                    *shared.schema.lock().await = false;
+                    failure = StoreError::transient(failure.message);
+                } else if connection_survives(&error) && settings.statement_cache {
+                    self.connection = Some(connection);
+                }
+                Err(failure)
+            }
+            Err(_) => Err(StoreError::unknown_outcome(format!(
+                "{}: no answer to a statement",
+                settings.describe()
+            ))),
+        }
+    }
+
+    async fn connect(&self) -> Result<PgConnection, StoreError> {
+        let settings = &self.shared.settings;
+        let too_long =
+            || StoreError::transient(format!("{}: could not connect in time", settings.describe()));
+        let connecting = async {
+            let mut connection = settings
+                .connect
+                .connect()
+                .await
+                .map_err(|error| store_error(settings, Phase::Connecting, &error))?;
+            schema::prepare(&self.shared, &mut connection).await?;
+            Ok(connection)
+        };
+        timeout(settings.connect_timeout, connecting)
+            .await
+            .map_err(|_| too_long())?
+    }
+}
+
+async fn execute(
+    connection: &mut PgConnection,
+    query: PgQuery<'_>,
+    keep_prepared: bool,
+) -> sqlx::Result<Vec<PgRow>> {
+    if keep_prepared {
+        return query.fetch_all(connection).await;
+    }
+    // A pooler keeps us on one server for a transaction; preparing and executing outside of one may reach two.
+    connection.execute("BEGIN").await?;
+    let rows = query.persistent(false).fetch_all(&mut *connection).await?;
+    connection.execute("COMMIT").await?;
+    Ok(rows)
+}
+
+/// The statement for a batch, which is of one kind.
+fn query(batch: &[Job]) -> Option<PgQuery<'static>> {
+    let text = |value: &Arc<str>| value.to_string();
+    let operations = || {
+        batch.iter().filter_map(|job| {
+            if let Job::Operation(operation) = job {
+                Some(operation)
+            } else {
+                None
+            }
+        })
+    };
+    Some(match batch.first()? {
+        Job::Note(_) => {
+            let hashes: Vec<i64> = batch
+                .iter()
+                .filter_map(|job| {
+                    if let Job::Note(hash) = job {
+                        Some(*hash)
+                    } else {
+                        None
+                    }
+                })
+                .collect();
+            sqlx::query(statements::NOTE_WAITERS)
+                .bind(hashes)
+                .bind(NOTE_LASTS.as_secs_f64())
+        }
+        Job::Operation(Operation::Acquire(_)) => {
+            let claims = || {
+                operations().filter_map(|operation| match operation {
+                    Operation::Acquire(acquire) => Some(&acquire.claim),
+                    _ => None,
+                })
+            };
+            sqlx::query(statements::ACQUIRE)
+                .bind(claims().map(|claim| text(&claim.key)).collect::<Vec<_>>())
+                .bind(claims().map(|claim| text(&claim.id)).collect::<Vec<_>>())
+                .bind(claims().map(|claim| text(&claim.holder)).collect::<Vec<_>>())
+                .bind(claims().map(|claim| claim.ttl.as_secs_f64()).collect::<Vec<_>>())
+                .bind(claims().map(|claim| fence_bucket(&claim.key)).collect::<Vec<_>>())
+        }
+        Job::Operation(Operation::Renew(_)) => {
+            let renewals = || {
+                operations().filter_map(|operation| match operation {
+                    Operation::Renew(renew) => Some(renew),
+                    _ => None,
+                })
+            };
+            sqlx::query(statements::RENEW)
+                .bind(renewals().map(|renew| text(&renew.id)).collect::<Vec<_>>())
+                .bind(
+                    renewals()
+                        .map(|renew| renew.ttl.as_secs_f64())
+                        .collect::<Vec<_>>(),
+                )
+        }
+        Job::Operation(Operation::Release(first)) => {
+            let targets = || {
+                operations().filter_map(|operation| match operation {
+                    Operation::Release(release) => Some(&release.target),
+                    _ => None,
+                })
+            };
+            let hashes: Vec<i64> = targets().map(|target| signed_hash(target.key())).collect();
+            if let ReleaseTarget::Row { .. } = first.target {
+                let ids = targets().filter_map(|target| match target {
+                    ReleaseTarget::Row { id, .. } => Some(text(id)),
+                    _ => None,
+                });
+                sqlx::query(statements::RELEASE_ROWS)
+                    .bind(ids.collect::<Vec<_>>())
+                    .bind(hashes)
+            } else {
+                let holders = targets().map(|target| match target {
+                    ReleaseTarget::Holder { holder, .. } => Some(text(holder)),
+                    _ => None,
+                });
+                sqlx::query(statements::RELEASE_NAMED)
+                    .bind(targets().map(|target| text(target.key())).collect::<Vec<_>>())
+                    .bind(holders.collect::<Vec<_>>())
+                    .bind(hashes)
+            }
+        }
+        Job::Operation(Operation::Observe { .. }) => {
+            let keys = operations().filter_map(|operation| match operation {
+                Operation::Observe { keys, .. } => Some(keys.iter().map(text)),
+                _ => None,
+            });
+            sqlx::query(statements::OBSERVE).bind(keys.flatten().collect::<Vec<_>>())
+        }
+        Job::Operation(Operation::List { .. }) => sqlx::query(statements::LIST),
+        Job::Operation(Operation::Count { .. }) => sqlx::query(statements::COUNT),
+        Job::Operation(Operation::Clear { .. }) => sqlx::query(statements::CLEAR),
+    })
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "there are few buckets")]
+fn fence_bucket(key: &str) -> i32 {
+    (super::key_hash(key) % FENCE_BUCKETS) as i32
+}
+
+fn fail(batch: Vec<Job>, error: &StoreError) {
+    for job in batch {
+        if let Job::Operation(operation) = job {
+            operation.fail(error);
+        }
+    }
+}
+
+/// Gives each request its part of the rows.
+fn answer(batch: Vec<Job>, rows: &[PgRow], shared: &Shared) {
+    let failed = |error: &sqlx::Error| store_error(&shared.settings, Phase::Executing, error);
+    // Statements over many requests number them from 1 in the first column.
+    let row_of = |index: usize| {
+        rows.iter().find(|row| {
+            row.try_get::<i64, _>(0)
+                .is_ok_and(|position| usize::try_from(position) == Ok(index + 1))
+        })
+    };
+    let observed: sqlx::Result<Vec<LockRow>> = match batch.first() {
+        Some(Job::Operation(Operation::Observe { .. } | Operation::List { .. })) => {
+            rows.iter().map(|row| read_row(row, 0, None)).collect()
+        }
+        _ => Ok(Vec::new()),
+    };
+    for (index, job) in batch.into_iter().enumerate() {
+        let Job::Operation(operation) = job else { continue };
+        match operation {
+            Operation::Acquire(acquire) => answer_acquire(acquire, row_of(index), failed),
+            Operation::Renew(Renew { reply, .. }) => {
+                let expiry = row_of(index).map(|row| row.try_get::<f64, _>(1)).transpose();
+                give(reply, expiry.map_err(|error| failed(&error)));
+            }
+            Operation::Release(Release { reply, .. }) => give(reply, Ok(row_of(index).is_some())),
+            Operation::Observe { keys, reply } => {
+                let rows = observed.as_ref().map_err(failed).map(|rows| {
+                    rows.iter()
+                        .filter(|row| keys.contains(&row.key))
+                        .cloned()
+                        .collect()
+                });
+                give(reply, rows);
+            }
+            Operation::List { reply } => give(reply, observed.as_ref().map_err(failed).cloned()),
+            Operation::Count { reply } | Operation::Clear { reply } => {
+                let count = rows.first().map_or(Ok(0), |row| row.try_get::<i64, _>(0));
+                give(
+                    reply,
+                    count.map(i64::unsigned_abs).map_err(|error| failed(&error)),
+                );
+            }
+        }
+    }
+}
+
+fn give<T>(reply: Reply<T>, value: Result<T, StoreError>) {
+    let _ = reply.send(value);
+}
+
+fn answer_acquire(acquire: Acquire, row: Option<&PgRow>, failed: impl Fn(&sqlx::Error) -> StoreError) {
+    let read = |row: &PgRow| -> sqlx::Result<Result<Won, Option<LockRow>>> {
+        if let Some(token) = row.try_get::<Option<i64>, _>(3)? {
+            return Ok(Ok(Won {
+                token,
+                acquired_at: row.try_get(1)?,
+                expires_at: row.try_get(2)?,
+            }));
+        }
+        let holder: Option<String> = row.try_get(4)?;
+        holder
+            .map(|_| read_row(row, 3, Some(&acquire.claim.key)))
+            .transpose()
+            .map(Err)
+    };
+    match row.map(read) {
+        Some(Ok(Ok(won))) => acquire.won(won),
+        Some(Ok(Err(by))) => acquire.held(by),
+        Some(Err(error)) => {
+            let error = failed(&error);
+            acquire.failed(error);
+        }
+        None => acquire.held(None),
+    }
+}
+
+/// A row as `OBSERVE` has it, from a column on; the key is the first of them unless it is known.
+fn read_row(row: &PgRow, from: usize, key: Option<&Arc<str>>) -> sqlx::Result<LockRow> {
+    Ok(LockRow {
+        key: match key {
+            Some(key) => Arc::clone(key),
+            None => row.try_get::<String, _>(from)?.into(),
+        },
+        id: row.try_get(from + 1)?,
+        holder: row.try_get(from + 2)?,
+        acquired_at: row.try_get(from + 3)?,
+        expires_at: row.try_get(from + 4)?,
+        expires_in: row.try_get(from + 5)?,
+    })
+}

@@ -1,0 +1,69 @@
+//! Hears of releases, on a connection of its own, and keeps the notes fresh that ask for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use tokio::time::{interval, sleep, timeout};
+
+use super::{NOTE_FRESH, Shared};
+
+const CHANNEL: &str = "arbitrageai_locks";
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Listens until the store is closed, connecting again whenever the connection is lost.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut closing = shared.closing.subscribe();
+    tokio::select! {
+        _ = closing.wait_for(|closing| *closing) => {}
+        () = listen(&shared) => {}
+        () = keep_notes(&shared) => {}
+    }
+}
+
+async fn keep_notes(shared: &Arc<Shared>) {
+    let mut ticks = interval(NOTE_FRESH);
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        shared.refresh_notes();
+    }
+}
+
+async fn listen(shared: &Arc<Shared>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let _ = hear(shared, &mut pause).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn hear(shared: &Arc<Shared>, pause: &mut Duration) -> sqlx::Result<()> {
+    let Some(options) = shared.settings.listen_options() else {
+        return std::future::pending().await;
+    };
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(shared.settings.connect_timeout)
+        .connect_lazy_with(options.clone());
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.ignore_pool_close_event(true);
+    // A lost connection ends this attempt: the pauses between attempts are ours.
+    listener.eager_reconnect(false);
+    match timeout(shared.settings.connect_timeout, listener.listen(CHANNEL)).await {
+        Ok(listening) => listening?,
+        Err(_) => return Err(sqlx::Error::PoolTimedOut),
+    }
+    *pause = FIRST_PAUSE;
+    // What was released before we listened, nobody told us.
+    shared.listener.anything_changed();
+    while let Some(notification) = listener.try_recv().await? {
+        match notification.payload().parse::<i64>() {
+            Ok(hash) => shared.listener.changed(hash.cast_unsigned()),
+            Err(_) => shared.listener.anything_changed(),
+        }
+    }
+    Ok(())
+}

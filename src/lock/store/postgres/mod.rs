@@ -1,0 +1,228 @@
+//! Locks in a PostgreSQL database: the engine for many machines.
+//!
+//! A few connections ([`lane`]) each take what has been asked for since they last looked and carry it out in one statement,
+//! many rows at a time; an idle engine uses one. Statements are short, commit by themselves and keep nothing in the session,
+//! so that they work behind a pooler in transaction mode. One more connection listens for releases ([`listener`]); a release
+//! notifies only when somebody has noted that it waits, since notifying makes commits wait for each other.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::{Notify, watch};
+
+use super::{Listener, Store, key_hash};
+use crate::lock::error::StoreError;
+use crate::lock::operation::Operation;
+
+mod errors;
+mod lane;
+mod listener;
+mod schema;
+mod statements;
+
+/// How long a note that somebody waits is good for.
+const NOTE_LASTS: Duration = Duration::from_secs(30);
+/// A note younger than this need not be written again.
+const NOTE_FRESH: Duration = Duration::from_secs(10);
+/// The most rows in one statement.
+const LARGEST_BATCH: usize = 256;
+
+/// How to reach a server. Equal when the URL is: the other settings are the first comer's.
+pub struct PostgresSettings {
+    pub(crate) identity: Arc<str>,
+    pub(crate) connect: PgConnectOptions,
+    pub(crate) listen: Option<PgConnectOptions>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) max_connections: usize,
+    pub(crate) statement_cache: bool,
+}
+
+/// Without the password, which the options' own `Debug` would show.
+impl std::fmt::Debug for PostgresSettings {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("PostgresSettings")
+            .field("server", &self.describe())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PostgresSettings {
+    /// The server and the database, for messages.
+    fn describe(&self) -> String {
+        let host = match self.connect.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => self.connect.get_host().to_owned(),
+        };
+        let database = self
+            .connect
+            .get_database()
+            .unwrap_or_else(|| self.connect.get_username());
+        format!(
+            "PostgreSQL database {database} at {host}:{}",
+            self.connect.get_port()
+        )
+    }
+
+    /// Where notifications come from; None when they can't be had.
+    fn listen_options(&self) -> Option<&PgConnectOptions> {
+        match &self.listen {
+            Some(options) => Some(options),
+            // Without a statement cache a pooler in transaction mode is to be expected, and LISTEN does not pass it.
+            None if self.statement_cache && self.max_connections > 1 => Some(&self.connect),
+            None => None,
+        }
+    }
+
+    fn lanes(&self) -> usize {
+        let listening = usize::from(self.listen.is_none() && self.listen_options().is_some());
+        (self.max_connections - listening).max(1)
+    }
+}
+
+/// A store in PostgreSQL. It connects at the first request.
+pub struct PostgresStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: Arc<PostgresSettings>,
+    listener: Arc<dyn Listener>,
+    work: Mutex<Work>,
+    schema: tokio::sync::Mutex<bool>,
+    closing: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Work {
+    jobs: VecDeque<Job>,
+    /// Lanes with nothing to do, the latest last: it is woken first, so that few connections are used when few will do.
+    idle: Vec<Arc<Notify>>,
+    lanes: usize,
+    watched: HashMap<i64, usize>,
+    noted: HashMap<i64, Instant>,
+    listening: bool,
+    closed: bool,
+}
+
+/// Something for a lane to do.
+enum Job {
+    Operation(Operation),
+    /// Note that somebody waits for the key of this hash.
+    Note(i64),
+}
+
+impl PostgresStore {
+    /// A store on the server of `settings`. Needs an ambient tokio runtime.
+    #[must_use]
+    pub fn new(settings: Arc<PostgresSettings>, listener: Arc<dyn Listener>) -> Self {
+        let shared = Shared {
+            settings,
+            listener,
+            work: Mutex::default(),
+            schema: tokio::sync::Mutex::new(false),
+            closing: watch::channel(false).0,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(self: &Arc<Self>, job: Job) {
+        let mut work = self.work();
+        if work.closed {
+            drop(work);
+            if let Job::Operation(operation) = job {
+                operation.fail(&StoreError::closed());
+            }
+            return;
+        }
+        work.jobs.push_back(job);
+        if let Some(lane) = work.idle.pop() {
+            lane.notify_one();
+        } else if work.lanes < self.settings.lanes() {
+            work.lanes += 1;
+            tokio::spawn(lane::run(Arc::clone(self)));
+        }
+    }
+
+    fn watch(self: &Arc<Self>, hash: i64, waiting: bool) {
+        let mut work = self.work();
+        if !waiting {
+            if let Some(count) = work.watched.get_mut(&hash) {
+                *count -= 1;
+                if *count == 0 {
+                    work.watched.remove(&hash);
+                }
+            }
+            return;
+        }
+        *work.watched.entry(hash).or_default() += 1;
+        if !work.listening {
+            work.listening = true;
+            tokio::spawn(listener::run(Arc::clone(self)));
+        }
+        if work
+            .noted
+            .get(&hash)
+            .is_none_or(|noted| noted.elapsed() > NOTE_FRESH)
+        {
+            work.noted.insert(hash, Instant::now());
+            drop(work);
+            self.add(Job::Note(hash));
+        }
+    }
+
+    /// Writes the notes anew that are getting old and still meant, and forgets the rest.
+    fn refresh_notes(self: &Arc<Self>) {
+        let mut work = self.work();
+        let watched: Vec<i64> = work.watched.keys().copied().collect();
+        work.noted.retain(|_, noted| noted.elapsed() <= NOTE_LASTS);
+        for hash in &watched {
+            work.noted.insert(*hash, Instant::now());
+        }
+        drop(work);
+        for hash in watched {
+            self.add(Job::Note(hash));
+        }
+    }
+}
+
+fn signed_hash(key: &str) -> i64 {
+    key_hash(key).cast_signed()
+}
+
+impl Store for PostgresStore {
+    fn submit(&self, operation: Operation) {
+        self.shared.add(Job::Operation(operation));
+    }
+
+    fn watch(&self, key: &Arc<str>, waiting: bool) {
+        if self.shared.settings.listen_options().is_some() {
+            self.shared.watch(signed_hash(key), waiting);
+        }
+    }
+
+    fn close(&self) {
+        self.shared.closing.send_replace(true);
+        let mut work = self.shared.work();
+        work.closed = true;
+        for lane in work.idle.drain(..) {
+            lane.notify_one();
+        }
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,162 @@
+//! Notices that another process has written the database, without asking the database all the time.
+//!
+//! The kernel tells of writes to the file and to its write-ahead log (inotify). A write is seen a moment before its commit
+//! can be read, so that each is followed by a few looks at SQLite's `data_version`, soon and then less soon. Where the kernel
+//! tells nothing, the look is taken on a short timer instead. Either runs only while someone waits for a lock.
+
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use super::worker::Message;
+
+/// When to look after a write, each after the one before: the commit follows within microseconds, or, where the writer
+/// syncs the disk, within milliseconds.
+const LOOKS: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(5),
+    Duration::from_millis(12),
+];
+/// How often to look where the kernel tells nothing.
+const LOOK_WITHOUT_EVENTS: Duration = Duration::from_millis(3);
+
+/// The running watch; it ends with this value.
+pub(super) struct ChangeWatch {
+    waiting: watch::Sender<usize>,
+}
+
+impl ChangeWatch {
+    /// Starts watching, at rest until someone waits. Needs an ambient tokio runtime.
+    pub(super) fn start(path: PathBuf, inbox: mpsc::Sender<Message>) -> Self {
+        let (waiting, watched) = watch::channel(0);
+        tokio::spawn(run(path, inbox, watched));
+        Self { waiting }
+    }
+
+    /// One more key is waited for, or one less.
+    pub(super) fn count(&self, more: bool) {
+        self.waiting
+            .send_modify(|count| *count = if more { *count + 1 } else { count.saturating_sub(1) });
+    }
+}
+
+async fn run(path: PathBuf, inbox: mpsc::Sender<Message>, mut waiting: watch::Receiver<usize>) {
+    let mut events = events::Events::new();
+    while waiting.wait_for(|count| *count > 0).await.is_ok() {
+        // Each time anew: the log may have been made, or the file replaced, in the meantime.
+        if let Some(events) = &mut events {
+            events.watch(&path);
+        }
+        let still_waiting = async { waiting.wait_for(|count| *count == 0).await.is_ok() };
+        tokio::select! {
+            nobody_waits = still_waiting => if !nobody_waits { return },
+            () = look_out(events.as_mut(), &inbox) => {}
+        }
+    }
+}
+
+async fn look_out(events: Option<&mut events::Events>, inbox: &mpsc::Sender<Message>) {
+    // What was written before the watch was set is found by a look.
+    look(inbox).await;
+    let Some(events) = events else {
+        loop {
+            tokio::time::sleep(LOOK_WITHOUT_EVENTS).await;
+            look(inbox).await;
+        }
+    };
+    loop {
+        if !events.next().await {
+            tokio::time::sleep(LOOK_WITHOUT_EVENTS).await;
+        }
+        for pause in LOOKS {
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            if look(inbox).await {
+                break;
+            }
+        }
+    }
+}
+
+async fn look(inbox: &mpsc::Sender<Message>) -> bool {
+    let (answer, found) = oneshot::channel();
+    inbox.send(Message::Probe(answer)).is_ok() && found.await.unwrap_or(false)
+}
+
+#[cfg(target_os = "linux")]
+mod events {
+    //! Writes to files, told by the kernel.
+
+    use std::ffi::OsString;
+    use std::io::ErrorKind;
+    use std::path::Path;
+
+    use rustix::fd::{AsFd as _, OwnedFd};
+    use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+    use tokio::net::unix::pipe::Receiver;
+
+    pub(super) struct Events {
+        /// To set watches by.
+        descriptor: OwnedFd,
+        /// The same, to read from. It is no pipe, but is read like one: bytes come when there is something to tell.
+        source: Receiver,
+    }
+
+    impl Events {
+        pub(super) fn new() -> Option<Self> {
+            let descriptor = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?;
+            let source = Receiver::from_owned_fd_unchecked(descriptor.try_clone().ok()?).ok()?;
+            Some(Self { descriptor, source })
+        }
+
+        pub(super) fn watch(&mut self, database: &Path) {
+            let mut log = OsString::from(database);
+            log.push("-wal");
+            for path in [database, Path::new(&log)] {
+                // A log that does not exist is no fault: the file itself is written then.
+                let _ = inotify::add_watch(self.descriptor.as_fd(), path, WatchFlags::MODIFY);
+            }
+        }
+
+        /// Waits for a write, and takes note of all there have been. False if the kernel will tell nothing more.
+        pub(super) async fn next(&mut self) -> bool {
+            let mut events = [0_u8; 4096];
+            if self.source.readable().await.is_err() {
+                return false;
+            }
+            loop {
+                match self.source.try_read(&mut events) {
+                    Ok(0) => return false,
+                    Ok(_) => {}
+                    Err(error) => return error.kind() == ErrorKind::WouldBlock,
+                }
+            }
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod events {
+    //! Elsewhere nobody tells.
+
+    use std::path::Path;
+
+    pub(super) struct Events;
+
+    impl Events {
+        pub(super) fn new() -> Option<Self> {
+            None
+        }
+
+        pub(super) fn watch(&mut self, _: &Path) {}
+
+        pub(super) async fn next(&mut self) -> bool {
+            std::future::pending().await
+        }
+    }
+}

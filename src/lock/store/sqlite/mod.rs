@@ -1,0 +1,149 @@
+//! Locks in a SQLite file (or in memory).
+//!
+//! One thread owns the one connection. It takes every request that has come since it last looked and carries them out in
+//! one transaction, so that a hundred requests share a commit (group commit), and nobody else in this process ever finds
+//! the database locked. Other processes' releases are noticed by a watch on the file ([`change_watch`]).
+//!
+//! The journal is WAL with `synchronous=NORMAL`: a lock is worthless once the machine has died, so that waiting for the disk
+//! at each commit would buy nothing.
+
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use super::{Listener, Store};
+use crate::lock::operation::Operation;
+
+mod change_watch;
+mod schema;
+mod statements;
+mod worker;
+
+use change_watch::ChangeWatch;
+use worker::{Message, Worker};
+
+/// Where a SQLite database is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Location {
+    /// A file.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Whether missing parent folders are made.
+        create_folders: bool,
+    },
+    /// Memory, private to this store.
+    Memory,
+}
+
+/// Tells Unix seconds. The rows' times are by it, as SQLite's own clock is the machine's.
+pub type WallClock = Arc<dyn Fn() -> f64 + Send + Sync>;
+
+/// The machine's clock.
+#[must_use]
+pub fn system_clock() -> WallClock {
+    Arc::new(|| {
+        SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0.0, |since| since.as_secs_f64())
+    })
+}
+
+/// A store in SQLite. Its thread starts at the first request and ends with [`Store::close`] or with the store.
+pub struct SqliteStore {
+    location: Location,
+    clock: WallClock,
+    listener: Arc<dyn Listener>,
+    state: Mutex<State>,
+}
+
+enum State {
+    Idle,
+    Running {
+        inbox: mpsc::Sender<Message>,
+        watch: Option<ChangeWatch>,
+    },
+    Closed,
+}
+
+impl SqliteStore {
+    /// A store that opens its database when it is first asked for something.
+    pub fn new(location: Location, clock: WallClock, listener: Arc<dyn Listener>) -> Self {
+        Self {
+            location,
+            clock,
+            listener,
+            state: Mutex::new(State::Idle),
+        }
+    }
+
+    fn send(&self, message: Message) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*state, State::Idle) {
+            match self.start() {
+                Ok(running) => *state = running,
+                Err(error) => return message.refuse(&format!("no thread for the lock store: {error}")),
+            }
+        }
+        match &*state {
+            State::Running { inbox, watch } => {
+                if let (Some(watch), Message::Watch { waiting, .. }) = (watch, &message) {
+                    watch.count(*waiting);
+                }
+                if let Err(mpsc::SendError(message)) = inbox.send(message) {
+                    message.refuse("the lock store's thread has ended");
+                }
+            }
+            State::Idle | State::Closed => message.refuse("the lock store has been closed"),
+        }
+    }
+
+    fn start(&self) -> std::io::Result<State> {
+        let (inbox, messages) = mpsc::channel();
+        let worker = Worker::new(
+            self.location.clone(),
+            Arc::clone(&self.clock),
+            Arc::clone(&self.listener),
+        );
+        std::thread::Builder::new()
+            .name("arbitrageai-sqlite".into())
+            .spawn(move || worker.run(&messages))?;
+        let watch = match &self.location {
+            Location::File { path, .. } => Some(ChangeWatch::start(path.clone(), inbox.clone())),
+            Location::Memory => None,
+        };
+        Ok(State::Running { inbox, watch })
+    }
+}
+
+impl Store for SqliteStore {
+    fn submit(&self, operation: Operation) {
+        self.send(Message::Operation(operation));
+    }
+
+    fn watch(&self, key: &Arc<str>, waiting: bool) {
+        if self.location != Location::Memory {
+            self.send(Message::Watch {
+                key: Arc::clone(key),
+                waiting,
+            });
+        }
+    }
+
+    fn close(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let State::Running { inbox, .. } = std::mem::replace(&mut *state, State::Closed) {
+            let _ = inbox.send(Message::Close);
+        }
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! The tables: made when missing, looked over when found.
+
+use rusqlite::{Connection, ErrorCode};
+
+use crate::lock::error::StoreError;
+
+/// As SQLAlchemy's `create_all` makes it.
+const MAKE: &str = "\
+    BEGIN IMMEDIATE;
+    CREATE TABLE IF NOT EXISTS distributed_locks (
+        id VARCHAR NOT NULL, lock_key VARCHAR NOT NULL, holder_id VARCHAR NOT NULL,
+        acquired_at FLOAT NOT NULL, expires_at FLOAT NOT NULL, created_at DATETIME, PRIMARY KEY (id));
+    CREATE UNIQUE INDEX IF NOT EXISTS ix_distributed_locks_lock_key ON distributed_locks (lock_key);
+    COMMIT";
+const MAKE_FENCES: &str = "\
+    CREATE TABLE IF NOT EXISTS arbitrageai_lock_fences (bucket INTEGER PRIMARY KEY, token BIGINT NOT NULL)";
+
+/// The columns that the original's table has.
+const COLUMNS: [&str; 6] = [
+    "id",
+    "lock_key",
+    "holder_id",
+    "acquired_at",
+    "expires_at",
+    "created_at",
+];
+
+struct Column {
+    name: String,
+    declared_type: String,
+    must_be_given: bool,
+}
+
+/// Makes the tables that are missing, however many processes do so at once.
+///
+/// # Errors
+/// The database's refusal, or a table of another shape, naming the column.
+pub(super) fn prepare(connection: &Connection) -> Result<(), StoreError> {
+    let failed = |error: rusqlite::Error| {
+        let _ = if connection.is_autocommit() {
+            Ok(())
+        } else {
+            connection.execute_batch("ROLLBACK")
+        };
+        let message = format!("cannot prepare the table distributed_locks: {error}");
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::transient(message),
+            _ => StoreError::permanent(message),
+        }
+    };
+    let found = columns(connection, "distributed_locks").map_err(failed)?;
+    if found.is_empty() {
+        connection.execute_batch(MAKE).map_err(failed)?;
+    } else {
+        check(&found)?;
+        if !has_unique_key(connection).map_err(failed)? {
+            return Err(wrong_column("lock_key", "has no unique index"));
+        }
+    }
+    if columns(connection, "arbitrageai_lock_fences")
+        .map_err(failed)?
+        .is_empty()
+    {
+        connection.execute_batch(MAKE_FENCES).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Column>> {
+    connection
+        .prepare("SELECT name, type, \"notnull\" AND dflt_value IS NULL FROM pragma_table_info(?1)")?
+        .query_map([table], |row| {
+            Ok(Column {
+                name: row.get(0)?,
+                declared_type: row.get(1)?,
+                must_be_given: row.get(2)?,
+            })
+        })?
+        .collect()
+}
+
+fn check(found: &[Column]) -> Result<(), StoreError> {
+    for expected in COLUMNS {
+        let column = found
+            .iter()
+            .find(|column| column.name.eq_ignore_ascii_case(expected))
+            .ok_or_else(|| wrong_column(expected, "is missing"))?;
+        let declared = column.declared_type.to_uppercase();
+        let is_float = ["FLOA", "REAL", "DOUB"]
+            .iter()
+            .any(|part| declared.contains(part));
+        if expected.ends_with("_at") && expected != "created_at" && !is_float {
+            return Err(wrong_column(expected, &format!("is {declared}, not FLOAT")));
+        }
+    }
+    let unknown = |column: &&Column| {
+        !COLUMNS
+            .iter()
+            .any(|known| column.name.eq_ignore_ascii_case(known))
+    };
+    match found.iter().filter(unknown).find(|column| column.must_be_given) {
+        Some(column) => Err(wrong_column(&column.name, "is unknown here, and must be given")),
+        None => Ok(()),
+    }
+}
+
+fn has_unique_key(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM pragma_index_list('distributed_locks') AS list \
+         WHERE list.\"unique\" AND NOT list.partial \
+         AND (SELECT group_concat(name) FROM pragma_index_info(list.name)) = 'lock_key')",
+        [],
+        |row| row.get(0),
+    )
+}
+
+fn wrong_column(column: &str, what: &str) -> StoreError {
+    StoreError::permanent(format!(
+        "the table distributed_locks has another shape: column {column} {what}"
+    ))
+}

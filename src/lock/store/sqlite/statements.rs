@@ -1,0 +1,175 @@
+//! The SQL of one operation each. They run inside a transaction that the caller began.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::lock::operation::{Attempt, Claim, LockRow, ReleaseTarget, Won};
+
+/// `created_at` is written as SQLAlchemy writes a `DateTime`.
+const TAKE: &str = "\
+    INSERT INTO distributed_locks (id, lock_key, holder_id, acquired_at, expires_at, created_at) \
+    VALUES (?1, ?2, ?3, ?4, ?5, strftime('%Y-%m-%d %H:%M:%f000', ?4, 'unixepoch')) \
+    ON CONFLICT (lock_key) DO UPDATE SET id = excluded.id, holder_id = excluded.holder_id, \
+    acquired_at = excluded.acquired_at, expires_at = excluded.expires_at, created_at = excluded.created_at \
+    WHERE distributed_locks.expires_at <= excluded.acquired_at";
+const ROW: &str =
+    "SELECT lock_key, id, holder_id, acquired_at, expires_at FROM distributed_locks WHERE lock_key = ?1";
+const ROWS: &str =
+    "SELECT lock_key, id, holder_id, acquired_at, expires_at FROM distributed_locks ORDER BY lock_key";
+
+pub(super) fn begin(connection: &Connection, writes: bool) -> rusqlite::Result<()> {
+    let statement = if writes { "BEGIN IMMEDIATE" } else { "BEGIN" };
+    connection.prepare_cached(statement)?.execute([]).map(drop)
+}
+
+pub(super) fn commit(connection: &Connection) -> rusqlite::Result<()> {
+    connection.prepare_cached("COMMIT")?.execute([]).map(drop)
+}
+
+/// Changes whenever another connection has committed.
+pub(super) fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("PRAGMA data_version")?
+        .query_row([], |row| row.get(0))
+}
+
+/// The counter of fencing tokens, read once and written once in a transaction.
+///
+/// One counter serves all keys: there is one writer at a time anyway.
+#[derive(Default)]
+pub(super) struct Fence {
+    last: Option<i64>,
+}
+
+impl Fence {
+    /// Draws a token: more than any before, and no less than the clock in microseconds, which makes up for a counter that
+    /// was lost with the file or with an undurable commit.
+    fn draw(&mut self, connection: &Connection, now: f64) -> rusqlite::Result<i64> {
+        let last = match self.last {
+            Some(last) => last,
+            None => connection
+                .prepare_cached("SELECT token FROM arbitrageai_lock_fences WHERE bucket = 0")?
+                .query_row([], |row| row.get(0))
+                .optional()?
+                .unwrap_or(0),
+        };
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "the cast saturates, and the clock is far from it"
+        )]
+        let clock = (now * 1e6) as i64;
+        let token = clock.max(last.saturating_add(1));
+        self.last = Some(token);
+        Ok(token)
+    }
+
+    /// Writes the counter if it was used.
+    pub(super) fn store(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let Some(token) = self.last else { return Ok(()) };
+        connection
+            .prepare_cached(
+                "INSERT INTO arbitrageai_lock_fences (bucket, token) VALUES (0, ?1) \
+                 ON CONFLICT (bucket) DO UPDATE SET token = excluded.token",
+            )?
+            .execute([token])
+            .map(drop)
+    }
+}
+
+pub(super) fn acquire(
+    connection: &Connection,
+    claim: &Claim,
+    now: f64,
+    fence: &mut Fence,
+) -> rusqlite::Result<Attempt> {
+    let expires_at = now + claim.ttl.as_secs_f64();
+    let taken = connection.prepare_cached(TAKE)?.execute(params![
+        &*claim.id,
+        &*claim.key,
+        &*claim.holder,
+        now,
+        expires_at
+    ])?;
+    if taken == 0 {
+        return observe(connection, &claim.key, now).map(Attempt::Held);
+    }
+    let token = fence.draw(connection, now)?;
+    Ok(Attempt::Won(Won {
+        token,
+        acquired_at: now,
+        expires_at,
+    }))
+}
+
+pub(super) fn renew(
+    connection: &Connection,
+    id: &str,
+    ttl: Duration,
+    now: f64,
+) -> rusqlite::Result<Option<f64>> {
+    let expires_at = now + ttl.as_secs_f64();
+    let renewed = connection
+        .prepare_cached("UPDATE distributed_locks SET expires_at = ?2 WHERE id = ?1 AND expires_at > ?3")?
+        .execute(params![id, expires_at, now])?;
+    Ok((renewed > 0).then_some(expires_at))
+}
+
+pub(super) fn release(connection: &Connection, target: &ReleaseTarget) -> rusqlite::Result<bool> {
+    let deleted = match target {
+        ReleaseTarget::Row { id, .. } => connection
+            .prepare_cached("DELETE FROM distributed_locks WHERE id = ?1")?
+            .execute([&**id])?,
+        ReleaseTarget::Holder { key, holder } => connection
+            .prepare_cached("DELETE FROM distributed_locks WHERE lock_key = ?1 AND holder_id = ?2")?
+            .execute([&**key, &**holder])?,
+        ReleaseTarget::Key { key } => connection
+            .prepare_cached("DELETE FROM distributed_locks WHERE lock_key = ?1")?
+            .execute([&**key])?,
+    };
+    Ok(deleted > 0)
+}
+
+/// The key's row, if it has one that is not expired.
+pub(super) fn observe(connection: &Connection, key: &str, now: f64) -> rusqlite::Result<Option<LockRow>> {
+    let row = connection
+        .prepare_cached(ROW)?
+        .query_row([key], |row| read(row, now))
+        .optional()?;
+    Ok(row.filter(|row| row.expires_in > 0.0))
+}
+
+pub(super) fn list(connection: &Connection, now: f64) -> rusqlite::Result<Vec<LockRow>> {
+    connection
+        .prepare_cached(ROWS)?
+        .query_map([], |row| read(row, now))?
+        .collect()
+}
+
+pub(super) fn count(connection: &Connection, now: f64) -> rusqlite::Result<u64> {
+    let count: i64 = connection
+        .prepare_cached("SELECT count(*) FROM distributed_locks WHERE expires_at > ?1")?
+        .query_row([now], |row| row.get(0))?;
+    Ok(count.unsigned_abs())
+}
+
+pub(super) fn clear(connection: &Connection) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("DELETE FROM distributed_locks")?
+        .execute([])
+        .map(|deleted| deleted as u64)
+}
+
+fn read(row: &Row<'_>, now: f64) -> rusqlite::Result<LockRow> {
+    let key: String = row.get(0)?;
+    let expires_at = row.get::<_, f64>(4)?;
+    Ok(LockRow {
+        key: Arc::from(key),
+        id: row.get(1)?,
+        holder: row.get(2)?,
+        acquired_at: row.get(3)?,
+        expires_at,
+        expires_in: expires_at - now,
+    })
+}
