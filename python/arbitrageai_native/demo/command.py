@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL: Final = "gpt-4o-mini"
 DEFAULT_STEALTH_RANGE: Final = (0.3, 0.9)
-DEFAULT_LOCK_TTL: Final = 30.0
+DEFAULT_LOCK_TTL: Final = 10.0
 MOST_SCANNERS: Final = 64
 LONGEST_STEALTH_SECONDS: Final = 3600.0
 EXIT_WRONG: Final = 1
@@ -63,7 +63,8 @@ def add_command(subcommands: Subcommands) -> None:
     add(
         "--database-url",
         metavar="URL",
-        help="sqlite:///FILE for locks and bids, these in a table demo_bids (default: a temporary file)",
+        help="where the locks are: sqlite:///FILE, which gets the bids too, in a table demo_bids, "
+        "or postgresql://..., beside which the bids go to a temporary file (default: a temporary file)",
     )
     add(
         "--stealth-range",
@@ -151,14 +152,15 @@ def _settings(arguments: argparse.Namespace, folder: Path) -> DemoSettings:
             "--api-key: the key is empty or has characters in it that no HTTP header can carry"
         )
     postings = sample_postings() if arguments.postings is None else load_postings(arguments.postings)
+    temporary = folder / "demo.db"
     database_url = arguments.database_url
     if database_url is None:
-        database_url = f"sqlite:///{folder / 'demo.db'}"
+        database_url = f"sqlite:///{temporary}"
     return DemoSettings(
         postings=postings,
         scanners=arguments.scanners,
         database_url=database_url,
-        database_path=database_path(database_url),
+        bids_path=database_path(database_url) or temporary,
         base_url=arguments.base_url,
         api_key=arguments.api_key,
         model=arguments.model,
