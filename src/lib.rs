@@ -32,6 +32,8 @@ mod _native {
     use crate::python::options::CallOptions;
     #[pymodule_export]
     use crate::python::stream::ChatStream;
+    #[pymodule_export]
+    use crate::python::lock::{Lease, LockGrant, LockManager, check_lock_ttl, release_all_locks};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -6,6 +6,19 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvloop
 
+from tests.drop_in import (  # noqa: F401  fixtures and hooks are found by their names here
+    async_helpers,
+    errors,
+    health,
+    implementation,
+    llm_service,
+    lock_file,
+    locks,
+    pytest_configure,
+    pytest_runtest_call,
+    server,
+    service,
+)
 from tests.servers.faulty_http import Action, FaultyServer
 
 

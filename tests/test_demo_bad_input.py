@@ -125,7 +125,7 @@ def test_a_folder_where_nobody_can_write(refused: Refused) -> None:
         ("sqlite:///:memory:", "private to one process"),
         ("sqlite://folder/a.db", "needs a third slash"),
         ("mysql://localhost/a", "scheme 'mysql' is not supported"),
-        ("postgresql+asyncpg://me:secret@localhost/a", "PostgreSQL"),
+        ("postgresql+asyncpg://me:secret@127.0.0.1:1/a", "--database-url: "),
     ],
 )
 def test_database_urls(refused: Refused, url: str, complaint: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from arbitrageai_native.testing import Answer, Failure, ModelServer, RecordedRequest
 from tests.demo import POSTINGS, QUICK, outcome_of, run_demo, write_postings
+from tests.servers.postgres import PostgresServer
 
 
 def test_the_sample_is_bid_on_exactly_once_within_15_seconds() -> None:
@@ -158,7 +159,10 @@ def test_hostile_text_reaches_no_terminal(tmp_path: Path) -> None:
         "title": "\x1b]0;owned\x07 [bold]x",
         "description": "\u202e\n",
     }
-    completed = run_demo("--postings", str(write_postings(tmp_path, [posting])), *QUICK)
+    with ModelServer() as server:
+        completed = run_demo(
+            "--postings", str(write_postings(tmp_path, [posting])), "--base-url", server.base_url, *QUICK
+        )
     assert completed.returncode == 0
     assert not any(character in completed.stdout for character in "\x1b\x07\u202e")
     assert "on m:[red]1 " in completed.stdout
@@ -166,11 +170,24 @@ def test_hostile_text_reaches_no_terminal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scanners", ["1", "5"])
 def test_any_number_of_scanners(tmp_path: Path, scanners: str) -> None:
-    completed = run_demo(
-        "--postings", str(write_postings(tmp_path)), "--scanners", scanners, *QUICK, "--json"
-    )
+    with ModelServer() as server:
+        options = ("--base-url", server.base_url, "--scanners", scanners, *QUICK, "--json")
+        completed = run_demo("--postings", str(write_postings(tmp_path)), *options)
     assert (completed.returncode, completed.stderr) == (0, "")
     assert outcome_of(completed)["bids"] == len(POSTINGS)
+
+
+def test_locks_in_postgresql(tmp_path: Path) -> None:
+    postgres = PostgresServer()
+    try:
+        with ModelServer() as server:
+            options = ("--base-url", server.base_url, "--database-url", postgres.url(), *QUICK, "--json")
+            completed = run_demo("--postings", str(write_postings(tmp_path)), *options)
+        assert (completed.returncode, completed.stderr) == (0, "")
+        assert outcome_of(completed)["bids"] == len(POSTINGS)
+        assert postgres.execute("SELECT COUNT(*) FROM distributed_locks") == "0"
+    finally:
+        postgres.stop()
 
 
 def test_many_postings(tmp_path: Path) -> None:

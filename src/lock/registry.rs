@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::database_url::Database;
@@ -47,14 +47,26 @@ impl Drop for EngineHandle {
 impl Registry {
     /// The database's engine, made if there is none. Needs an ambient tokio runtime.
     pub fn engine(&self, database: &Database) -> EngineHandle {
-        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        self.let_go_of_unused();
+        let mut engines = self.engines();
+        let shared = engines.entry(database.clone()).or_insert_with(|| Shared {
+            engine: make(database),
+            handles: Arc::default(),
+        });
+        shared.handles.fetch_add(1, Ordering::AcqRel);
+        EngineHandle {
+            shared: shared.clone(),
+        }
+    }
+
+    /// Drops the engines that nothing depends on any more.
+    pub fn let_go_of_unused(&self) {
         let mut unused = Vec::new();
-        engines.retain(|known, shared| {
-            let keep = known == database
-                || shared.handles.load(Ordering::Acquire) > 0
+        self.engines().retain(|database, shared| {
+            let keep = shared.handles.load(Ordering::Acquire) > 0
                 || shared.engine.in_use()
                 || matches!(
-                    known,
+                    database,
                     Database::Sqlite(Location::Memory) | Database::PrivateMemory(_)
                 );
             if !keep {
@@ -62,14 +74,16 @@ impl Registry {
             }
             keep
         });
-        let shared = engines.entry(database.clone()).or_insert_with(|| Shared {
-            engine: make(database),
-            handles: Arc::default(),
-        });
-        shared.handles.fetch_add(1, Ordering::AcqRel);
-        let shared = shared.clone();
-        drop(engines);
-        EngineHandle { shared }
+    }
+
+    /// Whether this process holds anything, or waits for it.
+    #[must_use]
+    pub fn in_use(&self) -> bool {
+        self.engines().values().any(|shared| shared.engine.in_use())
+    }
+
+    fn engines(&self) -> MutexGuard<'_, HashMap<Database, Shared>> {
+        self.engines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets a database in memory that nobody can name any more.
@@ -83,16 +97,16 @@ impl Registry {
     }
 
     /// Releases everything this process holds, on all databases at once, for `patience` at most.
-    pub async fn release_everything(&self, patience: Duration) {
-        let engines: Vec<Arc<Engine>> = {
-            let engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
-            engines
-                .values()
-                .map(|shared| Arc::clone(&shared.engine))
-                .collect()
-        };
-        futures_util::future::join_all(engines.iter().map(|engine| engine.release_held(None, patience)))
-            .await;
+    pub fn release_everything(&self, patience: Duration) -> impl Future<Output = ()> + Send + 'static {
+        let engines: Vec<Arc<Engine>> = self
+            .engines()
+            .values()
+            .map(|shared| Arc::clone(&shared.engine))
+            .collect();
+        async move {
+            futures_util::future::join_all(engines.iter().map(|engine| engine.release_held(None, patience)))
+                .await;
+        }
     }
 }
 

@@ -4,5 +4,6 @@
 //! can be a `TimeoutError` as well.
 
 mod llm;
+mod lock;
 
 pub(super) use llm::{invalid_type, invalid_value};

@@ -6,3 +6,4 @@ pub mod health;
 pub mod llm;
 pub mod options;
 pub mod stream;
+pub mod lock;

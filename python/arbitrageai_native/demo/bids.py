@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ CREATE TABLE IF NOT EXISTS demo_bids (
     price_dollars INTEGER,
     proposal TEXT NOT NULL,
     scanner TEXT NOT NULL,
-    fencing_token INTEGER,
+    fencing_token INTEGER NOT NULL,
     placed_at REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS demo_bids_by_posting ON demo_bids (run_id, marketplace, posting_id);
@@ -44,7 +45,7 @@ class Bid:
     price_dollars: int | None
     proposal: str
     scanner: str
-    fencing_token: int | None
+    fencing_token: int
 
 
 class BidTable:
@@ -103,22 +104,20 @@ class BidTable:
             self._connection.close()
 
 
-def database_path(url: str) -> Path:
-    """Return the file that a database URL in SQLAlchemy's form names.
+def database_path(url: str) -> Path | None:
+    """Return the file that a database URL in SQLAlchemy's form names; None if it names a PostgreSQL database.
 
     Raises:
-        BadInputError: it names no SQLite file.
+        BadInputError: it names neither.
     """
     scheme, separator, rest = url.partition("://")
     engine = scheme.partition("+")[0].lower()
     if not separator:
         raise BadInputError(f"--database-url: {url!r} is not a database URL, such as sqlite:///bids.db")
     if engine in ("postgresql", "postgres"):
-        raise BadInputError(
-            "--database-url: the demo does not work on PostgreSQL yet; give it a sqlite:/// URL"
-        )
+        return None
     if engine != "sqlite":
-        raise BadInputError(f"--database-url: scheme {scheme!r} is not supported; give it a sqlite:/// URL")
+        raise BadInputError(f"--database-url: scheme {scheme!r} is not supported; sqlite and postgresql are")
     host, slash, path = rest.partition("?")[0].partition("/")
     if host:
         raise BadInputError(
@@ -127,6 +126,16 @@ def database_path(url: str) -> Path:
     if path in ("", ":memory:"):
         raise BadInputError("--database-url: a database in memory is private to one process; give it a file")
     return Path(path)
+
+
+def bids_path_for(locks: Path | None, temporary: Path) -> Path:
+    """Say in which SQLite file the bids go: that of the locks if there is one, else a temporary one."""
+    if locks is None:
+        return temporary
+    if sys.platform == "linux":
+        return locks
+    # Elsewhere Python's SQLite and the package's own, in one process, are no safe neighbours in one file.
+    return locks.with_name(f"{locks.stem}-bids{locks.suffix}")
 
 
 def prepare_database(path: Path, run_id: str) -> BidTable:

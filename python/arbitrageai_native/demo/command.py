@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from arbitrageai_native._command_line import BadInputError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL: Final = "gpt-4o-mini"
 DEFAULT_STEALTH_RANGE: Final = (0.3, 0.9)
-DEFAULT_LOCK_TTL: Final = 30.0
+DEFAULT_LOCK_TTL: Final = 10.0
 MOST_SCANNERS: Final = 64
 LONGEST_STEALTH_SECONDS: Final = 3600.0
 EXIT_WRONG: Final = 1
@@ -63,7 +63,8 @@ def add_command(subcommands: Subcommands) -> None:
     add(
         "--database-url",
         metavar="URL",
-        help="sqlite:///FILE for locks and bids, these in a table demo_bids (default: a temporary file)",
+        help="where the locks are: sqlite:///FILE, which gets the bids too, in a table demo_bids, "
+        "or postgresql://..., beside which the bids go to a temporary file (default: a temporary file)",
     )
     add(
         "--stealth-range",
@@ -85,15 +86,15 @@ def add_command(subcommands: Subcommands) -> None:
     add("--json", action="store_true", help="print nothing but the outcome, as a JSON object")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the demo and return the exit status.
+def run(arguments: argparse.Namespace, display: Display | None = None) -> int:
+    """Run the demo and return the exit status. Without a display, the one that fits standard output is used.
 
     Raises:
         BadInputError: an option's value cannot be used.
     """
     with TemporaryDirectory(prefix="arbitrageai-demo-", ignore_cleanup_errors=True) as folder:
         settings = _settings(arguments, Path(folder))
-        display = _display(arguments.json)
+        display = display or _display(as_json=arguments.json)
         outcome, signal_number = asyncio.run(_run_until_signalled(settings, display))
     if outcome is None:
         return 128 + signal_number
@@ -134,7 +135,7 @@ async def _run_until_signalled(settings: DemoSettings, display: Display) -> tupl
 
 
 def _settings(arguments: argparse.Namespace, folder: Path) -> DemoSettings:
-    from arbitrageai_native.demo.bids import database_path
+    from arbitrageai_native.demo.bids import bids_path_for, database_path
     from arbitrageai_native.demo.postings import load_postings, sample_postings
     from arbitrageai_native.demo.run import DemoSettings
 
@@ -151,14 +152,15 @@ def _settings(arguments: argparse.Namespace, folder: Path) -> DemoSettings:
             "--api-key: the key is empty or has characters in it that no HTTP header can carry"
         )
     postings = sample_postings() if arguments.postings is None else load_postings(arguments.postings)
+    temporary = folder / "demo.db"
     database_url = arguments.database_url
     if database_url is None:
-        database_url = f"sqlite:///{folder / 'demo.db'}"
+        database_url = f"sqlite:///{temporary}"
     return DemoSettings(
         postings=postings,
         scanners=arguments.scanners,
         database_url=database_url,
-        database_path=database_path(database_url),
+        bids_path=bids_path_for(database_path(database_url), temporary),
         base_url=arguments.base_url,
         api_key=arguments.api_key,
         model=arguments.model,
@@ -193,7 +195,7 @@ def _fits_header(key: str) -> bool:
     return bool(key.strip()) and key.isascii() and key.isprintable()
 
 
-def _display(as_json: bool) -> Any:
+def _display(*, as_json: bool) -> Display:
     from arbitrageai_native.demo.display import LiveDisplay, OutputConsole, PlainDisplay, SilentDisplay
 
     if as_json:

@@ -159,7 +159,7 @@ class LiveDisplay:
         """Take over the lower part of the terminal."""
         self._progress = progress
         self._task = self._bar.add_task("bids", total=len(progress.postings))
-        self._live = Live(self._draw(), console=self._console, auto_refresh=False)
+        self._live = Live(self.draw(), console=self._console, auto_refresh=False)
         self._live.start()
 
     def call_ended(self, scanner: ScannerProgress, call: CallEnded) -> None:
@@ -171,7 +171,7 @@ class LiveDisplay:
     def refresh(self) -> None:
         """Redraw."""
         if self._live is not None:
-            self._live.update(self._draw(), refresh=True)
+            self._live.update(self.draw(), refresh=True)
 
     def end(self) -> None:
         """Draw the last state and give the terminal back."""
@@ -186,7 +186,8 @@ class LiveDisplay:
         """Print the table."""
         show_outcome(self._console, outcome)
 
-    def _draw(self) -> RenderableType:
+    def draw(self) -> RenderableType:
+        """Draw the state as it is now."""
         assert self._progress is not None
         assert self._task is not None
         self._bar.update(self._task, completed=self._progress.bids)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from arbitrageai_native import BidLockManager
+from arbitrageai_native._command_line import BadInputError
 from arbitrageai_native.demo.bids import BidTable, prepare_database
 from arbitrageai_native.demo.display import Display
 from arbitrageai_native.demo.messages import (
@@ -25,6 +27,7 @@ from arbitrageai_native.demo.messages import (
 from arbitrageai_native.demo.postings import Posting
 from arbitrageai_native.demo.progress import Outcome, Progress, ScannerProgress
 from arbitrageai_native.demo.proposals import answer_seconds, propose
+from arbitrageai_native.exceptions import LockError
 from arbitrageai_native.testing import ModelServer
 
 SCANNER: Final = "arbitrageai_native.demo.scanner"
@@ -36,12 +39,16 @@ LONGEST_LINE: Final = 1 << 20
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What the user asked for. Without a `base_url` the demo starts a model server of its own."""
+    """What the user asked for. Without a `base_url` the demo starts a model server of its own.
+
+    The locks are in the database of `database_url`, the bids in the SQLite file at `bids_path`, which may be
+    the same.
+    """
 
     postings: Sequence[Posting]
     scanners: int
     database_url: str
-    database_path: Path
+    bids_path: Path
     base_url: str | None
     api_key: str | None = field(repr=False)
     model: str
@@ -56,8 +63,9 @@ async def run_demo(settings: DemoSettings, display: Display) -> Outcome:
         BadInputError: the database cannot be used.
     """
     run_id = secrets.token_hex(8)
-    bids = prepare_database(settings.database_path, run_id)
+    bids = prepare_database(settings.bids_path, run_id)
     try:
+        await _check_locks(settings.database_url)
         own_key = secrets.token_hex(16)
         own_server = ModelServer.in_subprocess(
             answer=propose, delay=answer_seconds, api_key=own_key, models=(settings.model,), record=False
@@ -72,7 +80,7 @@ async def run_demo(settings: DemoSettings, display: Display) -> Outcome:
                         run_id=run_id,
                         postings=list(settings.postings),
                         database_url=settings.database_url,
-                        bids_path=str(settings.database_path),
+                        bids_path=str(settings.bids_path),
                         base_url=base_url,
                         api_key=api_key,
                         model=settings.model,
@@ -85,6 +93,15 @@ async def run_demo(settings: DemoSettings, display: Display) -> Outcome:
             return await _compete(scanners, settings.postings, base_url, bids, display)
     finally:
         bids.close()
+
+
+async def _check_locks(database_url: str) -> None:
+    """Find out here, rather than in every scanner, that the database is no place for locks."""
+    try:
+        async with BidLockManager(database_url=database_url) as locks:
+            await locks.locks()
+    except (ValueError, LockError) as error:
+        raise BadInputError(f"--database-url: {error}") from error
 
 
 async def _compete(

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from arbitrageai_native import BidLockManager, LLMService
 from arbitrageai_native.demo.bids import Bid, BidTable
@@ -34,6 +34,8 @@ from arbitrageai_native.demo.messages import (
 )
 from arbitrageai_native.demo.postings import Posting
 from arbitrageai_native.demo.proposals import SYSTEM_PROMPT, prompt_for, read_answer
+from arbitrageai_native.exceptions import LockError, LockTimeoutError
+from arbitrageai_native.leases import Lease
 
 POSTINGS_AT_ONCE: Final = 12
 SECONDS_BETWEEN_STATUSES: Final = 0.1
@@ -71,13 +73,12 @@ class Scanner:
         self._lag.start()
         reporting = asyncio.create_task(self._report_regularly())
         try:
-            order = list(enumerate(self._settings.postings))
-            random.shuffle(order)
-            remaining = iter(order)
-            await asyncio.gather(*(self._work(remaining) for _ in range(POSTINGS_AT_ONCE)))
-            # Looked at before the rest is wound up: that is no longer the work that is measured.
-            self._lag.stop()
-            await self._report(finished=True)
+            async with self._service, self._locks:
+                order = list(enumerate(self._settings.postings))
+                random.shuffle(order)
+                remaining = iter(order)
+                await asyncio.gather(*(self._work(remaining) for _ in range(POSTINGS_AT_ONCE)))
+                await self._report(finished=True)
         finally:
             self._lag.stop()
             reporting.cancel()
@@ -96,13 +97,16 @@ class Scanner:
                 timeout=SECONDS_TO_WAIT_FOR_A_LOCK,
                 holder_id=self._settings.name,
             )
-            with suppress(TimeoutError):
+            try:
                 async with lock as lease:
-                    await self._bid_unless_bid_on(index, posting, lease)
-                    return
-        self._reporter.send(CallEnded(index, 0.0, error="its lock could not be had"))
+                    return await self._bid_unless_bid_on(index, posting, lease)
+            except LockTimeoutError:
+                continue
+            except LockError as error:
+                return self._reporter.send(CallEnded(index, 0.0, error=self._describe(error)))
+        return self._reporter.send(CallEnded(index, 0.0, error="another scanner kept its lock for too long"))
 
-    async def _bid_unless_bid_on(self, index: int, posting: Posting, lease: Any) -> None:
+    async def _bid_unless_bid_on(self, index: int, posting: Posting, lease: Lease) -> None:
         if await asyncio.to_thread(self._bids.has_bid, posting):
             return
         self._counts.in_flight += 1
@@ -118,8 +122,12 @@ class Scanner:
         finally:
             self._counts.in_flight -= 1
         price, proposal = read_answer(result["content"] or "")
-        token = getattr(lease, "fencing_token", None)
-        await asyncio.to_thread(self._bids.place, Bid(posting, price, proposal, self._settings.name, token))
+        if not lease.is_held:
+            # Another scanner may have the lock by now. It sees to the posting.
+            self._reporter.send(CallEnded(index, seconds, error=f"the lock was lost: {lease.loss}"))
+            return
+        bid = Bid(posting, price, proposal, self._settings.name, lease.fencing_token)
+        await asyncio.to_thread(self._bids.place, bid)
         self._counts.bids += 1
         self._reporter.send(CallEnded(index, seconds, price_dollars=price))
 
@@ -134,8 +142,7 @@ class Scanner:
             await asyncio.sleep(SECONDS_BETWEEN_STATUSES)
 
     async def _report(self, *, finished: bool = False) -> None:
-        # The metrics count rows in the database, so they are asked for in a thread.
-        metrics = await asyncio.to_thread(self._locks.get_metrics)
+        metrics = await self._locks.get_metrics_async()
         self._reporter.send(
             Status(
                 bids=self._counts.bids,

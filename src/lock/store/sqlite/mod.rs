@@ -16,6 +16,7 @@ use super::{Listener, Store};
 use crate::lock::operation::Operation;
 
 mod change_watch;
+mod neighbours;
 mod schema;
 mod statements;
 mod worker;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::oneshot;
 
-use super::{Location, WallClock, schema, statements};
+use super::{Location, WallClock, neighbours, schema, statements};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Operation, Release, Renew, Reply};
 use crate::lock::store::{Listener, key_hash};
@@ -84,6 +84,7 @@ impl Worker {
     pub(super) fn run(mut self, messages: &mpsc::Receiver<Message>) {
         let mut batch = Vec::new();
         while let Ok(first) = messages.recv() {
+            let _no_fork_meanwhile = neighbours::working();
             let mut closing = false;
             let mut next = Some(first);
             while let Some(message) = next {
@@ -104,9 +105,11 @@ impl Worker {
                 self.carry_out(std::mem::take(&mut batch));
             }
             if closing {
-                return;
+                break;
             }
         }
+        let _no_fork_meanwhile = neighbours::working();
+        self.connection = None;
     }
 
     fn carry_out(&mut self, batch: Vec<Operation>) {
@@ -274,6 +277,7 @@ fn run_batch(
 }
 
 fn open(location: &Location) -> Result<OpenDatabase, StoreError> {
+    neighbours::install();
     let connection = match location {
         Location::Memory => Connection::open_in_memory(),
         Location::File { path, create_folders } => {

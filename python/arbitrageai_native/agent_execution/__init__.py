@@ -1,0 +1,1 @@
+"""Drop-in replacements for the modules of the same names."""

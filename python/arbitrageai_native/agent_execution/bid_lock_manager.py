@@ -1,0 +1,462 @@
+"""Locks in a database table, so that no two scanners bid on one posting.
+
+The table `distributed_locks` is the original's, and old processes may go on using it beside this package: both exclude each
+other. What differs: no statement ever runs on the event loop, waiters queue instead of polling, and a lock that is held in
+a block is renewed until the block ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import os
+import weakref
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from .. import _native
+from ..exceptions import LockBackendError, LockTimeoutError
+from ..leases import Lease, LockContext, OnLost, SyncLockContext, check_on_lost
+from ..lock_overview import HeldLock, LockOverview, Waiter
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["BidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
+
+logger = logging.getLogger(__name__)
+
+_TEN_TTLS = object()
+_RELEASE_AT_EXIT_SECONDS = 1.0
+_METRICS_SECONDS = 1.0
+_CLOSE_SECONDS = 5.0
+
+# Engines of in-memory databases whose managers share a private one of ours, by number.
+_memory_numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_next_memory_number = itertools.count(1)
+
+atexit.register(_native.release_all_locks, _RELEASE_AT_EXIT_SECONDS)
+
+
+class BidLockManager:
+    """Locks on marketplace postings, shared by all processes that use one database.
+
+    Managers of one URL in one process share connections and one queue of waiters.
+
+    Attributes:
+        ttl: seconds that a lock lasts without renewal; assigning it affects the next acquisition.
+    """
+
+    def __init__(
+        self,
+        ttl: float = 300,
+        database_url: str | None = None,
+        *,
+        auto_renew: bool = True,
+        max_hold: float | None = _TEN_TTLS,  # type: ignore[assignment]
+        on_lost: OnLost = "log",
+        max_connections: int = 5,
+        listen_url: str | None = None,
+        statement_cache: bool = True,
+    ) -> None:
+        """Describe the locks; nothing is opened before the first one is asked for.
+
+        Args:
+            ttl: seconds that a lock lasts without renewal.
+            database_url: in SQLAlchemy's form, SQLite or PostgreSQL; the environment's `DATABASE_URL` when None, and
+                `sqlite:///data/tasks.db` when that is unset.
+            auto_renew: whether `with_lock` and leases renew the lock while they hold it.
+            max_hold: seconds for which a lock is renewed at most, ten times `ttl` by default; None for no limit.
+            on_lost: what a block does when its lock is lost: "log", "raise", "cancel" or a callable.
+            max_connections: the most connections to a PostgreSQL server, the one that listens included.
+            listen_url: a direct connection for notifications, where `database_url` leads through a pooler.
+            statement_cache: False behind a pooler in transaction mode; releases of other processes are then found by
+                polling (0.3 s), unless `listen_url` is given.
+
+        Raises:
+            ValueError: `ttl`, `max_hold`, `on_lost`, `database_url`, `listen_url` or `max_connections` makes no sense.
+        """
+        _native.check_lock_ttl(ttl)
+        check_on_lost(on_lost)
+        self.ttl = ttl
+        self.auto_renew = auto_renew
+        self.on_lost: OnLost = on_lost
+        self._max_hold = max_hold
+        self._options: dict[str, Any] = {
+            "max_connections": max_connections,
+            "listen_url": listen_url,
+            "statement_cache": statement_cache,
+        }
+        self._managers: dict[object, _native.LockManager] = {}
+        self._database_url = database_url
+        if database_url is not None:
+            self._on_url(database_url)
+
+    # --- where the locks are ---
+
+    def _get_db(self) -> Any:
+        """Give the SQLAlchemy session whose database the locks are in.
+
+        None by default: the locks are in the manager's own database. Code and tests may replace it on an instance; it is
+        asked at each operation, and its session is closed again. A session on an in-memory engine stands for a private
+        in-memory database of this package, shared by all managers whose sessions are on the same engine: SQLAlchemy does
+        not see its rows.
+        """
+        return None
+
+    def _locks(self) -> _native.LockManager:
+        session = self._get_db()
+        if session is None:
+            return self._on_url(self._database_url or os.environ.get("DATABASE_URL") or None)
+        try:
+            engine = session.get_bind().engine
+        finally:
+            session.close()
+        url = engine.url
+        in_memory = url.database in (None, "", ":memory:") or url.query.get("mode") == "memory"
+        if url.get_backend_name() == "sqlite" and in_memory:
+            return self._in_memory_of(engine)
+        return self._on_url(url.render_as_string(hide_password=False))
+
+    def _on_url(self, url: str | None) -> _native.LockManager:
+        manager = self._managers.get(url)
+        if manager is None:
+            manager = self._managers[url] = _native.LockManager(url, **self._options)
+        return manager
+
+    def _in_memory_of(self, engine: Any) -> _native.LockManager:
+        number = _memory_numbers.get(engine)
+        if number is None:
+            number = _memory_numbers[engine] = next(_next_memory_number)
+            weakref.finalize(engine, _native.LockManager.forget_private_memory, number).atexit = False
+        manager = self._managers.get(number)
+        if manager is None:
+            manager = self._managers[number] = _native.LockManager.private_memory(number)
+        return manager
+
+    @staticmethod
+    def _make_lock_key(marketplace_id: str, posting_id: str) -> str:
+        return f"bid:lock:{marketplace_id}:{posting_id}"
+
+    # --- the original's methods ---
+
+    async def acquire_lock(
+        self,
+        marketplace_id: str,
+        posting_id: str,
+        timeout: float = 10.0,
+        holder_id: str = "default",
+        *,
+        raise_on_error: bool = False,
+    ) -> bool:
+        """Acquire a lock for `ttl` seconds, without renewal; not reentrant.
+
+        Args:
+            marketplace_id: the marketplace; not empty, at most 1,000 characters.
+            posting_id: the posting; likewise.
+            timeout: seconds to wait while another holds it.
+            holder_id: the name to hold it under.
+            raise_on_error: raise where otherwise False is returned.
+
+        Returns:
+            True when acquired; False when it was still held `timeout` seconds later, or on a database error.
+
+        Raises:
+            ValueError: an argument makes no sense.
+            LockTimeoutError: only with `raise_on_error`.
+            LockBackendError: only with `raise_on_error`; transient failures are retried within `timeout` first.
+        """
+        try:
+            grant = await self._locks().acquire(
+                marketplace_id, posting_id, holder_id=holder_id, ttl=self.ttl, timeout=timeout
+            )
+        except LockTimeoutError:
+            if raise_on_error:
+                raise
+            logger.info("Lock %s:%s was not acquired within %ss", marketplace_id, posting_id, timeout)
+            return False
+        except LockBackendError as error:
+            if raise_on_error:
+                raise
+            logger.error("Error acquiring lock %s:%s: %s", marketplace_id, posting_id, error)
+            return False
+        grant.keep()
+        return True
+
+    async def release_lock(self, marketplace_id: str, posting_id: str, holder_id: str = "default") -> bool:
+        """Release a lock by its holder's name; carried through even when cancelled.
+
+        If this process acquired the lock under that name, exactly that acquisition is released, and nobody else's.
+
+        Returns:
+            False, and a logged warning, if there is no such lock, another has it, or the database failed.
+
+        Raises:
+            ValueError: an argument makes no sense.
+        """
+        try:
+            released = await self._locks().release(marketplace_id, posting_id, holder_id)
+        except LockBackendError as error:
+            logger.error("Error releasing lock %s:%s: %s", marketplace_id, posting_id, error)
+            return False
+        if not released:
+            logger.warning(
+                "Lock %s:%s is not held by %r: nothing released", marketplace_id, posting_id, holder_id
+            )
+        return released
+
+    def with_lock(
+        self,
+        marketplace_id: str,
+        posting_id: str,
+        timeout: float = 10.0,
+        holder_id: str = "default",
+        *,
+        auto_renew: bool | None = None,
+        on_lost: OnLost | None = None,
+    ) -> LockContext:
+        """`async with manager.with_lock(...) as lease:` holds the lock while the body runs.
+
+        It is renewed meanwhile (unless `auto_renew` is False) and released at exit, whatever the body raised.
+
+        Raises:
+            LockTimeoutError: on entry: a `TimeoutError`, "Failed to acquire lock for M:P within Ts".
+            LockBackendError: on entry: a `TimeoutError` as well.
+            LockLostError: on exit, if the lock was lost and `on_lost` says so.
+        """
+        on_lost = self.on_lost if on_lost is None else on_lost
+        check_on_lost(on_lost)
+
+        def acquire() -> Awaitable[_native.Lease]:
+            return self._lease(marketplace_id, posting_id, timeout, holder_id, auto_renew)
+
+        return LockContext(acquire, on_lost, _timeout_message(marketplace_id, posting_id, timeout))
+
+    async def cleanup_all(self) -> None:
+        """Delete every lock, whoever holds it. A database error is logged."""
+        try:
+            deleted = await self._locks().clear()
+        except LockBackendError as error:
+            logger.error("Error cleaning up locks: %s", error)
+        else:
+            logger.info("Deleted %d locks", deleted)
+
+    def get_metrics(self) -> dict[str, int]:
+        """Counters of this manager, and the number of unexpired locks in the table.
+
+        Waits for the database, with the GIL released and one second at most; then the last known number is given.
+        """
+        locks = self._locks()
+        return _original_metrics(locks.counters(), locks.active_locks_blocking(_METRICS_SECONDS))
+
+    @property
+    def _lock_attempts(self) -> int:
+        return self._counter("attempts")
+
+    @property
+    def _lock_successes(self) -> int:
+        return self._counter("successes")
+
+    @property
+    def _lock_conflicts(self) -> int:
+        return self._counter("conflicts")
+
+    @property
+    def _lock_timeouts(self) -> int:
+        return self._counter("timeouts")
+
+    def _counter(self, name: str) -> int:
+        return sum(manager.counters()[name] for manager in self._managers.values())
+
+    # --- leases ---
+
+    async def acquire_lease(
+        self,
+        marketplace_id: str,
+        posting_id: str,
+        timeout: float = 10.0,
+        holder_id: str = "default",
+        *,
+        auto_renew: bool | None = None,
+    ) -> Lease:
+        """Acquire a lock as a lease, which is kept until it is released or dropped.
+
+        Raises:
+            LockTimeoutError: it was still held `timeout` seconds later.
+            LockBackendError: the database could not be reached in that time.
+        """
+        return Lease(await self._lease(marketplace_id, posting_id, timeout, holder_id, auto_renew))
+
+    async def try_lock(
+        self,
+        marketplace_id: str,
+        posting_id: str,
+        holder_id: str = "default",
+        *,
+        auto_renew: bool | None = None,
+    ) -> Lease | None:
+        """Acquire a lock as a lease if it is free now; None if it is held.
+
+        Raises:
+            LockBackendError: the database could not be asked.
+        """
+        try:
+            return Lease(await self._lease(marketplace_id, posting_id, 0.0, holder_id, auto_renew))
+        except LockTimeoutError:
+            return None
+
+    async def lock_many(
+        self,
+        names: Iterable[tuple[str, str]],
+        timeout: float = 10.0,
+        holder_id: str = "default",
+        *,
+        auto_renew: bool | None = None,
+    ) -> list[Lease]:
+        """Acquire several locks, (marketplace, posting) each: all of them, or none.
+
+        They are taken in the order of their keys, so that two callers can't wait for each other; the leases come in the
+        order asked for.
+
+        Raises:
+            LockTimeoutError: one of them was still held `timeout` seconds after the call.
+            LockBackendError: the database could not be reached in that time.
+            ValueError: a lock is named twice.
+        """
+        leases = await self._locks().lease_many(
+            list(names), holder_id=holder_id, timeout=timeout, **self._keeping(auto_renew)
+        )
+        return [Lease(lease) for lease in leases]
+
+    def with_lock_sync(
+        self,
+        marketplace_id: str,
+        posting_id: str,
+        timeout: float = 10.0,
+        holder_id: str = "default",
+        *,
+        auto_renew: bool | None = None,
+        on_lost: OnLost | None = None,
+    ) -> SyncLockContext:
+        """`with manager.with_lock_sync(...) as lease:` as `with_lock`, for threads: waits in the calling one."""
+        on_lost = self.on_lost if on_lost is None else on_lost
+        check_on_lost(on_lost)
+
+        def acquire() -> _native.Lease:
+            return self._locks().lease_blocking(
+                marketplace_id, posting_id, holder_id=holder_id, timeout=timeout, **self._keeping(auto_renew)
+            )
+
+        return SyncLockContext(acquire, on_lost, _timeout_message(marketplace_id, posting_id, timeout))
+
+    def _lease(
+        self, marketplace_id: str, posting_id: str, timeout: float, holder_id: str, auto_renew: bool | None
+    ) -> Awaitable[_native.Lease]:
+        return self._locks().lease(
+            marketplace_id, posting_id, holder_id=holder_id, timeout=timeout, **self._keeping(auto_renew)
+        )
+
+    @property
+    def max_hold(self) -> float | None:
+        """Seconds for which a lock is renewed at most; None for no limit."""
+        return 10 * self.ttl if self._max_hold is _TEN_TTLS else self._max_hold
+
+    def _keeping(self, auto_renew: bool | None) -> dict[str, Any]:
+        renew = self.auto_renew if auto_renew is None else auto_renew
+        return {"ttl": self.ttl, "auto_renew": renew, "max_hold": self.max_hold}
+
+    # --- to look at, and to mend ---
+
+    async def locks(self) -> LockOverview:
+        """Who holds what, in the whole table; and who waits for what, in this process.
+
+        Raises:
+            LockBackendError: the database could not be asked.
+        """
+        locks = self._locks()
+        held = [HeldLock(*row) for row in await locks.rows()]
+        return LockOverview(held=held, waiting=[Waiter(*waiter) for waiter in locks.waiting()])
+
+    async def break_lock(self, key: str) -> bool:
+        """Delete the row of a key (`bid:lock:M:P`), whoever holds it; whether there was one.
+
+        Raises:
+            LockBackendError: the database could not be asked.
+        """
+        return await self._locks().break_lock(key)
+
+    async def get_metrics_async(self) -> dict[str, Any]:
+        """As `get_metrics`, without blocking, and more.
+
+        `lock_renewals`, `lock_losses`, `backend_errors`, `waiters` (in this process), and `wait_seconds` and
+        `hold_seconds`: histograms, as {"bounds": upper bounds, "counts": one more than bounds, "sum": seconds}.
+        """
+        locks = self._locks()
+        active = await locks.active_locks(_METRICS_SECONDS)
+        counters = locks.counters()
+        bounds, wait, hold = locks.histograms()
+        return {
+            **_original_metrics(counters, active),
+            "lock_renewals": counters["renewals"],
+            "lock_losses": counters["losses"],
+            "backend_errors": counters["backend_errors"],
+            "waiters": len(locks.waiting()),
+            "wait_seconds": {"bounds": bounds, "counts": wait[0], "sum": wait[1]},
+            "hold_seconds": {"bounds": bounds, "counts": hold[0], "sum": hold[1]},
+        }
+
+    async def aclose(self) -> None:
+        """Release what this manager acquired and still holds, and let go of its connections if it is the last to use them.
+
+        A manager that is used again opens them again.
+        """
+        for manager in list(self._managers.values()):
+            await manager.close(_CLOSE_SECONDS)
+
+    def close(self) -> None:
+        """As `aclose`, waiting in the calling thread."""
+        for manager in list(self._managers.values()):
+            manager.close_blocking(_CLOSE_SECONDS)
+
+    async def __aenter__(self) -> BidLockManager:
+        """Give the manager itself."""
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        await self.aclose()
+
+
+def _timeout_message(marketplace_id: str, posting_id: str, timeout: float) -> str:
+    return f"Failed to acquire lock for {marketplace_id}:{posting_id} within {timeout}s"
+
+
+def _original_metrics(counters: dict[str, int], active_locks: int) -> dict[str, int]:
+    return {
+        "lock_attempts": counters["attempts"],
+        "lock_successes": counters["successes"],
+        "lock_conflicts": counters["conflicts"],
+        "lock_timeouts": counters["timeouts"],
+        "active_locks": active_locks,
+    }
+
+
+_bid_lock_manager: BidLockManager | None = None
+
+
+def get_bid_lock_manager() -> BidLockManager:
+    """Give the process's manager, made now with a `ttl` of 300 if there is none."""
+    global _bid_lock_manager
+    if _bid_lock_manager is None:
+        _bid_lock_manager = BidLockManager(ttl=300)
+    return _bid_lock_manager
+
+
+def init_bid_lock_manager(ttl: float = 300) -> BidLockManager:
+    """Make the process's manager anew."""
+    global _bid_lock_manager
+    _bid_lock_manager = BidLockManager(ttl=ttl)
+    return _bid_lock_manager

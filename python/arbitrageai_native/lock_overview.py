@@ -1,0 +1,41 @@
+"""What `BidLockManager.locks` tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["HeldLock", "LockOverview", "Waiter"]
+
+
+@dataclass(frozen=True)
+class HeldLock:
+    """A row of the table. Times are Unix seconds by the database's clock."""
+
+    key: str
+    holder_id: str
+    acquired_at: float
+    expires_at: float
+    remaining: float
+    """Seconds until it expires; negative when it has, and nobody has taken it over."""
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether anyone may take it over."""
+        return self.remaining <= 0
+
+
+@dataclass(frozen=True)
+class Waiter:
+    """Someone in this process who waits for a lock."""
+
+    key: str
+    holder_id: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LockOverview:
+    """The whole table, and this process's waiters."""
+
+    held: list[HeldLock]
+    waiting: list[Waiter]

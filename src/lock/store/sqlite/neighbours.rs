@@ -1,0 +1,175 @@
+//! Living beside another copy of SQLite in the same process.
+//!
+//! The application has one of its own (Python's `sqlite3`), and may use it on the file that the locks are in. SQLite's locks
+//! on files are POSIX record locks, and those belong to the process: they keep two processes apart, but not two copies of
+//! SQLite in one process, and whoever closes a file loses all the process's locks on it, the other copy's too. Two writers at
+//! once destroy the file within seconds. <https://www.sqlite.org/howtocorrupt.html#_multiple_copies_of_sqlite_linked_into_the_same_application>
+//!
+//! So our copy takes *open file description* locks instead, which belong to the descriptor: they exclude the process's POSIX
+//! locks like anybody's, and are lost with nobody else's close. And our copy leaves a file open that the other may have open,
+//! too, since closing it would drop the other's locks.
+//!
+//! Such locks pass to a forked child with the descriptor. So a fork waits until no transaction of ours is under way
+//! ([`working`]), and our copy, which knows files by their inode numbers, is shown others in the child: it opens everything
+//! there anew.
+//!
+//! All this is for Linux, where SQLite lets its system calls be replaced and the kernel has such locks. Elsewhere the
+//! application must keep its own SQLite off the file.
+
+#![allow(
+    unsafe_code,
+    reason = "SQLite's system calls and fork handlers are C interfaces"
+)]
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub(super) use linux::{install, working};
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+pub(super) fn install() {}
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+pub(super) fn working() {}
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod linux {
+    use std::cell::RefCell;
+    use std::ffi::CStr;
+    use std::mem::{MaybeUninit, transmute};
+    use std::sync::{Mutex, Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+    use libc::{c_char, c_int, c_void, flock, stat};
+    use rusqlite::ffi::{sqlite3_syscall_ptr, sqlite3_vfs_find};
+
+    /// Held for reading while our copy works, for writing while the process forks.
+    static WORKING: RwLock<()> = RwLock::new(());
+
+    thread_local! {
+        static FORKING: RefCell<Option<RwLockWriteGuard<'static, ()>>> = const { RefCell::new(None) };
+    }
+
+    /// Keeps the process from forking while the guard lives.
+    pub(in super::super) fn working() -> RwLockReadGuard<'static, ()> {
+        WORKING.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the system calls of our copy. To be called before a file is opened; does something once.
+    pub(in super::super) fn install() {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            // SAFETY: the default VFS is static; each function has the signature of the call it stands for (os_unix.c), and
+            // the handlers are never unloaded, as an extension module is not.
+            unsafe {
+                libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork));
+                let vfs = sqlite3_vfs_find(std::ptr::null());
+                if let Some(set) = vfs.as_ref().and_then(|vfs| vfs.xSetSystemCall) {
+                    let replace = |name: &CStr, call: sqlite3_syscall_ptr| set(vfs, name.as_ptr(), call);
+                    replace(c"fcntl", transmute::<Fcntl, sqlite3_syscall_ptr>(fcntl));
+                    replace(c"close", transmute::<Close, sqlite3_syscall_ptr>(close));
+                    replace(c"fstat", transmute::<FileStat, sqlite3_syscall_ptr>(file_stat));
+                    replace(c"stat", transmute::<PathStat, sqlite3_syscall_ptr>(path_stat));
+                }
+            }
+        });
+    }
+
+    extern "C" fn before_fork() {
+        let guard = WORKING.write().unwrap_or_else(PoisonError::into_inner);
+        FORKING.with(|forking| *forking.borrow_mut() = Some(guard));
+    }
+
+    extern "C" fn after_fork() {
+        FORKING.with(|forking| drop(forking.borrow_mut().take()));
+    }
+
+    type Fcntl = unsafe extern "C" fn(c_int, c_int, *mut c_void) -> c_int;
+    type Close = unsafe extern "C" fn(c_int) -> c_int;
+    type FileStat = unsafe extern "C" fn(c_int, *mut stat) -> c_int;
+    type PathStat = unsafe extern "C" fn(*const c_char, *mut stat) -> c_int;
+
+    /// `fcntl`, with locks that belong to the open file instead of the process.
+    unsafe extern "C" fn fcntl(descriptor: c_int, command: c_int, argument: *mut c_void) -> c_int {
+        let command = match command {
+            libc::F_SETLK => libc::F_OFD_SETLK,
+            libc::F_SETLKW => libc::F_OFD_SETLKW,
+            libc::F_GETLK => libc::F_OFD_GETLK,
+            // SAFETY: passed on as it came.
+            other => return unsafe { libc::fcntl(descriptor, other, argument) },
+        };
+        // SAFETY: for these commands the caller gives a lock description; the kernel wants its process number to be 0.
+        unsafe {
+            (*argument.cast::<flock>()).l_pid = 0;
+            libc::fcntl(descriptor, command, argument)
+        }
+    }
+
+    /// Descriptors that our copy has done with, kept open since someone else in this process had the same file open.
+    static KEPT: Mutex<Vec<c_int>> = Mutex::new(Vec::new());
+
+    /// `close`, unless someone else in this process has the file open: it stays open then, without a lock, until a later
+    /// close finds that nobody has.
+    unsafe extern "C" fn close(descriptor: c_int) -> c_int {
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = identity(descriptor);
+        if file.is_some() && open_elsewhere(descriptor, file, &kept) {
+            kept.push(descriptor);
+            return 0;
+        }
+        kept.retain(|other| {
+            let same = file.is_some() && identity(*other) == file;
+            if same {
+                // SAFETY: ours alone, and used by nobody any more.
+                unsafe { libc::close(*other) };
+            }
+            !same
+        });
+        // SAFETY: passed on as it came.
+        unsafe { libc::close(descriptor) }
+    }
+
+    /// Whether another descriptor of this process is open on the same file. "Yes" when that can't be told.
+    fn open_elsewhere(descriptor: c_int, file: Option<(u64, u64)>, kept: &[c_int]) -> bool {
+        let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else {
+            return true;
+        };
+        descriptors
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<c_int>().ok())
+            .any(|other| other != descriptor && !kept.contains(&other) && identity(other) == file)
+    }
+
+    fn identity(descriptor: c_int) -> Option<(u64, u64)> {
+        let mut found = MaybeUninit::<stat>::uninit();
+        // SAFETY: `found` is written if, and only if, the call succeeds.
+        let found =
+            unsafe { (libc::fstat(descriptor, found.as_mut_ptr()) == 0).then(|| found.assume_init()) };
+        found.map(|found| (found.st_dev, found.st_ino))
+    }
+
+    /// `fstat`, with an inode number that is the process's own.
+    unsafe extern "C" fn file_stat(descriptor: c_int, found: *mut stat) -> c_int {
+        // SAFETY: passed on as it came; written if the call succeeds.
+        unsafe {
+            let result = libc::fstat(descriptor, found);
+            if result == 0 {
+                (*found).st_ino ^= mark();
+            }
+            result
+        }
+    }
+
+    /// `stat`, likewise.
+    unsafe extern "C" fn path_stat(path: *const c_char, found: *mut stat) -> c_int {
+        // SAFETY: passed on as it came; written if the call succeeds.
+        unsafe {
+            let result = libc::stat(path, found);
+            if result == 0 {
+                (*found).st_ino ^= mark();
+            }
+            result
+        }
+    }
+
+    /// Differs between a process and its forked children; inode numbers seldom use these bits.
+    fn mark() -> u64 {
+        u64::from(std::process::id()) << 40
+    }
+}

@@ -1,0 +1,528 @@
+//! The bindings of locks.
+//!
+//! Engines belong to the process: they come from a registry that a forked child makes anew, and a manager made before the
+//! fork finds its new engine there at its next call. What was acquired stays with the process that acquired it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+
+use crate::bridge::{PerProcess, ProcessBound, awaitable, block_on};
+use crate::lock::{
+    self, BOUNDS, CounterSnapshot, Counters, DEFAULT_URL, Database, Grant, HistogramSnapshot, Keeping,
+    LockError, LockName, Manager, Options, Registry, Wanted,
+};
+
+static REGISTRY: PerProcess<Registry> = PerProcess::new();
+
+/// The managers' common settings, and this process's manager once it is needed.
+struct Settings {
+    database: Database,
+    counters: Arc<Counters>,
+    manager: PerProcess<Mutex<Option<Arc<Manager>>>>,
+}
+
+impl Settings {
+    /// This process's manager. Called within the runtime.
+    fn manager(&self) -> Arc<Manager> {
+        let slot = self.manager.get_or_init(Mutex::default);
+        let mut manager = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || {
+            let engine = REGISTRY.get_or_init(Registry::default).engine(&self.database);
+            Arc::new(Manager::new(engine, Arc::clone(&self.counters)))
+        };
+        Arc::clone(manager.get_or_insert_with(make))
+    }
+
+    /// Takes the manager away; the next call makes another.
+    fn take(&self) -> Option<Arc<Manager>> {
+        self.manager
+            .get()?
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+/// What becomes of a native call when it ends well.
+type Lost = Result<Option<String>, LockError>;
+
+/// Locks on one database.
+#[pyclass(frozen, module = "arbitrageai_native._native")]
+pub struct LockManager {
+    settings: Arc<Settings>,
+}
+
+#[pymethods]
+impl LockManager {
+    #[new]
+    #[pyo3(signature = (database_url=None, *, max_connections=5, listen_url=None, statement_cache=true))]
+    fn new(
+        database_url: Option<&str>,
+        max_connections: usize,
+        listen_url: Option<String>,
+        statement_cache: bool,
+    ) -> PyResult<Self> {
+        let options = Options {
+            max_connections,
+            listen_url,
+            statement_cache,
+            create_folders: database_url.is_none(),
+        };
+        let database = Database::parse(database_url.unwrap_or(DEFAULT_URL), &options)?;
+        Ok(Self::on(database))
+    }
+
+    /// On a database in memory that those share who know its number.
+    #[staticmethod]
+    fn private_memory(number: u64) -> Self {
+        Self::on(Database::PrivateMemory(number))
+    }
+
+    /// Frees a database in memory whose number nobody knows any more.
+    #[staticmethod]
+    fn forget_private_memory(number: u64) {
+        if let Some(registry) = REGISTRY.get() {
+            registry.forget(&Database::PrivateMemory(number));
+        }
+    }
+
+    /// Takes a lock without keeping it.
+    #[pyo3(signature = (marketplace_id, posting_id, *, holder_id, ttl, timeout))]
+    fn acquire<'py>(
+        &self,
+        py: Python<'py>,
+        marketplace_id: &str,
+        posting_id: &str,
+        holder_id: &str,
+        ttl: f64,
+        timeout: f64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let wanted = Wanted::new(marketplace_id, posting_id, holder_id, ttl, timeout)?;
+        let settings = Arc::clone(&self.settings);
+        awaitable(py, async move {
+            let grant = settings.manager().acquire(wanted).await?;
+            Ok::<_, LockError>(LockGrant(Mutex::new(Some(ProcessBound::new(grant)))))
+        })
+    }
+
+    /// Takes a lock and keeps it.
+    #[pyo3(signature = (marketplace_id, posting_id, *, holder_id, ttl, timeout, auto_renew, max_hold))]
+    #[allow(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn lease<'py>(
+        &self,
+        py: Python<'py>,
+        marketplace_id: &str,
+        posting_id: &str,
+        holder_id: &str,
+        ttl: f64,
+        timeout: f64,
+        auto_renew: bool,
+        max_hold: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let wanted = Wanted::new(marketplace_id, posting_id, holder_id, ttl, timeout)?;
+        awaitable(
+            py,
+            take_lease(&self.settings, wanted, keeping(auto_renew, max_hold)?),
+        )
+    }
+
+    /// As `lease`, waiting in the calling thread.
+    #[pyo3(signature = (marketplace_id, posting_id, *, holder_id, ttl, timeout, auto_renew, max_hold))]
+    #[allow(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn lease_blocking(
+        &self,
+        py: Python<'_>,
+        marketplace_id: &str,
+        posting_id: &str,
+        holder_id: &str,
+        ttl: f64,
+        timeout: f64,
+        auto_renew: bool,
+        max_hold: Option<f64>,
+    ) -> PyResult<Lease> {
+        let wanted = Wanted::new(marketplace_id, posting_id, holder_id, ttl, timeout)?;
+        block_on(
+            py,
+            take_lease(&self.settings, wanted, keeping(auto_renew, max_hold)?),
+        )
+    }
+
+    /// Takes all of several locks, or none.
+    #[pyo3(signature = (names, *, holder_id, ttl, timeout, auto_renew, max_hold))]
+    #[allow(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn lease_many<'py>(
+        &self,
+        py: Python<'py>,
+        names: Vec<(String, String)>,
+        holder_id: &str,
+        ttl: f64,
+        timeout: f64,
+        auto_renew: bool,
+        max_hold: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let wanted = names
+            .iter()
+            .map(|(marketplace_id, posting_id)| {
+                Wanted::new(marketplace_id, posting_id, holder_id, ttl, timeout)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let keeping = keeping(auto_renew, max_hold)?;
+        let settings = Arc::clone(&self.settings);
+        awaitable(py, async move {
+            let leases = settings.manager().lease_many(wanted, keeping).await?;
+            Ok::<_, LockError>(leases.into_iter().map(Lease::new).collect::<Vec<_>>())
+        })
+    }
+
+    /// Releases by name; whether there was such a lock.
+    fn release<'py>(
+        &self,
+        py: Python<'py>,
+        marketplace_id: &str,
+        posting_id: &str,
+        holder_id: &str,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let name = LockName::new(marketplace_id, posting_id)?;
+        let holder: Arc<str> = holder_id.into();
+        let settings = Arc::clone(&self.settings);
+        awaitable(py, async move { settings.manager().release(&name, holder).await })
+    }
+
+    /// Deletes the row of a key, whoever holds it.
+    fn break_lock<'py>(&self, py: Python<'py>, key: String) -> PyResult<Bound<'py, PyAny>> {
+        let settings = Arc::clone(&self.settings);
+        awaitable(py, async move { settings.manager().break_lock(&key).await })
+    }
+
+    /// Deletes every row; how many there were.
+    fn clear<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let settings = Arc::clone(&self.settings);
+        awaitable(py, async move { settings.manager().clear().await })
+    }
+
+    /// Every row: (key, holder, acquired at, expires at, seconds left).
+    fn rows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let settings = Arc::clone(&self.settings);
+        awaitable(py, async move {
+            let rows = settings.manager().rows().await?;
+            let tuple = |row: lock::LockRow| {
+                (
+                    row.key.to_string(),
+                    row.holder,
+                    row.acquired_at,
+                    row.expires_at,
+                    row.expires_in,
+                )
+            };
+            Ok::<_, LockError>(rows.into_iter().map(tuple).collect::<Vec<_>>())
+        })
+    }
+
+    /// Who waits in this process: (key, holder, seconds).
+    fn waiting(&self) -> Vec<(String, String, f64)> {
+        let Some(slot) = self.settings.manager.get() else {
+            return Vec::new();
+        };
+        let manager = slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let waiting = manager
+            .map(|manager| manager.engine().waiting())
+            .unwrap_or_default();
+        waiting
+            .into_iter()
+            .map(|waiter| {
+                (
+                    waiter.key.to_string(),
+                    waiter.holder.to_string(),
+                    waiter.since.as_secs_f64(),
+                )
+            })
+            .collect()
+    }
+
+    /// Counts the rows not expired; the last known count when that takes longer.
+    fn active_locks<'py>(&self, py: Python<'py>, seconds: f64) -> PyResult<Bound<'py, PyAny>> {
+        awaitable(py, count(&self.settings, lock::waiting_time("seconds", seconds)?))
+    }
+
+    /// As `active_locks`, waiting in the calling thread.
+    fn active_locks_blocking(&self, py: Python<'_>, seconds: f64) -> PyResult<u64> {
+        block_on(py, count(&self.settings, lock::waiting_time("seconds", seconds)?))
+    }
+
+    /// The counters, by name.
+    fn counters(&self) -> Counted {
+        Counted(self.settings.counters.snapshot())
+    }
+
+    /// Times: the buckets' upper bounds, then counts and sums of waiting and of holding.
+    fn histograms(&self) -> (Vec<f64>, (Vec<u64>, f64), (Vec<u64>, f64)) {
+        let pair = |snapshot: HistogramSnapshot| (snapshot.buckets, snapshot.sum);
+        let counters = &self.settings.counters;
+        (
+            BOUNDS.to_vec(),
+            pair(counters.wait.snapshot()),
+            pair(counters.hold.snapshot()),
+        )
+    }
+
+    /// Releases what this manager holds, and lets go of the database if it was the last to use it.
+    fn close<'py>(&self, py: Python<'py>, seconds: f64) -> PyResult<Bound<'py, PyAny>> {
+        awaitable(py, close(&self.settings, lock::waiting_time("seconds", seconds)?))
+    }
+
+    /// As `close`, waiting in the calling thread.
+    fn close_blocking(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
+        block_on(py, close(&self.settings, lock::waiting_time("seconds", seconds)?)).map(drop)
+    }
+}
+
+impl LockManager {
+    fn on(database: Database) -> Self {
+        let settings = Settings {
+            database,
+            counters: Arc::default(),
+            manager: PerProcess::new(),
+        };
+        Self {
+            settings: Arc::new(settings),
+        }
+    }
+}
+
+fn keeping(auto_renew: bool, max_hold: Option<f64>) -> Result<Keeping, LockError> {
+    let max_hold = max_hold
+        .map(|seconds| lock::lasting_time("max_hold", seconds))
+        .transpose()?;
+    Ok(Keeping { auto_renew, max_hold })
+}
+
+fn take_lease(
+    settings: &Arc<Settings>,
+    wanted: Wanted,
+    keeping: Keeping,
+) -> impl Future<Output = Result<Lease, LockError>> + Send + 'static {
+    let settings = Arc::clone(settings);
+    async move { Ok(Lease::new(settings.manager().lease(wanted, keeping).await?)) }
+}
+
+fn count(
+    settings: &Arc<Settings>,
+    patience: Duration,
+) -> impl Future<Output = Result<u64, LockError>> + Send + 'static {
+    let settings = Arc::clone(settings);
+    async move { Ok(settings.manager().active_locks(patience).await) }
+}
+
+fn close(
+    settings: &Arc<Settings>,
+    patience: Duration,
+) -> impl Future<Output = Result<bool, LockError>> + Send + 'static {
+    let settings = Arc::clone(settings);
+    async move {
+        let Some(manager) = settings.take() else {
+            return Ok(false);
+        };
+        manager.release_all(patience).await;
+        drop(manager);
+        if let Some(registry) = REGISTRY.get() {
+            registry.let_go_of_unused();
+        }
+        Ok(true)
+    }
+}
+
+/// A dict of counters.
+struct Counted(CounterSnapshot);
+
+impl<'py> IntoPyObject<'py> for Counted {
+    type Target = pyo3::types::PyDict;
+    type Output = Bound<'py, Self::Target>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        let counted = pyo3::types::PyDict::new(py);
+        for (name, value) in [
+            ("attempts", self.0.attempts),
+            ("successes", self.0.successes),
+            ("conflicts", self.0.conflicts),
+            ("timeouts", self.0.timeouts),
+            ("renewals", self.0.renewals),
+            ("losses", self.0.losses),
+            ("backend_errors", self.0.backend_errors),
+            ("active_locks", self.0.active_locks),
+        ] {
+            counted.set_item(name, value)?;
+        }
+        Ok(counted)
+    }
+}
+
+/// A lock that was won: released when dropped, unless it is kept.
+#[pyclass(frozen, module = "arbitrageai_native._native")]
+pub struct LockGrant(Mutex<Option<ProcessBound<Grant>>>);
+
+#[pymethods]
+impl LockGrant {
+    /// Keeps the lock until it expires or is released by name.
+    fn keep(&self) {
+        let grant = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(grant) = grant.and_then(ProcessBound::into_inner) {
+            grant.keep();
+        }
+    }
+}
+
+/// A lock that is kept while this lives.
+#[pyclass(frozen, module = "arbitrageai_native._native")]
+pub struct Lease {
+    lease: ProcessBound<Arc<lock::Lease>>,
+    key: String,
+    holder_id: String,
+    fencing_token: i64,
+    acquired_at: f64,
+}
+
+impl Lease {
+    fn new(lease: lock::Lease) -> Self {
+        Self {
+            key: lease.key().to_owned(),
+            holder_id: lease.holder().to_owned(),
+            fencing_token: lease.fencing_token(),
+            acquired_at: lease.acquired_at(),
+            lease: ProcessBound::new(Arc::new(lease)),
+        }
+    }
+
+    fn foreign(&self) -> LockError {
+        LockError::Lost {
+            key: self.key.clone(),
+            reason: "it stays with the process that forked this one".into(),
+        }
+    }
+}
+
+#[pymethods]
+impl Lease {
+    #[getter]
+    fn key(&self) -> &str {
+        &self.key
+    }
+
+    #[getter]
+    fn holder_id(&self) -> &str {
+        &self.holder_id
+    }
+
+    #[getter]
+    fn fencing_token(&self) -> i64 {
+        self.fencing_token
+    }
+
+    #[getter]
+    fn acquired_at(&self) -> f64 {
+        self.acquired_at
+    }
+
+    #[getter]
+    fn expires_at(&self) -> f64 {
+        self.lease
+            .get()
+            .map_or(self.acquired_at, |lease| lease.expires_at())
+    }
+
+    #[getter]
+    fn remaining(&self) -> f64 {
+        self.lease
+            .get()
+            .map_or(0.0, |lease| lease.remaining().as_secs_f64())
+    }
+
+    #[getter]
+    fn is_held(&self) -> bool {
+        self.lease.get().is_some_and(|lease| lease.is_held())
+    }
+
+    /// Why it was lost; None if it was not.
+    #[getter]
+    fn loss(&self) -> Option<String> {
+        match self.lease.get() {
+            Some(lease) => lease.loss(),
+            None => Some("it stays with the process that forked this one".into()),
+        }
+    }
+
+    /// Moves the expiry; the new one.
+    #[pyo3(signature = (ttl=None))]
+    fn renew<'py>(&self, py: Python<'py>, ttl: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let ttl = ttl
+            .map(|seconds| lock::lasting_time("ttl", seconds))
+            .transpose()?;
+        let lease = self.lease.get().cloned().ok_or_else(|| self.foreign())?;
+        awaitable(py, async move { lease.renew(ttl).await })
+    }
+
+    /// As `renew`, waiting in the calling thread.
+    #[pyo3(signature = (ttl=None))]
+    fn renew_blocking(&self, py: Python<'_>, ttl: Option<f64>) -> PyResult<f64> {
+        let ttl = ttl
+            .map(|seconds| lock::lasting_time("ttl", seconds))
+            .transpose()?;
+        let lease = self.lease.get().cloned().ok_or_else(|| self.foreign())?;
+        block_on(py, async move { lease.renew(ttl).await })
+    }
+
+    /// Deletes the row; whether the lock was still ours.
+    fn release<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let lease = self.lease.get().cloned();
+        awaitable(py, async move {
+            match lease {
+                Some(lease) => lease.release().await,
+                None => Ok(false),
+            }
+        })
+    }
+
+    /// As `release`, waiting in the calling thread.
+    fn release_blocking(&self, py: Python<'_>) -> PyResult<bool> {
+        let Some(lease) = self.lease.get().cloned() else {
+            return Ok(false);
+        };
+        block_on(py, async move { lease.release().await })
+    }
+
+    /// Waits until the lease ends: why it was lost, or None when it was released.
+    fn lost<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        // Without a share in the lease: waiting must not keep it.
+        let lost = self.lease.get().map(|lease| lease.lost());
+        let foreign = self.loss();
+        awaitable(py, async move {
+            match lost {
+                Some(lost) => Lost::Ok(lost.await),
+                None => Ok(foreign),
+            }
+        })
+    }
+}
+
+/// Releases all that this process holds, for so many seconds at most.
+#[pyfunction]
+pub fn release_all_locks(py: Python<'_>, seconds: f64) -> PyResult<()> {
+    let patience = lock::waiting_time("seconds", seconds)?;
+    let Some(registry) = REGISTRY.get().filter(|registry| registry.in_use()) else {
+        return Ok(());
+    };
+    let release = registry.release_everything(patience);
+    block_on(py, async move {
+        release.await;
+        Ok::<_, LockError>(())
+    })
+}
+
+/// Checks a time to live given ahead of its use.
+#[pyfunction]
+pub fn check_lock_ttl(ttl: f64) -> PyResult<()> {
+    lock::lasting_time("ttl", ttl)?;
+    Ok(())
+}

