@@ -6,6 +6,10 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
+from .lock_fixtures import make_manager, manager, postgres_server, postgres_url, shared_url, sqlite_url
+
+__all__ = ["make_manager", "manager", "postgres_server", "postgres_url", "shared_url", "sqlite_url"]
+
 
 class LoopWithoutReaders(asyncio.SelectorEventLoop):
     """Refuses `add_reader`, as Windows' proactor loop does, so that the bridge takes its portable way."""

@@ -135,7 +135,7 @@ impl Lease {
     pub fn renew(
         &self,
         ttl: Option<Duration>,
-    ) -> impl Future<Output = Result<f64, LockError>> + Send + 'static {
+    ) -> impl Future<Output = Result<f64, LockError>> + Send + 'static + use<> {
         let shared = Arc::clone(&self.shared);
         async move {
             let (answer, renewed) = oneshot::channel();
@@ -149,24 +149,28 @@ impl Lease {
         }
     }
 
-    /// Deletes the row; whether the lock was still ours. Carried through even if the future is dropped.
-    ///
-    /// # Errors
-    /// [`LockError::Backend`] when the database did not answer; the row is then deleted in the background.
-    pub fn release(&self) -> impl Future<Output = Result<bool, LockError>> + Send + 'static {
+    /// Deletes the row; whether the lock was still ours. Begun by this call, and carried through even if the future is
+    /// dropped. When the database does not answer ([`LockError::Backend`]), the row is deleted in the background.
+    pub fn release(&self) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         let grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let shared = Arc::clone(&self.shared);
-        async move {
-            let Some(grant) = grant else { return Ok(false) };
+        let releasing = grant.map(|grant| {
             // What it ends as is settled here: a loss that is found later is none.
-            shared.loss();
-            shared.counters.held_for(BootTime::now(), shared.acquired);
-            grant.release().await
+            self.shared.loss();
+            self.shared
+                .counters
+                .held_for(BootTime::now(), self.shared.acquired);
+            grant.release()
+        });
+        async move {
+            match releasing {
+                Some(releasing) => releasing.await,
+                None => Ok(false),
+            }
         }
     }
 
     /// Waits until the lease ends: why it was lost, or None when it was released.
-    pub fn lost(&self) -> impl Future<Output = Option<String>> + Send + 'static {
+    pub fn lost(&self) -> impl Future<Output = Option<String>> + Send + 'static + use<> {
         let shared = Arc::clone(&self.shared);
         async move {
             loop {
