@@ -288,20 +288,21 @@ async fn keep(shared: Arc<Shared>, max_hold: Option<Duration>) {
             () = shared.hold.ended() => return,
             () = pause => {}
         }
-        let ttl = match end {
-            None => shared.ttl,
-            Some(end) => shared.ttl.min(end.saturating_duration_since(Instant::now())),
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let Some(left) = left.filter(|left| *left < shared.ttl) else {
+            if shared.renew(shared.ttl).await.is_err() {
+                return;
+            }
+            continue;
         };
-        if ttl < shared.hold.remaining() {
-            // The last renewal reaches as far as the lock may be held: the loss is noted when that time comes.
-            shared.at_max_hold.store(true, Ordering::Release);
-            let _ = timeout(shared.hold.remaining(), shared.hold.ended()).await;
-            shared.loss();
+        // The last renewal reaches just as far as the lock may be held.
+        shared.at_max_hold.store(true, Ordering::Release);
+        if left > shared.hold.remaining() && shared.renew(left).await.is_err() {
             return;
         }
-        if shared.renew(ttl).await.is_err() {
-            return;
-        }
+        let _ = timeout(shared.hold.remaining(), shared.hold.ended()).await;
+        shared.loss();
+        return;
     }
 }
 
