@@ -94,7 +94,8 @@ async def post_for(url: str, seconds: float, in_flight: int) -> Counter[str]:
     deadline = time.monotonic() + seconds
     numbers = iter(range(10**9))
 
-    async def one_client(client: httpx.AsyncClient) -> None:
+    async def one_client(client: httpx.AsyncClient, start: float) -> None:
+        await asyncio.sleep(start)
         while time.monotonic() < deadline:
             number = next(numbers) // SAME_POSTING
             posting = {"marketplace": "upwork", "id": f"p{number}", "title": f"Posting {number}"}
@@ -106,7 +107,8 @@ async def post_for(url: str, seconds: float, in_flight: int) -> Counter[str]:
 
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(timeout=SECONDS_TO_END, limits=limits) as client:
-        await asyncio.gather(*(one_client(client) for _ in range(in_flight)))
+        # They begin one after the other, within a second, as real ones would.
+        await asyncio.gather(*(one_client(client, number / in_flight) for number in range(in_flight)))
     return outcomes
 
 

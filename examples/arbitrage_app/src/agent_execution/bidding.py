@@ -1,12 +1,11 @@
 """Bids on a posting at most once, however many workers consider it at the same time."""
 
-import asyncio
 from typing import Literal
 
 from sqlalchemy import exists, select
 from src.agent_execution.bid_lock_manager import get_bid_lock_manager
 from src.agent_execution.evaluation import Evaluation, Posting, evaluate
-from src.api.database import SessionLocal
+from src.api.database import SessionLocal, in_thread
 from src.api.models import Bid
 
 LOCK_TIMEOUT_SECONDS = 20.0
@@ -16,8 +15,8 @@ Outcome = Literal["bid", "not worth it", "bid before", "busy"]
 
 async def consider(posting: Posting) -> Outcome:
     """Evaluate a posting, and bid on it if it is worth it."""
-    # The application's own statements run in threads: they must not hold up the loop either.
-    if await asyncio.to_thread(_has_bid, posting):
+    # The application's own statements must not hold up the event loop either.
+    if await in_thread(_has_bid, posting):
         return "bid before"
     evaluation = await evaluate(posting)
     if not evaluation.should_bid:
@@ -26,7 +25,7 @@ async def consider(posting: Posting) -> Outcome:
         async with get_bid_lock_manager().with_lock(
             posting.marketplace, posting.id, timeout=LOCK_TIMEOUT_SECONDS
         ):
-            return await asyncio.to_thread(_bid_once, posting, evaluation)
+            return await in_thread(_bid_once, posting, evaluation)
     except TimeoutError:
         return "busy"
 

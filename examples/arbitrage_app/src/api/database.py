@@ -1,6 +1,10 @@
-"""The application's database: one engine, shared by bids and locks."""
+"""The application's database: one engine, shared by bids and locks, and one thread for its statements."""
 
+import asyncio
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.orm import DeclarativeBase, sessionmaker
@@ -10,6 +14,16 @@ DATABASE_URL = os.getenv("DATABASE_URL", "sqlite:///arbitrage.db")
 
 engine = create_engine(DATABASE_URL)
 SessionLocal = sessionmaker(bind=engine)
+
+Result = TypeVar("Result")
+
+# One thread: SQLite has one writer, and every further thread would take turns with the event loop.
+_thread = ThreadPoolExecutor(1, "database")
+
+
+async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function that works on the database, without holding up the event loop."""
+    return await asyncio.get_running_loop().run_in_executor(_thread, function, *arguments)
 
 
 class Base(DeclarativeBase):

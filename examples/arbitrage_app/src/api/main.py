@@ -12,7 +12,7 @@ from src.agent_execution.bid_lock_manager import get_bid_lock_manager
 from src.agent_execution.bidding import consider
 from src.agent_execution.evaluation import Posting
 from src.agent_execution.scanner import Scanner
-from src.api.database import SessionLocal, create_tables
+from src.api.database import SessionLocal, create_tables, in_thread
 from src.api.models import Bid
 from src.monitoring.loop_lag import LoopLag
 
@@ -24,7 +24,7 @@ scanner: Scanner | None = None
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     """Make the tables; measure and scan until the application ends."""
     global scanner
-    await asyncio.to_thread(create_tables)
+    await in_thread(create_tables)
     tasks = [asyncio.create_task(lag.run())]
     postings = os.getenv("POSTINGS_FILE")
     if postings:
@@ -46,8 +46,12 @@ async def post_posting(posting: Posting) -> dict[str, str]:
 
 
 @app.get("/bids")
-def get_bids() -> dict[str, int]:
+async def get_bids() -> dict[str, int]:
     """How many bids there are for each posting, as `marketplace:id`."""
+    return await in_thread(_count_bids)
+
+
+def _count_bids() -> dict[str, int]:
     with SessionLocal() as session:
         counted = select(Bid.marketplace, Bid.posting_id, func.count()).group_by(
             Bid.marketplace, Bid.posting_id
