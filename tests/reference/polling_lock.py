@@ -35,7 +35,8 @@ class PollingLockManager:
     """Excludes by a unique row, as every process did before."""
 
     def __init__(self, database_url: str, ttl: float = 300) -> None:
-        self.engine = create_engine(database_url)
+        # SQLAlchemy's own choice of a driver for `postgresql://` differs between its versions.
+        self.engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg2://"))
         self.ttl = ttl
         Base.metadata.create_all(self.engine)
 
