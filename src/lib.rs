@@ -23,6 +23,8 @@ mod _native {
     #[pymodule_export]
     use crate::bridge::probe::{Guard, Probe};
     #[pymodule_export]
+    use crate::bridge::turn::{Turn, turn};
+    #[pymodule_export]
     use crate::bridge::{Awaitable, Inbox};
 
     #[pymodule_init]

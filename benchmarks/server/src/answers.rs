@@ -37,7 +37,12 @@ macro_rules! event {
 }
 
 const FIRST: &str = event!(r#"{"role":"assistant","content":"","refusal":null}"#, "null");
-const PIECE: &str = event!(r#"{"content":" proposal"}"#, "null");
+/// In turn: LiteLLM takes a model that says the same thing a hundred times for a broken one.
+const PIECES: [&str; 3] = [
+    event!(r#"{"content":" a"}"#, "null"),
+    event!(r#"{"content":" careful"}"#, "null"),
+    event!(r#"{"content":" proposal"}"#, "null"),
+];
 const LAST: &str = concat!(event!("{}", r#""stop""#), "data: [DONE]\n\n");
 
 /// Whether a request's body asks for a stream, however its JSON is spaced.
@@ -93,7 +98,7 @@ impl Body for Events {
         }
         let event = match self.sent {
             0 => FIRST,
-            sent if sent <= self.pieces => PIECE,
+            sent if sent <= self.pieces => PIECES[sent as usize % PIECES.len()],
             sent if sent == self.pieces + 1 => LAST,
             _ => return Poll::Ready(None),
         };
