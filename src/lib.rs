@@ -16,6 +16,10 @@ pub mod bridge;
 pub mod python;
 
 #[cfg(feature = "python")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[cfg(feature = "python")]
 #[pyo3::pymodule(gil_used = true)]
 mod _native {
     use pyo3::prelude::*;

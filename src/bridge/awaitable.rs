@@ -30,6 +30,8 @@ where
     T: for<'a> IntoPyObject<'a> + Send + 'static,
     E: Into<PyErr> + Send + 'static,
 {
+    // A call's future is some kilobytes long: boxed at once, it is moved once.
+    let future = Box::pin(future);
     let launch: Launch = Box::new(move |runtime, ticket| {
         let (sender, receiver) = oneshot::channel();
         let task = runtime.spawn(async move {
