@@ -389,6 +389,7 @@ class LLMService:
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Complete a prompt without blocking the event loop; arguments, result and errors as `complete`."""
+        await _native.turn()
         request = _Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
         delay = random.uniform(*self._stealth_range) if stealth_mode else None
         observation = observe(self.model, request.body, self.base_url)
