@@ -83,7 +83,7 @@ from unittest.mock import patch
 from src.llm_service import LLMService
 with patch("src.llm_service.OpenAI") as openai:
     assert LLMService(base_url="http://h/v1").client is openai.return_value
-with patch("src.llm_service.time.sleep") as sleep, patch("src.llm_service.LLMService.complete", return_value=1):
+with patch("src.llm_service.LLMService.complete", return_value=1):
     assert LLMService().complete("p") == 1
 import src.agent_execution.bid_lock_manager as locks
 locks._bid_lock_manager = None
@@ -331,7 +331,10 @@ def test_the_pytest_plugin_too_late_is_a_usage_error(application: Path) -> None:
     )
     (application / "test_it.py").write_text("def test_it(): pass\n")
     ran = subprocess.run(
-        python("-m", "pytest", "-q", "-p", "no:cacheprovider", "."), cwd=application, capture_output=True, text=True
+        python("-m", "pytest", "-q", "-p", "no:cacheprovider", "."),
+        cwd=application,
+        capture_output=True,
+        text=True,
     )
     assert ran.returncode == 4
     assert "src.llm_service was imported by src.scanner" in ran.stderr
@@ -372,12 +375,18 @@ def test_run_installs_in_what_the_command_starts(application: Path) -> None:
 
 
 def test_run_keeps_the_exit_status_and_the_arguments(application: Path) -> None:
-    ran = run(application, "--", *python("-c", "import sys, json; print(json.dumps(sys.argv)); sys.exit(7)", "--x", "--", "y"))
+    ran = run(
+        application,
+        "--",
+        *python("-c", "import sys, json; print(json.dumps(sys.argv)); sys.exit(7)", "--x", "--", "y"),
+    )
     assert ran.returncode == 7
     assert json.loads(ran.stdout) == ["-c", "--x", "--", "y"]
 
 
-def test_run_keeps_a_sitecustomize_and_the_path(application: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_run_keeps_a_sitecustomize_and_the_path(
+    application: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     site = tmp_path_factory.mktemp("site")
     (site / "sitecustomize.py").write_text("import builtins; builtins.customized = True\n")
     path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))

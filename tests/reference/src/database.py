@@ -33,14 +33,13 @@ class DistributedLock(Base):
 
 
 @functools.cache
-def _sessions(url_text: str) -> Any:
+def _sessions(url_text: str) -> "sessionmaker[Session]":
     # SQLAlchemy knows neither the old scheme nor asynchronous drivers in a synchronous engine.
     url = make_url(url_text.replace("postgres://", "postgresql://", 1))
     url = url.set(drivername=url.get_backend_name())
     arguments: dict[str, Any] = {}
-    if url.get_backend_name() == "sqlite":
-        if url.database in (None, "", ":memory:"):
-            arguments = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        arguments = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
     engine = create_engine(url, **arguments)
     Base.metadata.create_all(engine)
     return sessionmaker(engine)
@@ -56,5 +55,4 @@ def new_session() -> Session:
     if not url:
         Path("data").mkdir(exist_ok=True)
         url = "sqlite:///data/tasks.db"
-    session = _sessions(url)()
-    return session
+    return _sessions(url)()
