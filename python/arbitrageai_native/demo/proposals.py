@@ -14,7 +14,7 @@ SYSTEM_PROMPT: Final = (
     "then a proposal of at most three sentences."
 )
 PRICE: Final = re.compile(
-    r"^\W*PRICE\W*\$?\s*(\d{1,3}(?:,\d{3})+|\d{1,9})[^\n]*\n?", re.IGNORECASE | re.MULTILINE
+    r"^[^\w\n]{0,9}PRICE[^\w\n]{0,9}(\d{1,3}(?:,\d{3})+|\d{1,9})[^\n]*\n?", re.IGNORECASE | re.MULTILINE
 )
 TITLE: Final = re.compile(r"^Title: (.*)$", re.MULTILINE)
 
