@@ -51,5 +51,5 @@ def serve() -> Iterator[Callable[..., FaultyServer]]:
         return servers[-1]
 
     yield start
-    for server in servers:
-        server.close()
+    for started in servers:
+        started.close()
