@@ -609,6 +609,8 @@ class LLMService:
         Returns:
             For each prompt, in order, its result or its exception.
         """
+        if asyncio._get_running_loop() is not None:
+            self._metrics.blocked_a_loop()
         return run_in_private_loop(
             lambda: self.complete_many_async(prompts, concurrency=concurrency, progress=progress, **kwargs)
         )

@@ -25,12 +25,18 @@ use crate::llm::{Transport, TransportSettings};
 /// This process's transports: nearly always one.
 static TRANSPORTS: PerProcess<Mutex<HashMap<TransportSettings, Arc<Transport>>>> = PerProcess::new();
 
+/// Above this, transports that serve no call are dropped: someone gives every call settings of its own.
+const TRANSPORTS_KEPT: usize = 16;
+
 /// Finds or makes the transport. Making one reads the TLS roots: not for an event loop's thread.
 pub(super) fn transport(settings: TransportSettings) -> Result<Arc<Transport>, Error> {
     let transports = TRANSPORTS.get_or_init(Mutex::default);
     let mut transports = transports.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(transport) = transports.get(&settings) {
         return Ok(transport.clone());
+    }
+    if transports.len() >= TRANSPORTS_KEPT {
+        transports.retain(|_, transport| Arc::strong_count(transport) > 1);
     }
     let transport = Arc::new(Transport::new(settings)?);
     transports.insert(settings, transport.clone());
