@@ -44,9 +44,7 @@ async def test_a_lock_is_not_reentrant(manager: BidLockManager) -> None:
     assert not await manager.acquire_lock("m", "p", timeout=0.05)
 
 
-async def test_only_its_holder_releases(
-    manager: BidLockManager, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_only_its_holder_releases(manager: BidLockManager, caplog: pytest.LogCaptureFixture) -> None:
     assert await manager.acquire_lock("m", "p", holder_id="one")
     with caplog.at_level(logging.WARNING):
         assert not await manager.release_lock("m", "p", holder_id="two")

@@ -49,7 +49,9 @@ async def test_the_database_is_the_environments(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "environment.db").exists()
 
 
-async def test_without_a_database_the_default_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_database_the_default_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)
     monkeypatch.chdir(tmp_path)
     assert await BidLockManager().acquire_lock("m", "p")
@@ -177,7 +179,13 @@ async def test_a_senseless_ttl(ttl: float, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["tasks.db", "mysql://host/db", "sqlite://tasks.db", "postgresql://host:port/db", "postgresql://h/?sslmode=odd"],
+    [
+        "tasks.db",
+        "mysql://host/db",
+        "sqlite://tasks.db",
+        "postgresql://host:port/db",
+        "postgresql://h/?sslmode=odd",
+    ],
 )
 def test_urls_that_name_no_database(url: str) -> None:
     with pytest.raises(ValueError, match="database_url|SQLite URL"):
@@ -241,7 +249,9 @@ async def test_tables_of_another_shape(tmp_path: Path, caplog: pytest.LogCapture
 async def test_a_table_of_another_shape_on_a_server(
     postgres_server: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    statement = "CREATE TABLE distributed_locks (id text PRIMARY KEY, lock_key text UNIQUE, holder_id integer)"
+    statement = (
+        "CREATE TABLE distributed_locks (id text PRIMARY KEY, lock_key text UNIQUE, holder_id integer)"
+    )
     postgres_server.execute(statement, postgres_url.rsplit("/", 1)[1])
     assert "holder_id is integer" in await refused(BidLockManager(300, postgres_url), caplog)
 
@@ -324,7 +334,8 @@ except LockBackendError as error:
 
 
 def test_a_read_only_file_is_refused() -> None:
-    # Not below pytest's own folder, which nobody else may enter; and by somebody else, since root may write everywhere.
+    # Not below pytest's own folder, which nobody else may enter; and by somebody else, since root may write
+    # everywhere.
     prefix = ["setpriv", "--reuid=nobody", "--clear-groups"] if os.geteuid() == 0 else []
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "locks.db")
