@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import re
 import sqlite3
 import statistics
@@ -34,12 +35,13 @@ from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 Pair = Callable[[str], Awaitable[None]]
 
 TABLE = (
-    "CREATE TABLE IF NOT EXISTS plain_locks (id TEXT PRIMARY KEY, lock_key TEXT NOT NULL UNIQUE, holder_id TEXT NOT NULL, "
+    "CREATE TABLE IF NOT EXISTS plain_locks ("
+    "id TEXT PRIMARY KEY, lock_key TEXT NOT NULL UNIQUE, holder_id TEXT NOT NULL, "
     "acquired_at DOUBLE PRECISION NOT NULL, expires_at DOUBLE PRECISION NOT NULL)"
 )
 TAKE = (
-    "INSERT INTO plain_locks VALUES ({0}, {1}, {2}, {3}, {4}) ON CONFLICT (lock_key) DO UPDATE SET id = excluded.id, "
-    "holder_id = excluded.holder_id, acquired_at = excluded.acquired_at, expires_at = excluded.expires_at "
+    "INSERT INTO plain_locks VALUES ({0}, {1}, {2}, {3}, {4}) "
+    "ON CONFLICT (lock_key) DO UPDATE SET id = excluded.id, holder_id = excluded.holder_id, acquired_at = excluded.acquired_at, expires_at = excluded.expires_at "
     "WHERE plain_locks.expires_at < excluded.acquired_at RETURNING id"
 )
 DELETE = "DELETE FROM plain_locks WHERE lock_key = {0} AND id = {1}"
@@ -50,7 +52,7 @@ DELETE = "DELETE FROM plain_locks WHERE lock_key = {0} AND id = {1}"
 
 @asynccontextmanager
 async def native(url: str) -> AsyncIterator[Pair]:
-    """This package."""
+    """Measure this package."""
     manager = BidLockManager(300, url)
 
     async def pair(key: str) -> None:
@@ -63,7 +65,7 @@ async def native(url: str) -> AsyncIterator[Pair]:
 
 @asynccontextmanager
 async def native_block(url: str) -> AsyncIterator[Pair]:
-    """This package's `async with`, with renewal."""
+    """Measure this package's `async with`, with renewal."""
     manager = BidLockManager(300, url)
 
     async def pair(key: str) -> None:
@@ -181,7 +183,7 @@ WAYS: dict[str, list[tuple[str, Callable[[str], Any]]]] = {
 
 
 async def throughput(pair: Pair, callers: int, seconds: float) -> tuple[float, float, float]:
-    """Pairs a second, CPU microseconds a pair (this process alone), and the loop's worst stall in milliseconds."""
+    """Give pairs a second, CPU microseconds a pair (of this process), and the loop's worst stall in ms."""
     await asyncio.gather(*(pair(f"warm-{number}") for number in range(callers)))
     stop = time.perf_counter() + seconds
     worst = 0.0
@@ -276,7 +278,7 @@ def hand_off_between_processes(script: str, url: str, rounds: int) -> float:
     events.sort()
     gaps = [
         later[0] - earlier[0]
-        for earlier, later in zip(events, events[1:], strict=False)
+        for earlier, later in itertools.pairwise(events)
         if earlier[1] == "r" and later[1] == "a" and earlier[2] != later[2]
     ]
     return statistics.median(gaps) * 1e3

@@ -42,7 +42,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what the command line says; the exit status: 0, 1 if there was no such lock, 2 if the database can't be used."""
+    """Do what the command line says.
+
+    The exit status is 0, or 1 if there was no such lock, or 2 if the database can't be used.
+    """
     try:
         return asyncio.run(_run(arguments))
     except KeyboardInterrupt:

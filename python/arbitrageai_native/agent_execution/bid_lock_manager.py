@@ -344,7 +344,7 @@ class BidLockManager:
         auto_renew: bool | None = None,
         on_lost: OnLost | None = None,
     ) -> SyncLockContext:
-        """`with manager.with_lock_sync(...) as lease:` as `with_lock`, for threads: waits in the calling one."""
+        """As `with_lock`, for threads: `with manager.with_lock_sync(...) as lease:` waits in the calling one."""
         on_lost = self.on_lost if on_lost is None else on_lost
         check_on_lost(on_lost)
 
@@ -413,7 +413,7 @@ class BidLockManager:
         }
 
     async def aclose(self) -> None:
-        """Release what this manager acquired and still holds, and let go of its connections if it is the last to use them.
+        """Release what this manager still holds, and let go of its connections if nobody else uses them.
 
         A manager that is used again opens them again.
         """
