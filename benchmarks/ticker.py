@@ -63,7 +63,7 @@ async def control() -> AsyncIterator[Waits]:
     try:
         yield waits
     finally:
-        output, _ = await process.communicate()
+        output, _ = await process.communicate(b"")  # without an input, its end is not told on Python 3.11
         waits.late.extend(json.loads(output))
 
 

@@ -1,14 +1,54 @@
 """What every test file may use."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import uvloop
 
-from .lock_fixtures import make_manager, manager, postgres_server, postgres_url, shared_url, sqlite_url
+from tests.drop_in import (
+    async_helpers,
+    errors,
+    health,
+    implementation,
+    llm_service,
+    lock_file,
+    locks,
+    pytest_configure,
+    pytest_runtest_call,
+    server,
+    service,
+)
+from tests.lock_fixtures import (
+    make_manager,
+    manager,
+    postgres_server,
+    postgres_url,
+    shared_url,
+    sqlite_url,
+)
+from tests.servers.faulty_http import Action, FaultyServer
 
-__all__ = ["make_manager", "manager", "postgres_server", "postgres_url", "shared_url", "sqlite_url"]
+# Fixtures and hooks are found by their names here.
+__all__ = [
+    "async_helpers",
+    "errors",
+    "health",
+    "implementation",
+    "llm_service",
+    "lock_file",
+    "locks",
+    "make_manager",
+    "manager",
+    "postgres_server",
+    "postgres_url",
+    "pytest_configure",
+    "pytest_runtest_call",
+    "server",
+    "service",
+    "shared_url",
+    "sqlite_url",
+]
 
 
 class LoopWithoutReaders(asyncio.SelectorEventLoop):
@@ -28,3 +68,17 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 def new_loop(request: pytest.FixtureRequest) -> LoopFactory:
     """Every kind of event loop that the bridge serves."""
     return request.param
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., FaultyServer]]:
+    """Starts servers under the test's control, and stops them after it."""
+    servers: list[FaultyServer] = []
+
+    def start(*script: Action) -> FaultyServer:
+        servers.append(FaultyServer(*script))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()

@@ -1,1 +1,54 @@
-"""LLM calls and database locks for asyncio that never block the event loop."""
+"""LLM calls and database locks for asyncio that never block the event loop.
+
+The public names are imported when they are first used: importing this package alone loads nothing heavy and
+starts nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from arbitrageai_native import exceptions as exceptions
+    from arbitrageai_native._openai import AsyncOpenAI as AsyncOpenAI
+    from arbitrageai_native._openai import OpenAI as OpenAI
+    from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager as BidLockManager
+    from arbitrageai_native.llm_service import LLMService as LLMService
+    from arbitrageai_native.llm_service import ModelConfig as ModelConfig
+    from arbitrageai_native.utils.async_helpers import safe_sleep as safe_sleep
+
+# Public name -> the module that defines it; None: the name is a module itself.
+_HOMES: dict[str, str | None] = {
+    "AsyncOpenAI": "_openai",
+    "BidLockManager": "agent_execution.bid_lock_manager",
+    "LLMService": "llm_service",
+    "ModelConfig": "llm_service",
+    "OpenAI": "_openai",
+    "exceptions": None,
+    "safe_sleep": "utils.async_helpers",
+}
+
+__all__ = [
+    "AsyncOpenAI",
+    "BidLockManager",
+    "LLMService",
+    "ModelConfig",
+    "OpenAI",
+    "exceptions",
+    "safe_sleep",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES[name]
+    module = importlib.import_module(f"{__name__}.{home or name}")
+    value: object = module if home is None else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,7 +1,7 @@
 """The native module: private to the package, whose public classes are thin Python classes over these."""
 
 from asyncio import Future
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, final
 
 _Result = TypeVar("_Result", covariant=True)
@@ -23,6 +23,19 @@ class Inbox:
     """The completion inbox of an event loop."""
 
     def drain(self, _wakeup: Future[None] | None = None) -> None: ...
+
+@final
+class Turn:
+    """A place in the queue of those who are about to start a call."""
+
+    def __await__(self) -> Generator[Any, None, None]: ...
+    def __iter__(self) -> Generator[Any, None, None]: ...
+    def __next__(self) -> Future[None]: ...
+    def throw(self, kind: object, value: object = None, _traceback: object = None) -> None: ...
+    def close(self) -> None: ...
+
+def turn() -> Turn:
+    """Await the caller's turn to start a call: at once, or in a later iteration of a loop that has had much to start."""
 
 @final
 class Guard:
@@ -47,6 +60,166 @@ class Probe:
     @staticmethod
     def live_tasks() -> int: ...
 
+# The client of model servers
+
+@final
+class CallOptions:
+    """The limits of calls and how they are retried; unchangeable. `adjusted(...)` makes another."""
+
+    def __new__(cls, **settings: Any) -> CallOptions: ...
+    def adjusted(self, settings: dict[str, Any]) -> CallOptions:
+        """These options with the given settings changed."""
+
+    @property
+    def timeout(self) -> float | None:
+        """The limit of one try in seconds, or None."""
+
+    @property
+    def deadline(self) -> float | None:
+        """The limit of the whole call in seconds, or None."""
+
+@final
+class CallMetrics:
+    """Counters of calls and their latency."""
+
+    def __new__(cls) -> CallMetrics: ...
+    def started(self) -> None:
+        """A call through a foreign client began."""
+
+    def succeeded(self, seconds: float) -> None:
+        """It brought an answer after so many seconds."""
+
+    def failed(self, kind: str) -> None:
+        """It failed."""
+
+    def blocked_a_loop(self) -> None:
+        """A blocking method was called from a running event loop."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """The figures now."""
+
+@final
+class EndpointHealth:
+    """What is known of an endpoint. Times are microseconds since the Unix epoch, or None."""
+
+    def __new__(
+        cls, endpoint: str, failure_threshold: int, recovery_timeout_seconds: float
+    ) -> EndpointHealth: ...
+    endpoint: str
+    state: str
+    last_health_check_at: int | None
+    last_healthy_at: int | None
+    consecutive_failures: int
+    total_requests: int
+    total_failures: int
+    opened_at: int | None
+    failure_threshold: int
+    recovery_timeout_seconds: float
+    @property
+    def response_times(self) -> list[float]: ...
+    @response_times.setter
+    def response_times(self, milliseconds: Sequence[float]) -> None: ...
+    def admit(self) -> bool:
+        """Asks to make a call; in a half-open circuit this takes the probe's place."""
+
+    def would_refuse(self) -> bool:
+        """Whether `admit` would refuse."""
+
+    def abandon(self) -> None:
+        """Gives a probe's place back: its call was cancelled."""
+
+    def record_success(self, milliseconds: float) -> None:
+        """A call answered within so many milliseconds."""
+
+    def record_failure(self) -> None:
+        """A call failed."""
+
+@final
+class ChatStream:
+    """The stream of one call: requested at the first `next`, closed when it is closed or dropped."""
+
+    def next_async(self, texts: bool) -> Awaitable[list[Any] | None]:
+        """Awaits the next items (pieces of text, or chunks as dicts): a list, or None after the last."""
+
+    def next(self, texts: bool) -> list[Any] | None:
+        """Waits for the next items in this thread."""
+
+    def close(self) -> None:
+        """Closes the request, at once."""
+
+    def summary(self) -> dict[str, Any]:
+        """`model`, `usage` and `finish_reason`, as far as they have come."""
+
+@final
+class ChatClient:
+    """Calls of one endpoint."""
+
+    def __new__(cls, base_url: str, api_key: str) -> ChatClient: ...
+    def complete_async(
+        self,
+        body: dict[str, Any],
+        options: CallOptions,
+        metrics: CallMetrics,
+        health: EndpointHealth | None,
+        extra_headers: Mapping[str, str | None] | None,
+        extra_query: Mapping[str, Any] | None,
+        delay: float | None,
+        raw: bool,
+    ) -> Awaitable[dict[str, Any]]:
+        """Makes the call, in stealth mode `delay` seconds later: the dict of `LLMService.complete`."""
+
+    def complete(
+        self,
+        body: dict[str, Any],
+        options: CallOptions,
+        metrics: CallMetrics,
+        health: EndpointHealth | None,
+        extra_headers: Mapping[str, str | None] | None,
+        extra_query: Mapping[str, Any] | None,
+        stealth_mode: bool,
+        raw: bool,
+    ) -> dict[str, Any]:
+        """Makes the call and waits for it in this thread: the dict of `LLMService.complete`."""
+
+    def create_async(
+        self,
+        body: dict[str, Any],
+        options: CallOptions,
+        metrics: CallMetrics,
+        extra_headers: Mapping[str, str | None] | None,
+        extra_query: Mapping[str, Any] | None,
+    ) -> Awaitable[dict[str, Any]]:
+        """Makes the call: all that the server sent."""
+
+    def create(
+        self,
+        body: dict[str, Any],
+        options: CallOptions,
+        metrics: CallMetrics,
+        extra_headers: Mapping[str, str | None] | None,
+        extra_query: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Makes the call and waits for it in this thread: all that the server sent."""
+
+    def stream(
+        self,
+        body: dict[str, Any],
+        options: CallOptions,
+        metrics: CallMetrics,
+        health: EndpointHealth | None,
+        extra_headers: Mapping[str, str | None] | None,
+        extra_query: Mapping[str, Any] | None,
+    ) -> ChatStream:
+        """A stream that makes its call when it is first asked for chunks."""
+
+def sleep(duration: float) -> Awaitable[None]:
+    """Sleeps without blocking the event loop."""
+
+def is_healthy(endpoint: str, timeout: float) -> Awaitable[bool]:
+    """Whether the model server at `endpoint` is alive. Never fails."""
+
+def requests_under_way() -> int:
+    """Requests under way in this process, for tests: a cancelled call has to leave none."""
 # --- locks ---
 
 @final

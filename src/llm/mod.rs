@@ -1,1 +1,40 @@
 //! The client of OpenAI-compatible model servers. It knows nothing of Python.
+//!
+//! A [`Call`] is made of a [`ChatRequest`] (from an [`Endpoint`]), [`CallOptions`], and what it shares with other calls: a
+//! [`Transport`], an endpoint's [`SharedHealth`], [`Metrics`]. It answers with a [`Completion`] or a [`ChatStream`]. All of it
+//! runs inside an ambient tokio runtime, holds no process-wide state and reads no environment variable.
+
+mod answer;
+mod call;
+mod chunks;
+mod endpoint;
+mod error;
+mod exchange;
+mod health;
+mod limit;
+mod metrics;
+mod options;
+mod probe;
+mod retry;
+pub mod sse;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod transport;
+
+pub use answer::{Completion, Usage};
+pub use call::{Call, Timed};
+pub use chunks::{Chunk, ChunkReader, Summary, text};
+pub use endpoint::{ChatRequest, Endpoint, Extras, http_url};
+pub use error::{Error, StatusError, TimeoutKind};
+pub use exchange::{Answer, status_error};
+pub use health::{
+    Admission, CallOutcome, CircuitState, EndpointHealth, Permit, RESPONSE_TIMES_KEPT, SharedHealth,
+    Timestamp, now,
+};
+pub use metrics::{FAILURE_KINDS, LATENCY_BOUNDS, Metrics, Snapshot};
+pub use options::{CallOptions, IdempotencyKey};
+pub use probe::is_healthy;
+pub use retry::{RetryHint, RetryPolicy};
+pub use stream::ChatStream;
+pub use transport::{Transport, TransportSettings};

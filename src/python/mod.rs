@@ -1,4 +1,9 @@
 //! The bindings: Python arguments in, results and errors out, no logic.
 
+pub mod convert;
 pub mod errors;
+pub mod health;
+pub mod llm;
 pub mod lock;
+pub mod options;
+pub mod stream;

@@ -12,10 +12,13 @@ import itertools
 import logging
 import os
 import weakref
-from collections.abc import Awaitable, Iterable
+from collections import Counter
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import _native
+from .._sessions import Place, place_of_engine, place_of_session
+from ..drop_in import application_database
 from ..exceptions import LockBackendError, LockTimeoutError
 from ..leases import Lease, LockContext, OnLost, SyncLockContext, check_on_lost
 from ..lock_overview import HeldLock, LockOverview, Waiter
@@ -31,6 +34,7 @@ _TEN_TTLS = object()
 _RELEASE_AT_EXIT_SECONDS = 1.0
 _METRICS_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
+_COUNTERS = ("attempts", "successes", "conflicts", "timeouts", "renewals", "losses", "backend_errors")
 
 # Engines of in-memory databases whose managers share a private one of ours, by number.
 _memory_numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
@@ -92,6 +96,7 @@ class BidLockManager:
         }
         self._managers: dict[object, _native.LockManager] = {}
         self._database_url = database_url
+        self._active_locks = 0
         if database_url is not None:
             self._on_url(database_url)
 
@@ -101,25 +106,35 @@ class BidLockManager:
         """Give the SQLAlchemy session whose database the locks are in.
 
         None by default: the locks are in the manager's own database. Code and tests may replace it on an
-        instance; it is asked at each operation, and its session is closed again. A session on an in-memory
-        engine stands for a private in-memory database of this package, shared by all managers whose sessions
-        are on the same engine: SQLAlchemy does not see its rows.
+        instance, or override it; it is asked at each operation, and its session is closed again. A session on
+        an in-memory engine stands for a private in-memory database of this package, shared by all managers
+        whose sessions are on the same engine: SQLAlchemy does not see its rows.
         """
         return None
 
     def _locks(self) -> _native.LockManager:
-        session = self._get_db()
-        if session is None:
-            return self._on_url(self._database_url or os.environ.get("DATABASE_URL") or None)
-        try:
-            engine = session.get_bind().engine
-        finally:
-            session.close()
-        url = engine.url
-        in_memory = url.database in (None, "", ":memory:") or url.query.get("mode") == "memory"
-        if url.get_backend_name() == "sqlite" and in_memory:
-            return self._in_memory_of(engine)
-        return self._on_url(url.render_as_string(hide_password=False))
+        """Give the locks of the database that is the right one now.
+
+        Raises:
+            LockBackendError: `_get_db` raised.
+            TypeError: `_get_db` gave something that is no session.
+            ValueError: the database is of a kind that is not supported.
+        """
+        if getattr(self._get_db, "__func__", None) is not BidLockManager._get_db:
+            return self._at(place_of_session(self._get_db))
+        if self._database_url is not None:
+            return self._on_url(self._database_url)
+        application = application_database()
+        if application is None:
+            return self._on_url(os.environ.get("DATABASE_URL") or None)
+        if isinstance(application, str):
+            return self._on_url(application)
+        return self._at(place_of_engine(application, "src.api.database.engine"))
+
+    def _at(self, place: Place) -> _native.LockManager:
+        if place.memory_engine is not None:
+            return self._in_memory_of(place.memory_engine)
+        return self._on_url(place.url)
 
     def _on_url(self, url: str | None) -> _native.LockManager:
         manager = self._managers.get(url)
@@ -252,27 +267,34 @@ class BidLockManager:
         Waits for the database, with the GIL released and one second at most; then the last known number is
         given.
         """
-        locks = self._locks()
-        return _original_metrics(locks.counters(), locks.active_locks_blocking(_METRICS_SECONDS))
+        try:
+            self._active_locks = self._locks().active_locks_blocking(_METRICS_SECONDS)
+        except LockBackendError as error:
+            logger.error("Error counting locks: %s", error)
+        return _original_metrics(self._counters(), self._active_locks)
 
     @property
     def _lock_attempts(self) -> int:
-        return self._counter("attempts")
+        return self._counters()["attempts"]
 
     @property
     def _lock_successes(self) -> int:
-        return self._counter("successes")
+        return self._counters()["successes"]
 
     @property
     def _lock_conflicts(self) -> int:
-        return self._counter("conflicts")
+        return self._counters()["conflicts"]
 
     @property
     def _lock_timeouts(self) -> int:
-        return self._counter("timeouts")
+        return self._counters()["timeouts"]
 
-    def _counter(self, name: str) -> int:
-        return sum(manager.counters()[name] for manager in self._managers.values())
+    def _counters(self) -> Counter[str]:
+        """Over all databases that `_get_db` has led to."""
+        total: Counter[str] = Counter(dict.fromkeys(_COUNTERS, 0))
+        for manager in self._managers.values():
+            total.update(manager.counters())
+        return total
 
     # --- leases ---
 
@@ -400,7 +422,7 @@ class BidLockManager:
         """
         locks = self._locks()
         active = await locks.active_locks(_METRICS_SECONDS)
-        counters = locks.counters()
+        counters = self._counters()
         bounds, wait, hold = locks.histograms()
         return {
             **_original_metrics(counters, active),
@@ -440,7 +462,7 @@ def _timeout_message(marketplace_id: str, posting_id: str, timeout: float) -> st
     return f"Failed to acquire lock for {marketplace_id}:{posting_id} within {timeout}s"
 
 
-def _original_metrics(counters: dict[str, int], active_locks: int) -> dict[str, int]:
+def _original_metrics(counters: Mapping[str, int], active_locks: int) -> dict[str, int]:
     return {
         "lock_attempts": counters["attempts"],
         "lock_successes": counters["successes"],

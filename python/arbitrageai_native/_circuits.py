@@ -1,0 +1,132 @@
+"""Counting calls in a health checker from Python: for foreign clients, and for checkers that are not ours."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from types import TracebackType
+from typing import Any
+
+from arbitrageai_native._native import CallMetrics
+from arbitrageai_native.exceptions import APIStatusError, CircuitBreakerError, OpenAIError
+
+__all__ = ["CountedCall", "CountedStream"]
+
+
+class CountedCall:
+    """A call that a checker admits and whose end it is told.
+
+    With `metrics` it is a foreign client's: all its exceptions count as the endpoint's failures, since their
+    meaning is not known here.
+    """
+
+    def __init__(self, checker: Any, endpoint: str, metrics: CallMetrics | None = None) -> None:
+        self._checker = checker
+        self._endpoint = endpoint
+        self._metrics = metrics
+        self._start = 0.0
+
+    def seconds(self) -> float:
+        """Since the call began."""
+        return perf_counter() - self._start
+
+    def __enter__(self) -> CountedCall:
+        if self._metrics is not None:
+            self._metrics.started()
+        if self._checker is not None and not self._checker.should_allow_request(self._endpoint):
+            if self._metrics is not None:
+                self._metrics.failed("circuit_open")
+            raise CircuitBreakerError(f"Circuit breaker is open for {self._endpoint}")
+        self._start = perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            seconds = self.seconds()
+            if self._metrics is not None:
+                self._metrics.succeeded(seconds)
+            if self._checker is not None:
+                self._checker.record_success(self._endpoint, seconds * 1000)
+            return
+        if self._metrics is not None:
+            self._metrics.failed("foreign")
+        if self._checker is None:
+            return
+        if not isinstance(error, Exception):
+            self.abandon()
+        elif self._metrics is not None or not _is_callers_mistake(error):
+            self._checker.record_failure(self._endpoint, type(error).__name__)
+
+    def abandon(self) -> None:
+        """The call was cancelled: it says nothing of the endpoint."""
+        status = getattr(self._checker, "health_status", None)
+        metrics = status.get(self._endpoint) if isinstance(status, dict) else None
+        native = getattr(metrics, "_native", None)
+        if native is not None:
+            native.abandon()
+
+
+def _is_callers_mistake(error: Exception) -> bool:
+    if isinstance(error, APIStatusError):
+        return 400 <= error.status_code < 500 and error.status_code not in (408, 409, 429)
+    return isinstance(error, OpenAIError) and isinstance(error, (ValueError, TypeError))
+
+
+class CountedStream:
+    """A stream that is one counted call: it begins at the first `next` and ends with the iteration."""
+
+    def __init__(self, stream: Any, call: CountedCall) -> None:
+        self._stream = stream
+        self._call = call
+        self._under_way = False
+        self._over = False
+
+    def summary(self) -> dict[str, Any]:
+        """The stream's."""
+        summary: dict[str, Any] = self._stream.summary()
+        return summary
+
+    def next(self, texts: bool) -> list[Any] | None:
+        """The stream's next batch."""
+        if self._over:
+            return None
+        self._begin()
+        try:
+            batch: list[Any] | None = self._stream.next(texts)
+        except BaseException as error:
+            self._end(error)
+            raise
+        if batch is None:
+            self._end(None)
+        return batch
+
+    async def next_async(self, texts: bool) -> list[Any] | None:
+        """The stream's next batch."""
+        if self._over:
+            return None
+        self._begin()
+        try:
+            batch: list[Any] | None = await self._stream.next_async(texts)
+        except Exception as error:
+            self._end(error)
+            raise
+        if batch is None:
+            self._end(None)
+        return batch
+
+    def close(self) -> None:
+        """Close the stream; left early, it says nothing of the endpoint."""
+        self._stream.close()
+        if self._under_way and not self._over:
+            self._over = True
+            self._call.abandon()
+
+    def _begin(self) -> None:
+        if not self._under_way:
+            self._call.__enter__()
+            self._under_way = True
+
+    def _end(self, error: BaseException | None) -> None:
+        self._over = True
+        self._call.__exit__(None if error is None else type(error), error, None)

@@ -1,0 +1,223 @@
+"""Calls through a client that an application or a test put in the native one's place.
+
+It may be synchronous (`openai.OpenAI`, a `MagicMock`) or not (`openai.AsyncOpenAI`); neither may block an
+event loop, and both serve both kinds of method. A synchronous one runs in a worker thread when a coroutine
+waits for it; an asynchronous one runs on a loop of its own thread when a thread waits for it, always the
+same one, since such clients bind their connections to a loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import os
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+Result = TypeVar("Result")
+
+_WORKERS = 64
+_END = object()
+
+# What belongs to one process: a forked child makes its own.
+_executors: dict[int, ThreadPoolExecutor] = {}
+_loops: dict[int, asyncio.AbstractEventLoop] = {}
+_making = threading.Lock()
+
+
+def _executor() -> ThreadPoolExecutor:
+    pid = os.getpid()
+    executor = _executors.get(pid)
+    if executor is None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        executor = _executors.setdefault(pid, ThreadPoolExecutor(_WORKERS, "arbitrageai-foreign-client"))
+    return executor
+
+
+async def _in_worker(function: Callable[[], Result]) -> Result:
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(_executor(), context.run, function)
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    pid = os.getpid()
+    with _making:
+        loop = _loops.get(pid)
+        if loop is None:
+            loop = _loops[pid] = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, name="arbitrageai-foreign-loop", daemon=True).start()
+    return loop
+
+
+if hasattr(os, "register_at_fork"):
+
+    def _forget_lock() -> None:
+        global _making
+        _making = threading.Lock()
+
+    os.register_at_fork(after_in_child=_forget_lock)
+
+
+def wait_for(awaitable: Awaitable[Result]) -> Result:
+    """Await in this thread, on the loop that foreign clients are served by."""
+
+    async def waited() -> Result:
+        return await awaitable
+
+    coroutine: Coroutine[Any, Any, Result] = waited()
+    future = asyncio.run_coroutine_threadsafe(coroutine, _loop())
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def create(client: Any, arguments: dict[str, Any]) -> Any:
+    """Call the client's `create` and wait for its answer in this thread."""
+    answer = client.chat.completions.create(**arguments)
+    return wait_for(answer) if inspect.isawaitable(answer) else answer
+
+
+async def create_async(client: Any, arguments: dict[str, Any]) -> Any:
+    """Call the client's `create` without blocking the loop."""
+    method = client.chat.completions.create
+    if inspect.iscoroutinefunction(method) or type(client).__name__.startswith("Async"):
+        answer = method(**arguments)
+    else:
+        answer = await _in_worker(lambda: method(**arguments))
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def result(
+    answer: Any, requested_model: str, seconds: float, stealth_mode: bool, raw: bool
+) -> dict[str, Any]:
+    """The dict of `LLMService.complete` from an answer with attribute access."""
+    message = answer.choices[0].message
+    usage = getattr(answer, "usage", None)
+    counts = {
+        name: 0 if usage is None else getattr(usage, name, 0)
+        for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    }
+    model = getattr(answer, "model", None)
+    found: dict[str, Any] = {
+        "content": message.content,
+        "model": requested_model if model is None else model,
+        "usage": counts,
+        "stealth_mode_used": stealth_mode,
+        "response_time_ms": seconds * 1000,
+    }
+    tool_calls = getattr(message, "tool_calls", None)
+    # A mock has every attribute: only a list is an answer.
+    if isinstance(tool_calls, list) and tool_calls:
+        found["tool_calls"] = [_dumped(call) for call in tool_calls]
+    if raw:
+        found["raw"] = _dumped(answer)
+    return found
+
+
+def _dumped(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    return dump() if dump is not None else value
+
+
+class ForeignStream:
+    """The pieces of a foreign client's stream, by either kind of iteration, and what else its chunks tell."""
+
+    def __init__(self, open_sync: Callable[[], Any], open_async: Callable[[], Awaitable[Any]]) -> None:
+        self._open_sync = open_sync
+        self._open_async = open_async
+        self._source: Any = None
+        self._iterator: Any = None
+        self._summary: dict[str, Any] = {}
+
+    def summary(self) -> dict[str, Any]:
+        """What is known besides the text."""
+        return self._summary
+
+    def next(self, texts: bool) -> list[Any] | None:
+        """The next pieces, or None after the last."""
+        while True:
+            if self._iterator is None:
+                self._source = self._open_sync()
+                is_async = hasattr(self._source, "__aiter__") and not hasattr(self._source, "__iter__")
+                self._iterator = _sync_view(self._source) if is_async else iter(self._source)
+            chunk = next(self._iterator, _END)
+            if chunk is _END:
+                return None
+            text = self._text(chunk)
+            if text:
+                return [text]
+
+    async def next_async(self, texts: bool) -> list[Any] | None:
+        """The next pieces, or None after the last."""
+        while True:
+            if self._iterator is None:
+                self._source = await self._open_async()
+                is_async = hasattr(self._source, "__aiter__") and not isinstance(self._source, (list, tuple))
+                self._iterator = aiter_of(self._source) if is_async else iter(self._source)
+            iterator = self._iterator
+            if hasattr(iterator, "__anext__"):
+                try:
+                    chunk = await iterator.__anext__()
+                except StopAsyncIteration:
+                    return None
+            else:
+                chunk = await _in_worker(partial(next, iterator, _END))
+            if chunk is _END:
+                return None
+            text = self._text(chunk)
+            if text:
+                return [text]
+
+    def close(self) -> None:
+        """Close the foreign stream, if it can be closed from here."""
+        close = getattr(self._source, "close", None)
+        if close is None or self._iterator is None:
+            return
+        outcome = close()
+        if inspect.iscoroutine(outcome):
+            try:
+                asyncio.get_running_loop().create_task(outcome)
+            except RuntimeError:
+                wait_for(outcome)
+
+    def _text(self, chunk: Any) -> str | None:
+        model, usage = getattr(chunk, "model", None), getattr(chunk, "usage", None)
+        if isinstance(model, str):
+            self._summary["model"] = model
+        if usage is not None and isinstance(getattr(usage, "total_tokens", None), int):
+            self._summary["usage"] = {
+                name: getattr(usage, name, 0)
+                for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+            }
+        choices = getattr(chunk, "choices", None)
+        if not choices:
+            return None
+        reason = getattr(choices[0], "finish_reason", None)
+        if isinstance(reason, str):
+            self._summary["finish_reason"] = reason
+        delta = getattr(choices[0], "delta", None)
+        text: str | None = getattr(delta, "content", None)
+        return text
+
+
+def aiter_of(source: Any) -> Any:
+    """`aiter`, also for objects whose `__aiter__` is a mock's."""
+    return source.__aiter__()
+
+
+def _sync_view(source: Any) -> Iterator[Any]:
+    iterator = source.__aiter__()
+    while True:
+        try:
+            yield wait_for(iterator.__anext__())
+        except StopAsyncIteration:
+            return

@@ -1,0 +1,110 @@
+"""Many calls, a few at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+from arbitrageai_native.exceptions import InvalidArgumentError, InvalidArgumentTypeError
+
+__all__ = ["fan_out", "run_in_private_loop"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+async def fan_out(
+    call: Callable[[Item], Awaitable[Result]], items: Sequence[Item], concurrency: int, progress: bool
+) -> list[Result | Exception]:
+    """Call every item, `concurrency` at a time: for each, in order, its result or its exception."""
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int):
+        raise InvalidArgumentTypeError(f"concurrency has to be an integer, not {type(concurrency).__name__}")
+    if concurrency < 1:
+        raise InvalidArgumentError(f"concurrency has to be an integer from 1 on, not {concurrency}")
+    results: list[Any] = [None] * len(items)
+    order = iter(range(len(items)))
+
+    async def worker(advance: Callable[[], None]) -> None:
+        for index in order:
+            try:
+                results[index] = await call(items[index])
+            except Exception as error:
+                results[index] = error
+            advance()
+
+    with _bar(len(items), progress) as advance:
+        workers = [asyncio.ensure_future(worker(advance)) for _ in range(min(concurrency, len(items)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for task in workers:
+                task.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+    return results
+
+
+@contextmanager
+def _bar(total: int, wanted: bool) -> Iterator[Callable[[], None]]:
+    if not wanted or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("completions", total=total)
+        yield lambda: bar.advance(task)
+
+
+def run_in_private_loop(start: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """Run a coroutine to its end, even where a loop is running, which then has to wait. Ctrl-C cancels it."""
+    if asyncio._get_running_loop() is None:
+        return _run(start)
+    outcome: list[Any] = []
+    stop: list[Callable[[], object]] = []
+
+    def run() -> None:
+        try:
+            outcome.append((_run(start, stop), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run, name="arbitrageai-complete-many", daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:
+        for cancel in stop:
+            cancel()
+        thread.join()
+        raise
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    finished: Result = result
+    return finished
+
+
+def _run(
+    start: Callable[[], Coroutine[Any, Any, Result]], stop: list[Callable[[], object]] | None = None
+) -> Result:
+    loop = asyncio.new_event_loop()
+    try:
+        task = loop.create_task(start())
+        if stop is not None:
+            stop.append(partial(loop.call_soon_threadsafe, task.cancel))
+        try:
+            return loop.run_until_complete(task)
+        except BaseException:
+            task.cancel()
+            loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+            raise
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()

@@ -1,0 +1,113 @@
+"""What is known of a run while it goes on, and what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from arbitrageai_native.demo.messages import CallEnded, Status
+from arbitrageai_native.demo.postings import Posting
+
+RECENT_BIDS: Final = 6
+
+
+@dataclass
+class ScannerProgress:
+    """One scanner, as last heard of. `ended` says how its process ended, if it did so too early."""
+
+    name: str
+    status: Status = field(default_factory=Status)
+    ended: str | None = None
+
+
+@dataclass
+class Progress:
+    """A run as it stands."""
+
+    postings: Sequence[Posting]
+    scanners: list[ScannerProgress]
+    model_server: str
+    started: float = field(default_factory=time.perf_counter)
+    bids: int = 0
+    one_at_a_time_seconds: float = 0.0
+    recent: deque[tuple[ScannerProgress, CallEnded]] = field(
+        default_factory=lambda: deque(maxlen=RECENT_BIDS)
+    )
+    errors: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken so far."""
+        return time.perf_counter() - self.started
+
+    @property
+    def conflicts(self) -> int:
+        """How often a scanner found a lock held."""
+        return sum(scanner.status.conflicts for scanner in self.scanners)
+
+    @property
+    def worst_stall_ms(self) -> float:
+        """The worst lag of any scanner's event loop."""
+        return max((scanner.status.worst_lag_ms for scanner in self.scanners), default=0.0)
+
+    def call_ended(self, scanner: ScannerProgress, call: CallEnded) -> None:
+        """Count a call in: with a bid or with an error."""
+        self.one_at_a_time_seconds += call.seconds
+        if call.error is None:
+            self.bids += 1
+            self.recent.append((scanner, call))
+        else:
+            self.errors[call.error] = self.errors.get(call.error, 0) + 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run: the table of bids, counted, and what was measured.
+
+    `one_at_a_time_seconds` is the sum of what the run's calls of the model took, each measured where it was
+    made.
+    """
+
+    postings: int
+    bids: int
+    missing: list[str]
+    duplicates: list[str]
+    conflicts: int
+    seconds: float
+    one_at_a_time_seconds: float
+    worst_stall_ms: float
+
+    @property
+    def is_right(self) -> bool:
+        """Whether every posting was bid on exactly once."""
+        return not self.missing and not self.duplicates
+
+    @classmethod
+    def of(cls, progress: Progress, bids_by_posting: Sequence[int], seconds: float) -> Outcome:
+        """Draw the sum of a finished run."""
+        counted = list(zip(progress.postings, bids_by_posting, strict=True))
+        return cls(
+            postings=len(counted),
+            bids=sum(bids_by_posting),
+            missing=[posting.key for posting, bids in counted if bids == 0],
+            duplicates=[posting.key for posting, bids in counted if bids > 1],
+            conflicts=progress.conflicts,
+            seconds=seconds,
+            one_at_a_time_seconds=progress.one_at_a_time_seconds,
+            worst_stall_ms=progress.worst_stall_ms,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the outcome as `--json` prints it."""
+        return {
+            "postings": self.postings,
+            "bids": self.bids,
+            "missing": self.missing,
+            "duplicates": self.duplicates,
+            "seconds": round(self.seconds, 3),
+            "one_at_a_time_seconds": round(self.one_at_a_time_seconds, 3),
+            "worst_stall_ms": round(self.worst_stall_ms, 3),
+        }

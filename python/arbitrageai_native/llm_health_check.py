@@ -1,0 +1,343 @@
+"""Circuit breakers and health of model endpoints.
+
+The state lives in native code, where calls use it without the interpreter; the objects here read and write
+that same state.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, MutableSequence
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from typing import Any, overload
+
+from arbitrageai_native import _native
+from arbitrageai_native.exceptions import CircuitBreakerError
+from arbitrageai_native.utils.async_helpers import safe_sleep
+
+__all__ = [
+    "CircuitBreakerError",
+    "CircuitState",
+    "ExponentialBackoff",
+    "HealthMetrics",
+    "LLMHealthChecker",
+    "get_health_checker",
+]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class CircuitState(Enum):
+    """Whether calls get through: all, none, or one at a time."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+def _to_datetime(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
+
+
+def _to_microseconds(moment: datetime | None) -> int | None:
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+class ResponseTimes(MutableSequence[float]):
+    """The last 100 response times in milliseconds: a view of the native list, changeable like any other."""
+
+    def __init__(self, native: _native.EndpointHealth) -> None:
+        self._native = native
+
+    @overload
+    def __getitem__(self, index: int) -> float: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[float]: ...
+    def __getitem__(self, index: int | slice) -> float | list[float]:
+        return self._native.response_times[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        times = self._native.response_times
+        times[index] = value
+        self._native.response_times = times
+
+    def __delitem__(self, index: int | slice) -> None:
+        times = self._native.response_times
+        del times[index]
+        self._native.response_times = times
+
+    def __len__(self) -> int:
+        return len(self._native.response_times)
+
+    def insert(self, index: int, value: float) -> None:
+        """Insert a response time; the oldest above 100 are dropped."""
+        times = self._native.response_times
+        times.insert(index, value)
+        self._native.response_times = times
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Iterable):
+            return self._native.response_times == list(other)
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self._native.response_times)
+
+
+class HealthMetrics:
+    """What is known of an endpoint. Times are aware UTC datetimes or None."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        state: CircuitState = CircuitState.CLOSED,
+        last_health_check_at: datetime | None = None,
+        last_healthy_at: datetime | None = None,
+        consecutive_failures: int = 0,
+        total_requests: int = 0,
+        total_failures: int = 0,
+        opened_at: datetime | None = None,
+        failure_threshold: int = 3,
+        recovery_timeout_seconds: float = 60,
+        response_times: Iterable[float] = (),
+    ) -> None:
+        self._native = _native.EndpointHealth(endpoint, failure_threshold, recovery_timeout_seconds)
+        self.state = state
+        self.last_health_check_at = last_health_check_at
+        self.last_healthy_at = last_healthy_at
+        self.consecutive_failures = consecutive_failures
+        self.total_requests = total_requests
+        self.total_failures = total_failures
+        self.opened_at = opened_at
+        self.response_times = response_times
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint's base URL."""
+        return self._native.endpoint
+
+    @endpoint.setter
+    def endpoint(self, endpoint: str) -> None:
+        self._native.endpoint = endpoint
+
+    @property
+    def state(self) -> CircuitState:
+        """The circuit's state. Open becomes half-open when it is next asked after the recovery time."""
+        return CircuitState(self._native.state)
+
+    @state.setter
+    def state(self, state: CircuitState) -> None:
+        self._native.state = CircuitState(state).value
+
+    @property
+    def last_health_check_at(self) -> datetime | None:
+        """When `health_check` last asked."""
+        return _to_datetime(self._native.last_health_check_at)
+
+    @last_health_check_at.setter
+    def last_health_check_at(self, moment: datetime | None) -> None:
+        self._native.last_health_check_at = _to_microseconds(moment)
+
+    @property
+    def last_healthy_at(self) -> datetime | None:
+        """When the endpoint last answered well."""
+        return _to_datetime(self._native.last_healthy_at)
+
+    @last_healthy_at.setter
+    def last_healthy_at(self, moment: datetime | None) -> None:
+        self._native.last_healthy_at = _to_microseconds(moment)
+
+    @property
+    def opened_at(self) -> datetime | None:
+        """Since when the circuit has been open."""
+        return _to_datetime(self._native.opened_at)
+
+    @opened_at.setter
+    def opened_at(self, moment: datetime | None) -> None:
+        self._native.opened_at = _to_microseconds(moment)
+
+    @property
+    def consecutive_failures(self) -> int:
+        """Failures since the last answer."""
+        return self._native.consecutive_failures
+
+    @consecutive_failures.setter
+    def consecutive_failures(self, count: int) -> None:
+        self._native.consecutive_failures = count
+
+    @property
+    def total_requests(self) -> int:
+        """Calls that ended."""
+        return self._native.total_requests
+
+    @total_requests.setter
+    def total_requests(self, count: int) -> None:
+        self._native.total_requests = count
+
+    @property
+    def total_failures(self) -> int:
+        """Calls that failed."""
+        return self._native.total_failures
+
+    @total_failures.setter
+    def total_failures(self, count: int) -> None:
+        self._native.total_failures = count
+
+    @property
+    def failure_threshold(self) -> int:
+        """Consecutive failures that open the circuit."""
+        return self._native.failure_threshold
+
+    @failure_threshold.setter
+    def failure_threshold(self, count: int) -> None:
+        self._native.failure_threshold = count
+
+    @property
+    def recovery_timeout_seconds(self) -> float:
+        """Seconds that the circuit stays open."""
+        return self._native.recovery_timeout_seconds
+
+    @recovery_timeout_seconds.setter
+    def recovery_timeout_seconds(self, seconds: float) -> None:
+        self._native.recovery_timeout_seconds = seconds
+
+    @property
+    def response_times(self) -> ResponseTimes:
+        """The last 100 response times in milliseconds."""
+        return ResponseTimes(self._native)
+
+    @response_times.setter
+    def response_times(self, milliseconds: Iterable[float]) -> None:
+        self._native.response_times = list(milliseconds)
+
+    def __repr__(self) -> str:
+        return (
+            f"HealthMetrics(endpoint={self.endpoint!r}, state={self.state}, requests={self.total_requests})"
+        )
+
+
+class ExponentialBackoff:
+    """Growing waits: each `base` times the last, at most `max_delay_ms`, give or take the jitter."""
+
+    def __init__(
+        self,
+        initial_delay_ms: int = 100,
+        max_delay_ms: int = 10000,
+        base: float = 2.0,
+        jitter_factor: float = 0.1,
+    ) -> None:
+        self.initial_delay_ms = initial_delay_ms
+        self.max_delay_ms = max_delay_ms
+        self.base = base
+        self.jitter_factor = jitter_factor
+
+    def get_delay_ms(self, attempt: int) -> int:
+        """The wait after attempt number `attempt` (from 0) in milliseconds; 0 for a negative number."""
+        if attempt < 0:
+            return 0
+        try:
+            delay = min(self.initial_delay_ms * self.base**attempt, float(self.max_delay_ms))
+        except OverflowError:
+            delay = float(self.max_delay_ms)
+        spread = delay * self.jitter_factor
+        return max(1, int(delay + random.uniform(-spread, spread)))
+
+    async def wait(self, attempt: int) -> None:
+        """Wait as long as `get_delay_ms` says."""
+        await safe_sleep(self.get_delay_ms(attempt) / 1000)
+
+
+class LLMHealthChecker:
+    """The health of endpoints, and their circuit breakers."""
+
+    def __init__(self, check_interval_seconds: float = 30) -> None:
+        self.check_interval_seconds = check_interval_seconds
+        self.health_status: dict[str, HealthMetrics] = {}
+
+    def register_endpoint(
+        self, endpoint: str, failure_threshold: int = 3, recovery_timeout_seconds: float = 60
+    ) -> None:
+        """Give an endpoint a circuit breaker; one that it has is kept."""
+        if endpoint not in self.health_status:
+            self.health_status[endpoint] = HealthMetrics(
+                endpoint,
+                failure_threshold=failure_threshold,
+                recovery_timeout_seconds=recovery_timeout_seconds,
+            )
+
+    def get_health_status(self, endpoint: str) -> HealthMetrics | None:
+        """What is known of an endpoint; None if it was not registered."""
+        return self.health_status.get(endpoint)
+
+    def record_success(self, endpoint: str, response_time_ms: float = 0) -> None:
+        """Count an answer: it closes the circuit."""
+        metrics = self.health_status.get(endpoint)
+        if metrics is not None:
+            metrics._native.record_success(response_time_ms)
+
+    def record_failure(self, endpoint: str, error: str = "") -> None:
+        """Count a failure: the `failure_threshold`th in a row, or one in a half-open circuit, opens it."""
+        metrics = self.health_status.get(endpoint)
+        if metrics is not None:
+            metrics._native.record_failure()
+
+    def should_allow_request(self, endpoint: str) -> bool:
+        """Whether a call may be made. In a half-open circuit a True answer takes the one probe's place."""
+        metrics = self.health_status.get(endpoint)
+        return metrics is None or metrics._native.admit()
+
+    def get_metrics_summary(self, endpoint: str) -> dict[str, Any]:
+        """The figures of an endpoint; empty if it was not registered."""
+        metrics = self.health_status.get(endpoint)
+        if metrics is None:
+            return {}
+        times = metrics._native.response_times
+        requests = metrics.total_requests
+        checked, healthy = metrics.last_health_check_at, metrics.last_healthy_at
+        return {
+            "endpoint": endpoint,
+            "state": metrics.state.value,
+            "consecutive_failures": metrics.consecutive_failures,
+            "total_requests": requests,
+            "total_failures": metrics.total_failures,
+            "failure_rate": metrics.total_failures / requests if requests else 0.0,
+            "avg_response_time_ms": round(sum(times) / len(times), 2) if times else 0.0,
+            "last_health_check": checked.isoformat() if checked else None,
+            "last_healthy_at": healthy.isoformat() if healthy else None,
+        }
+
+    async def health_check(self, endpoint: str, timeout_seconds: float = 5) -> bool:
+        """Ask the server at `endpoint` whether it is alive; never raises.
+
+        GET `{base without /v1}/api/health`; where that is 404, Ollama's `/api/version`, then `/v1/models`.
+        It changes `last_health_check_at` (and `last_healthy_at`), not the circuit.
+        """
+        try:
+            healthy = await _native.is_healthy(endpoint, timeout_seconds)
+        except (TypeError, ValueError):
+            healthy = False
+        metrics = self.health_status.get(endpoint)
+        if metrics is not None:
+            metrics.last_health_check_at = datetime.now(timezone.utc)
+            if healthy:
+                metrics.last_healthy_at = metrics.last_health_check_at
+        return healthy
+
+
+_global_health_checker: LLMHealthChecker | None = None
+
+
+def get_health_checker() -> LLMHealthChecker:
+    """The process-wide checker."""
+    global _global_health_checker
+    if _global_health_checker is None:
+        _global_health_checker = LLMHealthChecker()
+    return _global_health_checker

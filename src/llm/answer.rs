@@ -1,0 +1,138 @@
+//! The answer to a chat completion: what of it callers see, checked once here.
+
+use serde_json::Value;
+
+use super::error::Error;
+use super::exchange::{Answer, excerpt};
+
+/// Tokens, as the server counted them; 0 where it did not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// In the request.
+    pub prompt_tokens: u64,
+    /// In the answer.
+    pub completion_tokens: u64,
+    /// Both, by the server's own sum.
+    pub total_tokens: u64,
+}
+
+impl Usage {
+    /// Reads a `usage` member of any shape.
+    pub fn from_json(usage: Option<&Value>) -> Self {
+        let count = |name: &str| {
+            usage
+                .and_then(|usage| usage.get(name))
+                .and_then(Value::as_u64)
+                .unwrap_or(0)
+        };
+        Self {
+            prompt_tokens: count("prompt_tokens"),
+            completion_tokens: count("completion_tokens"),
+            total_tokens: count("total_tokens"),
+        }
+    }
+}
+
+/// The first choice of a chat completion.
+#[derive(Debug, Clone)]
+pub struct Completion {
+    /// The text; `None` where the server sent null (a tool call, a refusal).
+    pub content: Option<String>,
+    /// The model that answered.
+    pub model: String,
+    /// Tokens used.
+    pub usage: Usage,
+    /// The tools that the model wants called, as they were sent.
+    pub tool_calls: Option<Value>,
+    /// All that the server sent, if it was asked to be kept.
+    pub raw: Option<Value>,
+}
+
+impl Answer {
+    /// The body as a JSON object.
+    ///
+    /// # Errors
+    /// [`Error::InvalidResponse`] if it is anything else.
+    pub fn json(&self) -> Result<Value, Error> {
+        let value: Value = serde_json::from_slice(&self.body).map_err(|error| {
+            let html = self.body.trim_ascii_start().starts_with(b"<");
+            self.invalid(&if html {
+                "an HTML page, not JSON".to_owned()
+            } else {
+                format!("not JSON: {error}")
+            })
+        })?;
+        if value.is_object() {
+            Ok(value)
+        } else {
+            Err(self.invalid("not a JSON object"))
+        }
+    }
+
+    /// The body as a chat completion. `requested_model` serves where the server names none.
+    ///
+    /// # Errors
+    /// [`Error::InvalidResponse`] if it is not one.
+    pub fn completion(&self, requested_model: &str, keep_raw: bool) -> Result<Completion, Error> {
+        let mut raw = self.json()?;
+        let Some(choices) = raw.get("choices").and_then(Value::as_array) else {
+            let reported = raw
+                .get("error")
+                .and_then(|error| error.get("message"))
+                .and_then(Value::as_str);
+            return Err(self.invalid(&match reported {
+                Some(message) => format!("no choices, but an error: {message}"),
+                None => "no choices".to_owned(),
+            }));
+        };
+        let Some(choice) = choices.first() else {
+            return Err(self.invalid("choices is empty"));
+        };
+        let Some(message) = choice.get("message").filter(|message| message.is_object()) else {
+            return Err(self.invalid("choices[0] has no message"));
+        };
+        if !matches!(
+            message.get("content"),
+            None | Some(Value::Null | Value::String(_))
+        ) {
+            return Err(self.invalid("choices[0].message.content is not a string"));
+        }
+        let model = raw
+            .get("model")
+            .and_then(Value::as_str)
+            .unwrap_or(requested_model)
+            .to_owned();
+        let usage = Usage::from_json(raw.get("usage"));
+        let (content, tool_calls) = if keep_raw {
+            (
+                message.get("content").cloned(),
+                message.get("tool_calls").cloned(),
+            )
+        } else {
+            let mut message = raw.pointer_mut("/choices/0/message");
+            let mut take = |name: &str| Some(message.as_deref_mut()?.get_mut(name)?.take());
+            (take("content"), take("tool_calls"))
+        };
+        Ok(Completion {
+            content: content.and_then(|content| {
+                if let Value::String(text) = content {
+                    Some(text)
+                } else {
+                    None
+                }
+            }),
+            model,
+            usage,
+            tool_calls: tool_calls.filter(|calls| !calls.is_null()),
+            raw: keep_raw.then_some(raw),
+        })
+    }
+
+    fn invalid(&self, message: &str) -> Error {
+        Error::InvalidResponse {
+            message: message.to_owned(),
+            status: self.status.as_u16(),
+            body: excerpt(&self.body),
+        }
+    }
+}

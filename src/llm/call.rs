@@ -1,0 +1,205 @@
+//! One policy for every call, wired once: deadline, then breaker, then retries.
+//!
+//! A call's future owns all that it uses. Dropping it at any await closes the connection under way, gives back the place
+//! among the connections, and gives back a half-open circuit's probe.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::{HeaderName, HeaderValue};
+use tokio::time::Instant;
+
+use super::endpoint::ChatRequest;
+use super::error::{Error, TimeoutKind};
+use super::exchange::{Answer, Exchange, Failure};
+use super::health::{CallOutcome, Permit, SharedHealth, now};
+use super::limit::{Limit, within};
+use super::metrics::Metrics;
+use super::options::{CallOptions, IdempotencyKey};
+use super::stream::ChatStream;
+use super::transport::Transport;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// A call that can be made once.
+pub struct Call {
+    /// The way to the network.
+    pub transport: Arc<Transport>,
+    /// What is sent.
+    pub request: ChatRequest,
+    /// The limits.
+    pub options: CallOptions,
+    /// The endpoint's circuit, if it has one.
+    pub health: Option<SharedHealth>,
+    /// Where the call is counted.
+    pub metrics: Arc<Metrics>,
+    /// A wait before the request; it counts against the deadline, not in the response time.
+    pub delay: Duration,
+}
+
+/// A result and how long it took.
+#[derive(Debug)]
+pub struct Timed<T> {
+    /// The result.
+    pub value: T,
+    /// From the request (the first try's) to the whole answer.
+    pub response_time: Duration,
+}
+
+impl Call {
+    /// Makes the call and reads its answer with `read`.
+    ///
+    /// # Errors
+    /// Every kind of [`Error`] that is not about a stream.
+    pub async fn complete<T>(
+        mut self,
+        read: impl FnOnce(Answer) -> Result<T, Error>,
+    ) -> Result<Timed<T>, Error> {
+        self.metrics.call_started();
+        let deadline = self.deadline();
+        let result = match self.prepare(deadline).await {
+            Err(error) => Err(error),
+            Ok(permit) => {
+                let start = Instant::now();
+                let answer = self
+                    .retry(deadline, |exchange| async move { exchange.run().await })
+                    .await;
+                let result = answer.and_then(read).map(|value| Timed {
+                    value,
+                    response_time: start.elapsed(),
+                });
+                if let Some(permit) = permit {
+                    permit.settle(outcome(&result));
+                }
+                result
+            }
+        };
+        match &result {
+            Ok(timed) => self.metrics.call_succeeded(timed.response_time),
+            Err(error) => self.metrics.call_failed(error),
+        }
+        result
+    }
+
+    /// Opens a stream. What happens before its head is retried as any call; what happens after is told by the stream.
+    ///
+    /// # Errors
+    /// Every kind of [`Error`] that can come before the answer's head.
+    pub async fn stream(mut self) -> Result<ChatStream, Error> {
+        self.metrics.call_started();
+        let deadline = self.deadline();
+        let permit = match self.prepare(deadline).await {
+            Ok(permit) => permit,
+            Err(error) => {
+                self.metrics.call_failed(&error);
+                return Err(error);
+            }
+        };
+        let start = Instant::now();
+        match self
+            .retry(deadline, |exchange| async move { exchange.open().await })
+            .await
+        {
+            Ok(opened) => Ok(ChatStream::new(self, opened, permit, start, deadline)),
+            Err(error) => {
+                if let Some(permit) = permit {
+                    permit.settle(failure_outcome(&error));
+                }
+                self.metrics.call_failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Limit> {
+        Limit::after(Instant::now(), self.options.deadline, TimeoutKind::Deadline)
+    }
+
+    /// The wait before the call, and the circuit's leave to make it.
+    async fn prepare(&mut self, deadline: Option<Limit>) -> Result<Option<Permit>, Error> {
+        self.add_idempotency_key()?;
+        if !self.delay.is_zero() {
+            if let Some(health) = &self.health
+                && health.lock().would_refuse(now())
+            {
+                return Err(circuit_open(health));
+            }
+            within(&[deadline], tokio::time::sleep(self.delay)).await?;
+        }
+        match &self.health {
+            None => Ok(None),
+            Some(health) => health.admit().map(Some).ok_or_else(|| circuit_open(health)),
+        }
+    }
+
+    fn add_idempotency_key(&mut self) -> Result<(), Error> {
+        let key = match &self.options.idempotency_key {
+            IdempotencyKey::Off => return Ok(()),
+            IdempotencyKey::PerCall => uuid::Uuid::new_v4().to_string(),
+            IdempotencyKey::Given(key) => key.clone(),
+        };
+        let value = HeaderValue::from_str(&key)
+            .map_err(|_| Error::invalid("idempotency_key", "can't be sent in a header"))?;
+        self.request.headers.entry(IDEMPOTENCY_KEY).or_insert(value);
+        Ok(())
+    }
+
+    /// Tries until it succeeds, may not be tried again, or has no time left for another try.
+    async fn retry<'call, T, Attempt>(
+        &'call self,
+        deadline: Option<Limit>,
+        attempt: impl Fn(Exchange<'call>) -> Attempt,
+    ) -> Result<T, Error>
+    where
+        Attempt: Future<Output = Result<T, Failure>>,
+    {
+        let policy = &self.options.retry;
+        let mut retries_taken = 0;
+        loop {
+            let exchange = Exchange {
+                transport: &self.transport,
+                request: &self.request,
+                options: &self.options,
+                deadline,
+            };
+            let failure = match attempt(exchange).await {
+                Ok(value) => return Ok(value),
+                Err(failure) => failure,
+            };
+            if !failure.hint.retryable || retries_taken >= policy.max_retries {
+                return Err(failure.error);
+            }
+            let wait = policy.wait(retries_taken, failure.hint.retry_after, rand::random());
+            // A wait that outlasts the deadline would only hide the failure behind a timeout.
+            if deadline.is_some_and(|deadline| Instant::now() + wait >= deadline.at) {
+                return Err(failure.error);
+            }
+            tokio::time::sleep(wait).await;
+            retries_taken += 1;
+            self.metrics.retried();
+        }
+    }
+}
+
+fn circuit_open(health: &SharedHealth) -> Error {
+    Error::CircuitOpen {
+        endpoint: health.lock().endpoint.clone(),
+    }
+}
+
+fn outcome<T>(result: &Result<Timed<T>, Error>) -> CallOutcome {
+    match result {
+        Ok(timed) => CallOutcome::Success(timed.response_time.as_secs_f64() * 1000.0),
+        Err(error) => failure_outcome(error),
+    }
+}
+
+/// What a failed call says of its endpoint.
+pub(super) fn failure_outcome(error: &Error) -> CallOutcome {
+    if error.is_callers_mistake() {
+        CallOutcome::Rejected
+    } else {
+        CallOutcome::Failure
+    }
+}

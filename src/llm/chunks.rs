@@ -1,0 +1,206 @@
+//! From a stream's bytes to its chunks, and the judgement whether it ended as it should: a pure state machine.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::answer::Usage;
+use super::error::Error;
+use super::exchange::excerpt;
+use super::sse::{Decoder, Event};
+
+/// One event's JSON object.
+pub type Chunk = Value;
+
+/// What is known of a stream besides its text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// The model that answers.
+    pub model: Option<String>,
+    /// Tokens used, if the server was asked to say (`stream_options={"include_usage": True}`).
+    pub usage: Option<Usage>,
+    /// Why the first choice ended.
+    pub finish_reason: Option<String>,
+}
+
+/// Takes bytes, gives chunks.
+#[derive(Debug)]
+pub struct ChunkReader {
+    status: u16,
+    decoder: Decoder,
+    events: Vec<Event>,
+    saw_event: bool,
+    done: bool,
+    /// Per choice, whether its `finish_reason` has come.
+    finished_choices: BTreeMap<u64, bool>,
+    beginning: Vec<u8>,
+    summary: Summary,
+}
+
+/// How much of a stream that is none is kept, to be shown in the error.
+const BEGINNING_BYTES: usize = 2000;
+
+impl ChunkReader {
+    /// `status` is the answer's, for errors.
+    pub fn new(status: u16, max_event_bytes: usize) -> Self {
+        Self {
+            status,
+            decoder: Decoder::new(max_event_bytes),
+            events: Vec::new(),
+            saw_event: false,
+            done: false,
+            finished_choices: BTreeMap::new(),
+            beginning: Vec::new(),
+            summary: Summary::default(),
+        }
+    }
+
+    /// What is known so far.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// Whether `[DONE]` has come: nothing after it counts.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Takes the next bytes; the chunks that they complete are appended, also those before an error.
+    ///
+    /// # Errors
+    /// [`Error::InvalidResponse`] for what is no JSON object or too long, [`Error::Reported`] for an error in mid-stream.
+    pub fn feed(&mut self, bytes: &[u8], chunks: &mut impl Extend<Chunk>) -> Result<(), Error> {
+        if !self.saw_event {
+            let room = BEGINNING_BYTES - self.beginning.len();
+            self.beginning.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        }
+        let mut events = std::mem::take(&mut self.events);
+        let fed = self.decoder.feed(bytes, &mut events);
+        for event in events.drain(..) {
+            if self.done {
+                break;
+            }
+            if let Some(chunk) = self.take(event)? {
+                chunks.extend([chunk]);
+            }
+        }
+        self.events = events;
+        fed.map_err(|error| self.invalid(&error.to_string()))
+    }
+
+    /// Judges the end of the bytes.
+    ///
+    /// # Errors
+    /// [`Error::InvalidResponse`] if this was no event stream, `broken` (or [`Error::Connection`], if nothing was broken)
+    /// if it ended before it was complete.
+    pub fn end(&mut self, broken: Option<Error>) -> Result<(), Error> {
+        let complete = self.done
+            || self.decoder.unfinished_data().trim() == "[DONE]"
+            || (!self.finished_choices.is_empty()
+                && self.finished_choices.values().all(|finished| *finished));
+        if complete {
+            return Ok(());
+        }
+        if let Some(error) = broken {
+            return Err(error);
+        }
+        if !self.saw_event && !self.beginning.trim_ascii().is_empty() {
+            return Err(self.invalid("not an event stream"));
+        }
+        Err(Error::Connection {
+            detail: "the stream ended before [DONE] and before a finish_reason".to_owned(),
+            os_error: None,
+        })
+    }
+
+    fn take(&mut self, event: Event) -> Result<Option<Chunk>, Error> {
+        if !self.saw_event {
+            self.saw_event = true;
+            self.beginning = Vec::new();
+        }
+        if event.data.starts_with("[DONE]") {
+            self.done = true;
+            return Ok(None);
+        }
+        let chunk: Value = serde_json::from_str(&event.data)
+            .map_err(|error| self.invalid_event(&format!("an event is not JSON: {error}"), &event))?;
+        if !chunk.is_object() {
+            return Err(self.invalid_event("an event is not a JSON object", &event));
+        }
+        if let Some(reported) = chunk.get("error").filter(|error| is_truthy(error)) {
+            let message = reported
+                .get("message")
+                .or(Some(reported))
+                .and_then(Value::as_str)
+                .filter(|message| !message.is_empty())
+                .unwrap_or("An error occurred during streaming");
+            return Err(Error::Reported {
+                message: message.to_owned(),
+                body: reported.clone(),
+            });
+        }
+        self.summarise(&chunk);
+        Ok(Some(chunk))
+    }
+
+    fn summarise(&mut self, chunk: &Chunk) {
+        if let Some(model) = chunk.get("model").and_then(Value::as_str)
+            && self.summary.model.as_deref() != Some(model)
+        {
+            self.summary.model = Some(model.to_owned());
+        }
+        if let Some(usage) = chunk.get("usage").filter(|usage| usage.is_object()) {
+            self.summary.usage = Some(Usage::from_json(Some(usage)));
+        }
+        for choice in choices(chunk) {
+            let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
+            let reason = choice.get("finish_reason").and_then(Value::as_str);
+            *self.finished_choices.entry(index).or_default() |= reason.is_some();
+            if let (0, Some(reason)) = (index, reason) {
+                self.summary.finish_reason = Some(reason.to_owned());
+            }
+        }
+    }
+
+    fn invalid(&self, message: &str) -> Error {
+        Error::InvalidResponse {
+            message: message.to_owned(),
+            status: self.status,
+            body: excerpt(&self.beginning),
+        }
+    }
+
+    fn invalid_event(&self, message: &str, event: &Event) -> Error {
+        Error::InvalidResponse {
+            message: message.to_owned(),
+            status: self.status,
+            body: excerpt(event.data.as_bytes()),
+        }
+    }
+}
+
+/// The text that a chunk adds to the first choice, if any.
+pub fn text(chunk: &Chunk) -> Option<&str> {
+    choices(chunk)
+        .filter(|choice| choice.get("index").and_then(Value::as_u64).unwrap_or(0) == 0)
+        .find_map(|choice| choice.get("delta")?.get("content")?.as_str())
+        .filter(|text| !text.is_empty())
+}
+
+fn choices(chunk: &Chunk) -> impl Iterator<Item = &Value> {
+    chunk
+        .get("choices")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+}
+
+fn is_truthy(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(members) => !members.is_empty(),
+        _ => true,
+    }
+}

@@ -1,0 +1,169 @@
+//! What can go wrong in a call, in the terms a caller can act on.
+//!
+//! Every variant has one exception class on the Python side. No text here ever holds an API key: details of connection
+//! failures are taken from the operating system's error, never from a URL.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::Duration;
+
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+
+/// Which limit ran out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeoutKind {
+    /// The connection was not made in time.
+    Connect,
+    /// One try, from its start to its end (for a stream: the first piece, or the gap between two pieces).
+    Try,
+    /// The first byte of the answer did not come in time.
+    FirstByte,
+    /// Two parts of the answer lay too far apart.
+    Idle,
+    /// The whole call, with its retries and waits.
+    Deadline,
+}
+
+impl std::fmt::Display for TimeoutKind {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Connect => "connect timeout",
+            Self::Try => "timeout",
+            Self::FirstByte => "first byte timeout",
+            Self::Idle => "idle timeout",
+            Self::Deadline => "deadline",
+        })
+    }
+}
+
+/// An answer with a status other than 2xx.
+#[derive(Debug, Clone)]
+pub struct StatusError {
+    /// The HTTP status code.
+    pub status: u16,
+    /// `Error code: 500`, and the server's own message where it sent one.
+    pub message: String,
+    /// The `x-request-id` header.
+    pub request_id: Option<String>,
+    /// The JSON body's `error` member, or the whole JSON body, or the text as a JSON string.
+    pub body: Value,
+    /// The answer's headers.
+    pub headers: HeaderMap,
+}
+
+/// Why a call failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// An argument that no request can be made of.
+    #[error("{argument}: {message}")]
+    InvalidArgument {
+        /// The argument's name, with the path inside it: `extra_headers['X-A']`.
+        argument: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A limit ran out.
+    #[error("Request timed out. ({kind} of {} s)", limit.as_secs_f64())]
+    Timeout {
+        /// Which one.
+        kind: TimeoutKind,
+        /// Its length.
+        limit: Duration,
+    },
+    /// The server could not be reached, or the connection broke.
+    #[error("Connection error. ({detail})")]
+    Connection {
+        /// The innermost reason.
+        detail: String,
+        /// The operating system's error number, where there is one.
+        os_error: Option<i32>,
+    },
+    /// The server answered with an error status.
+    #[error("{}", .0.message)]
+    Status(Box<StatusError>),
+    /// The server answered 2xx with something that is not a chat completion.
+    #[error("Data returned by API invalid for expected schema. ({message})")]
+    InvalidResponse {
+        /// What is wrong with it.
+        message: String,
+        /// The HTTP status code.
+        status: u16,
+        /// The beginning of the body, as text.
+        body: String,
+    },
+    /// The server reported an error inside a 2xx answer (in the middle of a stream).
+    #[error("{message}")]
+    Reported {
+        /// The server's message.
+        message: String,
+        /// The `error` object.
+        body: Value,
+    },
+    /// The endpoint's circuit is open: no request was made.
+    #[error("Circuit breaker is open for {endpoint}")]
+    CircuitOpen {
+        /// The endpoint as it was registered.
+        endpoint: String,
+    },
+    /// The client, or the stream, was closed.
+    #[error("{0} is closed")]
+    Closed(&'static str),
+}
+
+impl Error {
+    /// An [`Error::InvalidArgument`].
+    pub fn invalid(argument: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::InvalidArgument {
+            argument: argument.into(),
+            message: message.into(),
+        }
+    }
+
+    /// The transport's error in our terms. `connect_timeout` is what the transport was built with.
+    pub(super) fn from_transport(error: &reqwest::Error, connect_timeout: Duration) -> Self {
+        if error.is_timeout() {
+            return Self::Timeout {
+                kind: TimeoutKind::Connect,
+                limit: connect_timeout,
+            };
+        }
+        let mut innermost: &dyn StdError = error;
+        let mut os_error = None;
+        while let Some(source) = innermost.source() {
+            innermost = source;
+            if let Some(io_error) = innermost.downcast_ref::<io::Error>() {
+                os_error = io_error.raw_os_error().or(os_error);
+            }
+        }
+        Self::Connection {
+            detail: innermost.to_string(),
+            os_error,
+        }
+    }
+
+    /// Whether this speaks of the caller's mistake rather than of the endpoint's health.
+    pub fn is_callers_mistake(&self) -> bool {
+        match self {
+            Self::Status(error) => {
+                (400..500).contains(&error.status) && ![408, 409, 429].contains(&error.status)
+            }
+            Self::InvalidArgument { .. } | Self::Closed(_) => true,
+            _ => false,
+        }
+    }
+
+    /// A short, stable name of the kind, for counters and logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::InvalidArgument { .. } => "invalid_argument",
+            Self::Timeout { .. } => "timeout",
+            Self::Connection { .. } => "connection",
+            Self::Status(_) => "status",
+            Self::InvalidResponse { .. } => "invalid_response",
+            Self::Reported { .. } => "reported",
+            Self::CircuitOpen { .. } => "circuit_open",
+            Self::Closed(_) => "closed",
+        }
+    }
+}

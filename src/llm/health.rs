@@ -1,0 +1,278 @@
+//! The circuit breaker of one endpoint: a pure state machine that is told the time.
+//!
+//! Closed, it lets everything through and counts consecutive failures; at the threshold it opens and lets nothing through;
+//! after the recovery time it is half-open and lets one probe through at a time, whose outcome closes or opens it again. A call that was
+//! admitted before the state last changed tells nothing of the endpoint as it is now: it is counted in the totals, and
+//! moves nothing.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Microseconds since the Unix epoch. Python sees these as datetimes and may set them, so it is the wall clock that counts.
+pub type Timestamp = i64;
+
+/// How many response times are kept.
+pub const RESPONSE_TIMES_KEPT: usize = 100;
+
+/// The wall clock, now.
+pub fn now() -> Timestamp {
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Whether calls get through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CircuitState {
+    /// All of them.
+    #[default]
+    Closed,
+    /// None.
+    Open,
+    /// One at a time.
+    HalfOpen,
+}
+
+/// How a call ended, as far as its endpoint is concerned.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum CallOutcome {
+    /// It answered, within so many milliseconds.
+    Success(f64),
+    /// It answered that the caller was wrong: it is alive.
+    Rejected,
+    /// It did not answer as it should.
+    Failure,
+}
+
+/// What is known of an endpoint.
+#[derive(Debug, Clone)]
+pub struct EndpointHealth {
+    /// Its base URL.
+    pub endpoint: String,
+    state: CircuitState,
+    /// When its health was last asked for.
+    pub last_health_check_at: Option<Timestamp>,
+    /// When it last answered well.
+    pub last_healthy_at: Option<Timestamp>,
+    /// Failures since it last answered.
+    pub consecutive_failures: u64,
+    /// Calls that ended.
+    pub total_requests: u64,
+    /// Calls that failed.
+    pub total_failures: u64,
+    /// Since when the circuit is open, or half-open.
+    pub opened_at: Option<Timestamp>,
+    /// Consecutive failures that open the circuit.
+    pub failure_threshold: u64,
+    /// Seconds that it stays open.
+    pub recovery_timeout_seconds: f64,
+    /// Of the last [`RESPONSE_TIMES_KEPT`] successes, in milliseconds.
+    pub response_times: VecDeque<f64>,
+    /// Grows with every change of state.
+    epoch: u64,
+    /// Since when a probe is under way.
+    probe: Option<Timestamp>,
+}
+
+/// The right to make one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    epoch: u64,
+    probe: bool,
+}
+
+impl EndpointHealth {
+    /// A closed circuit.
+    pub fn new(endpoint: impl Into<String>, failure_threshold: u64, recovery_timeout_seconds: f64) -> Self {
+        Self {
+            endpoint: endpoint.into(),
+            state: CircuitState::Closed,
+            last_health_check_at: None,
+            last_healthy_at: None,
+            consecutive_failures: 0,
+            total_requests: 0,
+            total_failures: 0,
+            opened_at: None,
+            failure_threshold,
+            recovery_timeout_seconds,
+            response_times: VecDeque::new(),
+            epoch: 0,
+            probe: None,
+        }
+    }
+
+    /// The state as it was last left; an open circuit becomes half-open when it is next asked to [`admit`](Self::admit).
+    pub fn state(&self) -> CircuitState {
+        self.state
+    }
+
+    /// Changes the state by hand, or by an outcome.
+    pub fn set_state(&mut self, state: CircuitState) {
+        self.state = state;
+        self.epoch += 1;
+        self.probe = None;
+    }
+
+    /// Whether [`admit`](Self::admit) would refuse, without taking a probe's place.
+    pub fn would_refuse(&self, now: Timestamp) -> bool {
+        match self.state {
+            CircuitState::Closed => false,
+            CircuitState::Open => !self.has_recovered(self.opened_at, now),
+            CircuitState::HalfOpen => !self.has_recovered_or_free(now),
+        }
+    }
+
+    /// Asks to make a call; `None` if the circuit is open, or half-open with its probe under way.
+    pub fn admit(&mut self, now: Timestamp) -> Option<Admission> {
+        match self.state {
+            CircuitState::Closed => {
+                return Some(Admission {
+                    epoch: self.epoch,
+                    probe: false,
+                });
+            }
+            CircuitState::Open => {
+                // A circuit opened by hand, or a clock that was set back: the recovery time counts from here.
+                if self.opened_at.is_none_or(|opened_at| opened_at > now) {
+                    self.opened_at = Some(now);
+                }
+                if !self.has_recovered(self.opened_at, now) {
+                    return None;
+                }
+                self.set_state(CircuitState::HalfOpen);
+            }
+            CircuitState::HalfOpen => {
+                if !self.has_recovered_or_free(now) {
+                    return None;
+                }
+            }
+        }
+        self.probe = Some(now);
+        Some(Admission {
+            epoch: self.epoch,
+            probe: true,
+        })
+    }
+
+    /// Counts the end of an admitted call.
+    pub fn settle(&mut self, admission: Admission, outcome: CallOutcome, now: Timestamp) {
+        if admission.epoch == self.epoch {
+            self.record(outcome, now);
+        } else {
+            self.count(outcome, now);
+        }
+    }
+
+    /// Gives an admission back that led to no outcome: the call was cancelled.
+    pub fn abandon(&mut self, admission: Admission) {
+        if admission.probe && admission.epoch == self.epoch {
+            self.probe = None;
+        }
+    }
+
+    /// Counts an outcome that speaks of the endpoint as it is now.
+    pub fn record(&mut self, outcome: CallOutcome, now: Timestamp) {
+        self.count(outcome, now);
+        match outcome {
+            CallOutcome::Success(_) | CallOutcome::Rejected => {
+                self.consecutive_failures = 0;
+                self.opened_at = None;
+                if self.state != CircuitState::Closed {
+                    self.set_state(CircuitState::Closed);
+                }
+            }
+            CallOutcome::Failure => {
+                self.consecutive_failures += 1;
+                let opens = match self.state {
+                    CircuitState::Closed => self.consecutive_failures >= self.failure_threshold,
+                    CircuitState::HalfOpen => true,
+                    CircuitState::Open => false,
+                };
+                if opens {
+                    self.set_state(CircuitState::Open);
+                    self.opened_at = Some(now);
+                }
+            }
+        }
+    }
+
+    /// Keeps the last response times only.
+    pub fn trim_response_times(&mut self) {
+        let surplus = self.response_times.len().saturating_sub(RESPONSE_TIMES_KEPT);
+        self.response_times.drain(..surplus);
+    }
+
+    fn count(&mut self, outcome: CallOutcome, now: Timestamp) {
+        self.total_requests += 1;
+        match outcome {
+            CallOutcome::Success(milliseconds) => {
+                self.last_healthy_at = Some(now);
+                self.response_times.push_back(milliseconds);
+                self.trim_response_times();
+            }
+            CallOutcome::Rejected => {}
+            CallOutcome::Failure => self.total_failures += 1,
+        }
+    }
+
+    fn has_recovered(&self, since: Option<Timestamp>, now: Timestamp) -> bool {
+        since.is_some_and(|since| now.saturating_sub(since) as f64 >= self.recovery_timeout_seconds * 1e6)
+    }
+
+    /// A probe that never told its outcome (code that asks `should_allow_request` and records nothing) gives up its place
+    /// after the recovery time.
+    fn has_recovered_or_free(&self, now: Timestamp) -> bool {
+        self.probe.is_none() || self.has_recovered(self.probe, now)
+    }
+}
+
+/// An endpoint's health, shared by all calls to it and by Python.
+#[derive(Debug, Clone)]
+pub struct SharedHealth(Arc<Mutex<EndpointHealth>>);
+
+impl SharedHealth {
+    /// Shares it.
+    pub fn new(health: EndpointHealth) -> Self {
+        Self(Arc::new(Mutex::new(health)))
+    }
+
+    /// Held for a few instructions only.
+    pub fn lock(&self) -> MutexGuard<'_, EndpointHealth> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks to make a call.
+    pub fn admit(&self) -> Option<Permit> {
+        let admission = self.lock().admit(now())?;
+        Some(Permit {
+            health: self.clone(),
+            admission: Some(admission),
+        })
+    }
+}
+
+/// An [`Admission`] that is given back if it is dropped without an outcome.
+#[derive(Debug)]
+pub struct Permit {
+    health: SharedHealth,
+    admission: Option<Admission>,
+}
+
+impl Permit {
+    /// Counts the call's end.
+    pub fn settle(mut self, outcome: CallOutcome) {
+        if let Some(admission) = self.admission.take() {
+            self.health.lock().settle(admission, outcome, now());
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(admission) = self.admission.take() {
+            self.health.lock().abandon(admission);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The breaker against a model that is written another way: from the whole history, not step by step.
+
+use proptest::prelude::*;
+
+use crate::llm::{Admission, CallOutcome, CircuitState, EndpointHealth, SharedHealth, Timestamp};
+
+const SECOND: Timestamp = 1_000_000;
+const THRESHOLD: u64 = 3;
+const RECOVERY: Timestamp = 60 * SECOND;
+
+fn health() -> EndpointHealth {
+    EndpointHealth::new("http://endpoint", THRESHOLD, 60.0)
+}
+
+fn opened(at: Timestamp) -> EndpointHealth {
+    let mut health = health();
+    for _ in 0..THRESHOLD {
+        let admission = health.admit(at).unwrap();
+        health.settle(admission, CallOutcome::Failure, at);
+    }
+    assert_eq!(health.state(), CircuitState::Open);
+    health
+}
+
+#[test]
+fn an_open_circuit_refuses_until_the_recovery_time_is_over() {
+    let mut health = opened(0);
+    assert!(health.would_refuse(RECOVERY - 1));
+    assert!(health.admit(RECOVERY - 1).is_none());
+    assert!(!health.would_refuse(RECOVERY));
+    assert!(health.admit(RECOVERY).is_some());
+    assert_eq!(health.state(), CircuitState::HalfOpen);
+}
+
+#[test]
+fn a_half_open_circuit_lets_one_probe_through_at_a_time() {
+    let mut health = opened(0);
+    let probe = health.admit(RECOVERY).unwrap();
+    assert!(health.admit(RECOVERY + 1).is_none());
+    health.abandon(probe);
+    assert!(health.admit(RECOVERY + 2).is_some());
+}
+
+#[test]
+fn a_probe_that_tells_nothing_gives_up_its_place_after_the_recovery_time() {
+    let mut health = opened(0);
+    assert!(health.admit(RECOVERY).is_some());
+    assert!(health.admit(2 * RECOVERY - 1).is_none());
+    assert!(health.admit(2 * RECOVERY).is_some());
+}
+
+#[test]
+fn a_failed_probe_opens_and_a_good_one_closes() {
+    let mut health = opened(0);
+    let probe = health.admit(RECOVERY).unwrap();
+    health.settle(probe, CallOutcome::Failure, RECOVERY + SECOND);
+    assert_eq!(health.state(), CircuitState::Open);
+    assert!(health.admit(2 * RECOVERY).is_none());
+    let probe = health.admit(2 * RECOVERY + SECOND).unwrap();
+    health.settle(probe, CallOutcome::Success(5.0), 2 * RECOVERY + SECOND);
+    assert_eq!(health.state(), CircuitState::Closed);
+    assert_eq!((health.consecutive_failures, health.opened_at), (0, None));
+}
+
+#[test]
+fn the_callers_mistakes_do_not_open_the_circuit() {
+    let mut health = health();
+    for _ in 0..10 {
+        let admission = health.admit(0).unwrap();
+        health.settle(admission, CallOutcome::Rejected, 0);
+    }
+    assert_eq!(
+        (health.state(), health.total_failures, health.total_requests),
+        (CircuitState::Closed, 0, 10)
+    );
+}
+
+#[test]
+fn a_circuit_opened_by_hand_recovers_from_when_it_is_first_asked() {
+    let mut health = health();
+    health.set_state(CircuitState::Open);
+    assert!(health.admit(100 * SECOND).is_none());
+    assert!(health.admit(100 * SECOND + RECOVERY).is_some());
+}
+
+#[test]
+fn a_clock_that_is_set_back_does_not_keep_a_circuit_open_for_ever() {
+    let mut health = opened(1_000_000 * SECOND);
+    assert!(health.admit(0).is_none());
+    assert!(health.admit(RECOVERY).is_some());
+}
+
+#[test]
+fn a_dropped_permit_gives_the_probes_place_back() {
+    let mut recovered = opened(0);
+    recovered.recovery_timeout_seconds = 0.0;
+    recovered.opened_at = Some(0);
+    let shared = SharedHealth::new(recovered);
+    let permit = shared.admit().unwrap();
+    shared.lock().recovery_timeout_seconds = 60.0;
+    assert!(shared.admit().is_none());
+    drop(permit);
+    assert!(shared.admit().is_some());
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Start,
+    /// Ends one of the calls under way.
+    End(usize, Ending),
+    Wait(Timestamp),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Ending {
+    Success,
+    Failure,
+    Rejected,
+    Cancelled,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let ending = prop_oneof![
+        2 => Just(Ending::Success),
+        4 => Just(Ending::Failure),
+        1 => Just(Ending::Rejected),
+        1 => Just(Ending::Cancelled),
+    ];
+    prop_oneof![
+        4 => Just(Step::Start),
+        4 => (any::<usize>(), ending).prop_map(|(which, ending)| Step::End(which, ending)),
+        2 => prop_oneof![0..10 * SECOND, 0..2 * RECOVERY].prop_map(Step::Wait),
+    ]
+}
+
+/// What has happened in one life of a state; a new one begins with every change.
+#[derive(Debug)]
+enum Phase {
+    Closed { failures_in_a_row: u64 },
+    Open { since: Timestamp },
+    HalfOpen { probe: Option<(usize, Timestamp)> },
+}
+
+struct Model {
+    phase: Phase,
+    number: u64,
+    calls: usize,
+}
+
+impl Model {
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.number += 1;
+    }
+
+    /// The call's number and its phase's, if it may be made.
+    fn start(&mut self, now: Timestamp) -> Option<(usize, u64)> {
+        if let Phase::Open { since } = self.phase
+            && now - since >= RECOVERY
+        {
+            self.enter(Phase::HalfOpen { probe: None });
+        }
+        let call = self.calls;
+        match &mut self.phase {
+            Phase::Closed { .. } => {}
+            Phase::Open { .. } => return None,
+            Phase::HalfOpen {
+                probe: Some((_, since)),
+            } if now - *since < RECOVERY => return None,
+            Phase::HalfOpen { probe } => *probe = Some((call, now)),
+        }
+        self.calls += 1;
+        Some((call, self.number))
+    }
+
+    fn end(&mut self, (_, number): (usize, u64), ending: Ending, now: Timestamp) {
+        if number != self.number {
+            return;
+        }
+        match (&mut self.phase, ending) {
+            (Phase::HalfOpen { probe }, Ending::Cancelled) => *probe = None,
+            (_, Ending::Cancelled) | (Phase::Open { .. }, _) => {}
+            (Phase::Closed { failures_in_a_row }, Ending::Failure) => {
+                *failures_in_a_row += 1;
+                if *failures_in_a_row == THRESHOLD {
+                    self.enter(Phase::Open { since: now });
+                }
+            }
+            (Phase::Closed { failures_in_a_row }, _) => *failures_in_a_row = 0,
+            (Phase::HalfOpen { .. }, Ending::Failure) => self.enter(Phase::Open { since: now }),
+            (Phase::HalfOpen { .. }, _) => self.enter(Phase::Closed { failures_in_a_row: 0 }),
+        }
+    }
+
+    fn state(&self) -> CircuitState {
+        match self.phase {
+            Phase::Closed { .. } => CircuitState::Closed,
+            Phase::Open { .. } => CircuitState::Open,
+            Phase::HalfOpen { .. } => CircuitState::HalfOpen,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn the_breaker_does_what_the_model_does(steps in prop::collection::vec(step(), 0..120)) {
+        let mut health = health();
+        let mut model = Model { phase: Phase::Closed { failures_in_a_row: 0 }, number: 0, calls: 0 };
+        let mut under_way: Vec<(Admission, (usize, u64))> = Vec::new();
+        let (mut now, mut ended, mut failed) = (0, 0, 0);
+        for step in steps {
+            match step {
+                Step::Wait(time) => now += time,
+                Step::Start => {
+                    let refused = health.would_refuse(now);
+                    let (admission, expected) = (health.admit(now), model.start(now));
+                    prop_assert_eq!(admission.is_some(), expected.is_some());
+                    prop_assert_eq!(admission.is_none(), refused);
+                    under_way.extend(admission.zip(expected));
+                }
+                Step::End(..) if under_way.is_empty() => {}
+                Step::End(which, ending) => {
+                    let (admission, call) = under_way.swap_remove(which % under_way.len());
+                    model.end(call, ending, now);
+                    let outcome = match ending {
+                        Ending::Cancelled => {
+                            health.abandon(admission);
+                            continue;
+                        }
+                        Ending::Success => CallOutcome::Success(1.0),
+                        Ending::Failure => CallOutcome::Failure,
+                        Ending::Rejected => CallOutcome::Rejected,
+                    };
+                    health.settle(admission, outcome, now);
+                    ended += 1;
+                    failed += u64::from(ending == Ending::Failure);
+                }
+            }
+            prop_assert_eq!(health.state(), model.state());
+            prop_assert_eq!((health.total_requests, health.total_failures), (ended, failed));
+        }
+    }
+}

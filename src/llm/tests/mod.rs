@@ -1,0 +1,9 @@
+//! Tests of the client.
+
+mod answers;
+mod breaker;
+mod calls;
+mod retries;
+mod server;
+mod sse;
+mod streams;

@@ -1,0 +1,134 @@
+//! A server whose every byte a test decides.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Map, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::llm::{Call, CallOptions, Endpoint, Extras, Metrics, SharedHealth, Transport, TransportSettings};
+
+/// What the server does with one request.
+pub enum Reply {
+    /// Sends these bytes and closes the connection.
+    Bytes(Vec<u8>),
+    /// Sends these parts, so long apart, and then nothing more, without closing.
+    Slowly(Vec<Vec<u8>>, Duration),
+    /// Closes the connection without a word.
+    Nothing,
+}
+
+/// A scripted server: one reply per request, the last one again and again.
+pub struct Server {
+    pub base_url: String,
+    pub requests: Arc<Mutex<Vec<String>>>,
+}
+
+pub fn answer(status: &str, headers: &str, body: &str) -> Reply {
+    let length = body.len();
+    Reply::Bytes(
+        format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}")
+            .into(),
+    )
+}
+
+pub fn completion(content: &str) -> Reply {
+    let body = json!({"model": "m", "choices": [{"message": {"content": content}}]}).to_string();
+    answer("200 OK", "", &body)
+}
+
+impl Server {
+    pub async fn start(replies: impl IntoIterator<Item = Reply>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let seen = requests.clone();
+        let mut replies: VecDeque<Arc<Reply>> = replies.into_iter().map(Arc::new).collect();
+        tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                let reply = replies[0].clone();
+                if replies.len() > 1 {
+                    replies.pop_front();
+                }
+                tokio::spawn(serve(connection, reply, seen.clone()));
+            }
+        });
+        Self { base_url, requests }
+    }
+
+    pub fn tries(&self) -> usize {
+        self.requests.lock().unwrap().len()
+    }
+
+    pub fn call(&self, options: CallOptions) -> Call {
+        self.call_with(options, None)
+    }
+
+    pub fn call_with(&self, options: CallOptions, health: Option<SharedHealth>) -> Call {
+        let mut body = Map::new();
+        body.insert("model".to_owned(), "asked".into());
+        let endpoint = Endpoint::new(&self.base_url, "secret-key", &[]).unwrap();
+        Call {
+            transport: Arc::new(Transport::new(TransportSettings::default()).unwrap()),
+            request: endpoint.request(&body, &Extras::default()).unwrap(),
+            options,
+            health,
+            metrics: Arc::new(Metrics::default()),
+            delay: Duration::ZERO,
+        }
+    }
+}
+
+/// Retries at once, everything else as by default.
+pub fn impatient() -> CallOptions {
+    let mut options = CallOptions::default();
+    options.retry.base = Duration::from_millis(1);
+    options
+}
+
+async fn serve(mut connection: TcpStream, reply: Arc<Reply>, seen: Arc<Mutex<Vec<String>>>) {
+    let request = read_request(&mut connection).await;
+    seen.lock().unwrap().push(request);
+    match &*reply {
+        Reply::Nothing => {}
+        Reply::Bytes(bytes) => {
+            let _ = connection.write_all(bytes).await;
+        }
+        Reply::Slowly(parts, pause) => {
+            for part in parts {
+                if connection.write_all(part).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(*pause).await;
+            }
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn read_request(connection: &mut TcpStream) -> String {
+    let mut request = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&request).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head
+                .lines()
+                .find_map(|line| {
+                    line.to_lowercase()
+                        .strip_prefix("content-length: ")
+                        .map(str::to_owned)
+                })
+                .map_or(0, |length| length.parse().unwrap());
+            if body.len() >= length {
+                return text;
+            }
+        }
+        match connection.read(&mut buffer).await {
+            Ok(0) | Err(_) => return text,
+            Ok(read) => request.extend_from_slice(&buffer[..read]),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::server::{Reply, Server, answer, impatient};
+use crate::llm::{
+    CallOptions, Chunk, ChunkReader, CircuitState, EndpointHealth, Error, SharedHealth, TimeoutKind, text,
+};
+
+const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+
+fn piece(content: &str) -> String {
+    format!(
+        "data: {}\n\n",
+        json!({"model": "m", "choices": [{"index": 0, "delta": {"content": content}}]})
+    )
+}
+
+fn finish() -> String {
+    format!(
+        "data: {}\n\n",
+        json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    )
+}
+
+fn stream(events: &[String]) -> Reply {
+    Reply::Bytes(format!("{HEAD}{}", events.concat()).into())
+}
+
+/// The pieces that came, and how the stream ended.
+async fn read(server: &Server, options: CallOptions) -> (Vec<String>, Result<(), Error>) {
+    let mut pieces = Vec::new();
+    let mut stream = match server.call(options).stream().await {
+        Ok(stream) => stream,
+        Err(error) => return (pieces, Err(error)),
+    };
+    loop {
+        match stream.next_texts().await {
+            Ok(Some(texts)) => pieces.extend(texts),
+            Ok(None) => return (pieces, Ok(())),
+            Err(error) => return (pieces, Err(error)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn pieces_come_in_order_and_the_summary_is_kept() {
+    let usage =
+        json!({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}});
+    let usage = format!("data: {usage}\n\n");
+    let server = Server::start([stream(&[
+        piece("a"),
+        piece(""),
+        piece("b"),
+        finish(),
+        usage,
+        "data: [DONE]\n\n".into(),
+    ])])
+    .await;
+    let mut stream = server.call(impatient()).stream().await.unwrap();
+    let mut pieces = Vec::new();
+    while let Some(texts) = stream.next_texts().await.unwrap() {
+        pieces.extend(texts);
+    }
+    assert_eq!(pieces, ["a", "b"]);
+    let summary = stream.summary();
+    assert_eq!(
+        (summary.model.as_deref(), summary.finish_reason.as_deref()),
+        (Some("m"), Some("stop"))
+    );
+    assert_eq!(summary.usage.unwrap().total_tokens, 3);
+}
+
+#[tokio::test]
+async fn a_stream_is_complete_with_done_or_with_a_finish_reason() {
+    for end in ["data: [DONE]\n\n".to_owned(), "data: [DONE]".to_owned(), finish()] {
+        let server = Server::start([stream(&[piece("a"), end])]).await;
+        let (pieces, end) = read(&server, impatient()).await;
+        assert_eq!(pieces, ["a"]);
+        end.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_stream_cut_before_its_end_is_an_error_after_its_pieces() {
+    let server = Server::start([stream(&[piece("a"), piece("b")])]).await;
+    let (pieces, end) = read(&server, impatient()).await;
+    assert_eq!(pieces, ["a", "b"]);
+    assert!(matches!(end, Err(Error::Connection { .. })), "{end:?}");
+    assert_eq!(server.tries(), 1, "what has begun is not tried again");
+}
+
+#[tokio::test]
+async fn an_error_in_mid_stream_is_told() {
+    let server = Server::start([stream(&[
+        piece("a"),
+        "data: {\"error\": {\"message\": \"overloaded\"}}\n\n".into(),
+    ])])
+    .await;
+    let (pieces, end) = read(&server, impatient()).await;
+    assert_eq!(pieces, ["a"]);
+    let Err(Error::Reported { message, .. }) = end else {
+        panic!("{end:?}")
+    };
+    assert_eq!(message, "overloaded");
+}
+
+#[tokio::test]
+async fn what_is_no_event_stream_is_an_error() {
+    for (body, expected) in [
+        ("<html></html>", "not an event stream"),
+        ("{\"choices\": []}", "not an event stream"),
+        ("data: nonsense\n\n", "not JSON"),
+        ("data: []\n\n", "not a JSON object"),
+    ] {
+        let server = Server::start([answer("200 OK", "", body)]).await;
+        let (_, end) = read(&server, impatient()).await;
+        let Err(error @ Error::InvalidResponse { .. }) = end else {
+            panic!("{body}: {end:?}")
+        };
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_piece_and_each_gap_are_limited_but_not_the_whole() {
+    let options = CallOptions {
+        timeout: Some(Duration::from_millis(400)),
+        ..impatient()
+    };
+    let steady = [
+        HEAD.to_owned(),
+        piece("a"),
+        piece("b"),
+        piece("c"),
+        piece("d"),
+        piece("e"),
+        finish(),
+    ];
+    let steady = steady.map(String::into_bytes).to_vec();
+    let server = Server::start([Reply::Slowly(steady, Duration::from_millis(100))]).await;
+    let (pieces, end) = read(&server, options.clone()).await;
+    assert_eq!(pieces.len(), 5);
+    end.unwrap(); // the server leaves the connection open after its finish_reason
+
+    for parts in [
+        vec![HEAD.to_owned()],
+        vec![HEAD.to_owned(), piece("a")],
+        vec![HEAD.to_owned(), ":\n".repeat(9)],
+    ] {
+        let parts = parts.into_iter().map(String::into_bytes).collect();
+        let server = Server::start([Reply::Slowly(parts, Duration::from_millis(20))]).await;
+        let (_, end) = read(&server, options.clone()).await;
+        assert!(
+            matches!(
+                end,
+                Err(Error::Timeout {
+                    kind: TimeoutKind::Try,
+                    ..
+                })
+            ),
+            "{end:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_deadline_limits_the_whole_stream() {
+    let parts: Vec<Vec<u8>> = [HEAD.to_owned()]
+        .into_iter()
+        .chain((0..100).map(|_| piece("x")))
+        .map(String::into_bytes)
+        .collect();
+    let server = Server::start([Reply::Slowly(parts, Duration::from_millis(50))]).await;
+    let options = CallOptions {
+        deadline: Some(Duration::from_millis(400)),
+        ..impatient()
+    };
+    let (pieces, end) = read(&server, options).await;
+    assert!(!pieces.is_empty() && pieces.len() < 20);
+    assert!(
+        matches!(
+            end,
+            Err(Error::Timeout {
+                kind: TimeoutKind::Deadline,
+                ..
+            })
+        ),
+        "{end:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_stream_counts_in_the_breaker_by_how_it_ends() {
+    let health = SharedHealth::new(EndpointHealth::new("http://endpoint", 1, 60.0));
+    let server = Server::start([stream(&[piece("a")])]).await;
+    let mut stream = server
+        .call_with(impatient(), Some(health.clone()))
+        .stream()
+        .await
+        .unwrap();
+    while let Ok(Some(_)) = stream.next_texts().await {}
+    assert_eq!(health.lock().state(), CircuitState::Open);
+}
+
+#[tokio::test]
+async fn dropping_a_stream_gives_its_place_back() {
+    let server = Server::start([Reply::Slowly(
+        vec![format!("{HEAD}{}", piece("a")).into()],
+        Duration::ZERO,
+    )])
+    .await;
+    let call = server.call(impatient());
+    let transport = call.transport.clone();
+    let mut stream = call.stream().await.unwrap();
+    assert!(stream.next_texts().await.unwrap().is_some());
+    assert_eq!(transport.requests_under_way(), 1);
+    drop(stream);
+    assert_eq!(transport.requests_under_way(), 0);
+}
+
+proptest! {
+    #[test]
+    fn chunks_do_not_depend_on_how_the_bytes_are_cut(contents in prop::collection::vec("[a-zé\n\"]{0,6}", 0..6), done: bool) {
+        let mut bytes: Vec<u8> = contents.iter().map(|content| piece(content)).collect::<String>().into();
+        if done {
+            bytes.extend_from_slice(b"data: [DONE]\n\n");
+        }
+        for cut in 0..=bytes.len() {
+            let mut reader = ChunkReader::new(200, 1 << 20);
+            let mut chunks: Vec<Chunk> = Vec::new();
+            reader.feed(&bytes[..cut], &mut chunks).unwrap();
+            reader.feed(&bytes[cut..], &mut chunks).unwrap();
+            let texts: Vec<&str> = chunks.iter().filter_map(text).collect();
+            let expected: Vec<&str> = contents.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
+            prop_assert_eq!(texts, expected);
+            prop_assert_eq!(reader.end(None).is_ok(), done);
+        }
+    }
+}

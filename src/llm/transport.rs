@@ -1,0 +1,95 @@
+//! The way to the network: one connection pool, one set of TLS roots, one limit on connections.
+//!
+//! A process has one transport for each combination of settings (nearly always one), handed in by whoever owns the process's
+//! state. Sockets belong to the runtime that first used them, not to any event loop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Client;
+use reqwest::redirect::{Attempt, Policy};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::error::Error;
+
+/// What a transport is built with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TransportSettings {
+    /// The longest wait for a connection (name, TCP, TLS).
+    pub connect_timeout: Duration,
+    /// Requests under way at once; more wait in line.
+    pub max_connections: usize,
+}
+
+impl Default for TransportSettings {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            max_connections: 1000,
+        }
+    }
+}
+
+/// Connections to any number of servers.
+pub struct Transport {
+    pub(super) client: Client,
+    pub(super) settings: TransportSettings,
+    connections: Arc<Semaphore>,
+}
+
+impl Transport {
+    /// Loads the TLS roots (`SSL_CERT_FILE` and the system's) and the system's proxy settings; opens nothing.
+    ///
+    /// # Errors
+    /// [`Error::Connection`] if TLS can't be set up.
+    pub fn new(settings: TransportSettings) -> Result<Self, Error> {
+        // Fails only if some provider is installed already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .connect_timeout(settings.connect_timeout)
+            .redirect(Policy::custom(follow_within_origin))
+            .tcp_nodelay(true)
+            .pool_max_idle_per_host(settings.max_connections)
+            .build()
+            .map_err(|error| Error::from_transport(&error.without_url(), settings.connect_timeout))?;
+        Ok(Self {
+            client,
+            settings,
+            connections: Arc::new(Semaphore::new(settings.max_connections)),
+        })
+    }
+
+    /// Waits for its turn to have a connection.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
+        self.connections
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| Error::Closed("the transport"))
+    }
+
+    /// Requests under way now.
+    pub fn requests_under_way(&self) -> usize {
+        self.settings.max_connections - self.connections.available_permits()
+    }
+}
+
+/// A redirect to another host, or from https to http, would hand prompts (and keys in headers of other names) to whoever it points
+/// to: it is not followed, and the 3xx answer becomes the call's error.
+fn follow_within_origin(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    let Some(origin) = attempt.previous().first() else {
+        return attempt.stop();
+    };
+    let next = attempt.url();
+    let upgraded = origin.scheme() == "http"
+        && next.scheme() == "https"
+        && origin.port().is_none()
+        && next.port().is_none();
+    let same =
+        origin.scheme() == next.scheme() && origin.port_or_known_default() == next.port_or_known_default();
+    if origin.host_str() == next.host_str() && (same || upgraded) && attempt.previous().len() <= 10 {
+        attempt.follow()
+    } else {
+        attempt.stop()
+    }
+}

@@ -1,0 +1,254 @@
+//! Python values as JSON and back.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
+use serde_json::{Map, Number, Value};
+
+use super::errors::{invalid_type, invalid_value};
+
+/// Deeper nesting is refused: it would exhaust a stack, here or at the server, and a value that contains itself has no end.
+const DEEPEST: usize = 100;
+
+/// The path to a value, for errors: `tools[0]['function']`. Built only if something is wrong.
+enum Path<'parent> {
+    Argument(&'parent str),
+    Key(&'parent Path<'parent>, &'parent str),
+    Item(&'parent Path<'parent>, usize),
+}
+
+impl std::fmt::Display for Path<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Argument(name) => formatter.write_str(name),
+            Self::Key(parent, key) => write!(formatter, "{parent}[{key:?}]"),
+            Self::Item(parent, index) => write!(formatter, "{parent}[{index}]"),
+        }
+    }
+}
+
+/// A request body: each member is an argument of the call, and named as such in errors.
+///
+/// # Errors
+/// `TypeError` or `ValueError` naming the argument that JSON can't express.
+pub fn body_to_json(body: &Bound<'_, PyDict>) -> PyResult<Map<String, Value>> {
+    let mut members = Map::with_capacity(body.len());
+    for (name, value) in body.iter() {
+        let name = key_to_string(&name, &Path::Argument("extra_body"))?;
+        let value = to_json(&value, &Path::Argument(&name), 0)?;
+        members.insert(name, value);
+    }
+    Ok(members)
+}
+
+fn to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyResult<Value> {
+    if depth > DEEPEST {
+        return Err(invalid_value(
+            path,
+            &format!("is nested more than {DEEPEST} deep"),
+        ));
+    }
+    if let Ok(text) = value.cast::<PyString>() {
+        let text = text
+            .to_str()
+            .map_err(|_| invalid_value(path, "holds a lone surrogate, which UTF-8 can't express"))?;
+        return Ok(Value::String(text.to_owned()));
+    }
+    if value.is_none() {
+        return Ok(Value::Null);
+    }
+    if let Ok(flag) = value.cast::<PyBool>() {
+        return Ok(Value::Bool(flag.is_true()));
+    }
+    if value.cast::<PyInt>().is_ok() {
+        return integer(value, path);
+    }
+    if let Ok(number) = value.cast::<PyFloat>() {
+        let number = number.extract::<f64>()?;
+        return Number::from_f64(number)
+            .map(Value::Number)
+            .ok_or_else(|| invalid_value(path, &format!("is {number}, which JSON can't express")));
+    }
+    if let Ok(items) = value.cast::<PyList>() {
+        return sequence(items.iter(), items.len(), path, depth);
+    }
+    if let Ok(items) = value.cast::<PyTuple>() {
+        return sequence(items.iter(), items.len(), path, depth);
+    }
+    if let Ok(members) = value.cast::<PyDict>() {
+        let mut object = Map::with_capacity(members.len());
+        for (key, member) in members.iter() {
+            let key = key_to_string(&key, path)?;
+            let member = to_json(&member, &Path::Key(path, &key), depth + 1)?;
+            object.insert(key, member);
+        }
+        return Ok(Value::Object(object));
+    }
+    other_to_json(value, path, depth)
+}
+
+/// What is rarer: pydantic models, dates, other mappings.
+fn other_to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyResult<Value> {
+    if !value.is_instance_of::<pyo3::types::PyType>() {
+        for (method, keywords) in [("model_dump", &[("mode", "json")][..]), ("isoformat", &[])] {
+            if let Some(method) = value.getattr_opt(method)? {
+                let keywords = keyword_arguments(value.py(), keywords)?;
+                return to_json(&method.call((), Some(&keywords))?, path, depth + 1);
+            }
+        }
+        if let Ok(mapping) = value.cast::<PyMapping>() {
+            let copy = PyDict::new(value.py());
+            copy.update(mapping)?;
+            return to_json(copy.as_any(), path, depth);
+        }
+    }
+    let kind = value.get_type().name()?;
+    Err(invalid_type(
+        path,
+        &format!("is of type {kind}, which JSON can't express"),
+    ))
+}
+
+fn keyword_arguments<'py>(py: Python<'py>, pairs: &[(&str, &str)]) -> PyResult<Bound<'py, PyDict>> {
+    let keywords = PyDict::new(py);
+    for (name, value) in pairs {
+        keywords.set_item(name, value)?;
+    }
+    Ok(keywords)
+}
+
+fn sequence<'py>(
+    items: impl Iterator<Item = Bound<'py, PyAny>>,
+    length: usize,
+    path: &Path<'_>,
+    depth: usize,
+) -> PyResult<Value> {
+    let mut array = Vec::with_capacity(length);
+    for (index, item) in items.enumerate() {
+        array.push(to_json(&item, &Path::Item(path, index), depth + 1)?);
+    }
+    Ok(Value::Array(array))
+}
+
+fn integer(value: &Bound<'_, PyAny>, path: &Path<'_>) -> PyResult<Value> {
+    if let Ok(number) = value.extract::<i64>() {
+        return Ok(Value::from(number));
+    }
+    value
+        .extract::<u64>()
+        .map(Value::from)
+        .map_err(|_| invalid_value(path, "is an integer of more than 64 bits"))
+}
+
+fn key_to_string(key: &Bound<'_, PyAny>, path: &Path<'_>) -> PyResult<String> {
+    if let Ok(key) = key.extract::<String>() {
+        return Ok(key);
+    }
+    let kind = key.get_type().name()?;
+    Err(invalid_type(
+        path,
+        &format!("has a key of type {kind}; keys have to be strings"),
+    ))
+}
+
+/// A JSON value as Python's `json.loads` would give it.
+///
+/// # Errors
+/// Only what Python raises when an object can't be allocated.
+pub fn from_json<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match value {
+        Value::Null => py.None().into_bound(py),
+        Value::Bool(flag) => PyBool::new(py, *flag).to_owned().into_any(),
+        Value::Number(number) => number_from_json(py, number)?,
+        Value::String(text) => PyString::new(py, text).into_any(),
+        Value::Array(items) => {
+            let list = PyList::empty(py);
+            for item in items {
+                list.append(from_json(py, item)?)?;
+            }
+            list.into_any()
+        }
+        Value::Object(members) => {
+            let dict = PyDict::new(py);
+            for (key, member) in members {
+                dict.set_item(key, from_json(py, member)?)?;
+            }
+            dict.into_any()
+        }
+    })
+}
+
+fn number_from_json<'py>(py: Python<'py>, number: &Number) -> PyResult<Bound<'py, PyAny>> {
+    if let Some(integer) = number.as_i64() {
+        return Ok(integer.into_pyobject(py)?.into_any());
+    }
+    if let Some(integer) = number.as_u64() {
+        return Ok(integer.into_pyobject(py)?.into_any());
+    }
+    let float = number
+        .as_f64()
+        .ok_or_else(|| PyValueError::new_err("a number out of range"))?;
+    Ok(PyFloat::new(py, float).into_any())
+}
+
+/// Pairs of strings from a mapping argument; a value of `None` stays `None`.
+///
+/// # Errors
+/// `TypeError` naming the argument.
+pub fn string_pairs(
+    argument: &str,
+    mapping: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Vec<(String, Option<String>)>> {
+    let Some(mapping) = mapping.filter(|mapping| !mapping.is_none()) else {
+        return Ok(Vec::new());
+    };
+    let path = Path::Argument(argument);
+    let mapping = mapping
+        .cast::<PyMapping>()
+        .map_err(|_| invalid_type(&path, "is not a mapping"))?;
+    let mut pairs = Vec::new();
+    for pair in mapping.items()?.iter() {
+        let (key, value) = pair.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
+        let key = key_to_string(&key, &path)?;
+        let value = if value.is_none() {
+            None
+        } else if let Ok(text) = value.extract::<String>() {
+            Some(text)
+        } else if value.cast::<PyInt>().is_ok() || value.cast::<PyFloat>().is_ok() {
+            let flag = value.cast::<PyBool>().is_ok();
+            let text = value.str()?.to_str()?.to_owned();
+            Some(if flag { text.to_lowercase() } else { text })
+        } else {
+            return Err(invalid_type(
+                &Path::Key(&path, &key),
+                "is neither a string nor a number",
+            ));
+        };
+        pairs.push((key, value));
+    }
+    Ok(pairs)
+}
+
+/// A number of seconds; `None` for no limit. Infinity is no limit either.
+///
+/// # Errors
+/// `TypeError` if it is no number, `ValueError` if it is negative or NaN; both name the argument and the value.
+pub fn seconds(argument: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<std::time::Duration>> {
+    if value.is_none() {
+        return Ok(None);
+    }
+    let path = Path::Argument(argument);
+    let number = if value.cast::<PyBool>().is_ok() {
+        Err(PyTypeError::new_err(""))
+    } else {
+        value.extract::<f64>()
+    };
+    let number = number.map_err(|_| invalid_type(&path, "has to be a number of seconds, or None"))?;
+    if number.is_nan() || number < 0.0 {
+        return Err(invalid_value(
+            &path,
+            &format!("has to be a number of seconds from 0 on, not {number}"),
+        ));
+    }
+    Ok(std::time::Duration::try_from_secs_f64(number).ok())
+}

@@ -1,0 +1,174 @@
+//! An endpoint's circuit breaker and the call counters, shared with Python.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::errors::invalid_value;
+use crate::llm::{self, CallOutcome, CircuitState, LATENCY_BOUNDS, SharedHealth, Timestamp, now};
+
+/// What is known of an endpoint. Times are microseconds since the Unix epoch, or None.
+#[pyclass(frozen, module = "arbitrageai_native._native")]
+pub struct EndpointHealth(pub(super) SharedHealth);
+
+/// One `impl` block of the plain fields' getters and setters and of the methods: PyO3 wants them together.
+macro_rules! shared_fields {
+    ({ $($getter:ident / $setter:ident: $kind:ty,)* } $($methods:tt)*) => {
+        #[pymethods]
+        impl EndpointHealth {
+            $(
+                #[getter]
+                fn $getter(&self) -> $kind {
+                    self.0.lock().$getter.clone()
+                }
+
+                #[setter]
+                fn $setter(&self, value: $kind) {
+                    self.0.lock().$getter = value;
+                }
+            )*
+
+            $($methods)*
+        }
+    };
+}
+
+shared_fields! {
+    {
+        endpoint / set_endpoint: String,
+        last_health_check_at / set_last_health_check_at: Option<Timestamp>,
+        last_healthy_at / set_last_healthy_at: Option<Timestamp>,
+        consecutive_failures / set_consecutive_failures: u64,
+        total_requests / set_total_requests: u64,
+        total_failures / set_total_failures: u64,
+        opened_at / set_opened_at: Option<Timestamp>,
+        failure_threshold / set_failure_threshold: u64,
+        recovery_timeout_seconds / set_recovery_timeout_seconds: f64,
+    }
+
+    #[new]
+    fn new(endpoint: String, failure_threshold: u64, recovery_timeout_seconds: f64) -> Self {
+        let health = llm::EndpointHealth::new(endpoint, failure_threshold, recovery_timeout_seconds);
+        Self(SharedHealth::new(health))
+    }
+
+    #[getter]
+    fn state(&self) -> &'static str {
+        match self.0.lock().state() {
+            CircuitState::Closed => "closed",
+            CircuitState::Open => "open",
+            CircuitState::HalfOpen => "half_open",
+        }
+    }
+
+    #[setter]
+    fn set_state(&self, state: &str) -> PyResult<()> {
+        let state = match state {
+            "closed" => CircuitState::Closed,
+            "open" => CircuitState::Open,
+            "half_open" => CircuitState::HalfOpen,
+            other => return Err(invalid_value(&"state", &format!("is no circuit state: {other:?}"))),
+        };
+        self.0.lock().set_state(state);
+        Ok(())
+    }
+
+    #[getter]
+    fn response_times(&self) -> Vec<f64> {
+        self.0.lock().response_times.iter().copied().collect()
+    }
+
+    #[setter]
+    fn set_response_times(&self, milliseconds: Vec<f64>) {
+        let mut health = self.0.lock();
+        health.response_times = milliseconds.into();
+        health.trim_response_times();
+    }
+
+    /// Asks to make a call; in a half-open circuit this takes the probe's place.
+    fn admit(&self) -> bool {
+        self.0.lock().admit(now()).is_some()
+    }
+
+    /// Whether `admit` would refuse.
+    fn would_refuse(&self) -> bool {
+        self.0.lock().would_refuse(now())
+    }
+
+    /// Gives a probe's place back: its call was cancelled.
+    fn abandon(&self) {
+        let mut health = self.0.lock();
+        let state = health.state();
+        if state == CircuitState::HalfOpen {
+            health.set_state(state);
+        }
+    }
+
+    /// A call answered within so many milliseconds.
+    fn record_success(&self, milliseconds: f64) {
+        self.0.lock().record(CallOutcome::Success(milliseconds), now());
+    }
+
+    /// A call failed.
+    fn record_failure(&self) {
+        self.0.lock().record(CallOutcome::Failure, now());
+    }
+}
+
+/// Counters of calls and their latency.
+#[pyclass(frozen, module = "arbitrageai_native._native")]
+pub struct CallMetrics(pub(super) Arc<llm::Metrics>);
+
+#[pymethods]
+impl CallMetrics {
+    #[new]
+    fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    /// A call through a foreign client began.
+    fn started(&self) {
+        self.0.call_started();
+    }
+
+    /// It brought an answer after so many seconds.
+    fn succeeded(&self, seconds: f64) {
+        self.0
+            .call_succeeded(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    }
+
+    /// It failed.
+    fn failed(&self, kind: &str) {
+        self.0.failed(kind);
+    }
+
+    /// A blocking method was called from a running event loop.
+    fn blocked_a_loop(&self) {
+        self.0.blocked_a_loop();
+    }
+
+    /// The figures now.
+    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let snapshot = self.0.snapshot();
+        let failures = PyDict::new(py);
+        for (kind, count) in &snapshot.failures {
+            failures.set_item(kind, count)?;
+        }
+        let latency = PyDict::new(py);
+        let bounds = LATENCY_BOUNDS.iter().copied().chain([f64::INFINITY]);
+        for (bound, count) in bounds.zip(&snapshot.latency_buckets) {
+            latency.set_item(bound, count)?;
+        }
+        let figures = PyDict::new(py);
+        figures.set_item("calls", snapshot.started)?;
+        figures.set_item("successes", snapshot.succeeded)?;
+        figures.set_item("failures", failures)?;
+        figures.set_item("retries", snapshot.retries)?;
+        figures.set_item("blocking_calls_in_loop", snapshot.blocking_calls_in_loop)?;
+        figures.set_item("latency_seconds", latency)?;
+        figures.set_item("latency_seconds_total", snapshot.latency_total.as_secs_f64())?;
+        Ok(figures)
+    }
+}

@@ -1,0 +1,143 @@
+//! A call's limits, as Python gives them.
+
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyInt, PyString};
+
+use super::convert::{seconds, string_pairs};
+use super::errors::{invalid_type, invalid_value};
+use crate::llm::{self, IdempotencyKey, TransportSettings};
+
+/// The limits of calls and how they are retried; unchangeable. `adjusted(...)` makes another.
+#[pyclass(frozen, module = "arbitrageai_native._native")]
+pub struct CallOptions {
+    pub(super) options: llm::CallOptions,
+    pub(super) transport: TransportSettings,
+    pub(super) headers: Vec<(String, Option<String>)>,
+}
+
+#[pymethods]
+impl CallOptions {
+    #[new]
+    #[pyo3(signature = (**settings))]
+    fn new(settings: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        let defaults = Self {
+            options: llm::CallOptions::default(),
+            transport: TransportSettings::default(),
+            headers: Vec::new(),
+        };
+        match settings {
+            Some(settings) => defaults.adjusted(settings),
+            None => Ok(defaults),
+        }
+    }
+
+    /// These options with the given settings changed.
+    fn adjusted(&self, settings: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let mut changed = self.copy();
+        for (name, value) in settings.iter() {
+            let name = name.extract::<String>()?;
+            changed.set(&name, &value)?;
+        }
+        Ok(changed)
+    }
+
+    /// The limit of one try in seconds, or None.
+    #[getter]
+    fn timeout(&self) -> Option<f64> {
+        self.options.timeout.map(|timeout| timeout.as_secs_f64())
+    }
+
+    /// The limit of the whole call in seconds, or None.
+    #[getter]
+    fn deadline(&self) -> Option<f64> {
+        self.options.deadline.map(|deadline| deadline.as_secs_f64())
+    }
+}
+
+impl CallOptions {
+    fn copy(&self) -> Self {
+        Self {
+            options: self.options.clone(),
+            transport: self.transport,
+            headers: self.headers.clone(),
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let options = &mut self.options;
+        match name {
+            "timeout" => options.timeout = seconds(name, value)?,
+            "deadline" => options.deadline = seconds(name, value)?,
+            "first_byte_timeout" => options.first_byte_timeout = seconds(name, value)?,
+            "idle_timeout" => options.idle_timeout = seconds(name, value)?,
+            "connect_timeout" => {
+                // A day is no limit in practice, and every clock can express it.
+                const LONGEST: Duration = Duration::from_secs(86_400);
+                self.transport.connect_timeout = seconds(name, value)?.unwrap_or(LONGEST).min(LONGEST);
+            }
+            "max_connections" => self.transport.max_connections = whole(name, value, 1)?.min(1 << 20),
+            "max_retries" => {
+                options.retry.max_retries = whole(name, value, 0)?.try_into().unwrap_or(u32::MAX)
+            }
+            "retry_base" => options.retry.base = wait(name, value)?,
+            "retry_cap" => options.retry.cap = wait(name, value)?,
+            "retry_after_limit" => options.retry.max_retry_after = wait(name, value)?,
+            "retry_jitter" => {
+                let part = value
+                    .extract::<f64>()
+                    .map_err(|_| invalid_type(&name, "has to be a number"))?;
+                if !(0.0..=1.0).contains(&part) {
+                    return Err(invalid_value(
+                        &name,
+                        &format!("has to lie between 0 and 1, not {part}"),
+                    ));
+                }
+                options.retry.jitter = part;
+            }
+            "max_body_bytes" => options.max_body_bytes = whole(name, value, 1)?,
+            "idempotency_key" => options.idempotency_key = idempotency_key(name, value)?,
+            "default_headers" => self.headers = string_pairs(name, Some(value))?,
+            _ => return Err(invalid_type(&name, "is not a setting")),
+        }
+        Ok(())
+    }
+}
+
+fn whole(name: &str, value: &Bound<'_, PyAny>, least: usize) -> PyResult<usize> {
+    if value.cast::<PyBool>().is_ok() || value.cast::<PyInt>().is_err() {
+        return Err(invalid_type(&name, "has to be an integer"));
+    }
+    value
+        .extract::<usize>()
+        .ok()
+        .filter(|number| *number >= least)
+        .ok_or_else(|| {
+            invalid_value(
+                &name,
+                &format!("has to be an integer from {least} on, not {value}"),
+            )
+        })
+}
+
+fn wait(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Duration> {
+    seconds(name, value)?.ok_or_else(|| invalid_value(&name, "has to be a finite number of seconds"))
+}
+
+fn idempotency_key(name: &str, value: &Bound<'_, PyAny>) -> PyResult<IdempotencyKey> {
+    if let Ok(switch) = value.cast::<PyBool>() {
+        return Ok(if switch.is_true() {
+            IdempotencyKey::PerCall
+        } else {
+            IdempotencyKey::Off
+        });
+    }
+    if value.is_none() {
+        return Ok(IdempotencyKey::Off);
+    }
+    let key = value
+        .cast::<PyString>()
+        .map_err(|_| invalid_type(&name, "has to be True, False or a string"))?;
+    Ok(IdempotencyKey::Given(key.to_str()?.to_owned()))
+}

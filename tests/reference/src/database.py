@@ -1,0 +1,58 @@
+"""The locks' table, and sessions on the database that `DATABASE_URL` names, or on the application's own."""
+
+import functools
+import os
+import sys
+import uuid
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import DateTime, Float, String, create_engine, make_url
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.pool import StaticPool
+
+
+class Base(DeclarativeBase):
+    """The table's metadata."""
+
+
+class DistributedLock(Base):
+    """A lock: held while `expires_at` is to come."""
+
+    __tablename__ = "distributed_locks"
+
+    id: Mapped[str] = mapped_column(String, primary_key=True, default=lambda: str(uuid.uuid4()))
+    lock_key: Mapped[str] = mapped_column(String, unique=True, index=True)
+    holder_id: Mapped[str] = mapped_column(String)
+    acquired_at: Mapped[float] = mapped_column(Float)
+    expires_at: Mapped[float] = mapped_column(Float)
+    created_at: Mapped[datetime | None] = mapped_column(
+        DateTime, default=lambda: datetime.now(timezone.utc).replace(tzinfo=None)
+    )
+
+
+@functools.cache
+def _sessions(url_text: str) -> "sessionmaker[Session]":
+    # SQLAlchemy knows neither the old scheme nor asynchronous drivers in a synchronous engine.
+    url = make_url(url_text.replace("postgres://", "postgresql://", 1))
+    url = url.set(drivername=url.get_backend_name())
+    arguments: dict[str, Any] = {}
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        arguments = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
+    engine = create_engine(url, **arguments)
+    Base.metadata.create_all(engine)
+    return sessionmaker(engine)
+
+
+def new_session() -> Session:
+    """A session of the application's, if its database module is loaded; else one on `DATABASE_URL`."""
+    application = sys.modules.get("src.api.database")
+    if application is not None:
+        session: Session = application.SessionLocal()
+        return session
+    url = os.getenv("DATABASE_URL")
+    if not url:
+        Path("data").mkdir(exist_ok=True)
+        url = "sqlite:///data/tasks.db"
+    return _sessions(url)()

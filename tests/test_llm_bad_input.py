@@ -1,0 +1,164 @@
+"""What no request can be made of is told by the argument's name."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from arbitrageai_native import LLMService, OpenAI, exceptions, safe_sleep
+from tests.servers import faulty_http as faulty
+from tests.servers.faulty_http import FaultyServer
+
+Serve = Callable[..., FaultyServer]
+
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+
+# The arguments, the kind of error, and what its message names.
+BAD_CALLS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"prompt": 5}, TypeError, "prompt"),
+    ({"prompt": None}, TypeError, "prompt"),
+    ({"prompt": "lone \ud800 surrogate"}, ValueError, r"messages\[0\]\[.content.\]"),
+    ({"prompt": "a", "messages": []}, TypeError, "messages"),
+    ({"prompt": None, "messages": "hi"}, TypeError, "messages"),
+    ({"system_prompt": 5}, TypeError, "system_prompt"),
+    ({"temperature": math.nan}, ValueError, "temperature.*NaN"),
+    ({"temperature": math.inf}, ValueError, "temperature.*inf"),
+    ({"top_p": {1, 2}}, TypeError, "top_p.*set"),
+    ({"stop": b"bytes"}, TypeError, "stop.*bytes"),
+    ({"tools": [{"function": object()}]}, TypeError, r"tools\[0\]\[.function.\].*object"),
+    ({"seed": 2**70}, ValueError, "seed"),
+    ({"seed": decimal.Decimal(1)}, TypeError, "seed.*Decimal"),
+    ({"metadata": {1: "x"}}, TypeError, "metadata.*key"),
+    ({"metadata": CYCLE}, ValueError, "metadata"),
+    ({"stream": True}, TypeError, "stream"),
+    ({"timeout": -1}, ValueError, "timeout.*-1"),
+    ({"timeout": math.nan}, ValueError, "timeout.*NaN"),
+    ({"timeout": "soon"}, TypeError, "timeout"),
+    ({"timeout": True}, TypeError, "timeout"),
+    ({"deadline": -0.5}, ValueError, "deadline"),
+    ({"max_retries": -1}, ValueError, "max_retries"),
+    ({"max_retries": 1.5}, TypeError, "max_retries"),
+    ({"retry_jitter": 2}, ValueError, "retry_jitter"),
+    ({"retry_base": None}, ValueError, "retry_base"),
+    ({"max_body_bytes": 0}, ValueError, "max_body_bytes"),
+    ({"idempotency_key": 5}, TypeError, "idempotency_key"),
+    ({"idempotency_key": "a\r\nb"}, ValueError, "idempotency_key"),
+    ({"extra_headers": {"X-A": "1\r\nX-Injected: 2"}}, ValueError, "extra_headers.*X-A"),
+    ({"extra_headers": {"X A:": "1"}}, ValueError, "extra_headers.*X A:"),
+    ({"extra_headers": {"X-A": []}}, TypeError, "extra_headers"),
+    ({"extra_headers": 5}, TypeError, "extra_headers"),
+    ({"extra_query": "a=b"}, TypeError, "extra_query"),
+    ({"extra_body": 5}, TypeError, "extra_body"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "kind", "text"), BAD_CALLS, ids=lambda value: str(value)[:40])
+async def test_a_bad_argument_is_named(
+    arguments: dict[str, Any], kind: type[Exception], text: str, serve: Serve
+) -> None:
+    server = serve(faulty.answer())
+    client = LLMService(base_url=server.base_url, api_key="key")
+    arguments = {"prompt": "hi", **arguments}
+    with pytest.raises(kind, match=text) as caught:
+        client.complete(**arguments)
+    assert isinstance(caught.value, exceptions.OpenAIError)
+    with pytest.raises(kind, match=text):
+        await client.complete_async(**arguments)
+    assert server.requests == []
+
+
+BAD_SETTINGS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"unknown": 1}, TypeError, "unknown"),
+    ({"timeout": -1}, ValueError, "timeout"),
+    ({"connect_timeout": "x"}, TypeError, "connect_timeout"),
+    ({"max_connections": 0}, ValueError, "max_connections"),
+    ({"stealth_range": (3, 2)}, ValueError, "stealth_range"),
+    ({"stealth_range": 3}, TypeError, "stealth_range"),
+    ({"base_url": 5}, TypeError, "base_url"),
+    ({"api_key": 5}, TypeError, "api_key"),
+]
+
+
+@pytest.mark.parametrize(("settings", "kind", "text"), BAD_SETTINGS, ids=lambda value: str(value)[:40])
+def test_a_bad_setting_is_named(settings: dict[str, Any], kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        LLMService(**{"base_url": "http://x/v1", **settings})
+
+
+@pytest.mark.parametrize("base_url", ["nonsense", "ftp://x/v1", "http://", "//x", "http://[::1/v1"])
+async def test_what_is_no_url_is_told_at_the_call(base_url: str) -> None:
+    client = LLMService(base_url=base_url, api_key="secret-key")
+    for call in (lambda: client.complete("hi"), lambda: list(client.complete_streaming("hi"))):
+        with pytest.raises(ValueError, match="base_url") as caught:
+            call()
+        assert "secret-key" not in str(caught.value)
+    with pytest.raises(ValueError, match="base_url"):
+        await client.complete_async("hi")
+
+
+def test_passwords_and_keys_are_not_told() -> None:
+    with pytest.raises(ValueError, match="base_url") as caught:
+        LLMService(base_url="ftp://user:password@x/v1", api_key="key").complete("hi")
+    assert "password" not in str(caught.value)
+    with pytest.raises(ValueError, match="api_key") as caught:
+        LLMService(base_url="http://x/v1", api_key="secret\nkey").complete("hi")
+    assert "secret" not in str(caught.value)
+
+
+def test_what_json_libraries_accept_is_accepted(serve: Serve) -> None:
+    class Model:
+        def model_dump(self, mode: str) -> dict[str, Any]:
+            return {"mode": mode}
+
+    server = serve(faulty.answer())
+    client = OpenAI(base_url=server.base_url, api_key="key")
+    when = datetime.datetime(2026, 1, 2, 3, 4, 5)
+    client.chat.completions.create(
+        model="m", messages=(), when=when, made=Model(), big=2**64 - 1, nested=[[None, True, 1.5, "é"]]
+    )
+    assert server.requests[0].json == {
+        "model": "m",
+        "messages": [],
+        "when": "2026-01-02T03:04:05",
+        "made": {"mode": "json"},
+        "big": 2**64 - 1,
+        "nested": [[None, True, 1.5, "é"]],
+    }
+
+
+def test_a_redirect_within_the_server_is_followed_and_one_to_another_is_an_error(serve: Serve) -> None:
+    other = serve(faulty.answer())
+    elsewhere = [f"Location: {other.base_url}/chat/completions"]
+    server = serve(faulty.answer(status=307, headers=elsewhere))
+    with pytest.raises(exceptions.APIStatusError) as caught:
+        LLMService(base_url=server.base_url, api_key="key").complete("hi")
+    assert caught.value.status_code == 307
+    assert other.requests == []
+    server = serve(faulty.answer(status=307, headers=["Location: /other"]), faulty.answer())
+    assert LLMService(base_url=server.base_url, api_key="key").complete("hi")["content"] == "hello"
+    assert server.requests[1].header("authorization") == "Bearer key"
+
+
+def test_repeated_headers_do_no_harm(serve: Serve) -> None:
+    headers = ["X-Request-Id: a", "X-Request-Id: b", "Retry-After: 0.1", "Retry-After: 0.1"]
+    client = LLMService(base_url=serve(faulty.answer(status=400, headers=headers)).base_url, api_key="key")
+    with pytest.raises(exceptions.BadRequestError) as caught:
+        client.complete("hi")
+    assert caught.value.response.headers["x-request-id"] == "a, b"
+
+
+@pytest.mark.parametrize(("seconds", "kind"), [(-1, ValueError), (math.nan, ValueError), ("1", TypeError)])
+async def test_safe_sleep_refuses_what_is_no_time(seconds: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="seconds"):
+        await safe_sleep(seconds)
+
+
+async def test_safe_sleep_sleeps() -> None:
+    await safe_sleep(0)
+    await safe_sleep(0.01)
