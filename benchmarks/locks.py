@@ -41,7 +41,8 @@ TABLE = (
 )
 TAKE = (
     "INSERT INTO plain_locks VALUES ({0}, {1}, {2}, {3}, {4}) "
-    "ON CONFLICT (lock_key) DO UPDATE SET id = excluded.id, holder_id = excluded.holder_id, acquired_at = excluded.acquired_at, expires_at = excluded.expires_at "
+    "ON CONFLICT (lock_key) DO UPDATE SET id = excluded.id, holder_id = excluded.holder_id, "
+    "acquired_at = excluded.acquired_at, expires_at = excluded.expires_at "
     "WHERE plain_locks.expires_at < excluded.acquired_at RETURNING id"
 )
 DELETE = "DELETE FROM plain_locks WHERE lock_key = {0} AND id = {1}"

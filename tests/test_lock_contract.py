@@ -7,6 +7,7 @@ import gc
 import logging
 import math
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -278,10 +279,12 @@ async def test_a_deleted_file_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "locks.db"
     manager = BidLockManager(300, f"sqlite:///{path}")
     assert await manager.acquire_lock("m", "p")
-    for file in tmp_path.iterdir():
-        file.unlink()
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
     assert await manager.acquire_lock("m", "p", timeout=5)
-    assert sqlite3.connect(path).execute("SELECT count(*) FROM distributed_locks").fetchone() == (1,)
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT count(*) FROM distributed_locks").fetchone() == (1,)
+    connection.close()
 
 
 async def test_a_dropped_table_is_made_anew(tmp_path: Path) -> None:

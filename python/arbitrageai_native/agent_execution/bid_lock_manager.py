@@ -366,7 +366,7 @@ class BidLockManager:
         auto_renew: bool | None = None,
         on_lost: OnLost | None = None,
     ) -> SyncLockContext:
-        """As `with_lock`, for threads: `with manager.with_lock_sync(...) as lease:` waits in the calling one."""
+        """As `with_lock`, for threads: a plain `with`, which waits in the calling thread."""
         on_lost = self.on_lost if on_lost is None else on_lost
         check_on_lost(on_lost)
 
