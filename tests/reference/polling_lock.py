@@ -1,4 +1,4 @@
-"""The original's lock: a SQLAlchemy session on the event loop, the application's clock, a poll every 0.1 s."""
+"""The original's lock: a SQLAlchemy session on the event loop, the application's clock, a poll each 0.1 s."""
 
 from __future__ import annotations
 
