@@ -306,6 +306,31 @@ def test_not_installed_the_application_is_not_asked(with_database: Path) -> None
     assert databases(with_database) == ["other.db"]
 
 
+# The original's file, replaced
+
+
+def the_line() -> str:
+    """The line that the migration guide gives for the original's file."""
+    guide = Path(__file__).parent.parent / "docs" / "migration.md"
+    (line,) = [
+        line for line in guide.read_text().splitlines() if line.startswith("import sys, arbitrageai_native")
+    ]
+    return line
+
+
+def test_a_file_of_one_line_takes_the_originals_place(application: Path) -> None:
+    (application / "src" / "llm_service.py").write_text(the_line() + "\n")
+    code = """
+from unittest.mock import patch
+import src.llm_service, arbitrageai_native.llm_service as ours
+from src import llm_service
+from src.scanner import LLMService
+assert src.llm_service is llm_service is ours
+with patch("src.llm_service.OpenAI") as openai:
+    assert LLMService().client is openai.return_value"""
+    output(application, code)
+
+
 # pytest
 
 
