@@ -16,6 +16,10 @@ pub mod bridge;
 pub mod python;
 
 #[cfg(feature = "python")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[cfg(feature = "python")]
 #[pyo3::pymodule(gil_used = true)]
 mod _native {
     use pyo3::prelude::*;
@@ -23,17 +27,19 @@ mod _native {
     #[pymodule_export]
     use crate::bridge::probe::{Guard, Probe};
     #[pymodule_export]
+    use crate::bridge::turn::{Turn, turn};
+    #[pymodule_export]
     use crate::bridge::{Awaitable, Inbox};
     #[pymodule_export]
     use crate::python::health::{CallMetrics, EndpointHealth};
     #[pymodule_export]
     use crate::python::llm::{ChatClient, is_healthy, requests_under_way, sleep};
     #[pymodule_export]
+    use crate::python::lock::{Lease, LockGrant, LockManager, check_lock_ttl, release_all_locks};
+    #[pymodule_export]
     use crate::python::options::CallOptions;
     #[pymodule_export]
     use crate::python::stream::ChatStream;
-    #[pymodule_export]
-    use crate::python::lock::{Lease, LockGrant, LockManager, check_lock_ttl, release_all_locks};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

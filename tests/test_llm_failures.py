@@ -227,31 +227,38 @@ def serve_every_failure() -> None:
     sys.stdin.read()
 
 
+async def fail_again_and_again(kind: str, base_url: str, end: float) -> int:
+    """How often it failed until `end`."""
+    client = service(base_url)
+    failures = 0
+    while time.monotonic() < end:
+        try:
+            if kind.startswith("completion"):
+                await client.complete_async("hi", timeout=DEADLINE)
+            else:
+                async for _ in client.complete_streaming_async("hi", timeout=DEADLINE):
+                    pass
+        except exceptions.OpenAIError:
+            failures += 1
+        await asyncio.sleep(0.05)
+    return failures
+
+
 async def test_no_failure_blocks_the_loop() -> None:
-    seconds = 4.0
-    errors = []
-
-    async def fail_again_and_again(kind: str, base_url: str, end: float) -> None:
-        client = service(base_url)
-        while time.monotonic() < end:
-            try:
-                if kind.startswith("completion"):
-                    await client.complete_async("hi", timeout=DEADLINE)
-                else:
-                    async for _ in client.complete_streaming_async("hi", timeout=DEADLINE):
-                        pass
-            except exceptions.OpenAIError as error:
-                errors.append(error)
-            await asyncio.sleep(0.05)
-
-    with servers_in_a_process_of_their_own() as base_urls, ticker.control(seconds) as control:
-        end = time.monotonic() + seconds
-        failing = [asyncio.create_task(fail_again_and_again(*item, end)) for item in base_urls.items()]
-        waits = await ticker.waits_until(end)
-        await asyncio.gather(*failing)
-        idle = float(control.communicate()[0])
-    assert len(errors) > 3 * len(failing)
-    assert ticker.high(waits) < idle + 0.02
+    seconds = 3.0
+    excesses = []
+    with servers_in_a_process_of_their_own() as base_urls:
+        # What blocks does so every time; what else the machine does, it does not.
+        for _ in range(3):
+            with ticker.control(seconds) as control:
+                end = time.monotonic() + seconds
+                failing = [
+                    asyncio.create_task(fail_again_and_again(*item, end)) for item in base_urls.items()
+                ]
+                waits = await ticker.waits_until(end)
+                assert min(await asyncio.gather(*failing)) >= 1
+                excesses.append(ticker.high(waits) - float(control.communicate()[0]))
+    assert min(excesses) < 0.02
 
 
 if __name__ == "__main__":

@@ -108,7 +108,6 @@ def test_the_service_sends_what_the_original_sent() -> None:
             "p", system_prompt="s", top_p=0.5, extra_headers={"X-A": "b"}, extra_query={"q": "1"}
         )
         first, second = server.requests
-    assert list(second.json.items()) == list(first.json.items())
     assert second.json == first.json
     assert second.target == first.target
     assert second.header("x-a") == first.header("x-a")

@@ -25,6 +25,19 @@ class Inbox:
     def drain(self, _wakeup: Future[None] | None = None) -> None: ...
 
 @final
+class Turn:
+    """A place in the queue of those who are about to start a call."""
+
+    def __await__(self) -> Generator[Any, None, None]: ...
+    def __iter__(self) -> Generator[Any, None, None]: ...
+    def __next__(self) -> Future[None]: ...
+    def throw(self, kind: object, value: object = None, _traceback: object = None) -> None: ...
+    def close(self) -> None: ...
+
+def turn() -> Turn:
+    """Await the caller's turn to start a call: at once, or in a later iteration of a loop that has had much to start."""
+
+@final
 class Guard:
     """What `Probe.guarded` gives: counted by `Probe.live_guards()` while it lives."""
 

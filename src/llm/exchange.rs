@@ -180,7 +180,8 @@ pub(super) fn excerpt(body: &[u8]) -> String {
     String::from_utf8_lossy(&body[..body.len().min(2000)]).into_owned()
 }
 
-fn status_error(status: StatusCode, headers: reqwest::header::HeaderMap, body: &[u8]) -> Error {
+/// The error that an answer with a status other than 2xx is.
+pub fn status_error(status: StatusCode, headers: reqwest::header::HeaderMap, body: &[u8]) -> Error {
     let text = String::from_utf8_lossy(body);
     let body = serde_json::from_str::<Value>(text.trim()).unwrap_or_else(|_| Value::from(text.trim()));
     let mut message = format!("Error code: {}", status.as_u16());

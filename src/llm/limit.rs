@@ -42,6 +42,8 @@ impl Limit {
 pub(super) async fn within<T>(limits: &[Option<Limit>], future: impl Future<Output = T>) -> Result<T, Error> {
     match Limit::earliest(limits) {
         None => Ok(future.await),
+        // The timer's resolution is a millisecond, in which a near server may answer: over is over.
+        Some(limit) if limit.at <= Instant::now() => Err(limit.error()),
         Some(limit) => tokio::time::timeout_at(limit.at, future)
             .await
             .map_err(|_| limit.error()),

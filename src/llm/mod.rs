@@ -27,7 +27,7 @@ pub use call::{Call, Timed};
 pub use chunks::{Chunk, ChunkReader, Summary, text};
 pub use endpoint::{ChatRequest, Endpoint, Extras, http_url};
 pub use error::{Error, StatusError, TimeoutKind};
-pub use exchange::Answer;
+pub use exchange::{Answer, status_error};
 pub use health::{
     Admission, CallOutcome, CircuitState, EndpointHealth, Permit, RESPONSE_TIMES_KEPT, SharedHealth,
     Timestamp, now,

@@ -60,6 +60,9 @@ impl Settings {
     }
 }
 
+/// Counts by bucket, and the sum of all values.
+type Histogram = (Vec<u64>, f64);
+
 /// What becomes of a native call when it ends well.
 type Lost = Result<Option<String>, LockError>;
 
@@ -287,7 +290,7 @@ impl LockManager {
     }
 
     /// Times: the buckets' upper bounds, then counts and sums of waiting and of holding.
-    fn histograms(&self) -> (Vec<f64>, (Vec<u64>, f64), (Vec<u64>, f64)) {
+    fn histograms(&self) -> (Vec<f64>, Histogram, Histogram) {
         let pair = |snapshot: HistogramSnapshot| (snapshot.buckets, snapshot.sum);
         let counters = &self.settings.counters;
         (

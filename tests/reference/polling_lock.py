@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from .src.agent_execution.bid_lock_manager import BidLockManager
-from .src.database import Base, DistributedLock
+from .src.database import Base, DistributedLock, new_engine
 
 __all__ = ["Base", "DistributedLock", "PollingLockManager"]
 
@@ -16,8 +15,7 @@ class PollingLockManager(BidLockManager):
 
     def __init__(self, database_url: str, ttl: float = 300) -> None:
         super().__init__(ttl)
-        self.engine = create_engine(database_url)
-        Base.metadata.create_all(self.engine)
+        self.engine = new_engine(database_url)
 
     def _get_db(self) -> Session:
         return Session(self.engine)
