@@ -182,9 +182,7 @@ async def test_the_aiosqlite_driver_suffix(
     assert await acquired_in(locks, tmp_path / "suffix.db")
 
 
-@pytest.mark.parametrize(
-    "scheme", ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg2"]
-)
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg2"])
 async def test_postgresql_urls(
     locks: Any, monkeypatch: pytest.MonkeyPatch, postgres_url: str, scheme: str
 ) -> None:

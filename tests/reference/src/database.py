@@ -33,8 +33,8 @@ class DistributedLock(Base):
     )
 
 
-# SQLAlchemy knows neither the old scheme nor asynchronous drivers in a synchronous engine, and its own choice of
-# a driver for PostgreSQL differs between its versions.
+# SQLAlchemy knows neither the old scheme nor asynchronous drivers in a synchronous engine, and its own choice
+# of a driver for PostgreSQL differs between its versions.
 _DRIVERS = {"postgresql": "postgresql+psycopg2", "sqlite": "sqlite"}
 
 
