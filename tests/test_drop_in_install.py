@@ -334,9 +334,8 @@ with patch("src.llm_service.OpenAI") as openai:
 # pytest
 
 
-PYTEST = (
-    *["-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function"],
-)
+PYTEST = ["-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
+PYTEST += ["-o", "asyncio_default_fixture_loop_scope=function"]
 
 
 @pytest.mark.parametrize("way", ["plugin", "run", "both"])
