@@ -17,9 +17,7 @@ use super::health::{CallMetrics, EndpointHealth};
 use super::options::CallOptions;
 use super::stream::ChatStream;
 use crate::bridge::{Nothing, PerProcess, awaitable, block_on};
-use crate::llm::{
-    self, Call, Completion, Endpoint, Error, Extras, Metrics, SharedHealth, Timed,
-};
+use crate::llm::{self, Call, Completion, Endpoint, Error, Extras, Metrics, SharedHealth, Timed};
 use crate::llm::{Transport, TransportSettings};
 
 /// This process's transports: nearly always one.
@@ -72,9 +70,7 @@ impl PreparedCall {
         let raw = shape.raw;
         let call = self.into_call()?;
         let model = call.request.model.clone();
-        let timed = call
-            .complete(|answer| answer.completion(&model, raw))
-            .await?;
+        let timed = call.complete(|answer| answer.completion(&model, raw)).await?;
         Ok(CallResult {
             timed,
             stealth_mode: shape.stealth_mode,
