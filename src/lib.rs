@@ -29,11 +29,11 @@ mod _native {
     #[pymodule_export]
     use crate::python::llm::{ChatClient, is_healthy, requests_under_way, sleep};
     #[pymodule_export]
+    use crate::python::lock::{Lease, LockGrant, LockManager, check_lock_ttl, release_all_locks};
+    #[pymodule_export]
     use crate::python::options::CallOptions;
     #[pymodule_export]
     use crate::python::stream::ChatStream;
-    #[pymodule_export]
-    use crate::python::lock::{Lease, LockGrant, LockManager, check_lock_ttl, release_all_locks};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

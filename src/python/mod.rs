@@ -4,6 +4,6 @@ pub mod convert;
 pub mod errors;
 pub mod health;
 pub mod llm;
+pub mod lock;
 pub mod options;
 pub mod stream;
-pub mod lock;
