@@ -31,6 +31,17 @@ class Cost:
     wall: float
 
 
+WAYS: dict[str, Callable[[], Awaitable[object]]] = {
+    "this bridge": Probe.noop,
+    "stock bridge": Probe.stock_noop,
+    "asyncio.sleep(0)": lambda: asyncio.sleep(0),
+}
+NEW_LOOP: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.SelectorEventLoop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
 async def spread(call: Callable[[], Awaitable[object]], calls: int, tasks: int) -> None:
     async def repeat() -> None:
         for _ in range(calls // tasks):
@@ -64,21 +75,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
 
-    ways: dict[str, Callable[[], Awaitable[object]]] = {
-        "stock bridge": Probe.stock_noop,
-        "this bridge": Probe.noop,
-        "asyncio.sleep(0)": lambda: asyncio.sleep(0),
-    }
     table = Table(title=f"One no-op await, {options.tasks} tasks at once, medians of {options.rounds} rounds")
     for heading in ["loop", "way", "CPU µs", "awaits/s", "CPU against stock"]:
         table.add_column(heading, justify="left" if heading in ("loop", "way") else "right")
-    for loop_name, new_loop in {
-        "asyncio": asyncio.SelectorEventLoop,
-        "uvloop": uvloop.new_event_loop,
-    }.items():
-        costs: dict[str, list[Cost]] = {name: [] for name in ways}
+    for loop_name, new_loop in NEW_LOOP.items():
+        costs: dict[str, list[Cost]] = {name: [] for name in WAYS}
         for _ in range(options.rounds):
-            for name, call in ways.items():
+            for name, call in WAYS.items():
                 costs[name].append(measure(new_loop, call, options.calls, options.tasks))
         stock = statistics.median(cost.cpu for cost in costs["stock bridge"])
         for name, measured in costs.items():

@@ -16,12 +16,18 @@ pub mod bridge;
 pub mod python;
 
 #[cfg(feature = "python")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[cfg(feature = "python")]
 #[pyo3::pymodule(gil_used = true)]
 mod _native {
     use pyo3::prelude::*;
 
     #[pymodule_export]
     use crate::bridge::probe::{Guard, Probe};
+    #[pymodule_export]
+    use crate::bridge::turn::{Turn, turn};
     #[pymodule_export]
     use crate::bridge::{Awaitable, Inbox};
     #[pymodule_export]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvloop
 
-from tests.drop_in import (  # noqa: F401  fixtures and hooks are found by their names here
+from tests.drop_in import (
     async_helpers,
     errors,
     health,
@@ -19,7 +19,36 @@ from tests.drop_in import (  # noqa: F401  fixtures and hooks are found by their
     server,
     service,
 )
+from tests.lock_fixtures import (
+    make_manager,
+    manager,
+    postgres_server,
+    postgres_url,
+    shared_url,
+    sqlite_url,
+)
 from tests.servers.faulty_http import Action, FaultyServer
+
+# Fixtures and hooks are found by their names here.
+__all__ = [
+    "async_helpers",
+    "errors",
+    "health",
+    "implementation",
+    "llm_service",
+    "lock_file",
+    "locks",
+    "make_manager",
+    "manager",
+    "postgres_server",
+    "postgres_url",
+    "pytest_configure",
+    "pytest_runtest_call",
+    "server",
+    "service",
+    "shared_url",
+    "sqlite_url",
+]
 
 
 class LoopWithoutReaders(asyncio.SelectorEventLoop):

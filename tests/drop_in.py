@@ -1,7 +1,8 @@
 """What the tests of the drop-in modules share.
 
-Each test asks for modules (`llm_service`, `health`, `locks`, …) and runs twice: over the reference of the originals and over
-the native modules. A test marked `better` speaks of a difference: over the reference it has to fail.
+Each test asks for modules (`llm_service`, `health`, `locks`, …) and runs twice: over the reference of the
+originals and over the native modules. A test marked `better` speaks of a difference: over the reference it
+has to fail.
 """
 
 import gc
@@ -21,17 +22,30 @@ from arbitrageai_native.testing import ModelServer
 
 PREFIXES = {"reference": "tests.reference.src", "native": "arbitrageai_native"}
 
-ENVIRONMENT = (
-    "API_KEY BASE_URL CLOUD_MODEL DATABASE_URL DISTILLED_MODEL_NAME LOCAL_API_KEY LOCAL_BASE_URL LOCAL_MODEL MIN_CLOUD_REVENUE "
-    "OLLAMA_URL OPENAI_API_KEY OPENAI_BASE_URL TASK_MODEL_MAP TASK_USE_LOCAL_MAP USE_LOCAL_BY_DEFAULT"
-).split()
+ENVIRONMENT = [
+    "API_KEY",
+    "BASE_URL",
+    "CLOUD_MODEL",
+    "DATABASE_URL",
+    "DISTILLED_MODEL_NAME",
+    "LOCAL_API_KEY",
+    "LOCAL_BASE_URL",
+    "LOCAL_MODEL",
+    "MIN_CLOUD_REVENUE",
+    "OLLAMA_URL",
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "TASK_MODEL_MAP",
+    "TASK_USE_LOCAL_MAP",
+    "USE_LOCAL_BY_DEFAULT",
+]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "better(raises=AssertionError): the native modules differ from the originals on purpose; over the reference the test "
-        "fails with `raises`",
+        "better(raises=AssertionError): the native modules differ from the originals on purpose; over the "
+        "reference the test fails with `raises`",
     )
 
 
@@ -45,7 +59,8 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     try:
         yield
     except expected as error:
-        # What the reference left behind when it failed (coroutines never awaited, for one) is none of the next test's business.
+        # What the reference left behind when it failed, coroutines never awaited for one, is none of the
+        # next test's business.
         error.__traceback__ = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -55,9 +70,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.fixture(params=list(PREFIXES))
-def implementation(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> str:
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """Whose modules are tested; in an empty folder, with nothing in the environment."""
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)

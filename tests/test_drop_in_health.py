@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from unittest.mock import patch
@@ -25,9 +24,9 @@ def checker(health: Any) -> Any:
 
 
 @pytest.fixture
-def guarded(llm_service: Any, server: ModelServer) -> Iterator[Any]:
+def guarded(llm_service: Any, server: ModelServer) -> Any:
     """A service of `server`, with the breaker that a local endpoint has."""
-    yield llm_service.LLMService(base_url=server.base_url, api_key="k")
+    return llm_service.LLMService(base_url=server.base_url, api_key="k")
 
 
 def metrics_of(guarded: Any) -> Any:
@@ -326,12 +325,13 @@ def test_an_open_circuit_raises_at_once(
 ) -> None:
     for _ in range(3):
         guarded._health_checker.record_failure(guarded.base_url)
+    calls = {
+        "complete": lambda: guarded.complete("p", stealth_mode=True),
+        "complete_async": lambda: asyncio.run(guarded.complete_async("p")),
+    }
     start = time.monotonic()
     with pytest.raises(llm_service.CircuitBreakerError):
-        if method == "complete":
-            guarded.complete("p", stealth_mode=True)
-        else:
-            asyncio.run(guarded.complete_async("p"))
+        calls[method]()
     assert time.monotonic() - start < 1
     assert not server.requests
 

@@ -1,4 +1,4 @@
-"""`llm_service`: `complete` and `complete_async`, their requests, results and stealth delays, sentence by sentence."""
+"""`llm_service`: `complete` and `complete_async`, requests, results, delays, errors, sentence by sentence."""
 
 import asyncio
 import inspect
@@ -188,9 +188,9 @@ def test_without_stealth_mode_nothing_sleeps(service: Any, llm_service: Any) -> 
 
 
 def test_the_delay_comes_before_the_request(service: Any, llm_service: Any, server: ModelServer) -> None:
-    with patch(f"{llm_service.__name__}.time.sleep", side_effect=KeyError("asleep")):
-        with pytest.raises(KeyError, match="asleep"):
-            service.complete("p", stealth_mode=True)
+    asleep = patch(f"{llm_service.__name__}.time.sleep", side_effect=KeyError("asleep"))
+    with asleep, pytest.raises(KeyError, match="asleep"):
+        service.complete("p", stealth_mode=True)
     assert not server.requests
 
 
@@ -207,9 +207,7 @@ async def test_the_stealth_delay_of_complete_async_is_a_uniform_random_number(
     no_stealth_delay.assert_called_once_with(2, 5)
 
 
-async def test_response_time_leaves_the_delay_out(
-    call: Call, server: ModelServer, llm_service: Any
-) -> None:
+async def test_response_time_leaves_the_delay_out(call: Call, server: ModelServer, llm_service: Any) -> None:
     server.script(Answer("hello", delay=0.05))
     with patch(f"{llm_service.__name__}.random.uniform", return_value=1.0):
         result = await call("p", stealth_mode=True)
@@ -302,9 +300,7 @@ async def test_calls_run_at_the_same_time(service: Any, server: ModelServer) -> 
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
-async def test_transient_statuses_are_tried_again_twice(
-    call: Call, server: ModelServer, status: int
-) -> None:
+async def test_transient_statuses_are_tried_again_twice(call: Call, server: ModelServer, status: int) -> None:
     server.script(*[Failure(status, headers={"retry-after-ms": "1"})] * 2, Answer("third"))
     assert (await call("p"))["content"] == "third"
     assert len(server.requests) == 3

@@ -1,4 +1,4 @@
-"""`llm_service`: the module's names, `ModelConfig`, the service's attributes and constructors, sentence by sentence."""
+"""`llm_service`: the module's names, `ModelConfig`, attributes and constructors, sentence by sentence."""
 
 import asyncio
 import inspect

@@ -31,7 +31,8 @@ def insert(file: Path, holder: str, seconds: float = 300) -> str:
     now = time.time()
     change(
         file,
-        "INSERT INTO distributed_locks (id, lock_key, holder_id, acquired_at, expires_at) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO distributed_locks (id, lock_key, holder_id, acquired_at, expires_at) "
+        "VALUES (?, ?, ?, ?, ?)",
         row,
         KEY,
         holder,

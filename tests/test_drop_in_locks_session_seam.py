@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, make_url, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import StaticPool
@@ -46,6 +47,10 @@ def memory_engines() -> Iterator[list[Engine]]:
         engine.dispose()
 
 
+def exists(file: Path) -> bool:
+    return file.exists()
+
+
 async def test_get_db_replaced_by_assignment(
     locks: Any, file_engine: Engine, lock_file: Path, other_file: Path
 ) -> None:
@@ -53,7 +58,7 @@ async def test_get_db_replaced_by_assignment(
     manager._get_db = sessionmaker(bind=file_engine)
     assert await manager.acquire_lock("upwork", "p1", holder_id="me") is True
     assert [row["holder_id"] for row in rows(other_file)] == ["me"]
-    assert not lock_file.exists()
+    assert not exists(lock_file)
 
 
 async def test_get_db_replaced_by_monkeypatch(
@@ -221,8 +226,11 @@ async def test_a_session_without_a_bind_is_told(native: Any) -> None:
 
 
 async def test_a_session_of_an_unsupported_database_is_told(native: Any) -> None:
-    session = MagicMock(spec=Session)
-    session.get_bind.return_value = MagicMock(spec=Engine, url=__import__("sqlalchemy").make_url("mysql://h/d"))
+    # Without a driver for it there is no real engine; this is what is looked at.
+    engine = SimpleNamespace(url=make_url("mysql+pymysql://user:secret@host/bids"))
+    engine.engine = engine
+    session = SimpleNamespace(get_bind=lambda: engine, close=lambda: None)
     native._get_db = lambda: session
-    with pytest.raises(ValueError, match=r"_get_db.*mysql.*SQLite.*PostgreSQL"):
+    with pytest.raises(ValueError, match=r"_get_db.*mysql.*SQLite.*PostgreSQL") as caught:
         await native.acquire_lock("upwork", "p1")
+    assert "secret" not in str(caught.value)

@@ -1,6 +1,7 @@
 """The OpenAI-compatible model server that the package offers for tests, in the loop and in a thread."""
 
 import asyncio
+import gc
 import http.client
 import json
 import socket
@@ -366,3 +367,12 @@ def test_content_parts_make_up_the_prompt() -> None:
             messages=[{"role": "user", "content": parts}],  # type: ignore[list-item, misc]
         )
     assert completion.choices[0].message.content == "ab"
+
+
+def test_stopping_closes_connections_that_were_just_accepted() -> None:
+    for _ in range(50):
+        with ModelServer() as server:
+            connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(5)]
+        for connection in connections:
+            connection.close()
+    gc.collect()

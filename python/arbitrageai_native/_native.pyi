@@ -25,6 +25,19 @@ class Inbox:
     def drain(self, _wakeup: Future[None] | None = None) -> None: ...
 
 @final
+class Turn:
+    """A place in the queue of those who are about to start a call."""
+
+    def __await__(self) -> Generator[Any]: ...
+    def __iter__(self) -> Generator[Any]: ...
+    def __next__(self) -> Future[None]: ...
+    def throw(self, kind: object, value: object = None, _traceback: object = None) -> None: ...
+    def close(self) -> None: ...
+
+def turn() -> Turn:
+    """Await the caller's turn to start a call: at once, or a little later, in a crowd."""
+
+@final
 class Guard:
     """What `Probe.guarded` gives: counted by `Probe.live_guards()` while it lives."""
 
@@ -207,6 +220,7 @@ def is_healthy(endpoint: str, timeout: float) -> Awaitable[bool]:
 
 def requests_under_way() -> int:
     """Requests under way in this process, for tests: a cancelled call has to leave none."""
+
 # --- locks ---
 
 @final

@@ -1,7 +1,7 @@
 """The subcommand `run`: starts a command in which the drop-in modules are installed.
 
-The command takes this process's place, so that signals and its exit status are its own. What it is told travels in `PYTHONPATH`, and
-so reaches every Python process below it: server workers, pools, scripts.
+The command takes this process's place, so that signals and its exit status are its own. What it is told
+travels in `PYTHONPATH`, and so reaches every Python process below it: server workers, pools, scripts.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 SITE_FOLDER: Final = Path(__file__).parent / "_run_site"
 
 DESCRIPTION: Final = """\
-Run COMMAND with this package's modules in the place of the originals (src.llm_service, ...), in COMMAND and in every Python
-process that it starts. It is passed on in PYTHONPATH, which `python -I` and `python -E` do not read."""
+Run COMMAND with this package's modules in the place of the originals (src.llm_service, ...), in COMMAND
+and in every Python process that it starts. It is passed on in PYTHONPATH, which `python -I` and `python -E`
+do not read."""
 
 
 def add_command(subcommands: Subcommands) -> None:
@@ -47,12 +48,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not command:
         raise BadInputError("run: COMMAND is missing, as in: run -- uvicorn app:app")
     try:
-        os.execvpe(command[0], command, environment())  # noqa: S606  no shell is wanted
+        os.execvpe(command[0], command, environment())
     except OSError as error:
         raise BadInputError(f"run: {command[0]!r} can't be run: {error.strerror}") from None
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, and what makes a Python in it install the drop-in modules."""
+    """The environment of this process, and what makes a Python in it install the drop-in modules."""
     path = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(SITE_FOLDER), *([path] if path else [])])}

@@ -1,11 +1,15 @@
 """Puts this package's modules in the place of the originals, without a change to the application.
 
-`install()` lets the originals' names (`src.llm_service`, …) stand for our modules, whether files of these names exist or not; it
-has to come before the first of them is imported. `python -m arbitrageai_native run -- COMMAND` does it in COMMAND and in the
-Python processes that it starts, and `pytest -p arbitrageai_native.drop_in` in a test run. `uninstall()` takes it back.
+`install()` lets the originals' names (`src.llm_service`, …) stand for our modules, whether files of these
+names exist or not; it has to come before the first of them is imported. `python -m arbitrageai_native run --
+COMMAND` does it in COMMAND and in the Python processes that it starts, and `pytest -p
+arbitrageai_native.drop_in` in a test run. `uninstall()` takes it back.
 
-An original's name and ours are then one and the same module object, so that what is patched in one is patched in the other.
-Nothing of ours is imported before the application asks for it.
+An original's name and ours are then one and the same module object, so that what is patched in one is patched
+in the other. Nothing of ours is imported before the application asks for it.
+
+For pytest, which would rewrite its plugins' assertions, and warn if they are imported already:
+PYTEST_DONT_REWRITE.
 """
 
 from __future__ import annotations
@@ -74,7 +78,7 @@ class _OriginalNames(MetaPathFinder):
 
 
 class _MissingParents(MetaPathFinder):
-    """Finds the packages that the originals' names need, after nobody else has: the application has none of its own."""
+    """Finds the packages that the originals' names need, where the application has none of its own."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -94,19 +98,21 @@ def install() -> None:
     From any thread. Installed already, it changes nothing.
 
     Raises:
-        AlreadyImportedError: an original was imported before, or is being imported at this moment; nothing was changed.
+        AlreadyImportedError: an original was imported before, or is being imported at this moment. Nothing
+            was changed.
     """
     with _changing:
         if is_installed():
             return
-        # First ours, then the look at what is there: an import that begins meanwhile in another thread finds ours.
+        # First ours, then the look at what is there: what another thread imports meanwhile is ours.
         sys.meta_path.insert(0, _names)
         sys.meta_path.append(_missing_parents)
         complaints = [_complaint(name, module) for name, module in _imported_originals()]
         if complaints:
             _remove_finders()
             raise AlreadyImportedError(
-                "install() has to come before the first import of the modules it replaces: " + "; ".join(complaints)
+                "install() has to come before the first import of the modules it replaces: "
+                + "; ".join(complaints)
             )
 
 
@@ -135,8 +141,9 @@ def is_installed() -> bool:
 def application_database() -> Any:
     """The database of the application that this package is installed in.
 
-    Its `src.api.database.engine`, or `src.api.database.DATABASE_URL` if there is no engine. None if nothing is installed, or
-    that module is not loaded: it is not imported for this, since an import has effects that are the application's to time.
+    Its `src.api.database.engine`, or `src.api.database.DATABASE_URL` if there is no engine. None if nothing
+    is installed, or that module is not loaded: it is not imported for this, since an import has effects that
+    are the application's to time.
     """
     database = sys.modules.get(_APPLICATION_DATABASE) if is_installed() else None
     engine = getattr(database, "engine", None)
@@ -160,9 +167,9 @@ def _install_for_pytest() -> None:
     try:
         install()
     except AlreadyImportedError as error:
-        from pytest import UsageError
+        import pytest
 
-        raise UsageError(str(error)) from None
+        raise pytest.UsageError(str(error)) from None
 
 
 def _remove_finders() -> None:

@@ -4,10 +4,10 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
 use pyo3::prelude::*;
 use pyo3::types::{PyNone, PyType};
-use pyo3::{IntoPyObjectExt, intern};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::task::AbortHandle;
@@ -30,6 +30,8 @@ where
     T: for<'a> IntoPyObject<'a> + Send + 'static,
     E: Into<PyErr> + Send + 'static,
 {
+    // A call's future is some kilobytes long: boxed at once, it is moved once.
+    let future = Box::pin(future);
     let launch: Launch = Box::new(move |runtime, ticket| {
         let (sender, receiver) = oneshot::channel();
         let task = runtime.spawn(async move {
@@ -130,8 +132,7 @@ impl Awaitable {
         let runtime = runtime()?;
         let Expected { ticket, waiter } = inbox::expect(py)?;
         *self.state() = State::Waiting(ProcessBound::new(launch(runtime, ticket)));
-        // What a future's own `__await__` does to tell the task that it waits rather than yields.
-        waiter.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
+        inbox::mark_awaited(&waiter)?;
         Ok(waiter)
     }
 
@@ -192,7 +193,7 @@ impl Awaitable {
 }
 
 /// The exception that `throw(instance)` or the older `throw(type, value, traceback)` means.
-fn thrown(kind: &Bound<'_, PyAny>, value: Option<&Bound<'_, PyAny>>) -> PyResult<PyErr> {
+pub(super) fn thrown(kind: &Bound<'_, PyAny>, value: Option<&Bound<'_, PyAny>>) -> PyResult<PyErr> {
     let Ok(class) = kind.cast::<PyType>() else {
         return Ok(PyErr::from_value(kind.clone()));
     };

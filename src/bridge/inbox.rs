@@ -23,6 +23,10 @@ use super::{ProcessBound, portable};
 /// are looked at again: the bound keeps a burst of completions from being a stall itself.
 const BATCH: usize = 64;
 
+/// How many calls may start between two drains before [`turn`](super::turn) makes further ones wait. Above `BATCH`, so that
+/// tasks which make one call after another never wait for a turn.
+const CROWD: usize = 2 * BATCH;
+
 /// The loop's side: the waiters, and the queue that says which of them to wake.
 #[pyclass(frozen, module = "arbitrageai_native._native")]
 pub struct Inbox {
@@ -32,6 +36,8 @@ pub struct Inbox {
 
 struct Waiters {
     futures: Slab<Py<PyAny>>,
+    /// Calls that were started since the last drain.
+    started: usize,
     /// Whether a portable wake-up is under way. Always true for a loop that polls the descriptor.
     armed: bool,
 }
@@ -98,6 +104,7 @@ pub(super) fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
     let waiter = event_loop.call_method0(intern!(py, "create_future"))?;
     let (number, armed) = {
         let mut waiters = inbox.get().waiters();
+        waiters.started += 1;
         let number = waiters.futures.insert(waiter.clone().unbind());
         (number, std::mem::replace(&mut waiters.armed, true))
     };
@@ -106,6 +113,20 @@ pub(super) fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
         Inbox::arm(&inbox, &event_loop, &ticket.mail)?;
     }
     Ok(Expected { ticket, waiter })
+}
+
+/// Whether the running loop has started so many calls since its last drain that further ones had better wait.
+///
+/// # Errors
+/// `RuntimeError` if no loop is running in this thread.
+pub(super) fn is_crowded(py: Python<'_>) -> PyResult<bool> {
+    let (inbox, _) = of_loop(&running_loop(py)?)?;
+    Ok(inbox.get().waiters().started >= CROWD)
+}
+
+/// What a future's own `__await__` does to tell the task that it waits rather than yields.
+pub(super) fn mark_awaited(waiter: &Bound<'_, PyAny>) -> PyResult<()> {
+    waiter.setattr(intern!(waiter.py(), "_asyncio_future_blocking"), true)
 }
 
 fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
@@ -156,6 +177,7 @@ impl Inbox {
         let mail = Arc::new(Mail::new(wakeup));
         let waiters = Mutex::new(Waiters {
             futures: Slab::new(),
+            started: 0,
             armed: false,
         });
         let inbox = Bound::new(
@@ -197,6 +219,7 @@ impl Inbox {
             return Ok(()); // a forked child runs on with its parent's loop
         };
         mail.open();
+        this.waiters().started = 0;
         for _ in 0..BATCH {
             let Some(number) = mail.queue.pop() else { break };
             let ended = this.waiters().futures.try_remove(number);

@@ -33,6 +33,7 @@ mod runtime;
 mod wakeup;
 
 pub mod probe;
+pub mod turn;
 
 pub use awaitable::{Awaitable, Nothing, awaitable};
 pub use blocking::block_on;

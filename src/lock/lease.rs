@@ -135,7 +135,7 @@ impl Lease {
     pub fn renew(
         &self,
         ttl: Option<Duration>,
-    ) -> impl Future<Output = Result<f64, LockError>> + Send + 'static {
+    ) -> impl Future<Output = Result<f64, LockError>> + Send + 'static + use<> {
         let shared = Arc::clone(&self.shared);
         async move {
             let (answer, renewed) = oneshot::channel();
@@ -149,24 +149,28 @@ impl Lease {
         }
     }
 
-    /// Deletes the row; whether the lock was still ours. Carried through even if the future is dropped.
-    ///
-    /// # Errors
-    /// [`LockError::Backend`] when the database did not answer; the row is then deleted in the background.
-    pub fn release(&self) -> impl Future<Output = Result<bool, LockError>> + Send + 'static {
+    /// Deletes the row; whether the lock was still ours. Begun by this call, and carried through even if the future is
+    /// dropped. When the database does not answer ([`LockError::Backend`]), the row is deleted in the background.
+    pub fn release(&self) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         let grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let shared = Arc::clone(&self.shared);
-        async move {
-            let Some(grant) = grant else { return Ok(false) };
+        let releasing = grant.map(|grant| {
             // What it ends as is settled here: a loss that is found later is none.
-            shared.loss();
-            shared.counters.held_for(BootTime::now(), shared.acquired);
-            grant.release().await
+            self.shared.loss();
+            self.shared
+                .counters
+                .held_for(BootTime::now(), self.shared.acquired);
+            grant.release()
+        });
+        async move {
+            match releasing {
+                Some(releasing) => releasing.await,
+                None => Ok(false),
+            }
         }
     }
 
     /// Waits until the lease ends: why it was lost, or None when it was released.
-    pub fn lost(&self) -> impl Future<Output = Option<String>> + Send + 'static {
+    pub fn lost(&self) -> impl Future<Output = Option<String>> + Send + 'static + use<> {
         let shared = Arc::clone(&self.shared);
         async move {
             loop {
@@ -284,20 +288,21 @@ async fn keep(shared: Arc<Shared>, max_hold: Option<Duration>) {
             () = shared.hold.ended() => return,
             () = pause => {}
         }
-        let ttl = match end {
-            None => shared.ttl,
-            Some(end) => shared.ttl.min(end.saturating_duration_since(Instant::now())),
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let Some(left) = left.filter(|left| *left < shared.ttl) else {
+            if shared.renew(shared.ttl).await.is_err() {
+                return;
+            }
+            continue;
         };
-        if ttl < shared.hold.remaining() {
-            // The last renewal reaches as far as the lock may be held: the loss is noted when that time comes.
-            shared.at_max_hold.store(true, Ordering::Release);
-            let _ = timeout(shared.hold.remaining(), shared.hold.ended()).await;
-            shared.loss();
+        // The last renewal reaches just as far as the lock may be held.
+        shared.at_max_hold.store(true, Ordering::Release);
+        if left > shared.hold.remaining() && shared.renew(left).await.is_err() {
             return;
         }
-        if shared.renew(ttl).await.is_err() {
-            return;
-        }
+        let _ = timeout(shared.hold.remaining(), shared.hold.ended()).await;
+        shared.loss();
+        return;
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::engine::{Engine, Grant, Request};
+use super::engine::{Engine, Grant, Progress, Request};
 use super::error::LockError;
 use super::lease::{Keeping, Lease};
 use super::metrics::Counters;
@@ -68,18 +68,21 @@ impl Manager {
         self.engine.engine()
     }
 
-    /// Takes a lock. See [`Engine::acquire`].
-    ///
-    /// # Errors
-    /// [`LockError::Timeout`] and [`LockError::Backend`].
-    pub async fn acquire(&self, wanted: Wanted) -> Result<Grant, LockError> {
+    /// Takes a lock. See [`Engine::acquire`]: the turn is settled by this call.
+    pub fn acquire(
+        &self,
+        wanted: Wanted,
+    ) -> impl Future<Output = Result<Grant, LockError>> + Send + 'static + use<> {
         let deadline = Instant::now() + wanted.timeout;
-        self.acquire_until(wanted, deadline).await
+        self.acquire_until(wanted, deadline)
     }
 
-    async fn acquire_until(&self, wanted: Wanted, deadline: Instant) -> Result<Grant, LockError> {
+    fn acquire_until(
+        &self,
+        wanted: Wanted,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Grant, LockError>> + Send + 'static + use<> {
         let started = Instant::now();
-        self.counters.attempted();
         let request = Request {
             name: wanted.name.display().to_owned(),
             key: wanted.name.key,
@@ -89,23 +92,32 @@ impl Manager {
             said_timeout: wanted.timeout,
             manager: self.id,
         };
-        let outcome = self.engine().acquire(request, &*self.counters).await;
-        self.counters.waited(started.elapsed());
-        match &outcome {
-            Ok(_) => self.counters.succeeded(),
-            Err(LockError::Timeout { .. }) => self.counters.timed_out(),
-            Err(_) => {}
+        let counters = Arc::clone(&self.counters);
+        counters.attempted();
+        let acquiring = self
+            .engine()
+            .acquire(request, Arc::clone(&counters) as Arc<dyn Progress>);
+        async move {
+            let outcome = acquiring.await;
+            counters.waited(started.elapsed());
+            match &outcome {
+                Ok(_) => counters.succeeded(),
+                Err(LockError::Timeout { .. }) => counters.timed_out(),
+                Err(_) => {}
+            }
+            outcome
         }
-        outcome
     }
 
-    /// Takes a lock and keeps it.
-    ///
-    /// # Errors
-    /// As [`Manager::acquire`].
-    pub async fn lease(&self, wanted: Wanted, keeping: Keeping) -> Result<Lease, LockError> {
-        let grant = self.acquire(wanted).await?;
-        Ok(Lease::new(grant, keeping, Arc::clone(&self.counters)))
+    /// Takes a lock and keeps it. As [`Manager::acquire`].
+    pub fn lease(
+        &self,
+        wanted: Wanted,
+        keeping: Keeping,
+    ) -> impl Future<Output = Result<Lease, LockError>> + Send + 'static + use<> {
+        let acquiring = self.acquire(wanted);
+        let counters = Arc::clone(&self.counters);
+        async move { Ok(Lease::new(acquiring.await?, keeping, counters)) }
     }
 
     /// Takes several locks, all or none, one after another in the order of their keys, so that two callers can't wait for
@@ -131,21 +143,29 @@ impl Manager {
         Ok(leases.into_iter().map(|(_, lease)| lease).collect())
     }
 
-    /// Releases a lock by its holder's name: exactly what this process acquired, if it did, and else whatever that holder has.
-    ///
-    /// # Errors
-    /// [`LockError::Backend`].
-    pub async fn release(&self, name: &LockName, holder: Arc<str>) -> Result<bool, LockError> {
-        match self.engine().hold_of(&name.key, &holder) {
-            Ok(hold) => hold.release(self.engine()).await,
-            Err(true) => Ok(false),
+    /// Releases a lock by its holder's name: exactly what this process acquired, if it did, and else whatever that holder
+    /// has. Begun by this call, and carried through even if the future is dropped.
+    pub fn release(
+        &self,
+        name: &LockName,
+        holder: Arc<str>,
+    ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
+        let (ours, theirs) = match self.engine().hold_of(&name.key, &holder) {
+            Ok(hold) => (Some(hold.release(self.engine())), None),
+            Err(true) => (None, None),
             Err(false) => {
-                self.engine()
-                    .release_row(ReleaseTarget::Holder {
-                        key: Arc::clone(&name.key),
-                        holder,
-                    })
-                    .await
+                let target = ReleaseTarget::Holder {
+                    key: Arc::clone(&name.key),
+                    holder,
+                };
+                (None, Some(self.engine().release_row(target)))
+            }
+        };
+        async move {
+            match (ours, theirs) {
+                (Some(releasing), _) => releasing.await,
+                (None, Some(releasing)) => releasing.await,
+                (None, None) => Ok(false),
             }
         }
     }

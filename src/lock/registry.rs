@@ -97,7 +97,10 @@ impl Registry {
     }
 
     /// Releases everything this process holds, on all databases at once, for `patience` at most.
-    pub fn release_everything(&self, patience: Duration) -> impl Future<Output = ()> + Send + 'static {
+    pub fn release_everything(
+        &self,
+        patience: Duration,
+    ) -> impl Future<Output = ()> + Send + 'static + use<> {
         let engines: Vec<Arc<Engine>> = self
             .engines()
             .values()

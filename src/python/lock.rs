@@ -24,15 +24,30 @@ struct Settings {
 }
 
 impl Settings {
-    /// This process's manager. Called within the runtime.
-    fn manager(&self) -> Arc<Manager> {
-        let slot = self.manager.get_or_init(Mutex::default);
-        let mut manager = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || {
-            let engine = REGISTRY.get_or_init(Registry::default).engine(&self.database);
-            Arc::new(Manager::new(engine, Arc::clone(&self.counters)))
-        };
-        Arc::clone(manager.get_or_insert_with(make))
+    /// This process's manager. The first call makes it, within the runtime; nothing is opened or waited for.
+    fn manager(self: &Arc<Self>, py: Python<'_>) -> PyResult<Arc<Manager>> {
+        if let Some(manager) = self.made() {
+            return Ok(manager);
+        }
+        let settings = Arc::clone(self);
+        block_on(py, async move {
+            let slot = settings.manager.get_or_init(Mutex::default);
+            let mut manager = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let make = || {
+                let engine = REGISTRY.get_or_init(Registry::default).engine(&settings.database);
+                Arc::new(Manager::new(engine, Arc::clone(&settings.counters)))
+            };
+            Ok::<_, LockError>(Arc::clone(manager.get_or_insert_with(make)))
+        })
+    }
+
+    /// This process's manager, if it has been made.
+    fn made(&self) -> Option<Arc<Manager>> {
+        self.manager
+            .get()?
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Takes the manager away; the next call makes another.
@@ -44,6 +59,9 @@ impl Settings {
             .take()
     }
 }
+
+/// Counts by bucket, and the sum of all values.
+type Histogram = (Vec<u64>, f64);
 
 /// What becomes of a native call when it ends well.
 type Lost = Result<Option<String>, LockError>;
@@ -100,9 +118,10 @@ impl LockManager {
         timeout: f64,
     ) -> PyResult<Bound<'py, PyAny>> {
         let wanted = Wanted::new(marketplace_id, posting_id, holder_id, ttl, timeout)?;
-        let settings = Arc::clone(&self.settings);
+        // Called now, so that callers are served in the order in which they called.
+        let acquiring = self.settings.manager(py)?.acquire(wanted);
         awaitable(py, async move {
-            let grant = settings.manager().acquire(wanted).await?;
+            let grant = acquiring.await?;
             Ok::<_, LockError>(LockGrant(Mutex::new(Some(ProcessBound::new(grant)))))
         })
     }
@@ -122,10 +141,11 @@ impl LockManager {
         max_hold: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let wanted = Wanted::new(marketplace_id, posting_id, holder_id, ttl, timeout)?;
-        awaitable(
-            py,
-            take_lease(&self.settings, wanted, keeping(auto_renew, max_hold)?),
-        )
+        let leasing = self
+            .settings
+            .manager(py)?
+            .lease(wanted, keeping(auto_renew, max_hold)?);
+        awaitable(py, async move { leasing.await.map(Lease::new) })
     }
 
     /// As `lease`, waiting in the calling thread.
@@ -143,10 +163,11 @@ impl LockManager {
         max_hold: Option<f64>,
     ) -> PyResult<Lease> {
         let wanted = Wanted::new(marketplace_id, posting_id, holder_id, ttl, timeout)?;
-        block_on(
-            py,
-            take_lease(&self.settings, wanted, keeping(auto_renew, max_hold)?),
-        )
+        let leasing = self
+            .settings
+            .manager(py)?
+            .lease(wanted, keeping(auto_renew, max_hold)?);
+        block_on(py, async move { leasing.await.map(Lease::new) })
     }
 
     /// Takes all of several locks, or none.
@@ -169,9 +190,9 @@ impl LockManager {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let keeping = keeping(auto_renew, max_hold)?;
-        let settings = Arc::clone(&self.settings);
+        let manager = self.settings.manager(py)?;
         awaitable(py, async move {
-            let leases = settings.manager().lease_many(wanted, keeping).await?;
+            let leases = manager.lease_many(wanted, keeping).await?;
             Ok::<_, LockError>(leases.into_iter().map(Lease::new).collect::<Vec<_>>())
         })
     }
@@ -186,27 +207,27 @@ impl LockManager {
     ) -> PyResult<Bound<'py, PyAny>> {
         let name = LockName::new(marketplace_id, posting_id)?;
         let holder: Arc<str> = holder_id.into();
-        let settings = Arc::clone(&self.settings);
-        awaitable(py, async move { settings.manager().release(&name, holder).await })
+        // Begun now, so that it is carried through whatever becomes of the awaitable.
+        awaitable(py, self.settings.manager(py)?.release(&name, holder))
     }
 
     /// Deletes the row of a key, whoever holds it.
     fn break_lock<'py>(&self, py: Python<'py>, key: String) -> PyResult<Bound<'py, PyAny>> {
-        let settings = Arc::clone(&self.settings);
-        awaitable(py, async move { settings.manager().break_lock(&key).await })
+        let manager = self.settings.manager(py)?;
+        awaitable(py, async move { manager.break_lock(&key).await })
     }
 
     /// Deletes every row; how many there were.
     fn clear<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let settings = Arc::clone(&self.settings);
-        awaitable(py, async move { settings.manager().clear().await })
+        let manager = self.settings.manager(py)?;
+        awaitable(py, async move { manager.clear().await })
     }
 
     /// Every row: (key, holder, acquired at, expires at, seconds left).
     fn rows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let settings = Arc::clone(&self.settings);
+        let manager = self.settings.manager(py)?;
         awaitable(py, async move {
-            let rows = settings.manager().rows().await?;
+            let rows = manager.rows().await?;
             let tuple = |row: lock::LockRow| {
                 (
                     row.key.to_string(),
@@ -243,12 +264,24 @@ impl LockManager {
 
     /// Counts the rows not expired; the last known count when that takes longer.
     fn active_locks<'py>(&self, py: Python<'py>, seconds: f64) -> PyResult<Bound<'py, PyAny>> {
-        awaitable(py, count(&self.settings, lock::waiting_time("seconds", seconds)?))
+        let (manager, patience) = (
+            self.settings.manager(py)?,
+            lock::waiting_time("seconds", seconds)?,
+        );
+        awaitable(py, async move {
+            Ok::<_, LockError>(manager.active_locks(patience).await)
+        })
     }
 
     /// As `active_locks`, waiting in the calling thread.
     fn active_locks_blocking(&self, py: Python<'_>, seconds: f64) -> PyResult<u64> {
-        block_on(py, count(&self.settings, lock::waiting_time("seconds", seconds)?))
+        let (manager, patience) = (
+            self.settings.manager(py)?,
+            lock::waiting_time("seconds", seconds)?,
+        );
+        block_on(py, async move {
+            Ok::<_, LockError>(manager.active_locks(patience).await)
+        })
     }
 
     /// The counters, by name.
@@ -257,7 +290,7 @@ impl LockManager {
     }
 
     /// Times: the buckets' upper bounds, then counts and sums of waiting and of holding.
-    fn histograms(&self) -> (Vec<f64>, (Vec<u64>, f64), (Vec<u64>, f64)) {
+    fn histograms(&self) -> (Vec<f64>, Histogram, Histogram) {
         let pair = |snapshot: HistogramSnapshot| (snapshot.buckets, snapshot.sum);
         let counters = &self.settings.counters;
         (
@@ -296,23 +329,6 @@ fn keeping(auto_renew: bool, max_hold: Option<f64>) -> Result<Keeping, LockError
         .map(|seconds| lock::lasting_time("max_hold", seconds))
         .transpose()?;
     Ok(Keeping { auto_renew, max_hold })
-}
-
-fn take_lease(
-    settings: &Arc<Settings>,
-    wanted: Wanted,
-    keeping: Keeping,
-) -> impl Future<Output = Result<Lease, LockError>> + Send + 'static {
-    let settings = Arc::clone(settings);
-    async move { Ok(Lease::new(settings.manager().lease(wanted, keeping).await?)) }
-}
-
-fn count(
-    settings: &Arc<Settings>,
-    patience: Duration,
-) -> impl Future<Output = Result<u64, LockError>> + Send + 'static {
-    let settings = Arc::clone(settings);
-    async move { Ok(settings.manager().active_locks(patience).await) }
 }
 
 fn close(
@@ -475,10 +491,11 @@ impl Lease {
 
     /// Deletes the row; whether the lock was still ours.
     fn release<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let lease = self.lease.get().cloned();
+        // Begun now, so that it is carried through whatever becomes of the awaitable.
+        let releasing = self.lease.get().map(|lease| lease.release());
         awaitable(py, async move {
-            match lease {
-                Some(lease) => lease.release().await,
+            match releasing {
+                Some(releasing) => releasing.await,
                 None => Ok(false),
             }
         })

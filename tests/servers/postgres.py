@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -55,23 +55,64 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
-        log = str(self._folder / "log")
-        self._run("pg_ctl", "--wait", "--timeout=60", f"--log={log}", "start")
+        with (self._folder / "log").open("a") as log:
+            self._process = subprocess.Popen(
+                [*self._as_user, str(_BIN / "postgres"), "-D", str(self._data)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+                cwd="/",
+            )
+        deadline = time.monotonic() + 60
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start: {(self._folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.05)
 
-    def restart(self, mode: str = "immediate") -> None:
-        """Restart the server; "immediate" loses what was not on disk, as a crash does."""
-        self._run("pg_ctl", "--wait", f"--mode={mode}", f"--log={self._folder / 'log'}", "restart")
+    def restart(self) -> None:
+        """Restart the server after what is a crash for it: what was not on disk is lost."""
+        self._end()
+        self.start()
 
     def stop(self) -> None:
         """End the server and delete its data."""
-        with contextlib.suppress(subprocess.CalledProcessError):
-            self._run("pg_ctl", "--wait", "--mode=immediate", "stop")
+        self._end()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _end(self) -> None:
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(30)
+
+    def _answers(self) -> bool:
+        try:
+            self.execute("SELECT 1")
+        except subprocess.CalledProcessError:
+            return False
+        return True
 
     def execute(self, statement: str, database: str = "postgres") -> str:
         """Run SQL; what it printed."""
-        command = [_BIN / "psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", statement, self.url(database)]
-        return subprocess.run(command, check=True, capture_output=True, text=True, env=_environment()).stdout.strip()
+        command = [
+            _BIN / "psql",
+            "-X",
+            "-A",
+            "-t",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            statement,
+            self.url(database),
+        ]
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, env=_environment()
+        ).stdout.strip()
+
+    @staticmethod
+    def program(name: str) -> str:
+        """Where one of PostgreSQL's programs is."""
+        return str(_BIN / name)
 
     def create_database(self, name: str) -> str:
         """Make a database; its URL."""
@@ -83,7 +124,13 @@ class PostgresServer:
         # The server inherits its descriptors: a pipe would never be closed.
         with (self._folder / "output").open("a") as output:
             subprocess.run(
-                command, check=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_environment(), cwd="/"
+                command,
+                check=True,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=_environment(),
+                cwd="/",
             )
 
 

@@ -1,4 +1,4 @@
-"""What `python -m arbitrageai_native run` puts before every other `sitecustomize`: it installs the drop-in modules as a Python starts.
+"""Installs the drop-in modules as a Python starts: `python -m arbitrageai_native run` puts it on the path.
 
 The Python may be any that COMMAND starts, also one that does not have this package.
 """

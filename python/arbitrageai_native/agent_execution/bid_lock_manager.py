@@ -1,8 +1,8 @@
 """Locks in a database table, so that no two scanners bid on one posting.
 
-The table `distributed_locks` is the original's, and old processes may go on using it beside this package: both exclude each
-other. What differs: no statement ever runs on the event loop, waiters queue instead of polling, and a lock that is held in
-a block is renewed until the block ends.
+The table `distributed_locks` is the original's, and old processes may go on using it beside this package:
+both exclude each other. What differs: no statement ever runs on the event loop, waiters queue instead of
+polling, and a lock that is held in a block is renewed until the block ends.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ import itertools
 import logging
 import os
 import weakref
-from collections.abc import Awaitable, Callable, Iterable
+from collections import Counter
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import _native
+from .._sessions import Place, place_of_engine, place_of_session
+from ..drop_in import application_database
 from ..exceptions import LockBackendError, LockTimeoutError
 from ..leases import Lease, LockContext, OnLost, SyncLockContext, check_on_lost
 from ..lock_overview import HeldLock, LockOverview, Waiter
@@ -31,6 +34,7 @@ _TEN_TTLS = object()
 _RELEASE_AT_EXIT_SECONDS = 1.0
 _METRICS_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
+_COUNTERS = ("attempts", "successes", "conflicts", "timeouts", "renewals", "losses", "backend_errors")
 
 # Engines of in-memory databases whose managers share a private one of ours, by number.
 _memory_numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
@@ -64,18 +68,20 @@ class BidLockManager:
 
         Args:
             ttl: seconds that a lock lasts without renewal.
-            database_url: in SQLAlchemy's form, SQLite or PostgreSQL; the environment's `DATABASE_URL` when None, and
-                `sqlite:///data/tasks.db` when that is unset.
+            database_url: in SQLAlchemy's form, SQLite or PostgreSQL; the environment's `DATABASE_URL` when
+                None, and `sqlite:///data/tasks.db` when that is unset.
             auto_renew: whether `with_lock` and leases renew the lock while they hold it.
-            max_hold: seconds for which a lock is renewed at most, ten times `ttl` by default; None for no limit.
+            max_hold: seconds for which a lock is renewed at most, ten times `ttl` by default; None for no
+                limit.
             on_lost: what a block does when its lock is lost: "log", "raise", "cancel" or a callable.
             max_connections: the most connections to a PostgreSQL server, the one that listens included.
             listen_url: a direct connection for notifications, where `database_url` leads through a pooler.
-            statement_cache: False behind a pooler in transaction mode; releases of other processes are then found by
-                polling (0.3 s), unless `listen_url` is given.
+            statement_cache: False behind a pooler in transaction mode; releases of other processes are then
+                found by polling (0.3 s), unless `listen_url` is given.
 
         Raises:
-            ValueError: `ttl`, `max_hold`, `on_lost`, `database_url`, `listen_url` or `max_connections` makes no sense.
+            ValueError: `ttl`, `max_hold`, `on_lost`, `database_url`, `listen_url` or `max_connections` makes
+                no sense.
         """
         _native.check_lock_ttl(ttl)
         check_on_lost(on_lost)
@@ -90,6 +96,7 @@ class BidLockManager:
         }
         self._managers: dict[object, _native.LockManager] = {}
         self._database_url = database_url
+        self._active_locks = 0
         if database_url is not None:
             self._on_url(database_url)
 
@@ -98,26 +105,36 @@ class BidLockManager:
     def _get_db(self) -> Any:
         """Give the SQLAlchemy session whose database the locks are in.
 
-        None by default: the locks are in the manager's own database. Code and tests may replace it on an instance; it is
-        asked at each operation, and its session is closed again. A session on an in-memory engine stands for a private
-        in-memory database of this package, shared by all managers whose sessions are on the same engine: SQLAlchemy does
-        not see its rows.
+        None by default: the locks are in the manager's own database. Code and tests may replace it on an
+        instance, or override it; it is asked at each operation, and its session is closed again. A session on
+        an in-memory engine stands for a private in-memory database of this package, shared by all managers
+        whose sessions are on the same engine: SQLAlchemy does not see its rows.
         """
         return None
 
     def _locks(self) -> _native.LockManager:
-        session = self._get_db()
-        if session is None:
-            return self._on_url(self._database_url or os.environ.get("DATABASE_URL") or None)
-        try:
-            engine = session.get_bind().engine
-        finally:
-            session.close()
-        url = engine.url
-        in_memory = url.database in (None, "", ":memory:") or url.query.get("mode") == "memory"
-        if url.get_backend_name() == "sqlite" and in_memory:
-            return self._in_memory_of(engine)
-        return self._on_url(url.render_as_string(hide_password=False))
+        """Give the locks of the database that is the right one now.
+
+        Raises:
+            LockBackendError: `_get_db` raised.
+            TypeError: `_get_db` gave something that is no session.
+            ValueError: the database is of a kind that is not supported.
+        """
+        if getattr(self._get_db, "__func__", None) is not BidLockManager._get_db:
+            return self._at(place_of_session(self._get_db))
+        if self._database_url is not None:
+            return self._on_url(self._database_url)
+        application = application_database()
+        if application is None:
+            return self._on_url(os.environ.get("DATABASE_URL") or None)
+        if isinstance(application, str):
+            return self._on_url(application)
+        return self._at(place_of_engine(application, "src.api.database.engine"))
+
+    def _at(self, place: Place) -> _native.LockManager:
+        if place.memory_engine is not None:
+            return self._in_memory_of(place.memory_engine)
+        return self._on_url(place.url)
 
     def _on_url(self, url: str | None) -> _native.LockManager:
         manager = self._managers.get(url)
@@ -165,7 +182,8 @@ class BidLockManager:
         Raises:
             ValueError: an argument makes no sense.
             LockTimeoutError: only with `raise_on_error`.
-            LockBackendError: only with `raise_on_error`; transient failures are retried within `timeout` first.
+            LockBackendError: only with `raise_on_error`; transient failures are retried within `timeout`
+                first.
         """
         try:
             grant = await self._locks().acquire(
@@ -187,7 +205,8 @@ class BidLockManager:
     async def release_lock(self, marketplace_id: str, posting_id: str, holder_id: str = "default") -> bool:
         """Release a lock by its holder's name; carried through even when cancelled.
 
-        If this process acquired the lock under that name, exactly that acquisition is released, and nobody else's.
+        If this process acquired the lock under that name, exactly that acquisition is released, and nobody
+        else's.
 
         Returns:
             False, and a logged warning, if there is no such lock, another has it, or the database failed.
@@ -245,29 +264,37 @@ class BidLockManager:
     def get_metrics(self) -> dict[str, int]:
         """Counters of this manager, and the number of unexpired locks in the table.
 
-        Waits for the database, with the GIL released and one second at most; then the last known number is given.
+        Waits for the database, with the GIL released and one second at most; then the last known number is
+        given.
         """
-        locks = self._locks()
-        return _original_metrics(locks.counters(), locks.active_locks_blocking(_METRICS_SECONDS))
+        try:
+            self._active_locks = self._locks().active_locks_blocking(_METRICS_SECONDS)
+        except LockBackendError as error:
+            logger.error("Error counting locks: %s", error)
+        return _original_metrics(self._counters(), self._active_locks)
 
     @property
     def _lock_attempts(self) -> int:
-        return self._counter("attempts")
+        return self._counters()["attempts"]
 
     @property
     def _lock_successes(self) -> int:
-        return self._counter("successes")
+        return self._counters()["successes"]
 
     @property
     def _lock_conflicts(self) -> int:
-        return self._counter("conflicts")
+        return self._counters()["conflicts"]
 
     @property
     def _lock_timeouts(self) -> int:
-        return self._counter("timeouts")
+        return self._counters()["timeouts"]
 
-    def _counter(self, name: str) -> int:
-        return sum(manager.counters()[name] for manager in self._managers.values())
+    def _counters(self) -> Counter[str]:
+        """Over all databases that `_get_db` has led to."""
+        total: Counter[str] = Counter(dict.fromkeys(_COUNTERS, 0))
+        for manager in self._managers.values():
+            total.update(manager.counters())
+        return total
 
     # --- leases ---
 
@@ -316,8 +343,8 @@ class BidLockManager:
     ) -> list[Lease]:
         """Acquire several locks, (marketplace, posting) each: all of them, or none.
 
-        They are taken in the order of their keys, so that two callers can't wait for each other; the leases come in the
-        order asked for.
+        They are taken in the order of their keys, so that two callers can't wait for each other; the leases
+        come in the order asked for.
 
         Raises:
             LockTimeoutError: one of them was still held `timeout` seconds after the call.
@@ -339,7 +366,7 @@ class BidLockManager:
         auto_renew: bool | None = None,
         on_lost: OnLost | None = None,
     ) -> SyncLockContext:
-        """`with manager.with_lock_sync(...) as lease:` as `with_lock`, for threads: waits in the calling one."""
+        """As `with_lock`, for threads: a plain `with`, which waits in the calling thread."""
         on_lost = self.on_lost if on_lost is None else on_lost
         check_on_lost(on_lost)
 
@@ -390,11 +417,12 @@ class BidLockManager:
         """As `get_metrics`, without blocking, and more.
 
         `lock_renewals`, `lock_losses`, `backend_errors`, `waiters` (in this process), and `wait_seconds` and
-        `hold_seconds`: histograms, as {"bounds": upper bounds, "counts": one more than bounds, "sum": seconds}.
+        `hold_seconds`: histograms, as {"bounds": upper bounds, "counts": one more than bounds, "sum":
+        seconds}.
         """
         locks = self._locks()
         active = await locks.active_locks(_METRICS_SECONDS)
-        counters = locks.counters()
+        counters = self._counters()
         bounds, wait, hold = locks.histograms()
         return {
             **_original_metrics(counters, active),
@@ -407,7 +435,7 @@ class BidLockManager:
         }
 
     async def aclose(self) -> None:
-        """Release what this manager acquired and still holds, and let go of its connections if it is the last to use them.
+        """Release what this manager still holds, and let go of its connections if nobody else uses them.
 
         A manager that is used again opens them again.
         """
@@ -434,7 +462,7 @@ def _timeout_message(marketplace_id: str, posting_id: str, timeout: float) -> st
     return f"Failed to acquire lock for {marketplace_id}:{posting_id} within {timeout}s"
 
 
-def _original_metrics(counters: dict[str, int], active_locks: int) -> dict[str, int]:
+def _original_metrics(counters: Mapping[str, int], active_locks: int) -> dict[str, int]:
     return {
         "lock_attempts": counters["attempts"],
         "lock_successes": counters["successes"],

@@ -59,10 +59,16 @@ class BidTable:
             path, timeout=SECONDS_TO_WAIT_FOR_OTHER_WRITERS, isolation_level=None, check_same_thread=False
         )
 
-    def create(self) -> None:
+    @classmethod
+    def create(cls, path: Path, run_id: str) -> BidTable:
         """Make the table unless it is there."""
-        with self._lock:
-            self._connection.executescript(SCHEMA)
+        bids = cls(path, run_id)
+        try:
+            bids._connection.executescript(SCHEMA)
+        except BaseException:
+            bids.close()
+            raise
+        return bids
 
     def has_bid(self, posting: Posting) -> bool:
         """Say whether this run has bid on the posting."""
@@ -147,12 +153,9 @@ def prepare_database(path: Path, run_id: str) -> BidTable:
     complaint = _complaint(path)
     if complaint is None:
         try:
-            table = BidTable(path, run_id)
-            table.create()
+            return BidTable.create(path, run_id)
         except (sqlite3.Error, ValueError) as error:
             complaint = f"{path} cannot be used as a database: {error}"
-        else:
-            return table
     raise BadInputError(f"--database-url: {complaint}")
 
 

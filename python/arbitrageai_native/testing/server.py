@@ -15,6 +15,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +31,7 @@ LOOPBACK: Final = "127.0.0.1"
 # The kernel cuts this to its own limit (net.core.somaxconn).
 BACKLOG: Final = 65_535
 POLL_SECONDS: Final = 0.005
+TURNS_TO_ACCEPT: Final = 3
 
 
 class ModelServer:
@@ -144,6 +146,13 @@ class ModelServer:
             return
         listener, self._listener = self._listener, None
         self._port = None
+        # A connection that was just accepted becomes known a few turns of the loop later, and asyncio would
+        # forget to close it if the listener were closed meanwhile. So first nothing more is accepted.
+        for accepting in listener.sockets:
+            with suppress(NotImplementedError):
+                asyncio.get_running_loop().remove_reader(accepting.fileno())
+        for _ in range(TURNS_TO_ACCEPT):
+            await asyncio.sleep(0)
         listener.close()
         self.application.end_connections()
         await listener.wait_closed()

@@ -44,13 +44,12 @@ impl Grant {
         self.disarm();
     }
 
-    /// Deletes the row; whether it was still there. Once begun it is carried through, even if the future is dropped.
-    ///
-    /// # Errors
-    /// [`LockError::Backend`] when the database did not answer; the row is then deleted in the background.
-    pub async fn release(mut self) -> Result<bool, LockError> {
+    /// Deletes the row; whether it was still there. Begun by this call, and carried through even if the future is dropped.
+    /// When the database does not answer ([`LockError::Backend`]), the row is deleted in the background.
+    pub fn release(mut self) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         self.disarm();
-        self.hold.release(&self.engine).await
+        let engine = Arc::clone(&self.engine);
+        Arc::clone(&self.hold).release(&engine)
     }
 
     fn disarm(&mut self) {

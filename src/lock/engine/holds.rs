@@ -120,17 +120,25 @@ impl Hold {
         }
     }
 
-    /// Deletes the row; whether it was still there. Once begun it is carried through, even if the future is dropped.
-    pub(crate) async fn release(&self, engine: &Engine) -> Result<bool, LockError> {
+    /// Deletes the row; whether it was still there. Begun by this call, and carried through even if the future is dropped.
+    pub(crate) fn release(
+        self: Arc<Self>,
+        engine: &Arc<Engine>,
+    ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         self.end(Status::Released);
+        let releasing = engine.release_row(self.target());
         let mut unfinished = Unfinished {
             hold: self,
-            engine,
+            engine: Arc::clone(engine),
             done: false,
         };
-        let released = engine.release_row(self.target()).await;
-        unfinished.done = released.is_ok();
-        released
+        async move {
+            // The whole of it, whose drop counts, and not the one field.
+            let unfinished = &mut unfinished;
+            let released = releasing.await;
+            unfinished.done = released.is_ok();
+            released
+        }
     }
 
     pub(super) fn target(&self) -> ReleaseTarget {
@@ -142,18 +150,18 @@ impl Hold {
 }
 
 /// A release under way: what it did not get done is done in the background.
-struct Unfinished<'a> {
-    hold: &'a Hold,
-    engine: &'a Engine,
+struct Unfinished {
+    hold: Arc<Hold>,
+    engine: Arc<Engine>,
     done: bool,
 }
 
-impl Drop for Unfinished<'_> {
+impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.done {
             self.engine.abandoned(&self.hold.row, &self.hold.key);
         }
-        self.engine.queues().end_hold(self.hold, Wake::First);
+        self.engine.queues().end_hold(&self.hold, Wake::First);
     }
 }
 

@@ -94,31 +94,40 @@ impl Engine {
         })
     }
 
-    /// Takes a lock, waiting its turn.
+    /// Takes a lock, waiting its turn. The turn is settled by this call, not by the future's first poll.
     ///
-    /// Cancel-safe: dropping the future leaves no row behind.
-    ///
-    /// # Errors
-    /// [`LockError::Timeout`] when it was still held after `request.timeout`, never earlier; [`LockError::Backend`] when the
-    /// database could not be asked in that time (transient failures are retried), or refused.
-    pub async fn acquire(
+    /// Cancel-safe: dropping the future leaves no row behind. It fails with [`LockError::Timeout`] when the lock was still
+    /// held after `request.timeout`, never earlier; with [`LockError::Backend`] when the database could not be asked in that
+    /// time (transient failures are retried), or refused.
+    pub fn acquire(
         self: &Arc<Self>,
         request: Request,
+        progress: Arc<dyn Progress>,
+    ) -> impl Future<Output = Result<Grant, LockError>> + Send + 'static + use<> {
+        let deadline = Instant::now() + request.timeout;
+        let place = Place::join(self, &request.key, &request.holder);
+        let engine = Arc::clone(self);
+        async move { engine.acquire_at(place, deadline, &request, &*progress).await }
+    }
+
+    async fn acquire_at(
+        self: &Arc<Self>,
+        place: Place,
+        deadline: Instant,
+        request: &Request,
         progress: &dyn Progress,
     ) -> Result<Grant, LockError> {
-        let deadline = Instant::now() + request.timeout;
         let timed_out = || LockError::Timeout {
             name: request.name.clone(),
             timeout: request.said_timeout,
         };
-        let place = Place::join(self, &request.key, &request.holder);
         let mut conflict_noted = false;
         let mut note_conflict = || {
             if !std::mem::replace(&mut conflict_noted, true) {
                 progress.conflict();
             }
         };
-        if !place.is_first() {
+        if !place.came_first() {
             note_conflict();
             if timeout_at(deadline, place.first()).await.is_err() {
                 return Err(match place.failure() {
@@ -127,27 +136,28 @@ impl Engine {
                 });
             }
         }
+        let owner = Arc::clone(self) as Arc<dyn Abandoned>;
         let mut claim = Claim::new(
             Arc::clone(&request.key),
             Arc::clone(&request.holder),
             request.ttl,
-            Arc::clone(self) as Arc<dyn Abandoned>,
+            owner,
         );
         let mut backoff = Backoff::default();
+        let mut woken = place.came_first();
         loop {
-            if let Some(wait_until) = place.held_here() {
-                // Held in this very process: nothing new can be learnt from the database before that one ends.
+            if !woken && let Some(expiry) = place.held_here() {
+                // Held in this very process: unless something was heard, the database has nothing new to say.
                 note_conflict();
                 if Instant::now() >= deadline {
                     return Err(timed_out());
                 }
-                place.wake_up(wait_until.min(deadline)).await;
-                if place.held_here().is_some() {
-                    continue;
-                }
+                woken = place.wake_up(expiry.min(deadline)).await;
+                continue;
             }
             let sent = BootTime::now();
-            let (returned, outcome) = self.attempt(claim, deadline.max(Instant::now() + GRACE)).await?;
+            let attempt = self.attempt(claim, deadline.max(Instant::now() + GRACE)).await;
+            let (returned, outcome) = attempt.inspect_err(|_| progress.backend_error())?;
             claim = returned;
             match outcome {
                 Ok(Attempt::Won(won)) => {
@@ -163,6 +173,7 @@ impl Engine {
                     }
                     let expiry = place.saw(by.as_ref());
                     place.wake_up(expiry.min(deadline)).await;
+                    woken = true;
                 }
                 Err(error) => {
                     progress.backend_error();
@@ -197,13 +208,26 @@ impl Engine {
     pub(crate) async fn ask<T>(
         &self,
         patience: Duration,
+        operation: impl FnMut(Reply<T>) -> Operation,
+    ) -> Result<T, StoreError> {
+        self.ask_again(patience, None, operation).await
+    }
+
+    /// As [`Self::ask`], when a first request has been sent already.
+    async fn ask_again<T>(
+        &self,
+        patience: Duration,
+        mut sent: Option<oneshot::Receiver<Result<T, StoreError>>>,
         mut operation: impl FnMut(Reply<T>) -> Operation,
     ) -> Result<T, StoreError> {
         let deadline = Instant::now() + patience;
         let mut backoff = Backoff::default();
         loop {
-            let (reply, answer) = oneshot::channel();
-            self.store.submit(operation(reply));
+            let answer = sent.take().unwrap_or_else(|| {
+                let (reply, answer) = oneshot::channel();
+                self.store.submit(operation(reply));
+                answer
+            });
             let failure = match timeout_at(deadline, answer).await {
                 Ok(Ok(Ok(value))) => return Ok(value),
                 Ok(Ok(Err(error))) => error,
@@ -226,21 +250,30 @@ impl Engine {
         self.store.submit(operation);
     }
 
-    /// Deletes a row by name, whoever acquired it, and wakes who waits for it here.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn release_row(&self, target: ReleaseTarget) -> Result<bool, LockError> {
-        let released = self
-            .ask(RELEASE_PATIENCE, |reply| {
+    /// Deletes a row and wakes who waits for it here. The request is sent by this call, not by the future's first poll.
+    pub fn release_row(
+        self: &Arc<Self>,
+        target: ReleaseTarget,
+    ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
+        let (reply, first_answer) = oneshot::channel();
+        self.submit(Operation::Release(Release {
+            target: target.clone(),
+            reply,
+        }));
+        let engine = Arc::clone(self);
+        async move {
+            let again = |reply| {
                 Operation::Release(Release {
                     target: target.clone(),
                     reply,
                 })
-            })
-            .await;
-        self.wake(target.key());
-        released.map_err(LockError::backend)
+            };
+            let released = engine
+                .ask_again(RELEASE_PATIENCE, Some(first_answer), again)
+                .await;
+            engine.wake(target.key());
+            released.map_err(LockError::backend)
+        }
     }
 
     /// Deletes every row.
@@ -299,9 +332,9 @@ impl Engine {
     }
 
     /// Releases all that this process holds (or one manager's part of it), for `patience` at most.
-    pub async fn release_held(&self, manager: Option<u64>, patience: Duration) {
+    pub async fn release_held(self: &Arc<Self>, manager: Option<u64>, patience: Duration) {
         let holds = self.queues().holds_of(manager);
-        let releases = holds.iter().map(|hold| hold.release(self));
+        let releases = holds.into_iter().map(|hold| hold.release(self));
         let _ = tokio::time::timeout(patience, async {
             futures_util::future::join_all(releases).await;
             while self.abandoned_rows() > 0 {

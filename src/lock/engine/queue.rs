@@ -244,16 +244,18 @@ pub(super) struct Place {
     key: Arc<str>,
     waiter: Arc<Waiter>,
     watched: AtomicBool,
+    came_first: bool,
 }
 
 impl Place {
     pub(super) fn join(engine: &Arc<Engine>, key: &Arc<str>, holder: &Arc<str>) -> Self {
         let mut queues = engine.queues();
         let waiters = &mut queues.keys.entry(Arc::clone(key)).or_default().waiters;
+        let came_first = waiters.is_empty();
         let waiter = Arc::new(Waiter {
             holder: Arc::clone(holder),
             since: Instant::now(),
-            first: AtomicBool::new(waiters.is_empty()),
+            first: AtomicBool::new(came_first),
             wake_up: Notify::new(),
             seen: Mutex::new(None),
         });
@@ -264,17 +266,22 @@ impl Place {
             key: Arc::clone(key),
             waiter,
             watched: AtomicBool::new(false),
+            came_first,
         }
     }
 
-    pub(super) fn is_first(&self) -> bool {
-        self.waiter.first.load(Ordering::Acquire)
+    /// Whether nobody was waiting when this place was taken.
+    pub(super) fn came_first(&self) -> bool {
+        self.came_first
     }
 
     /// Waits until everyone who came before has gone.
     pub(super) async fn first(&self) {
-        while !self.is_first() {
+        loop {
             self.waiter.wake_up.notified().await;
+            if self.waiter.first.load(Ordering::Acquire) {
+                return;
+            }
         }
     }
 
@@ -295,12 +302,12 @@ impl Place {
         Some(expiry)
     }
 
-    /// Waits for a wake-up, until `latest` at most; the poller looks out for the key meanwhile.
-    pub(super) async fn wake_up(&self, latest: Instant) {
+    /// Waits for a wake-up, until `latest` at most; whether there was one. The poller looks out for the key meanwhile.
+    pub(super) async fn wake_up(&self, latest: Instant) -> bool {
         self.engine.poller.start(&self.engine);
         tokio::select! {
-            () = self.waiter.wake_up.notified() => {}
-            () = sleep_until(latest) => {}
+            () = self.waiter.wake_up.notified() => true,
+            () = sleep_until(latest) => false,
         }
     }
 

@@ -1,4 +1,7 @@
-"""Circuit breaker and health of endpoints, as in the original: half-open lets everything through, and a failure changes nothing."""
+"""Circuit breaker and health of endpoints, as in the original.
+
+Half-open lets everything through, and a failure then changes nothing.
+"""
 
 import random
 from collections import deque
@@ -143,7 +146,9 @@ class LLMHealthChecker:
             "consecutive_failures": metrics.consecutive_failures,
             "total_requests": metrics.total_requests,
             "total_failures": metrics.total_failures,
-            "failure_rate": metrics.total_failures / metrics.total_requests if metrics.total_requests else 0.0,
+            "failure_rate": metrics.total_failures / metrics.total_requests
+            if metrics.total_requests
+            else 0.0,
             "avg_response_time_ms": round(sum(times) / len(times), 2) if times else 0.0,
             "last_health_check": checked.isoformat() if checked else None,
             "last_healthy_at": healthy.isoformat() if healthy else None,

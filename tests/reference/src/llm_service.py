@@ -1,4 +1,4 @@
-"""Chat completions through the `openai` package, as in the original: every call stops the event loop that it is made from."""
+"""Chat completions through the `openai` package, as in the original: every call stops the event loop."""
 
 import asyncio
 import json

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnectOptions;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
 use super::{Listener, Store, key_hash};
@@ -93,6 +94,8 @@ struct Shared {
     work: Mutex<Work>,
     schema: tokio::sync::Mutex<bool>,
     closing: watch::Sender<bool>,
+    /// Requests come from any thread.
+    runtime: Handle,
 }
 
 #[derive(Default)]
@@ -124,6 +127,7 @@ impl PostgresStore {
             work: Mutex::default(),
             schema: tokio::sync::Mutex::new(false),
             closing: watch::channel(false).0,
+            runtime: Handle::current(),
         };
         Self {
             shared: Arc::new(shared),
@@ -150,7 +154,7 @@ impl Shared {
             lane.notify_one();
         } else if work.lanes < self.settings.lanes() {
             work.lanes += 1;
-            tokio::spawn(lane::run(Arc::clone(self)));
+            self.runtime.spawn(lane::run(Arc::clone(self)));
         }
     }
 
@@ -168,7 +172,7 @@ impl Shared {
         *work.watched.entry(hash).or_default() += 1;
         if !work.listening {
             work.listening = true;
-            tokio::spawn(listener::run(Arc::clone(self)));
+            self.runtime.spawn(listener::run(Arc::clone(self)));
         }
         if work
             .noted

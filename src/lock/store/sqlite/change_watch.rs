@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use super::worker::Message;
@@ -30,10 +31,10 @@ pub(super) struct ChangeWatch {
 }
 
 impl ChangeWatch {
-    /// Starts watching, at rest until someone waits. Needs an ambient tokio runtime.
-    pub(super) fn start(path: PathBuf, inbox: mpsc::Sender<Message>) -> Self {
+    /// Starts watching, at rest until someone waits.
+    pub(super) fn start(path: PathBuf, inbox: mpsc::Sender<Message>, runtime: &Handle) -> Self {
         let (waiting, watched) = watch::channel(0);
-        tokio::spawn(run(path, inbox, watched));
+        runtime.spawn(run(path, inbox, watched));
         Self { waiting }
     }
 

@@ -12,6 +12,8 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use tokio::runtime::Handle;
+
 use super::{Listener, Store};
 use crate::lock::operation::Operation;
 
@@ -56,6 +58,8 @@ pub struct SqliteStore {
     location: Location,
     clock: WallClock,
     listener: Arc<dyn Listener>,
+    /// Requests come from any thread.
+    runtime: Handle,
     state: Mutex<State>,
 }
 
@@ -69,12 +73,13 @@ enum State {
 }
 
 impl SqliteStore {
-    /// A store that opens its database when it is first asked for something.
+    /// A store that opens its database when it is first asked for something. Needs an ambient tokio runtime.
     pub fn new(location: Location, clock: WallClock, listener: Arc<dyn Listener>) -> Self {
         Self {
             location,
             clock,
             listener,
+            runtime: Handle::current(),
             state: Mutex::new(State::Idle),
         }
     }
@@ -111,7 +116,9 @@ impl SqliteStore {
             .name("arbitrageai-sqlite".into())
             .spawn(move || worker.run(&messages))?;
         let watch = match &self.location {
-            Location::File { path, .. } => Some(ChangeWatch::start(path.clone(), inbox.clone())),
+            Location::File { path, .. } => {
+                Some(ChangeWatch::start(path.clone(), inbox.clone(), &self.runtime))
+            }
             Location::Memory => None,
         };
         Ok(State::Running { inbox, watch })

@@ -310,7 +310,10 @@ fn open(location: &Location) -> Result<OpenDatabase, StoreError> {
     };
     let mut connection = connection.map_err(|error| store_error(location, &error))?;
     configure(&mut connection).map_err(|error| store_error(location, &error))?;
-    schema::prepare(&connection)?;
+    schema::prepare(&connection).map_err(|error| StoreError {
+        message: format!("SQLite database {}: {}", place(location), error.message),
+        ..error
+    })?;
     let data_version =
         statements::data_version(&connection).map_err(|error| store_error(location, &error))?;
     let file = match location {
@@ -357,12 +360,15 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     )
 }
 
-fn store_error(location: &Location, error: &rusqlite::Error) -> StoreError {
-    let place = match location {
+fn place(location: &Location) -> String {
+    match location {
         Location::File { path, .. } => path.display().to_string(),
         Location::Memory => ":memory:".into(),
-    };
-    let message = format!("SQLite database {place}: {error}");
+    }
+}
+
+fn store_error(location: &Location, error: &rusqlite::Error) -> StoreError {
+    let message = format!("SQLite database {}: {error}", place(location));
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::SchemaChanged) => {
             StoreError::transient(message)

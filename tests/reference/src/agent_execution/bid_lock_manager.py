@@ -1,4 +1,7 @@
-"""Locks as rows of a table, as in the original: a session in the event loop, polled every 0.1 s, kept while a waiter sleeps."""
+"""Locks as rows of a table, as in the original.
+
+A session works in the event loop, is polled every 0.1 s, and is kept while its waiter sleeps.
+"""
 
 import asyncio
 import logging

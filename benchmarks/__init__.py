@@ -1,0 +1,1 @@
+"""Comparisons with other packages, one command each: `python -m benchmarks run [NAME…] [--quick]`."""

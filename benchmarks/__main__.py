@@ -1,0 +1,183 @@
+"""The command line.
+
+python -m benchmarks list
+python -m benchmarks run [NAME…] [--quick]
+python -m benchmarks report [FILE] [--markdown]
+python -m benchmarks charts [FILE] [--to DIRECTORY]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import model_server
+from benchmarks.unmet import Unmet
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from benchmarks.axes.axis import Settings
+    from benchmarks.results import Results
+
+RESULTS = Path(__file__).parent / "results.json"
+CHARTS = Path(__file__).parent / "charts"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Comparisons with other packages."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="say what can be measured, and against whom")
+
+    run = commands.add_parser("run", help="measure, print tables, write JSON and charts")
+    run.add_argument("names", nargs="*", metavar="NAME", help="axes; all if none is named")
+    run.add_argument("--quick", action="store_true", help="one short round, to see that it works")
+    run.add_argument("--rounds", type=int, help="of each measurement (5; --quick: 1)")
+    run.add_argument("--seconds", type=float, help="of a steady load, each round (2; --quick: 0.2)")
+    run.add_argument("--peers", default="", help="only these, separated by commas")
+    run.add_argument("--without", default="", help="all but these, separated by commas")
+    run.add_argument("--loops", default="asyncio,uvloop", help="event loops (asyncio,uvloop)")
+    run.add_argument("--port", type=int, default=0, help="for the server (a free one)")
+    run.add_argument("--json", type=Path, help=f"where the figures go ({RESULTS.name}; --quick: nowhere)")
+    run.add_argument("--charts", type=Path, help="where the charts go (charts/; --quick: nowhere)")
+
+    report = commands.add_parser("report", help="print the tables of a run again")
+    report.add_argument("file", nargs="?", type=Path, default=RESULTS)
+    report.add_argument("--markdown", action="store_true")
+    charts = commands.add_parser("charts", help="draw the charts of a run again")
+    charts.add_argument("file", nargs="?", type=Path, default=RESULTS)
+    charts.add_argument("--to", type=Path, default=CHARTS)
+    return parser.parse_args()
+
+
+def _console() -> Console:
+    """A pipe or a file gets tables as wide as they are."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from benchmarks.axes import AXES
+    from benchmarks.axes.axis import Settings
+    from benchmarks.report import show
+    from benchmarks.results import Results, about
+    from benchmarks.runner import measure
+
+    unknown = set(arguments.names) - AXES.keys()
+    if unknown:
+        raise Unmet(f"there is no axis {min(unknown)!r}; there are: {', '.join(AXES)}")
+    axes = [AXES[name] for name in arguments.names or AXES]
+    quick = arguments.quick
+    settings = Settings(
+        rounds=arguments.rounds or (1 if quick else 5),
+        seconds=arguments.seconds or (0.2 if quick else 2.0),
+        loops=_listed(arguments.loops),
+        quick=quick,
+        peers=_listed(arguments.peers),
+        without=_listed(arguments.without),
+    )
+    charts = arguments.charts or (None if quick else CHARTS)
+    _check(settings, charts)
+    for axis in axes:
+        axis.check(settings)
+
+    results = Results(about(settings))
+    console = _console()
+    with ExitStack() as stack:
+        if any(axis.needs_server for axis in axes):
+            server = stack.enter_context(model_server.running(arguments.port))
+            settings = dataclasses.replace(settings, server=server)
+        for axis in axes:
+            results.axes.append(measure(axis, settings, console))
+    show(results, console)
+
+    file = arguments.json or (None if quick else RESULTS)
+    if file is not None:
+        kept = Results.read(file) if file.exists() else Results({})
+        kept.merge(results)
+        kept.write(file)
+    if charts is not None:
+        from benchmarks.charts import draw
+
+        draw(results, charts)
+    return 0
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
+
+
+def _check(settings: Settings, charts: Path | None) -> None:
+    unknown = set(settings.loops) - {"asyncio", "uvloop"}
+    if unknown:
+        raise Unmet(f"there is no event loop {min(unknown)!r}; there are: asyncio, uvloop")
+    needed = {"uvloop": "uvloop" in settings.loops, "matplotlib": charts is not None}
+    missing = [name for name, is_needed in needed.items() if is_needed and find_spec(name) is None]
+    if missing:
+        raise Unmet(f"not installed: {' '.join(missing)}; run `pip install '.[bench]'`")
+
+
+def _list() -> int:
+    from benchmarks.axes import AXES
+    from benchmarks.peers import PEERS
+
+    for axis in AXES.values():
+        print(f"{axis.name:12} {axis.title}")
+    print(f"peers: {', '.join(PEERS)}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from benchmarks.report import markdown, show
+
+    results = _read(arguments.file)
+    if arguments.markdown:
+        print(markdown(results), end="")
+    else:
+        show(results, _console())
+    return 0
+
+
+def _charts(arguments: argparse.Namespace) -> int:
+    if find_spec("matplotlib") is None:
+        raise Unmet("not installed: matplotlib; run `pip install '.[bench]'`")
+    from benchmarks.charts import draw
+
+    draw(_read(arguments.file), arguments.to)
+    return 0
+
+
+def _read(file: Path) -> Results:
+    from benchmarks.results import Results
+
+    if not file.exists():
+        raise Unmet(f"there is no {file}: run `python -m benchmarks run` first")
+    return Results.read(file)
+
+
+def main() -> int:
+    """Run one command; the exit status is 2 if something that it needs is missing."""
+    arguments = _arguments()
+    if find_spec("rich") is None:
+        raise Unmet("not installed: rich; run `pip install '.[bench]'`")
+    commands = {"list": lambda _: _list(), "run": _run, "report": _report, "charts": _charts}
+    return commands[arguments.command](arguments)
+
+
+if __name__ == "__main__":
+    os.chdir(Path(__file__).parent.parent)  # the measured processes import `benchmarks` from here
+    try:
+        sys.exit(main())
+    except Unmet as unmet:
+        print(unmet, file=sys.stderr)
+        sys.exit(2)

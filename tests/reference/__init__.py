@@ -1,0 +1,1 @@
+"""What this package replaces or is compared with, written anew for tests and measurements."""

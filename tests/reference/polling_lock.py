@@ -1,0 +1,21 @@
+"""The original's lock on a database of one's own, for processes that run beside ours."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from .src.agent_execution.bid_lock_manager import BidLockManager
+from .src.database import Base, DistributedLock, new_engine
+
+__all__ = ["Base", "DistributedLock", "PollingLockManager"]
+
+
+class PollingLockManager(BidLockManager):
+    """Excludes by a unique row, as every process did before."""
+
+    def __init__(self, database_url: str, ttl: float = 300) -> None:
+        super().__init__(ttl)
+        self.engine = new_engine(database_url)
+
+    def _get_db(self) -> Session:
+        return Session(self.engine)

@@ -1,0 +1,60 @@
+"""A TCP proxy whose connections a test can cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+
+class TcpProxy:
+    """Passes bytes on to a port of the loopback interface, until told otherwise."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refusing = False
+        self.port = 0
+
+    async def __aenter__(self) -> TcpProxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._server.close()
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def refuse(self) -> None:
+        """Reset every connection, and every new one."""
+        self._refusing = True
+        self.cut()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refusing:
+            writer.transport.abort()
+            return
+        with contextlib.suppress(OSError):
+            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            self._writers |= {writer, target_writer}
+            tasks = [
+                asyncio.create_task(self._pass_on(reader, target_writer)),
+                asyncio.create_task(self._pass_on(target_reader, writer)),
+            ]
+            self._tasks.update(tasks)
+            await asyncio.gather(*tasks)
+            self._tasks.difference_update(tasks)
+            self._writers -= {writer, target_writer}
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()

@@ -1,0 +1,65 @@
+"""The command `locks`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+import pytest
+
+from arbitrageai_native import locks_cli
+from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
+
+
+def run(*words: str) -> int:
+    """Runs the command, as the package's own command line does."""
+    parser = argparse.ArgumentParser()
+    locks_cli.register(parser.add_subparsers())
+    return locks_cli.run(parser.parse_args(["locks", *words]))
+
+
+@pytest.fixture
+def url(shared_url: str) -> str:
+    """A database with two locks, one expired."""
+
+    async def fill() -> None:
+        await BidLockManager(300, shared_url).acquire_lock("upwork", "one", holder_id="[bold]scanner")
+        await BidLockManager(0.001, shared_url).acquire_lock("upwork", "old")
+        await asyncio.sleep(0.02)
+
+    asyncio.run(fill())
+    return shared_url
+
+
+def held(url: str) -> list[str]:
+    """The keys in the table."""
+    return [lock.key for lock in asyncio.run(BidLockManager(300, url).locks()).held]
+
+
+def test_list(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--database-url", url) == 0
+    output = capsys.readouterr().out
+    for word in ["bid:lock:upwork:one", "[bold]scanner", "expired", "2 locks"]:
+        assert word in output
+
+
+def test_release(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--database-url", url, "release", "upwork:one") == 0
+    assert held(url) == ["bid:lock:upwork:old"]
+    assert run("--database-url", url, "release", "upwork:one") == 1
+    assert "nobody holds upwork:one" in capsys.readouterr().err
+
+
+def test_cleanup(url: str) -> None:
+    assert run("--database-url", url, "cleanup", "--expired") == 0
+    assert held(url) == ["bid:lock:upwork:one"]
+    assert run("--database-url", url, "cleanup") == 0
+    assert held(url) == []
+
+
+def test_a_database_that_cannot_be_used(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--database-url", "sqlite:////no/such/folder/locks.db") == 2
+    assert run("--database-url", "mysql://host/db") == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert "/no/such/folder does not exist" in errors[0]
