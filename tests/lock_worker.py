@@ -1,7 +1,7 @@
-"""A process that takes locks, for tests and measurements: `python -m tests.lock_worker KIND URL FILE ROUNDS TTL`.
+"""A process that takes locks: `python -m tests.lock_worker KIND URL FOLDER ROUNDS TTL`.
 
-It increments an unprotected counter under the lock: reads it, waits a little, writes it. The file gets a line for each entry
-and each exit, so that two holders at one time would show.
+It increments an unprotected counter under the lock: reads it, waits a little, writes it. The file gets a line
+for each entry and each exit, so that two holders at one time would show.
 """
 
 from __future__ import annotations

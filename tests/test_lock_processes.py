@@ -1,4 +1,4 @@
-"""Locks between processes: exclusion, crashes, pauses, restarts of the database, old processes on the same table."""
+"""Locks between processes: exclusion, crashes, pauses, restarts, old processes on the same table."""
 
 from __future__ import annotations
 
@@ -138,7 +138,8 @@ async def test_a_paused_holder_learns_of_its_loss_and_is_fenced_off(shared_url: 
 
 
 async def test_two_processes_hand_over_promptly(shared_url: str) -> None:
-    then = "await asyncio.to_thread(input); await lease.release(); import time; print(time.monotonic(), flush=True)"
+    go_on = "await asyncio.to_thread(input); await lease.release()"
+    then = f"import time; {go_on}; print(time.monotonic(), flush=True)"
     async with BidLockManager(300, shared_url) as manager:
         moments = []
         for _ in range(3):

@@ -220,6 +220,7 @@ def is_healthy(endpoint: str, timeout: float) -> Awaitable[bool]:
 
 def requests_under_way() -> int:
     """Requests under way in this process, for tests: a cancelled call has to leave none."""
+
 # --- locks ---
 
 @final

@@ -1,8 +1,9 @@
 """Leases: what a holder has of a lock, and the context managers that give one.
 
-A lease is kept by the native side: renewed at a third of its time to live while it is held, released when the block is
-left. If it is lost nevertheless (the process was stopped for too long, the row was deleted, the database stayed away), the
-holder can always find out: `lease.is_held`, `await lease.lost()`, and what the manager's `on_lost` says.
+A lease is kept by the native side: renewed at a third of its time to live while it is held, released when the
+block is left. If it is lost nevertheless (the process was stopped for too long, the row was deleted, the
+database stayed away), the holder can always find out: `lease.is_held`, `await lease.lost()`, and what the
+manager's `on_lost` says.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ logger = logging.getLogger(__name__)
 OnLost = Literal["log", "raise", "cancel"] | Callable[["Lease"], object]
 """What a block does when its lease is lost.
 
-`"log"` warns when the block is left. `"raise"` raises `LockLostError` there. `"cancel"` cancels the block at once, and
-`LockLostError` comes out of it, as `asyncio.timeout` does it. A callable is called with the lease at once, on the loop.
+`"log"` warns when the block is left. `"raise"` raises `LockLostError` there. `"cancel"` cancels the block at
+once, and `LockLostError` comes out of it, as `asyncio.timeout` does it. A callable is called with the lease
+at once, on the loop.
 """
 
 
@@ -56,8 +58,8 @@ class Lease:
     def fencing_token(self) -> int:
         """A number that grows with every acquisition of the key, across holders, processes and restarts.
 
-        Write it with what the lock protects, and refuse to write over a greater one: then a holder that was stopped and
-        wakes up late does no harm.
+        Write it with what the lock protects, and refuse to write over a greater one: then a holder that was
+        stopped and wakes up late does no harm.
 
             UPDATE bids SET status = 'placed', fence = :token WHERE posting_id = :posting AND fence < :token
         """
@@ -77,7 +79,8 @@ class Lease:
     def remaining(self) -> float:
         """Seconds for which the holder may still believe in it without renewal; 0 when it has ended.
 
-        Measured on a clock that nobody sets and that counts while the machine sleeps, from before the lock was asked for.
+        Measured on a clock that nobody sets and that counts while the machine sleeps, from before the lock
+        was asked for.
         """
         return self._native.remaining
 
@@ -166,7 +169,8 @@ class LockContext:
         try:
             await lease.release()
         except asyncio.CancelledError:
-            # Carried through natively; our own cancellation, arriving late, is no reason to cancel what is around us.
+            # Carried through natively; our own cancellation, arriving late, is no reason to cancel what is
+            # around us.
             if not cancelled_here or error is not None:
                 raise
         except Exception as failure:

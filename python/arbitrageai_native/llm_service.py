@@ -630,6 +630,8 @@ class LLMService:
         """
         from arbitrageai_native._many import run_in_private_loop
 
+        if _in_event_loop():
+            self._metrics.blocked_a_loop()
         return run_in_private_loop(
             lambda: self.complete_many_async(prompts, concurrency=concurrency, progress=progress, **kwargs)
         )

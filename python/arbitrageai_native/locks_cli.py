@@ -25,12 +25,16 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command `locks` to a command line; its arguments are for `run`."""
     parser = subparsers.add_parser("locks", help="show the locks of a database, or release them")
     parser.add_argument(
-        "--database-url", metavar="URL", help="the database (default: DATABASE_URL, then sqlite:///data/tasks.db)"
+        "--database-url",
+        metavar="URL",
+        help="the database (default: DATABASE_URL, then sqlite:///data/tasks.db)",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     actions.add_parser("list", help="print who holds what (the default)")
     watch = actions.add_parser("watch", help="the same, live, until Ctrl-C")
-    watch.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="how often to look (default: 1)")
+    watch.add_argument(
+        "--every", type=float, default=1.0, metavar="SECONDS", help="how often to look (default: 1)"
+    )
     release = actions.add_parser("release", help="release one lock, whoever holds it")
     release.add_argument("key", help="as listed: bid:lock:MARKETPLACE:POSTING, or just MARKETPLACE:POSTING")
     cleanup = actions.add_parser("cleanup", help="release every lock, or only the expired ones' rows")
@@ -38,7 +42,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what the command line says; the exit status: 0, 1 if there was no such lock, 2 if the database can't be used."""
+    """Do what the command line says.
+
+    The exit status is 0, or 1 if there was no such lock, or 2 if the database can't be used.
+    """
     try:
         return asyncio.run(_run(arguments))
     except KeyboardInterrupt:
@@ -107,7 +114,9 @@ def _table(overview: LockOverview) -> Table:
         since = datetime.fromtimestamp(lock.acquired_at)
         expires = "[red]expired[/red]" if lock.is_expired else f"{lock.remaining:.1f}s"
         held_for = f"{max(now - lock.acquired_at, 0):.0f}s"
-        table.add_row(_plain(lock.key), _plain(lock.holder_id), f"{since:%Y-%m-%d %H:%M:%S}", held_for, expires)
+        table.add_row(
+            _plain(lock.key), _plain(lock.holder_id), f"{since:%Y-%m-%d %H:%M:%S}", held_for, expires
+        )
     return table
 
 

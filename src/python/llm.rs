@@ -17,13 +17,14 @@ use super::health::{CallMetrics, EndpointHealth};
 use super::options::CallOptions;
 use super::stream::ChatStream;
 use crate::bridge::{Nothing, PerProcess, awaitable, block_on};
-use crate::llm::{
-    self, Call, Completion, Endpoint, Error, Extras, Metrics, SharedHealth, Timed,
-};
+use crate::llm::{self, Call, Completion, Endpoint, Error, Extras, Metrics, SharedHealth, Timed};
 use crate::llm::{Transport, TransportSettings};
 
 /// This process's transports: nearly always one.
 static TRANSPORTS: PerProcess<Mutex<HashMap<TransportSettings, Arc<Transport>>>> = PerProcess::new();
+
+/// Above this, transports that serve no call are dropped: someone gives every call settings of its own.
+const TRANSPORTS_KEPT: usize = 16;
 
 /// Finds or makes the transport. Making one reads the TLS roots: not for an event loop's thread.
 pub(super) fn transport(settings: TransportSettings) -> Result<Arc<Transport>, Error> {
@@ -31,6 +32,9 @@ pub(super) fn transport(settings: TransportSettings) -> Result<Arc<Transport>, E
     let mut transports = transports.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(transport) = transports.get(&settings) {
         return Ok(transport.clone());
+    }
+    if transports.len() >= TRANSPORTS_KEPT {
+        transports.retain(|_, transport| Arc::strong_count(transport) > 1);
     }
     let transport = Arc::new(Transport::new(settings)?);
     transports.insert(settings, transport.clone());
@@ -66,9 +70,7 @@ impl PreparedCall {
         let raw = shape.raw;
         let call = self.into_call()?;
         let model = call.request.model.clone();
-        let timed = call
-            .complete(|answer| answer.completion(&model, raw))
-            .await?;
+        let timed = call.complete(|answer| answer.completion(&model, raw)).await?;
         Ok(CallResult {
             timed,
             stealth_mode: shape.stealth_mode,

@@ -93,8 +93,26 @@ class PostgresServer:
 
     def execute(self, statement: str, database: str = "postgres") -> str:
         """Run SQL; what it printed."""
-        command = [_BIN / "psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", statement, self.url(database)]
-        return subprocess.run(command, check=True, capture_output=True, text=True, env=_environment()).stdout.strip()
+        command = [
+            _BIN / "psql",
+            "-X",
+            "-A",
+            "-t",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            statement,
+            self.url(database),
+        ]
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, env=_environment()
+        ).stdout.strip()
+
+    @staticmethod
+    def program(name: str) -> str:
+        """Where one of PostgreSQL's programs is."""
+        return str(_BIN / name)
 
     def create_database(self, name: str) -> str:
         """Make a database; its URL."""
@@ -106,7 +124,13 @@ class PostgresServer:
         # The server inherits its descriptors: a pipe would never be closed.
         with (self._folder / "output").open("a") as output:
             subprocess.run(
-                command, check=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_environment(), cwd="/"
+                command,
+                check=True,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=_environment(),
+                cwd="/",
             )
 
 

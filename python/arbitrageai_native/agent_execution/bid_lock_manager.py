@@ -1,8 +1,8 @@
 """Locks in a database table, so that no two scanners bid on one posting.
 
-The table `distributed_locks` is the original's, and old processes may go on using it beside this package: both exclude each
-other. What differs: no statement ever runs on the event loop, waiters queue instead of polling, and a lock that is held in
-a block is renewed until the block ends.
+The table `distributed_locks` is the original's, and old processes may go on using it beside this package:
+both exclude each other. What differs: no statement ever runs on the event loop, waiters queue instead of
+polling, and a lock that is held in a block is renewed until the block ends.
 """
 
 from __future__ import annotations
@@ -68,18 +68,20 @@ class BidLockManager:
 
         Args:
             ttl: seconds that a lock lasts without renewal.
-            database_url: in SQLAlchemy's form, SQLite or PostgreSQL; the environment's `DATABASE_URL` when None, and
-                `sqlite:///data/tasks.db` when that is unset.
+            database_url: in SQLAlchemy's form, SQLite or PostgreSQL; the environment's `DATABASE_URL` when
+                None, and `sqlite:///data/tasks.db` when that is unset.
             auto_renew: whether `with_lock` and leases renew the lock while they hold it.
-            max_hold: seconds for which a lock is renewed at most, ten times `ttl` by default; None for no limit.
+            max_hold: seconds for which a lock is renewed at most, ten times `ttl` by default; None for no
+                limit.
             on_lost: what a block does when its lock is lost: "log", "raise", "cancel" or a callable.
             max_connections: the most connections to a PostgreSQL server, the one that listens included.
             listen_url: a direct connection for notifications, where `database_url` leads through a pooler.
-            statement_cache: False behind a pooler in transaction mode; releases of other processes are then found by
-                polling (0.3 s), unless `listen_url` is given.
+            statement_cache: False behind a pooler in transaction mode; releases of other processes are then
+                found by polling (0.3 s), unless `listen_url` is given.
 
         Raises:
-            ValueError: `ttl`, `max_hold`, `on_lost`, `database_url`, `listen_url` or `max_connections` makes no sense.
+            ValueError: `ttl`, `max_hold`, `on_lost`, `database_url`, `listen_url` or `max_connections` makes
+                no sense.
         """
         _native.check_lock_ttl(ttl)
         check_on_lost(on_lost)
@@ -180,7 +182,8 @@ class BidLockManager:
         Raises:
             ValueError: an argument makes no sense.
             LockTimeoutError: only with `raise_on_error`.
-            LockBackendError: only with `raise_on_error`; transient failures are retried within `timeout` first.
+            LockBackendError: only with `raise_on_error`; transient failures are retried within `timeout`
+                first.
         """
         try:
             grant = await self._locks().acquire(
@@ -202,7 +205,8 @@ class BidLockManager:
     async def release_lock(self, marketplace_id: str, posting_id: str, holder_id: str = "default") -> bool:
         """Release a lock by its holder's name; carried through even when cancelled.
 
-        If this process acquired the lock under that name, exactly that acquisition is released, and nobody else's.
+        If this process acquired the lock under that name, exactly that acquisition is released, and nobody
+        else's.
 
         Returns:
             False, and a logged warning, if there is no such lock, another has it, or the database failed.
@@ -260,7 +264,8 @@ class BidLockManager:
     def get_metrics(self) -> dict[str, int]:
         """Counters of this manager, and the number of unexpired locks in the table.
 
-        Waits for the database, with the GIL released and one second at most; then the last known number is given.
+        Waits for the database, with the GIL released and one second at most; then the last known number is
+        given.
         """
         try:
             self._active_locks = self._locks().active_locks_blocking(_METRICS_SECONDS)
@@ -338,8 +343,8 @@ class BidLockManager:
     ) -> list[Lease]:
         """Acquire several locks, (marketplace, posting) each: all of them, or none.
 
-        They are taken in the order of their keys, so that two callers can't wait for each other; the leases come in the
-        order asked for.
+        They are taken in the order of their keys, so that two callers can't wait for each other; the leases
+        come in the order asked for.
 
         Raises:
             LockTimeoutError: one of them was still held `timeout` seconds after the call.
@@ -361,7 +366,7 @@ class BidLockManager:
         auto_renew: bool | None = None,
         on_lost: OnLost | None = None,
     ) -> SyncLockContext:
-        """`with manager.with_lock_sync(...) as lease:` as `with_lock`, for threads: waits in the calling one."""
+        """As `with_lock`, for threads: a plain `with`, which waits in the calling thread."""
         on_lost = self.on_lost if on_lost is None else on_lost
         check_on_lost(on_lost)
 
@@ -412,7 +417,8 @@ class BidLockManager:
         """As `get_metrics`, without blocking, and more.
 
         `lock_renewals`, `lock_losses`, `backend_errors`, `waiters` (in this process), and `wait_seconds` and
-        `hold_seconds`: histograms, as {"bounds": upper bounds, "counts": one more than bounds, "sum": seconds}.
+        `hold_seconds`: histograms, as {"bounds": upper bounds, "counts": one more than bounds, "sum":
+        seconds}.
         """
         locks = self._locks()
         active = await locks.active_locks(_METRICS_SECONDS)
@@ -429,7 +435,7 @@ class BidLockManager:
         }
 
     async def aclose(self) -> None:
-        """Release what this manager acquired and still holds, and let go of its connections if it is the last to use them.
+        """Release what this manager still holds, and let go of its connections if nobody else uses them.
 
         A manager that is used again opens them again.
         """
