@@ -279,8 +279,8 @@ async def test_a_deleted_file_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "locks.db"
     manager = BidLockManager(300, f"sqlite:///{path}")
     assert await manager.acquire_lock("m", "p")
-    shutil.rmtree(tmp_path)
-    tmp_path.mkdir()
+    shutil.rmtree(path.parent)
+    shutil.copytree(Path(__file__).parent / "reference", path.parent)  # any folder, as long as it is another
     assert await manager.acquire_lock("m", "p", timeout=5)
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT count(*) FROM distributed_locks").fetchone() == (1,)
