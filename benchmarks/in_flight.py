@@ -22,9 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from arbitrageai_native.testing import ModelServer
-
 from arbitrageai_native import LLMService
+from arbitrageai_native.testing import ModelServer
 from benchmarks.ticker import control, ticker
 
 

@@ -20,7 +20,7 @@ def binary(name: str) -> Path:
     Raises `Unmet` if it has not been built, or has been from other sources.
     """
     path = _BINARIES / name
-    sources = [MANIFEST, *MANIFEST.parent.glob("src/**/*.rs")]
+    sources = MANIFEST.parent.glob("src/**/*.rs")
     if not path.exists() or path.stat().st_mtime < max(source.stat().st_mtime for source in sources):
         raise Unmet(
             "the server is not built: "

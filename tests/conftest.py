@@ -80,5 +80,5 @@ def serve() -> Iterator[Callable[..., FaultyServer]]:
         return servers[-1]
 
     yield start
-    for server in servers:
-        server.close()
+    for started in servers:
+        started.close()

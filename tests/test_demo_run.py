@@ -68,8 +68,9 @@ def test_bids_are_kept_in_the_users_database_run_by_run(tmp_path: Path) -> None:
         *QUICK,
         "--json",
     )
-    for _ in range(2):
-        assert run_demo(*options).returncode == 0
+    with ModelServer(answer="PRICE: 500\nI can.") as server:
+        for _ in range(2):
+            assert run_demo(*options, "--base-url", server.base_url).returncode == 0
     connection = sqlite3.connect(path)
     try:
         rows = connection.execute(
@@ -79,7 +80,7 @@ def test_bids_are_kept_in_the_users_database_run_by_run(tmp_path: Path) -> None:
     finally:
         connection.close()
     assert len(rows) == len(set(rows)) == 2 * len(POSTINGS)
-    assert all(isinstance(price, int) and proposal for _, _, _, price, proposal in rows)
+    assert {(price, proposal) for _, _, _, price, proposal in rows} == {(500, "I can.")}
     assert locks == (0,)
 
 

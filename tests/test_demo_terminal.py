@@ -16,7 +16,7 @@ from tempfile import gettempdir
 
 import pytest
 
-from arbitrageai_native.testing import ModelServer
+from arbitrageai_native.testing import Failure, ModelServer
 from tests.demo import (
     COMMAND,
     POSTINGS,
@@ -214,21 +214,19 @@ def test_the_api_key_is_shown_nowhere(tmp_path: Path, marker: dict[str, str]) ->
         assert {request.api_key for request in server.requests} == {key}
 
 
-def test_a_server_that_repeats_the_key_does_not_get_it_shown(tmp_path: Path, marker: dict[str, str]) -> None:
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_a_server_that_repeats_the_key_does_not_get_it_shown(
+    tmp_path: Path, marker: dict[str, str], by_environment: bool
+) -> None:
     key = "sk-demo-9d2a4b"
-    from arbitrageai_native.testing import Failure
-
+    options = ("--postings", str(write_postings(tmp_path)), *QUICK)
+    if by_environment:
+        marker = {**marker, "API_KEY": key}
+    else:
+        options = (*options, "--api-key", key)
     with ModelServer(answer=Failure(401, f"Incorrect API key provided: {key}")) as server:
-        options = (
-            "--postings",
-            str(write_postings(tmp_path)),
-            "--base-url",
-            server.base_url,
-            "--api-key",
-            key,
-            *QUICK,
-        )
-        with terminal(*options, environment=marker) as shown:
+        with terminal(*options, "--base-url", server.base_url, environment=marker) as shown:
             assert wait_for_exit(shown.process) == 1
             assert key not in shown.text
             assert "***" in shown.text
+        assert {request.api_key for request in server.requests} == {key}

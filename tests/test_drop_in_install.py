@@ -306,21 +306,49 @@ def test_not_installed_the_application_is_not_asked(with_database: Path) -> None
     assert databases(with_database) == ["other.db"]
 
 
+# The original's file, replaced
+
+
+def the_line() -> str:
+    """The line that the migration guide gives for the original's file."""
+    guide = Path(__file__).parent.parent / "docs" / "migration.md"
+    (line,) = [
+        line for line in guide.read_text().splitlines() if line.startswith("import sys, arbitrageai_native")
+    ]
+    return line
+
+
+def test_a_file_of_one_line_takes_the_originals_place(application: Path) -> None:
+    (application / "src" / "llm_service.py").write_text(the_line() + "\n")
+    code = """
+from unittest.mock import patch
+import src.llm_service, arbitrageai_native.llm_service as ours
+from src import llm_service
+from src.scanner import LLMService
+assert src.llm_service is llm_service is ours
+with patch("src.llm_service.OpenAI") as openai:
+    assert LLMService().client is openai.return_value"""
+    output(application, code)
+
+
 # pytest
 
 
-def test_the_pytest_plugin_installs_before_conftest(application: Path) -> None:
+PYTEST = ["-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
+PYTEST += ["-o", "asyncio_default_fixture_loop_scope=function"]
+
+
+@pytest.mark.parametrize("way", ["plugin", "run", "both"])
+def test_the_pytest_plugin_installs_before_conftest(application: Path, way: str) -> None:
     (application / "conftest.py").write_text("from src.llm_service import LLMService\n")
     (application / "test_it.py").write_text(
         "from src.llm_service import LLMService\n"
         "def test_it():\n    assert LLMService.__module__ == 'arbitrageai_native.llm_service'\n"
     )
-    ran = subprocess.run(
-        python("-m", "pytest", "-q", "-p", "arbitrageai_native.drop_in", "-p", "no:cacheprovider", "."),
-        cwd=application,
-        capture_output=True,
-        text=True,
-    )
+    command = python(*PYTEST, *([] if way == "run" else ["-p", "arbitrageai_native.drop_in"]), ".")
+    if way != "plugin":
+        command = python("-m", "arbitrageai_native", "run", "--", *command)
+    ran = subprocess.run(command, cwd=application, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "1 passed" in ran.stdout
 
@@ -331,7 +359,7 @@ def test_the_pytest_plugin_too_late_is_a_usage_error(application: Path) -> None:
     )
     (application / "test_it.py").write_text("def test_it(): pass\n")
     ran = subprocess.run(
-        python("-m", "pytest", "-q", "-p", "no:cacheprovider", "."),
+        python(*PYTEST, "."),
         cwd=application,
         capture_output=True,
         text=True,
@@ -415,3 +443,17 @@ import sys
 import arbitrageai_native.drop_in
 print(sorted(name for name in ("asyncio", "logging", "arbitrageai_native._native") if name in sys.modules))"""
     assert output(tmp_path, code) == "[]"
+
+
+# The package's own names
+
+
+def test_the_packages_classes_are_the_drop_in_modules() -> None:
+    import arbitrageai_native
+    from arbitrageai_native import llm_service
+    from arbitrageai_native.agent_execution import bid_lock_manager
+    from arbitrageai_native.utils import async_helpers
+
+    assert arbitrageai_native.LLMService is llm_service.LLMService
+    assert arbitrageai_native.BidLockManager is bid_lock_manager.BidLockManager
+    assert arbitrageai_native.safe_sleep is async_helpers.safe_sleep

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from tests.drop_in import python, rows
 from tests.reference.src.database import Base, DistributedLock
+from tests.servers.postgres import PostgresServer
 
 KEY = "bid:lock:upwork:p1"
 
@@ -179,6 +180,46 @@ async def test_the_aiosqlite_driver_suffix(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", f"sqlite+aiosqlite:///{tmp_path}/suffix.db")
     assert await acquired_in(locks, tmp_path / "suffix.db")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg2"])
+async def test_postgresql_urls(
+    locks: Any, monkeypatch: pytest.MonkeyPatch, postgres_url: str, scheme: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", postgres_url.replace("postgresql", scheme, 1))
+    one, two = locks.BidLockManager(), locks.BidLockManager()
+    assert await one.acquire_lock("upwork", "p1", holder_id="one") is True
+    assert await two.acquire_lock("upwork", "p1", timeout=0.2, holder_id="two") is False
+    assert one.get_metrics()["active_locks"] == 1
+    assert await one.release_lock("upwork", "p1", holder_id="one") is True
+    close(one)
+
+
+async def test_libpq_parameters(
+    locks: Any, monkeypatch: pytest.MonkeyPatch, postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    database = postgres_url.rpartition("/")[2]
+    # The server has this port only in the folder of its socket.
+    parameters = f"host={postgres_server.socket_folder}&port={postgres_server.port}"
+    monkeypatch.setenv(
+        "DATABASE_URL",
+        f"postgresql://postgres@/{database}?{parameters}&sslmode=disable&connect_timeout=5",
+    )
+    manager = locks.BidLockManager()
+    assert await manager.acquire_lock("upwork", "p1") is True
+    counted = postgres_server.execute("SELECT count(*) FROM distributed_locks", database)
+    assert counted == "1"
+    close(manager)
+
+
+def close(manager: Any) -> None:
+    """Let go of the connections, before the server goes."""
+    if hasattr(manager, "close"):
+        manager.close()
+    else:
+        session = manager._get_db()
+        session.close()
+        session.get_bind().dispose()
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])

@@ -128,7 +128,7 @@ async def test_a_stream_fails_as_documented_and_in_time_after_the_pieces_that_ca
     client = service(serve(action).base_url)
     started = time.monotonic()
     pieces = []
-    with pytest.raises(expected) as caught:  # noqa: PT012
+    with pytest.raises(expected) as caught:
         async for piece in client.complete_streaming_async("hi", timeout=DEADLINE):
             pieces.append(piece)
             started = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -67,8 +68,10 @@ def test_each_prompt_has_its_result_or_its_exception(serve: Serve) -> None:
 
 
 async def test_the_blocking_form_works_under_a_running_loop(serve: Serve) -> None:
-    results = service(serve(faulty.answer())).complete_many(["a", "b"])
+    client = service(serve(faulty.answer()))
+    results = client.complete_many(["a", "b"])
     assert [result["content"] for result in results] == ["hello"] * 2  # type: ignore[index]
+    assert client.metrics()["blocking_calls_in_loop"] == 1
 
 
 @pytest.mark.parametrize(("concurrency", "kind"), [(0, ValueError), (1.5, TypeError)])
@@ -115,3 +118,19 @@ def test_ctrl_c_stops_it_cleanly(serve: Serve) -> None:
         os.kill(process.pid, signal.SIGINT)
         output, errors = process.communicate(timeout=10)
     assert (output, errors, process.returncode) == ("interrupted\n", "", 0)
+
+
+def test_a_terminal_gets_a_progress_bar(serve: Serve) -> None:
+    server = serve(faulty.answer())
+    terminal, other_end = os.openpty()
+    command = [sys.executable, "-c", PROGRAM, server.base_url]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=other_end, env=environment) as process:
+        os.close(other_end)
+        shown = b""
+        with contextlib.suppress(OSError), open(terminal, "rb", buffering=0) as screen:  # noqa: PTH123
+            while part := screen.read(4096):
+                shown += part
+        assert process.communicate()[0] == b""
+    assert b"completions" in shown
+    assert b"20/20" in shown

@@ -175,6 +175,19 @@ async def test_a_cancelled_wait_loses_no_piece(serve: Serve) -> None:
     assert found == [f"{i} " for i in range(count)]
 
 
+async def test_giving_up_the_wait_for_the_first_piece_does_not_give_up_the_call(serve: Serve) -> None:
+    def late(connection: Connection) -> bool:
+        connection.pause(0.3)
+        return faulty.stream(chunk("a"), DONE)(connection)
+
+    server = serve(late)
+    pieces = service(server).complete_streaming_async("hi")
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(pieces.__anext__(), 0.05)
+    assert await collect(pieces) == ["a"]
+    assert len(server.requests) == 1
+
+
 async def test_a_slow_reader_slows_the_server_and_loses_nothing(serve: Serve) -> None:
     sent = 0
     text = "x" * 10_000

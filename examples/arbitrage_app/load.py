@@ -71,6 +71,18 @@ def application(originals: bool, workers: int, model_url: str, **environment: st
                 process.wait()
 
 
+@contextmanager
+def idle_loop():
+    """An event loop that has nothing to do, in a process of its own: its lag is the machine's."""
+    measured: dict[str, float] = {}
+    command = [sys.executable, str(HERE / "src" / "monitoring" / "loop_lag.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield measured
+        finally:
+            measured["worst_ms"] = float(process.communicate()[0])
+
+
 async def health_of_all(url: str, workers: int, **parameters: str) -> dict[int, dict]:
     """The health of every worker: whichever answers is asked again until all have answered."""
     found: dict[int, dict] = {}
@@ -122,7 +134,8 @@ async def measure(arguments: argparse.Namespace) -> dict:
             await asyncio.sleep(1)
             await health_of_all(url, arguments.workers, reset="true")
             begun = time.time()
-            outcomes = await post_for(url, arguments.seconds, arguments.in_flight)
+            with idle_loop() as control:
+                outcomes = await post_for(url, arguments.seconds, arguments.in_flight)
             took = time.time() - begun
             workers = await health_of_all(url, arguments.workers, history="true")
             async with httpx.AsyncClient(timeout=SECONDS_TO_END) as client:
@@ -135,6 +148,7 @@ async def measure(arguments: argparse.Namespace) -> dict:
         "postings_bid_on": len(bids),
         "duplicates": [posting for posting, count in bids.items() if count > 1],
         "worst_lag_ms": max(worker["loop_lag_ms"]["worst"] for worker in workers.values()),
+        "worst_lag_of_an_idle_process_ms": control["worst_ms"],
         "lag": [
             [[moment - begun, late] for moment, late in worker["history"]] for worker in workers.values()
         ],

@@ -28,14 +28,14 @@ class Inbox:
 class Turn:
     """A place in the queue of those who are about to start a call."""
 
-    def __await__(self) -> Generator[Any, None, None]: ...
-    def __iter__(self) -> Generator[Any, None, None]: ...
+    def __await__(self) -> Generator[Any]: ...
+    def __iter__(self) -> Generator[Any]: ...
     def __next__(self) -> Future[None]: ...
     def throw(self, kind: object, value: object = None, _traceback: object = None) -> None: ...
     def close(self) -> None: ...
 
 def turn() -> Turn:
-    """Await the caller's turn to start a call: at once, or in a later iteration of a loop that has had much to start."""
+    """Await the caller's turn to start a call: at once, or a little later, in a crowd."""
 
 @final
 class Guard:
@@ -220,6 +220,7 @@ def is_healthy(endpoint: str, timeout: float) -> Awaitable[bool]:
 
 def requests_under_way() -> int:
     """Requests under way in this process, for tests: a cancelled call has to leave none."""
+
 # --- locks ---
 
 @final

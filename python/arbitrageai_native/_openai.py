@@ -177,6 +177,9 @@ class _Client:
             raise OpenAIError("api_key is missing: pass it, or set the environment variable OPENAI_API_KEY")
         if base_url is None:
             base_url = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        for name, value in (("base_url", base_url), ("api_key", api_key)):
+            if not isinstance(value, str):
+                raise InvalidArgumentTypeError(f"{name} has to be a string, not {type(value).__name__}")
         self.base_url = base_url
         self.api_key = api_key
         headers = {**organization_headers(organization, project), **(default_headers or {})}

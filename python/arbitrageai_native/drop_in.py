@@ -7,6 +7,9 @@ arbitrageai_native.drop_in` in a test run. `uninstall()` takes it back.
 
 An original's name and ours are then one and the same module object, so that what is patched in one is patched
 in the other. Nothing of ours is imported before the application asks for it.
+
+For pytest, which would rewrite its plugins' assertions, and warn if they are imported already:
+PYTEST_DONT_REWRITE.
 """
 
 from __future__ import annotations

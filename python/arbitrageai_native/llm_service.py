@@ -6,22 +6,19 @@ native code.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
+import sys
 import time
 import warnings
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
-from dotenv import find_dotenv, load_dotenv
-
-from arbitrageai_native import _foreign, _native
+from arbitrageai_native import _native
 from arbitrageai_native._circuits import CountedCall, CountedStream
 from arbitrageai_native._fallback import FallbackPlan
-from arbitrageai_native._many import fan_out, run_in_private_loop
 from arbitrageai_native._observation import Observation, logger, observe, trace_headers
 from arbitrageai_native._openai import AsyncOpenAI as _NativeAsyncOpenAI
 from arbitrageai_native._openai import OpenAI, organization_headers
@@ -59,9 +56,24 @@ __all__ = [
     "set_default_model_config",
 ]
 
-_dotenv_file = find_dotenv(usecwd=True)
-if _dotenv_file:
-    load_dotenv(_dotenv_file)
+
+def _load_dotenv_file() -> None:
+    """Load the nearest `.env` file, from the working directory upwards."""
+    # python-dotenv, and pathlib, take longer to import than this package: only if there is a file to load.
+    directory = os.getcwd()  # noqa: PTH109
+    while not os.path.exists(f"{directory}/.env"):  # noqa: PTH110
+        parent = os.path.dirname(directory)  # noqa: PTH120
+        if parent == directory:
+            return
+        directory = parent
+    from dotenv import find_dotenv, load_dotenv
+
+    found = find_dotenv(usecwd=True)
+    if found:
+        load_dotenv(found)
+
+
+_load_dotenv_file()
 
 DEFAULT_CLOUD_MODEL = "gpt-4o-mini"
 DEFAULT_LOCAL_MODEL = "llama3.2"
@@ -357,7 +369,7 @@ class LLMService:
             OpenAIError: any of its subclasses; bad arguments are a `ValueError` or `TypeError` as well.
         """
         request = _Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
-        if asyncio._get_running_loop() is not None:
+        if _in_event_loop():
             self._metrics.blocked_a_loop()
             if stealth_mode:
                 warnings.warn(
@@ -389,6 +401,7 @@ class LLMService:
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Complete a prompt without blocking the event loop; arguments, result and errors as `complete`."""
+        await _native.turn()
         request = _Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
         delay = random.uniform(*self._stealth_range) if stealth_mode else None
         observation = observe(self.model, request.body, self.base_url)
@@ -422,6 +435,8 @@ class LLMService:
     ) -> dict[str, Any]:
         client = self.client
         if not _is_native(client):
+            from arbitrageai_native import _foreign
+
             with CountedCall(self._health_checker, self.base_url, self._metrics) as counted:
                 answer = _foreign.create(client, request.foreign_arguments())
                 return _foreign.result(answer, self.model, counted.seconds(), stealth_mode, request.raw)
@@ -450,6 +465,8 @@ class LLMService:
             await _native.sleep(delay)
         with CountedCall(self._health_checker, self.base_url, None if native else self._metrics) as counted:
             if not native:
+                from arbitrageai_native import _foreign
+
                 pending = _foreign.create_async(client, request.foreign_arguments())
                 answer = await _within_deadline(pending, request.options.deadline)
                 return _foreign.result(answer, self.model, counted.seconds(), delay is not None, request.raw)
@@ -486,7 +503,7 @@ class LLMService:
             pieces that came. OpenAIError: any other of its subclasses.
         """
         request = _Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
-        if asyncio._get_running_loop() is not None:
+        if _in_event_loop():
             self._metrics.blocked_a_loop()
         native, observation = self._open_stream(request)
         return Stream(native, None, observation)
@@ -510,6 +527,8 @@ class LLMService:
         client = self.client
         if not _is_native(client):
             arguments = request.foreign_arguments()
+            from arbitrageai_native import _foreign
+
             foreign = _foreign.ForeignStream(
                 lambda: _foreign.create(client, arguments), lambda: _foreign.create_async(client, arguments)
             )
@@ -609,6 +628,10 @@ class LLMService:
         Returns:
             For each prompt, in order, its result or its exception.
         """
+        from arbitrageai_native._many import run_in_private_loop
+
+        if _in_event_loop():
+            self._metrics.blocked_a_loop()
         return run_in_private_loop(
             lambda: self.complete_many_async(prompts, concurrency=concurrency, progress=progress, **kwargs)
         )
@@ -627,6 +650,8 @@ class LLMService:
             if isinstance(prompt, Mapping):
                 return await self.complete_async(**{**kwargs, **prompt})
             return await self.complete_async(prompt, **kwargs)
+
+        from arbitrageai_native._many import fan_out
 
         return await fan_out(one, list(prompts), concurrency, progress)
 
@@ -776,6 +801,22 @@ _CHECKER_METHODS = frozenset(("should_allow_request", "record_success", "record_
 _NOT_COUNTED = nullcontext()
 
 
+def _in_event_loop() -> bool:
+    events = sys.modules.get("asyncio.events")  # not imported by anyone: then no loop is running
+    running: Any = getattr(events, "_get_running_loop", None)
+    return running is not None and running() is not None
+
+
+def __getattr__(name: str) -> Any:
+    # It takes longer to import than all the rest; a program that runs an event loop has imported it already.
+    if name == "asyncio":
+        import asyncio
+
+        globals()["asyncio"] = asyncio
+        return asyncio
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def _is_native(client: object) -> bool:
     return type(client) in _NATIVE_CLIENTS and not client._is_replaced()  # type: ignore[attr-defined]
 
@@ -783,6 +824,8 @@ def _is_native(client: object) -> bool:
 async def _within_deadline(pending: Awaitable[Any], deadline: float | None) -> Any:
     if deadline is None:
         return await pending
+    import asyncio
+
     try:
         return await asyncio.wait_for(pending, deadline)
     except asyncio.TimeoutError:

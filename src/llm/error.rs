@@ -122,7 +122,7 @@ impl Error {
 
     /// The transport's error in our terms. `connect_timeout` is what the transport was built with.
     pub(super) fn from_transport(error: &reqwest::Error, connect_timeout: Duration) -> Self {
-        if error.is_timeout() {
+        if error.is_timeout() && error.is_connect() {
             return Self::Timeout {
                 kind: TimeoutKind::Connect,
                 limit: connect_timeout,

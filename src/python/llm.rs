@@ -10,20 +10,21 @@ use std::time::Duration;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::convert::{body_to_json, from_json, seconds, string_pairs};
 use super::health::{CallMetrics, EndpointHealth};
 use super::options::CallOptions;
 use super::stream::ChatStream;
 use crate::bridge::{Nothing, PerProcess, awaitable, block_on};
-use crate::llm::{
-    self, Call, ChatRequest, Completion, Endpoint, Error, Extras, Metrics, SharedHealth, Timed,
-};
+use crate::llm::{self, Call, Completion, Endpoint, Error, Extras, Metrics, SharedHealth, Timed};
 use crate::llm::{Transport, TransportSettings};
 
 /// This process's transports: nearly always one.
 static TRANSPORTS: PerProcess<Mutex<HashMap<TransportSettings, Arc<Transport>>>> = PerProcess::new();
+
+/// Above this, transports that serve no call are dropped: someone gives every call settings of its own.
+const TRANSPORTS_KEPT: usize = 16;
 
 /// Finds or makes the transport. Making one reads the TLS roots: not for an event loop's thread.
 pub(super) fn transport(settings: TransportSettings) -> Result<Arc<Transport>, Error> {
@@ -32,6 +33,9 @@ pub(super) fn transport(settings: TransportSettings) -> Result<Arc<Transport>, E
     if let Some(transport) = transports.get(&settings) {
         return Ok(transport.clone());
     }
+    if transports.len() >= TRANSPORTS_KEPT {
+        transports.retain(|_, transport| Arc::strong_count(transport) > 1);
+    }
     let transport = Arc::new(Transport::new(settings)?);
     transports.insert(settings, transport.clone());
     Ok(transport)
@@ -39,7 +43,9 @@ pub(super) fn transport(settings: TransportSettings) -> Result<Arc<Transport>, E
 
 /// A call that lacks only the transport.
 pub(super) struct PreparedCall {
-    request: ChatRequest,
+    endpoint: Arc<Endpoint>,
+    body: Map<String, Value>,
+    extras: Extras,
     options: llm::CallOptions,
     transport: TransportSettings,
     health: Option<SharedHealth>,
@@ -48,10 +54,11 @@ pub(super) struct PreparedCall {
 }
 
 impl PreparedCall {
+    /// Builds the request: for a worker, not for an event loop's thread.
     pub(super) fn into_call(self) -> Result<Call, Error> {
         Ok(Call {
             transport: transport(self.transport)?,
-            request: self.request,
+            request: self.endpoint.request(&self.body, &self.extras)?,
             options: self.options,
             health: self.health,
             metrics: self.metrics,
@@ -60,12 +67,10 @@ impl PreparedCall {
     }
 
     async fn complete(self, shape: ResultShape) -> Result<CallResult, Error> {
-        let model = self.request.model.clone();
         let raw = shape.raw;
-        let timed = self
-            .into_call()?
-            .complete(|answer| answer.completion(&model, raw))
-            .await?;
+        let call = self.into_call()?;
+        let model = call.request.model.clone();
+        let timed = call.complete(|answer| answer.completion(&model, raw)).await?;
         Ok(CallResult {
             timed,
             stealth_mode: shape.stealth_mode,
@@ -139,7 +144,7 @@ impl<'py> IntoPyObject<'py> for JsonResult {
 #[pyclass(frozen, module = "arbitrageai_native._native")]
 pub struct ChatClient {
     /// A base URL that is none is told at the call.
-    endpoint: Result<Endpoint, Error>,
+    endpoint: Result<Arc<Endpoint>, Error>,
 }
 
 #[pymethods]
@@ -147,7 +152,7 @@ impl ChatClient {
     #[new]
     fn new(base_url: &str, api_key: &str) -> Self {
         Self {
-            endpoint: Endpoint::new(base_url, api_key, &[]),
+            endpoint: Endpoint::new(base_url, api_key, &[]).map(Arc::new),
         }
     }
 
@@ -273,7 +278,7 @@ impl ChatClient {
         extra_headers: Option<&Bound<'py, PyAny>>,
         extra_query: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<PreparedCall> {
-        let endpoint = self.endpoint.as_ref().map_err(Clone::clone)?;
+        let endpoint = self.endpoint.clone()?;
         let body = body_to_json(body)?;
         let mut headers = options.headers.clone();
         headers.extend(string_pairs("extra_headers", extra_headers)?);
@@ -283,7 +288,9 @@ impl ChatClient {
             .map(|(name, value)| (name, value.unwrap_or_default()))
             .collect();
         Ok(PreparedCall {
-            request: endpoint.request(&body, &Extras { headers, query })?,
+            endpoint,
+            body,
+            extras: Extras { headers, query },
             options: options.options.clone(),
             transport: options.transport,
             health: health.map(|health| health.0.clone()),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::convert::from_json;
 use super::llm::PreparedCall;
@@ -17,7 +18,10 @@ use crate::llm::{self, Chunk, Error, Summary};
 pub struct ChatStream(ProcessBound<Arc<Shared>>);
 
 struct Shared {
-    state: tokio::sync::Mutex<State>,
+    /// Whoever asks for the next batch waits here for its turn.
+    turn: tokio::sync::Mutex<()>,
+    /// Not here while a batch is waited for: then it is [`Held`].
+    state: Mutex<Option<State>>,
     /// True once it is closed: whoever waits for the next batch stops.
     closed: watch::Sender<bool>,
     /// Batches that were handed over and reached nobody: they come first the next time.
@@ -27,8 +31,46 @@ struct Shared {
 
 enum State {
     Unopened(Box<PreparedCall>),
+    /// In a task of its own: giving up the wait for the first piece does not give up the call.
+    Opening(Opening),
     Open(Box<llm::ChatStream>),
-    Over,
+}
+
+/// A stream's call until its answer's head has come. Dropping it drops the call.
+struct Opening(JoinHandle<Result<llm::ChatStream, Error>>);
+
+impl Opening {
+    fn start(call: PreparedCall) -> Self {
+        Self(tokio::spawn(async move { call.into_call()?.stream().await }))
+    }
+
+    async fn finish(&mut self) -> Result<llm::ChatStream, Error> {
+        match (&mut self.0).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Error::Closed("the stream")),
+        }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The state while a batch is waited for. However the wait ends, it goes back, or is dropped if the stream was closed meanwhile.
+struct Held<'shared> {
+    shared: &'shared Shared,
+    state: Option<State>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut home = self.shared.state();
+        if !*self.shared.closed.borrow() {
+            *home = self.state.take();
+        }
+    }
 }
 
 /// What a batch holds.
@@ -86,11 +128,10 @@ impl ChatStream {
     /// Closes the request, at once.
     fn close(&self) {
         if let Some(shared) = self.0.get() {
+            // Under the lock, so that a state that is held goes back before this, or sees the stream closed.
+            let mut state = shared.state();
             shared.closed.send_replace(true);
-            // Whoever holds the state waits for the next batch, sees the stream closed, and drops it.
-            if let Ok(mut state) = shared.state.try_lock() {
-                *state = State::Over;
-            }
+            *state = None;
         }
     }
 
@@ -125,7 +166,8 @@ impl ChatStream {
 impl ChatStream {
     pub(super) fn new(call: PreparedCall) -> Self {
         Self(ProcessBound::new(Arc::new(Shared {
-            state: tokio::sync::Mutex::new(State::Unopened(Box::new(call))),
+            turn: tokio::sync::Mutex::default(),
+            state: Mutex::new(Some(State::Unopened(Box::new(call)))),
             closed: watch::Sender::new(false),
             returned: Mutex::default(),
             summary: Mutex::default(),
@@ -150,27 +192,29 @@ impl Shared {
             _ = closed.wait_for(|closed| *closed) => None,
             items = self.next_items(texts) => items?,
         };
-        if *self.closed.borrow() {
-            *self.state.lock().await = State::Over;
-            return Ok(Batch {
-                items: None,
-                home: self,
-            });
-        }
         Ok(Batch { items, home: self })
     }
 
     async fn next_items(&self, texts: bool) -> Result<Option<Items>, Error> {
+        let _turn = self.turn.lock().await;
         if let Some(items) = self.returned().pop_front() {
             return Ok(Some(items));
         }
-        let mut state = self.state.lock().await;
-        if let State::Unopened(_) = &*state
-            && let State::Unopened(call) = std::mem::replace(&mut *state, State::Over)
+        let mut held = Held {
+            shared: self,
+            state: self.state().take(),
+        };
+        if let Some(State::Unopened(_)) = held.state
+            && let Some(State::Unopened(call)) = held.state.take()
         {
-            *state = State::Open(Box::new(call.into_call()?.stream().await?));
+            held.state = Some(State::Opening(Opening::start(*call)));
         }
-        let State::Open(stream) = &mut *state else {
+        if let Some(State::Opening(opening)) = &mut held.state {
+            let opened = opening.finish().await;
+            held.state = None; // what has finished must not be awaited again
+            held.state = Some(State::Open(Box::new(opened?)));
+        }
+        let Some(State::Open(stream)) = &mut held.state else {
             return Ok(None);
         };
         let items = if texts {
@@ -180,9 +224,13 @@ impl Shared {
         };
         *self.summary.lock().unwrap_or_else(PoisonError::into_inner) = stream.summary().clone();
         if !matches!(items, Ok(Some(_))) {
-            *state = State::Over;
+            held.state = None;
         }
         items
+    }
+
+    fn state(&self) -> MutexGuard<'_, Option<State>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn returned(&self) -> MutexGuard<'_, VecDeque<Items>> {

@@ -13,7 +13,9 @@ SYSTEM_PROMPT: Final = (
     "You are a freelancer who bids on job postings. Answer with one line `PRICE: <whole US dollars>`, "
     "then a proposal of at most three sentences."
 )
-PRICE: Final = re.compile(r"PRICE\W*\$?\s*(\d{1,3}(?:,\d{3})+|\d{1,9})[^\n]*\n?", re.IGNORECASE)
+PRICE: Final = re.compile(
+    r"^[^\w\n]{0,9}PRICE[^\w\n]{0,9}(\d{1,3}(?:,\d{3})+|\d{1,9})[^\n]*\n?", re.IGNORECASE | re.MULTILINE
+)
 TITLE: Final = re.compile(r"^Title: (.*)$", re.MULTILINE)
 
 OPENINGS: Final = (

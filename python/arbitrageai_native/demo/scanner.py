@@ -132,9 +132,9 @@ class Scanner:
         self._reporter.send(CallEnded(index, seconds, price_dollars=price))
 
     def _describe(self, error: Exception) -> str:
-        text = f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
         # A server may repeat the key in what it says about it.
-        return text.replace(self._settings.api_key, "***") if self._settings.api_key else text
+        text = f"{type(error).__name__}: {error}".replace(self._service.api_key, "***")
+        return text[:LONGEST_ERROR]
 
     async def _report_regularly(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import DateTime, Float, String, create_engine, make_url
+from sqlalchemy.engine import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.pool import StaticPool
 
@@ -32,17 +33,26 @@ class DistributedLock(Base):
     )
 
 
-@functools.cache
-def _sessions(url_text: str) -> "sessionmaker[Session]":
-    # SQLAlchemy knows neither the old scheme nor asynchronous drivers in a synchronous engine.
-    url = make_url(url_text.replace("postgres://", "postgresql://", 1))
-    url = url.set(drivername=url.get_backend_name())
+# SQLAlchemy knows neither the old scheme nor asynchronous drivers in a synchronous engine, and its own choice
+# of a driver for PostgreSQL differs between its versions.
+_DRIVERS = {"postgresql": "postgresql+psycopg2", "sqlite": "sqlite"}
+
+
+def new_engine(database_url: str) -> Engine:
+    """An engine of the application's kind; the table is there."""
+    url = make_url(database_url.replace("postgres://", "postgresql://", 1))
+    url = url.set(drivername=_DRIVERS[url.get_backend_name()])
     arguments: dict[str, Any] = {}
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         arguments = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
     engine = create_engine(url, **arguments)
     Base.metadata.create_all(engine)
-    return sessionmaker(engine)
+    return engine
+
+
+@functools.cache
+def _sessions(database_url: str) -> "sessionmaker[Session]":
+    return sessionmaker(new_engine(database_url))
 
 
 def new_session() -> Session:

@@ -1,6 +1,7 @@
 """How late the event loop is: a task that wants to wake up every 10 ms notes how much later it did."""
 
 import asyncio
+import sys
 import time
 
 INTERVAL = 0.01
@@ -34,3 +35,16 @@ class LoopLag:
     def history(self) -> list[tuple[float, float]]:
         """(Unix time, worst lag in ms) for each tenth of a second in which a wake-up fell."""
         return [(bucket * BUCKET_SECONDS, lag) for bucket, lag in sorted(self._history.items())]
+
+
+async def _measure_alone() -> None:
+    lag = LoopLag()
+    task = asyncio.create_task(lag.run())
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    task.cancel()
+    print(lag.worst_ms)
+
+
+if __name__ == "__main__":
+    # For comparison: how late an event loop is that has nothing to do. Ends with its input.
+    asyncio.run(_measure_alone())
