@@ -9,7 +9,7 @@ pub mod lock;
 #[cfg(feature = "python")]
 #[allow(
     unsafe_code,
-    reason = "descriptors and fork handlers need it; nothing else does"
+    reason = "descriptors and fork handlers need it"
 )]
 pub mod bridge;
 #[cfg(feature = "python")]
