@@ -5,7 +5,7 @@
 Workers increment an unprotected counter under one lock, and write it with their fencing token. Meanwhile
 holders are killed and stopped for longer than their time to live, and the PostgreSQL server is restarted as
 after a crash; dead workers are replaced. Every write goes to a SQLite file of the script's own that refuses
-a token no greater than the last. At the end: every accepted write followed the one before, with a greater token.
+a token no greater than the last. At the end: every accepted write followed the one before.
 """
 
 from __future__ import annotations
