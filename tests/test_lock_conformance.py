@@ -72,7 +72,7 @@ async def test_the_block_holds_and_releases(manager: BidLockManager) -> None:
     class BodyError(Exception):
         pass
 
-    with pytest.raises(BodyError):  # noqa: PT012
+    with pytest.raises(BodyError):
         async with manager.with_lock("m", "p") as lease:
             assert lease.key == BidLockManager._make_lock_key("m", "p") == "bid:lock:m:p"
             assert lease.is_held
@@ -96,7 +96,7 @@ async def test_a_block_keeps_its_lock_beyond_the_ttl(make_manager: MakeManager) 
 
 async def test_without_renewal_a_block_loses_its_lock(make_manager: MakeManager) -> None:
     manager = make_manager(ttl=0.3, on_lost="raise")
-    with pytest.raises(LockLostError):  # noqa: PT012
+    with pytest.raises(LockLostError):
         async with manager.with_lock("m", "p", auto_renew=False) as lease:
             assert await manager.acquire_lock("m", "p", timeout=5, holder_id="other")
             assert not lease.is_held
@@ -114,7 +114,7 @@ async def test_max_hold_ends_renewal(make_manager: MakeManager) -> None:
 
 async def test_a_loss_cancels_the_body_when_asked_to(make_manager: MakeManager) -> None:
     manager = make_manager(ttl=0.3, on_lost="cancel")
-    with pytest.raises(LockLostError):  # noqa: PT012
+    with pytest.raises(LockLostError):
         async with manager.with_lock("m", "p"):
             await manager.cleanup_all()
             await asyncio.sleep(30)
