@@ -70,3 +70,12 @@ async def test_complete_streaming_async_is_the_same_as_an_async_iterator(
     ]
     body = server.requests[0].json
     assert (body["stream"], body["temperature"], body["max_tokens"], body["seed"]) == (True, 0, 5, 1)
+
+
+def test_an_open_circuit_refuses_a_stream(llm_service: Any, server: ModelServer) -> None:
+    service = llm_service.LLMService(base_url=server.base_url, api_key="k")
+    for _ in range(3):
+        service._health_checker.record_failure(service.base_url)
+    with pytest.raises(llm_service.CircuitBreakerError):
+        list(service.complete_streaming("p"))
+    assert not server.requests

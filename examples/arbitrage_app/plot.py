@@ -9,26 +9,32 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot
 
+SECONDS = 0.5
+# A logarithmic axis has no zero.
+LEAST_MS = 0.1
+
+
+def worst_of_each(seconds: float, lag: list[list[float]]) -> tuple[list[float], list[float]]:
+    """The worst lag of each so many seconds: (moments, lags)."""
+    worst: dict[float, float] = {}
+    for moment, late in lag:
+        beginning = moment // seconds * seconds
+        worst[beginning] = max(worst.get(beginning, LEAST_MS), late)
+    return list(worst), list(worst.values())
+
 
 def main(ours: str, originals: str, svg: str = str(Path(__file__).parent / "lag.svg")) -> None:
     """Draw."""
     pyplot.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "lag", "font.size": 10})
     figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
-    for file, color, name in (
-        (originals, "tab:red", "the originals"),
-        (ours, "tab:blue", "arbitrageai_native"),
-    ):
+    runs = ((originals, "tab:red", "the originals"), (ours, "tab:blue", "arbitrageai_native"))
+    for file, color, name in runs:
         run = json.loads(Path(file).read_text())
-        for number, worker in enumerate(run["lag"]):
-            axes.plot(
-                [moment for moment, _ in worker],
-                [max(late, 0.05) for _, late in worker],
-                color=color,
-                linewidth=0.8,
-                marker=".",
-                markersize=2,
-                label=f"{name}, worst {run['worst_lag_ms']:,.0f} ms" if number == 0 else None,
-            )
+        label: str | None = f"{name}, worst {run['worst_lag_ms']:,.0f} ms"
+        for worker in run["lag"]:
+            moments, lags = worst_of_each(SECONDS, worker)
+            axes.plot(moments, lags, color=color, linewidth=1, marker=".", markersize=3, label=label)
+            label = None
     axes.set_yscale("log")
     axes.axhline(20, color="grey", linestyle=":", linewidth=0.8)
     axes.set(xlabel="seconds", ylabel="lag of the event loop, ms", title="100 requests in flight, 2 workers")
