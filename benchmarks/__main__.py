@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import model_server
+from benchmarks.peers import PEERS
 from benchmarks.unmet import Unmet
 
 if TYPE_CHECKING:
@@ -121,6 +122,9 @@ def _check(settings: Settings, charts: Path | None) -> None:
     unknown = set(settings.loops) - {"asyncio", "uvloop"}
     if unknown:
         raise Unmet(f"there is no event loop {min(unknown)!r}; there are: asyncio, uvloop")
+    strangers = {*settings.peers, *settings.without} - PEERS.keys()
+    if strangers:
+        raise Unmet(f"there is no peer {min(strangers)!r}; there are: {', '.join(PEERS)}")
     needed = {"uvloop": "uvloop" in settings.loops, "matplotlib": charts is not None}
     missing = [name for name, is_needed in needed.items() if is_needed and find_spec(name) is None]
     if missing:
@@ -129,7 +133,6 @@ def _check(settings: Settings, charts: Path | None) -> None:
 
 def _list() -> int:
     from benchmarks.axes import AXES
-    from benchmarks.peers import PEERS
 
     for axis in AXES.values():
         print(f"{axis.name:12} {axis.title}")

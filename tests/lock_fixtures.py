@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -28,8 +27,10 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> str:
-    """A database of its own on that server."""
-    return postgres_server.create_database(f"locks_{os.getpid()}_{next(_numbers)}")
+    """Tables of its own on that server; the name in the URL gives the test connections of its own, too."""
+    tables = ("distributed_locks", "arbitrageai_lock_fences", "arbitrageai_lock_waiters")
+    postgres_server.execute(f"DROP TABLE IF EXISTS {', '.join(tables)}")
+    return f"{postgres_server.url()}?application_name=test-{next(_numbers)}"
 
 
 @pytest.fixture

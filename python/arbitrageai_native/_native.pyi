@@ -4,6 +4,28 @@ from asyncio import Future
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, final
 
+__all__ = [
+    "Awaitable",
+    "CallMetrics",
+    "CallOptions",
+    "ChatClient",
+    "ChatStream",
+    "EndpointHealth",
+    "Guard",
+    "Inbox",
+    "Lease",
+    "LockGrant",
+    "LockManager",
+    "Probe",
+    "Turn",
+    "check_lock_ttl",
+    "is_healthy",
+    "release_all_locks",
+    "requests_under_way",
+    "sleep",
+    "turn",
+]
+
 _Result = TypeVar("_Result", covariant=True)
 
 # --- the bridge ---

@@ -11,6 +11,7 @@ from datetime import datetime
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from .agent_execution.bid_lock_manager import BidLockManager
 from .exceptions import LockError
@@ -64,9 +65,7 @@ async def _run(arguments: argparse.Namespace) -> int:
         elif arguments.action == "cleanup":
             await _cleanup(manager, only_expired=arguments.expired)
         else:
-            console = Console()
-            if not console.is_terminal:
-                console.width = _WIDTH_OF_A_FILE
+            console = Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_A_FILE)
             console.print(_table(await manager.locks()))
     return 0
 
@@ -114,12 +113,5 @@ def _table(overview: LockOverview) -> Table:
         since = datetime.fromtimestamp(lock.acquired_at)
         expires = "[red]expired[/red]" if lock.is_expired else f"{lock.remaining:.1f}s"
         held_for = f"{max(now - lock.acquired_at, 0):.0f}s"
-        table.add_row(
-            _plain(lock.key), _plain(lock.holder_id), f"{since:%Y-%m-%d %H:%M:%S}", held_for, expires
-        )
+        table.add_row(Text(lock.key), Text(lock.holder_id), f"{since:%Y-%m-%d %H:%M:%S}", held_for, expires)
     return table
-
-
-def _plain(text: str) -> str:
-    """Text that rich must not take for markup."""
-    return text.replace("[", "\\[")

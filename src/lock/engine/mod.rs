@@ -59,6 +59,20 @@ pub struct Request {
     pub manager: u64,
 }
 
+/// How an acquisition begins.
+enum Start {
+    /// With a request under way.
+    Sent(Sent),
+    /// Behind others.
+    Waiting(Claim),
+}
+
+/// A request under way.
+struct Sent {
+    sent_at: BootTime,
+    answer: oneshot::Receiver<(Claim, Result<Attempt, StoreError>)>,
+}
+
 /// What the engine tells a caller's counters while it works.
 pub trait Progress: Send + Sync {
     /// The lock was found held, or others wait for it already; at most once a request.
@@ -106,13 +120,31 @@ impl Engine {
     ) -> impl Future<Output = Result<Grant, LockError>> + Send + 'static + use<> {
         let deadline = Instant::now() + request.timeout;
         let place = Place::join(self, &request.key, &request.holder);
+        let owner = Arc::clone(self) as Arc<dyn Abandoned>;
+        let claim = Claim::new(
+            Arc::clone(&request.key),
+            Arc::clone(&request.holder),
+            request.ttl,
+            owner,
+        );
+        // Who comes first need not wait for the future's first poll either.
+        let start = if place.came_first() {
+            Start::Sent(self.send(claim))
+        } else {
+            Start::Waiting(claim)
+        };
         let engine = Arc::clone(self);
-        async move { engine.acquire_at(place, deadline, &request, &*progress).await }
+        async move {
+            engine
+                .acquire_at(place, start, deadline, &request, &*progress)
+                .await
+        }
     }
 
     async fn acquire_at(
         self: &Arc<Self>,
         place: Place,
+        start: Start,
         deadline: Instant,
         request: &Request,
         progress: &dyn Progress,
@@ -136,17 +168,17 @@ impl Engine {
                 });
             }
         }
-        let owner = Arc::clone(self) as Arc<dyn Abandoned>;
-        let mut claim = Claim::new(
-            Arc::clone(&request.key),
-            Arc::clone(&request.holder),
-            request.ttl,
-            owner,
-        );
         let mut backoff = Backoff::default();
-        let mut woken = place.came_first();
+        let (mut sent, mut idle) = match start {
+            Start::Sent(sent) => (Some(sent), None),
+            Start::Waiting(claim) => (None, Some(claim)),
+        };
+        let mut woken = false;
         loop {
-            if !woken && let Some(expiry) = place.held_here() {
+            if sent.is_none()
+                && !woken
+                && let Some(expiry) = place.held_here()
+            {
                 // Held in this very process: unless something was heard, the database has nothing new to say.
                 note_conflict();
                 if Instant::now() >= deadline {
@@ -155,14 +187,23 @@ impl Engine {
                 woken = place.wake_up(expiry.min(deadline)).await;
                 continue;
             }
-            let sent = BootTime::now();
-            let attempt = self.attempt(claim, deadline.max(Instant::now() + GRACE)).await;
-            let (returned, outcome) = attempt.inspect_err(|_| progress.backend_error())?;
-            claim = returned;
+            let Some(attempt) = sent.take().or_else(|| idle.take().map(|claim| self.send(claim))) else {
+                return Err(LockError::backend(StoreError::closed()));
+            };
+            let answered = timeout_at(deadline.max(Instant::now() + GRACE), attempt.answer).await;
+            let (claim, outcome) = match answered {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => return Err(LockError::backend(StoreError::closed())),
+                Err(_) => {
+                    progress.backend_error();
+                    let error = StoreError::unknown_outcome("the database did not answer in time");
+                    return Err(LockError::backend(error));
+                }
+            };
             match outcome {
                 Ok(Attempt::Won(won)) => {
                     place.note_failure(None);
-                    return Ok(Grant::new(self, claim, won, sent, request.manager));
+                    return Ok(Grant::new(self, claim, won, attempt.sent_at, request.manager));
                 }
                 Ok(Attempt::Held(by)) => {
                     note_conflict();
@@ -171,6 +212,7 @@ impl Engine {
                     if Instant::now() >= deadline {
                         return Err(timed_out());
                     }
+                    idle = Some(claim);
                     let expiry = place.saw(by.as_ref());
                     place.wake_up(expiry.min(deadline)).await;
                     woken = true;
@@ -181,6 +223,7 @@ impl Engine {
                     if !error.transient || Instant::now() >= deadline {
                         return Err(LockError::backend(error));
                     }
+                    idle = Some(claim);
                     tokio::time::sleep_until(backoff.next().min(deadline)).await;
                 }
             }
@@ -188,20 +231,11 @@ impl Engine {
     }
 
     /// One try at the database.
-    async fn attempt(
-        &self,
-        claim: Claim,
-        deadline: Instant,
-    ) -> Result<(Claim, Result<Attempt, StoreError>), LockError> {
+    fn send(&self, claim: Claim) -> Sent {
+        let sent_at = BootTime::now();
         let (reply, answer) = oneshot::channel();
         self.store.submit(Operation::Acquire(Acquire { claim, reply }));
-        match timeout_at(deadline, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(LockError::backend(StoreError::closed())),
-            Err(_) => Err(LockError::backend(StoreError::unknown_outcome(
-                "the database did not answer in time",
-            ))),
-        }
+        Sent { sent_at, answer }
     }
 
     /// Sends an operation and waits for its answer, for `patience` at most; transient failures are retried.

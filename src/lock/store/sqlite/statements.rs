@@ -35,44 +35,49 @@ pub(super) fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
         .query_row([], |row| row.get(0))
 }
 
-/// The counter of fencing tokens, read once and written once in a transaction.
+/// The counter of fencing tokens: one statement for the first token of a transaction, and one more if there are others.
 ///
 /// One counter serves all keys: there is one writer at a time anyway.
 #[derive(Default)]
 pub(super) struct Fence {
     last: Option<i64>,
+    unwritten: bool,
 }
 
 impl Fence {
     /// Draws a token: more than any before, and no less than the clock in microseconds, which makes up for a counter that
     /// was lost with the file or with an undurable commit.
     fn draw(&mut self, connection: &Connection, now: f64) -> rusqlite::Result<i64> {
-        let last = match self.last {
-            Some(last) => last,
-            None => connection
-                .prepare_cached("SELECT token FROM arbitrageai_lock_fences WHERE bucket = 0")?
-                .query_row([], |row| row.get(0))
-                .optional()?
-                .unwrap_or(0),
+        let token = match self.last {
+            Some(last) => {
+                self.unwritten = true;
+                last.saturating_add(1)
+            }
+            None => {
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    reason = "the cast saturates, and the clock is far from it"
+                )]
+                let clock = (now * 1e6) as i64;
+                connection
+                    .prepare_cached(
+                        "INSERT INTO arbitrageai_lock_fences (bucket, token) VALUES (0, ?1) \
+                         ON CONFLICT (bucket) DO UPDATE SET token = max(token + 1, excluded.token) RETURNING token",
+                    )?
+                    .query_row([clock], |row| row.get(0))?
+            }
         };
-        #[allow(
-            clippy::cast_possible_truncation,
-            reason = "the cast saturates, and the clock is far from it"
-        )]
-        let clock = (now * 1e6) as i64;
-        let token = clock.max(last.saturating_add(1));
         self.last = Some(token);
         Ok(token)
     }
 
-    /// Writes the counter if it was used.
+    /// Writes the counter as it is after the last token.
     pub(super) fn store(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let Some(token) = self.last else { return Ok(()) };
+        let Some(token) = self.last.filter(|_| self.unwritten) else {
+            return Ok(());
+        };
         connection
-            .prepare_cached(
-                "INSERT INTO arbitrageai_lock_fences (bucket, token) VALUES (0, ?1) \
-                 ON CONFLICT (bucket) DO UPDATE SET token = excluded.token",
-            )?
+            .prepare_cached("UPDATE arbitrageai_lock_fences SET token = ?1 WHERE bucket = 0")?
             .execute([token])
             .map(drop)
     }
