@@ -84,25 +84,28 @@ def module(implementation: str, name: str) -> ModuleType:
     return import_module(f"{PREFIXES[implementation]}.{name}")
 
 
+@pytest.fixture(scope="session")
+def http_client() -> Iterator[Any]:
+    """Shared by the reference's clients: each would read the system's certificates for one of its own."""
+    from openai import DefaultHttpxClient
+
+    with DefaultHttpxClient() as client:
+        yield client
+
+
 @pytest.fixture
-def llm_service(implementation: str, health: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def llm_service(implementation: str, health: Any, monkeypatch: pytest.MonkeyPatch, http_client: Any) -> Any:
     """`llm_service`, with the default configuration."""
     found: Any = module(implementation, "llm_service")
     found.set_default_model_config(found.ModelConfig())
-    if implementation == "native":
-        yield found
-        return
-    clients: list[Any] = []
+    if implementation == "reference":
 
-    class ClosedInTheEnd(found.OpenAI):  # type: ignore[name-defined,misc]
-        def __init__(self, **arguments: Any) -> None:
-            super().__init__(**arguments)
-            clients.append(self)
+        class OpenAI(found.OpenAI):  # type: ignore[name-defined,misc]
+            def __init__(self, **arguments: Any) -> None:
+                super().__init__(**arguments, http_client=http_client)
 
-    monkeypatch.setattr(found, "OpenAI", ClosedInTheEnd)
-    yield found
-    for client in clients:
-        client.close()
+        monkeypatch.setattr(found, "OpenAI", OpenAI)
+    return found
 
 
 @pytest.fixture

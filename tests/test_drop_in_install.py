@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import textwrap
 from pathlib import Path
@@ -309,17 +310,15 @@ def test_not_installed_the_application_is_not_asked(with_database: Path) -> None
 # The original's file, replaced
 
 
-def the_line() -> str:
-    """The line that the migration guide gives for the original's file."""
-    guide = Path(__file__).parent.parent / "docs" / "migration.md"
-    (line,) = [
-        line for line in guide.read_text().splitlines() if line.startswith("import sys, arbitrageai_native")
-    ]
-    return line
+def the_file() -> str:
+    """What the migration guide gives for the original's file."""
+    guide = (Path(__file__).parent.parent / "docs" / "migration.md").read_text()
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "sys.modules" in code]
+    return code
 
 
-def test_a_file_of_one_line_takes_the_originals_place(application: Path) -> None:
-    (application / "src" / "llm_service.py").write_text(the_line() + "\n")
+def test_a_file_of_three_lines_takes_the_originals_place(application: Path) -> None:
+    (application / "src" / "llm_service.py").write_text(the_file())
     code = """
 from unittest.mock import patch
 import src.llm_service, arbitrageai_native.llm_service as ours
