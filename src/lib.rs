@@ -7,10 +7,7 @@ pub mod llm;
 pub mod lock;
 
 #[cfg(feature = "python")]
-#[allow(
-    unsafe_code,
-    reason = "descriptors and fork handlers need it; nothing else does"
-)]
+#[allow(unsafe_code, reason = "descriptors and fork handlers need it")]
 pub mod bridge;
 #[cfg(feature = "python")]
 pub mod python;

@@ -36,8 +36,8 @@ def wait_until(condition: Callable[[], bool], within: float = 5.0) -> bool:
 
 
 def nothing_left() -> bool:
-    """Whether no task runs any more and no guard is held, by a future or as an undelivered result."""
-    return wait_until(lambda: Probe.live_tasks() == 0 and Probe.live_guards() == 0)
+    """Whether no call is under way any more and no guard is held, by a future or as an undelivered result."""
+    return wait_until(lambda: Probe.live_calls() == 0 and Probe.live_guards() == 0)
 
 
 def open_descriptors() -> int:

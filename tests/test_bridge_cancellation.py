@@ -40,14 +40,14 @@ def test_a_task_cancelled_before_its_first_step_starts_nothing(new_loop: LoopFac
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert Probe.live_tasks() == 0
+        assert Probe.live_calls() == 0
 
     run(new_loop, main())
 
 
 def test_an_awaitable_never_awaited_starts_nothing() -> None:
     awaitable = Probe.guarded(60)
-    assert Probe.live_tasks() == 0
+    assert Probe.live_calls() == 0
     del awaitable
     assert Probe.live_guards() == 0
 
@@ -56,7 +56,7 @@ def test_a_result_that_ended_but_was_not_delivered_is_dropped(new_loop: LoopFact
     async def main() -> None:
         task = asyncio.ensure_future(Probe.guarded(0))
         await asyncio.sleep(0)
-        assert wait_until(lambda: Probe.live_tasks() == 0), "the call ends while the loop is held up"
+        assert wait_until(lambda: Probe.live_calls() == 0), "the call ends while the loop is held up"
         assert Probe.live_guards() == 1
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -70,7 +70,7 @@ def test_a_result_delivered_but_not_received_is_dropped(new_loop: LoopFactory) -
     async def main() -> None:
         task = asyncio.ensure_future(Probe.guarded(0))
         await asyncio.sleep(0)
-        assert wait_until(lambda: Probe.live_tasks() == 0)
+        assert wait_until(lambda: Probe.live_calls() == 0)
         drain()  # the waiter is done, and the task about to resume
         assert not task.done()
         task.cancel()  # too late to cancel the waiter: the task is told at its next step
@@ -164,7 +164,7 @@ def test_ten_thousand_calls_half_of_them_cancelled_leave_nothing(new_loop: LoopF
         results = await asyncio.gather(*tasks, return_exceptions=True)
         received = [result for result in results if not isinstance(result, BaseException)]
         assert len(received) >= 5_000
-        assert wait_until(lambda: Probe.live_tasks() == 0)
+        assert wait_until(lambda: Probe.live_calls() == 0)
         assert Probe.live_guards() == len(received), "a guard exists exactly where somebody received it"
 
     run(new_loop, main())

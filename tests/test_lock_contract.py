@@ -297,8 +297,8 @@ async def test_a_dropped_table_is_made_anew(tmp_path: Path) -> None:
     assert await manager.acquire_lock("m", "p", timeout=5)
 
 
-async def test_sockets_and_parameters_of_libpq(postgres_server: PostgresServer, postgres_url: str) -> None:
-    database = postgres_url.rsplit("/", 1)[1]
+async def test_sockets_and_parameters_of_libpq(postgres_server: PostgresServer) -> None:
+    database = "postgres"
     folder, port = postgres_server.socket_folder, postgres_server.port
     for url in [
         f"postgresql+asyncpg://postgres@/{database}?host={folder}&port={port}",

@@ -4,7 +4,7 @@
 //! completions cost one wake-up of the loop and no acquisition of the GIL. The inbox hangs on the loop object and dies with
 //! it; a completion for a loop that is gone falls on a queue that nobody reads, and is freed with it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_queue::SegQueue;
@@ -17,7 +17,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use super::wakeup::Wakeup;
-use super::{ProcessBound, portable};
+use super::{PerProcess, ProcessBound, portable};
 
 /// How many calls one drain resumes. The tasks it wakes all run in the loop's next iteration, before its timers and sockets
 /// are looked at again: the bound keeps a burst of completions from being a stall itself.
@@ -73,6 +73,13 @@ impl Mail {
     }
 }
 
+/// How many calls of this process have started and not ended.
+static CALLS_UNDER_WAY: PerProcess<AtomicUsize> = PerProcess::new();
+
+pub(super) fn calls_under_way() -> &'static AtomicUsize {
+    CALLS_UNDER_WAY.get_or_init(AtomicUsize::default)
+}
+
 /// The promise to tell an inbox that a call has ended. Kept by `Drop`, so that it holds for a call that panics or is aborted.
 pub(super) struct Ticket {
     mail: Arc<Mail>,
@@ -81,6 +88,7 @@ pub(super) struct Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        calls_under_way().fetch_sub(1, Ordering::Relaxed);
         self.mail.queue.push(self.number);
         self.mail.wake();
     }
@@ -108,6 +116,7 @@ pub(super) fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
         let number = waiters.futures.insert(waiter.clone().unbind());
         (number, std::mem::replace(&mut waiters.armed, true))
     };
+    calls_under_way().fetch_add(1, Ordering::Relaxed);
     let ticket = Ticket { mail, number };
     if !armed {
         Inbox::arm(&inbox, &event_loop, &ticket.mail)?;

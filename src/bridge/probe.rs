@@ -7,8 +7,7 @@ use std::time::Duration;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::runtime::runtime;
-use super::{Nothing, ProcessBound, awaitable, block_on};
+use super::{Nothing, ProcessBound, awaitable, block_on, inbox};
 
 /// An error that never occurs.
 struct Never(Infallible);
@@ -89,10 +88,10 @@ impl Probe {
         LIVE_GUARDS.load(Ordering::SeqCst)
     }
 
-    /// How many tasks the runtime has that have not ended.
+    /// How many calls are under way: awaitables that were started and whose futures have neither ended nor been dropped.
     #[staticmethod]
-    fn live_tasks() -> PyResult<usize> {
-        Ok(runtime()?.metrics().num_alive_tasks())
+    fn live_calls() -> usize {
+        inbox::calls_under_way().load(Ordering::Relaxed)
     }
 }
 

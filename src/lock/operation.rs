@@ -222,11 +222,10 @@ impl Drop for Claim {
     }
 }
 
+/// A name for one acquisition, from the operating system's randomness: a generator of our own, copied by a fork, would give
+/// parent and child the same names.
 fn new_row_id() -> Arc<str> {
     let mut buffer = uuid::Uuid::encode_buffer();
-    let text: &str = uuid::Builder::from_random_bytes(rand::random())
-        .into_uuid()
-        .hyphenated()
-        .encode_lower(&mut buffer);
+    let text: &str = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
     text.into()
 }
