@@ -90,8 +90,8 @@ async def health_of_all(url: str, workers: int, **parameters: str) -> dict[int, 
     deadline = time.monotonic() + SECONDS_TO_START
     while len(found) < workers:
         try:
-            # A new connection each time: it may be another worker that accepts it. Nothing is encrypted here, so
-            # the system's certificates need not be read, which would take a while.
+            # A new connection each time: it may be another worker that accepts it. Nothing is encrypted
+            # here: the system's certificates need not be read, which would take a while.
             async with httpx.AsyncClient(verify=False, timeout=SECONDS_TO_START) as client:
                 answer = (await client.get(f"{url}/health", params=parameters)).json()
             found.setdefault(answer["worker"], answer)
