@@ -6,7 +6,7 @@
 //! moves nothing.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Microseconds since the Unix epoch. Python sees these as datetimes and may set them, so it is the wall clock that counts.
@@ -236,6 +236,19 @@ impl SharedHealth {
     /// Shares it.
     pub fn new(health: EndpointHealth) -> Self {
         Self(Arc::new(Mutex::new(health)))
+    }
+
+    /// A copy that shares nothing with the original: for a process that was forked from the one that goes on using that. Calls
+    /// under way are the other process's, and so is a probe among them. None if another thread was just changing it when the
+    /// process forked.
+    pub fn separate_copy(&self) -> Option<Self> {
+        let mut health = match self.0.try_lock() {
+            Ok(health) => health.clone(),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().clone(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        health.set_state(health.state());
+        Some(Self::new(health))
     }
 
     /// Held for a few instructions only.

@@ -7,11 +7,28 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::errors::invalid_value;
+use crate::bridge::PerProcess;
 use crate::llm::{self, CallOutcome, CircuitState, LATENCY_BOUNDS, SharedHealth, Timestamp, now};
 
 /// What is known of an endpoint. Times are microseconds since the Unix epoch, or None.
 #[pyclass(frozen, module = "arbitrageai_native._native")]
-pub struct EndpointHealth(pub(super) SharedHealth);
+pub struct EndpointHealth {
+    /// As it was made.
+    new: llm::EndpointHealth,
+    /// In the process that made it.
+    original: SharedHealth,
+    /// In this process: a forked child goes on with a copy, since a lock that was held at the fork stays locked there.
+    here: PerProcess<SharedHealth>,
+}
+
+impl EndpointHealth {
+    pub(super) fn shared(&self) -> &SharedHealth {
+        self.here.get_or_init(|| {
+            let copy = self.original.separate_copy();
+            copy.unwrap_or_else(|| SharedHealth::new(self.new.clone()))
+        })
+    }
+}
 
 /// One `impl` block of the plain fields' getters and setters and of the methods: PyO3 wants them together.
 macro_rules! shared_fields {
@@ -21,12 +38,12 @@ macro_rules! shared_fields {
             $(
                 #[getter]
                 fn $getter(&self) -> $kind {
-                    self.0.lock().$getter.clone()
+                    self.shared().lock().$getter.clone()
                 }
 
                 #[setter]
                 fn $setter(&self, value: $kind) {
-                    self.0.lock().$getter = value;
+                    self.shared().lock().$getter = value;
                 }
             )*
 
@@ -50,13 +67,16 @@ shared_fields! {
 
     #[new]
     fn new(endpoint: String, failure_threshold: u64, recovery_timeout_seconds: f64) -> Self {
-        let health = llm::EndpointHealth::new(endpoint, failure_threshold, recovery_timeout_seconds);
-        Self(SharedHealth::new(health))
+        let new = llm::EndpointHealth::new(endpoint, failure_threshold, recovery_timeout_seconds);
+        let original = SharedHealth::new(new.clone());
+        let here = PerProcess::new();
+        here.get_or_init(|| original.clone());
+        Self { new, original, here }
     }
 
     #[getter]
     fn state(&self) -> &'static str {
-        match self.0.lock().state() {
+        match self.shared().lock().state() {
             CircuitState::Closed => "closed",
             CircuitState::Open => "open",
             CircuitState::HalfOpen => "half_open",
@@ -71,35 +91,35 @@ shared_fields! {
             "half_open" => CircuitState::HalfOpen,
             other => return Err(invalid_value(&"state", &format!("is no circuit state: {other:?}"))),
         };
-        self.0.lock().set_state(state);
+        self.shared().lock().set_state(state);
         Ok(())
     }
 
     #[getter]
     fn response_times(&self) -> Vec<f64> {
-        self.0.lock().response_times.iter().copied().collect()
+        self.shared().lock().response_times.iter().copied().collect()
     }
 
     #[setter]
     fn set_response_times(&self, milliseconds: Vec<f64>) {
-        let mut health = self.0.lock();
+        let mut health = self.shared().lock();
         health.response_times = milliseconds.into();
         health.trim_response_times();
     }
 
     /// Asks to make a call; in a half-open circuit this takes the probe's place.
     fn admit(&self) -> bool {
-        self.0.lock().admit(now()).is_some()
+        self.shared().lock().admit(now()).is_some()
     }
 
     /// Whether `admit` would refuse.
     fn would_refuse(&self) -> bool {
-        self.0.lock().would_refuse(now())
+        self.shared().lock().would_refuse(now())
     }
 
     /// Gives a probe's place back: its call was cancelled.
     fn abandon(&self) {
-        let mut health = self.0.lock();
+        let mut health = self.shared().lock();
         let state = health.state();
         if state == CircuitState::HalfOpen {
             health.set_state(state);
@@ -108,12 +128,12 @@ shared_fields! {
 
     /// A call answered within so many milliseconds.
     fn record_success(&self, milliseconds: f64) {
-        self.0.lock().record(CallOutcome::Success(milliseconds), now());
+        self.shared().lock().record(CallOutcome::Success(milliseconds), now());
     }
 
     /// A call failed.
     fn record_failure(&self) {
-        self.0.lock().record(CallOutcome::Failure, now());
+        self.shared().lock().record(CallOutcome::Failure, now());
     }
 }
 

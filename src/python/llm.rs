@@ -293,7 +293,7 @@ impl ChatClient {
             extras: Extras { headers, query },
             options: options.options.clone(),
             transport: options.transport,
-            health: health.map(|health| health.0.clone()),
+            health: health.map(|health| health.shared().clone()),
             metrics: metrics.0.clone(),
             delay: Duration::ZERO,
         })

@@ -243,3 +243,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_separate_copy_shares_nothing_and_has_no_probe_under_way() {
+    let mut health = health();
+    health.set_state(CircuitState::HalfOpen);
+    let original = SharedHealth::new(health);
+    let probe = original.admit();
+    assert!(probe.is_some());
+    assert!(original.admit().is_none(), "one probe at a time");
+
+    let copy = original.separate_copy().unwrap();
+    assert!(copy.admit().is_some(), "the probe under way is the original's");
+    copy.lock().total_requests = 7;
+    assert_eq!(original.lock().total_requests, 0);
+}
+
+#[test]
+fn a_health_that_is_being_changed_is_not_copied() {
+    let original = SharedHealth::new(health());
+    let _changing = original.lock();
+    assert!(original.separate_copy().is_none());
+}
