@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 
 import pytest
 
-from arbitrageai_native import locks_cli
+from arbitrageai_native._command_line import main
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 
 
 def run(*words: str) -> int:
     """Runs the command, as the package's own command line does."""
-    parser = argparse.ArgumentParser()
-    locks_cli.register(parser.add_subparsers())
-    return locks_cli.run(parser.parse_args(["locks", *words]))
+    return main(["locks", *words])
 
 
 @pytest.fixture

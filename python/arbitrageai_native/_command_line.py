@@ -18,7 +18,11 @@ from typing import TYPE_CHECKING, Final, NoReturn
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-COMMAND_MODULES: Final = ("arbitrageai_native.demo.command", "arbitrageai_native._run_command")
+COMMAND_MODULES: Final = (
+    "arbitrageai_native.demo.command",
+    "arbitrageai_native._locks_command",
+    "arbitrageai_native._run_command",
+)
 
 EXIT_BAD_INPUT: Final = 2
 EXIT_INTERRUPTED: Final = 130

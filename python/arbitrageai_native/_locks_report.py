@@ -1,4 +1,4 @@
-"""`python -m arbitrageai_native locks`: look at the locks of a database, and mend them."""
+"""What `python -m arbitrageai_native locks` does: look at the locks of a database, and mend them."""
 
 from __future__ import annotations
 
@@ -17,29 +17,7 @@ from .agent_execution.bid_lock_manager import BidLockManager
 from .exceptions import LockError
 from .lock_overview import LockOverview
 
-__all__ = ["register", "run"]
-
 _WIDTH_OF_A_FILE = 200
-
-
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command `locks` to a command line; its arguments are for `run`."""
-    parser = subparsers.add_parser("locks", help="show the locks of a database, or release them")
-    parser.add_argument(
-        "--database-url",
-        metavar="URL",
-        help="the database (default: DATABASE_URL, then sqlite:///data/tasks.db)",
-    )
-    actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    actions.add_parser("list", help="print who holds what (the default)")
-    watch = actions.add_parser("watch", help="the same, live, until Ctrl-C")
-    watch.add_argument(
-        "--every", type=float, default=1.0, metavar="SECONDS", help="how often to look (default: 1)"
-    )
-    release = actions.add_parser("release", help="release one lock, whoever holds it")
-    release.add_argument("key", help="as listed: bid:lock:MARKETPLACE:POSTING, or just MARKETPLACE:POSTING")
-    cleanup = actions.add_parser("cleanup", help="release every lock, or only the expired ones' rows")
-    cleanup.add_argument("--expired", action="store_true", help="only rows that have expired")
 
 
 def run(arguments: argparse.Namespace) -> int:
