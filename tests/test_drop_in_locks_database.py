@@ -8,6 +8,7 @@ import uuid
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import create_engine, inspect, select
@@ -198,7 +199,7 @@ async def test_postgresql_urls(
 async def test_libpq_parameters(
     locks: Any, monkeypatch: pytest.MonkeyPatch, postgres_server: PostgresServer, postgres_url: str
 ) -> None:
-    database = postgres_url.rpartition("/")[2]
+    database = urlsplit(postgres_url).path.removeprefix("/")
     # The server has this port only in the folder of its socket.
     parameters = f"host={postgres_server.socket_folder}&port={postgres_server.port}"
     monkeypatch.setenv(
