@@ -30,9 +30,26 @@ where
     T: for<'a> IntoPyObject<'a> + Send + 'static,
     E: Into<PyErr> + Send + 'static,
 {
-    // A call's future is some kilobytes long: boxed at once, it is moved once.
-    let future = Box::pin(future);
-    let launch: Launch = Box::new(move |runtime, ticket| {
+    // Boxed at once, a large future is moved once; a small one had better not be allocated twice.
+    let launch = if size_of::<F>() > LARGE_FUTURE {
+        launch(Box::pin(future))
+    } else {
+        launch(future)
+    };
+    let state = Mutex::new(State::Unstarted(ProcessBound::new(launch)));
+    Ok(Bound::new(py, Awaitable { state })?.into_any())
+}
+
+/// In bytes. A client's call takes some kilobytes.
+const LARGE_FUTURE: usize = 512;
+
+fn launch<F, T, E>(future: F) -> Launch
+where
+    F: Future<Output = Result<T, E>> + Send + 'static,
+    T: for<'a> IntoPyObject<'a> + Send + 'static,
+    E: Into<PyErr> + Send + 'static,
+{
+    Box::new(move |runtime, ticket| {
         let (sender, receiver) = oneshot::channel();
         let task = runtime.spawn(async move {
             let _told_last = ticket; // dropped after the result was sent, and also when the future panics or is aborted
@@ -42,9 +59,7 @@ where
             task: task.abort_handle(),
             outcome: Box::new(receiver),
         }
-    });
-    let state = Mutex::new(State::Unstarted(ProcessBound::new(launch)));
-    Ok(Bound::new(py, Awaitable { state })?.into_any())
+    })
 }
 
 /// A result that is `None` in Python (Rust's `()` would be an empty tuple there).
