@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from typing import Any
 
 from benchmarks import model_server, peers
@@ -31,15 +32,15 @@ def _figures(command: list[str], subject: Subject) -> Any:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-class _Calls:
+class _Calls(ABC):
     """What all of them share: the peers, the server, a limit on descriptors."""
 
     who = tuple(peers.PEERS)
     reference = peers.OURS
     needs_server = True
 
-    def _most_in_flight(self, settings: Settings) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def _most_in_flight(self, settings: Settings) -> int: ...
 
     def check(self, settings: Settings) -> None:
         peers.check(settings.chosen(self.who))
