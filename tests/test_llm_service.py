@@ -135,10 +135,10 @@ def test_headers_and_the_idempotency_key(serve: Serve, monkeypatch: pytest.Monke
 def test_a_connection_is_used_again(serve: Serve) -> None:
     server = serve(faulty.answer())
     client = service(server)
-    for _ in range(20):
+    for _ in range(5):
         client.complete("hi")
-    # A call that follows at once may find the connection not yet back in the pool, and open another.
-    assert server.connections <= 5
+        time.sleep(0.1)  # the connection goes back to the pool just after the answer was given
+    assert server.connections == 1
 
 
 # Stealth mode
