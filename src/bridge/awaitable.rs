@@ -8,13 +8,10 @@ use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
 use pyo3::prelude::*;
 use pyo3::types::{PyNone, PyType};
-use tokio::runtime::Runtime;
 use tokio::sync::oneshot::{self, error::TryRecvError};
-use tokio::task::AbortHandle;
 
-use super::inbox::{self, Expected, Ticket};
-use super::runtime::runtime;
-use super::{ProcessBound, no_result};
+use super::outbox::Work;
+use super::{ProcessBound, inbox, no_result};
 
 /// A Python awaitable that runs `future` on the runtime from its first await on.
 ///
@@ -30,36 +27,20 @@ where
     T: for<'a> IntoPyObject<'a> + Send + 'static,
     E: Into<PyErr> + Send + 'static,
 {
-    // Boxed at once, a large future is moved once; a small one had better not be allocated twice.
-    let launch = if size_of::<F>() > LARGE_FUTURE {
-        launch(Box::pin(future))
-    } else {
-        launch(future)
-    };
-    let state = Mutex::new(State::Unstarted(ProcessBound::new(launch)));
-    Ok(Bound::new(py, Awaitable { state })?.into_any())
-}
-
-/// In bytes. A client's call takes some kilobytes.
-const LARGE_FUTURE: usize = 512;
-
-fn launch<F, T, E>(future: F) -> Launch
-where
-    F: Future<Output = Result<T, E>> + Send + 'static,
-    T: for<'a> IntoPyObject<'a> + Send + 'static,
-    E: Into<PyErr> + Send + 'static,
-{
-    Box::new(move |runtime, ticket| {
-        let (sender, receiver) = oneshot::channel();
-        let task = runtime.spawn(async move {
-            let _told_last = ticket; // dropped after the result was sent, and also when the future panics or is aborted
-            let _ = sender.send(future.await);
-        });
-        Call {
-            task: task.abort_handle(),
-            outcome: Box::new(receiver),
+    let (mut sender, receiver) = oneshot::channel();
+    let work = Box::pin(async move {
+        tokio::select! {
+            biased;
+            () = sender.closed() => {}
+            result = future => drop(sender.send(result)),
         }
-    })
+    });
+    let call = Unstarted {
+        work,
+        outcome: Box::new(receiver),
+    };
+    let state = Mutex::new(State::Unstarted(ProcessBound::new(call)));
+    Ok(Bound::new(py, Awaitable { state })?.into_any())
 }
 
 /// A result that is `None` in Python (Rust's `()` would be an empty tuple there).
@@ -75,8 +56,6 @@ impl<'py> IntoPyObject<'py> for Nothing {
     }
 }
 
-type Launch = Box<dyn FnOnce(&Runtime, Ticket) -> Call + Send>;
-
 /// What [`awaitable`] returns: an object for `await`, made by native methods alone.
 #[pyclass(module = "arbitrageai_native._native")]
 pub struct Awaitable {
@@ -84,24 +63,18 @@ pub struct Awaitable {
 }
 
 enum State {
-    Unstarted(ProcessBound<Launch>),
-    Waiting(ProcessBound<Call>),
+    Unstarted(ProcessBound<Unstarted>),
+    Waiting(ProcessBound<Box<dyn Outcome>>),
     Finished,
 }
 
-/// A future under way. Dropping it aborts the future and drops a result that was not taken.
-struct Call {
-    task: AbortHandle,
+/// A call that has not been awaited yet.
+struct Unstarted {
+    work: Work,
     outcome: Box<dyn Outcome>,
 }
 
-impl Drop for Call {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// The receiving end of a call, whatever its type.
+/// The receiving end of a call, whatever its type. Dropping it ends the call, and drops a result that was not taken.
 trait Outcome: Send {
     fn take(&mut self, py: Python<'_>) -> Taken;
 }
@@ -138,21 +111,19 @@ impl Awaitable {
         *self.state() = State::Finished;
     }
 
-    fn start<'py>(&mut self, py: Python<'py>, launch: ProcessBound<Launch>) -> PyResult<Bound<'py, PyAny>> {
-        let Some(launch) = launch.into_inner() else {
+    fn start<'py>(&mut self, py: Python<'py>, call: ProcessBound<Unstarted>) -> PyResult<Bound<'py, PyAny>> {
+        let Some(Unstarted { work, outcome }) = call.into_inner() else {
             return Err(PyRuntimeError::new_err(
                 "this call was prepared before a fork; make it anew in the child",
             ));
         };
-        let runtime = runtime()?;
-        let Expected { ticket, waiter } = inbox::expect(py)?;
-        *self.state() = State::Waiting(ProcessBound::new(launch(runtime, ticket)));
-        inbox::mark_awaited(&waiter)?;
+        let waiter = inbox::start(py, work)?;
+        *self.state() = State::Waiting(ProcessBound::new(outcome));
         Ok(waiter)
     }
 
-    fn resume(&mut self, py: Python<'_>, mut call: ProcessBound<Call>) -> PyErr {
-        let Some(taken) = call.get_mut().map(|call| call.outcome.take(py)) else {
+    fn resume(&mut self, py: Python<'_>, mut outcome: ProcessBound<Box<dyn Outcome>>) -> PyErr {
+        let Some(taken) = outcome.get_mut().map(|outcome| outcome.take(py)) else {
             return PyRuntimeError::new_err(
                 "this call is the parent process's; a forked child can't await it",
             );
@@ -162,7 +133,7 @@ impl Awaitable {
             Taken::Result(Err(error)) => error,
             Taken::Nothing => no_result(),
             Taken::NotYet => {
-                *self.state() = State::Waiting(call);
+                *self.state() = State::Waiting(outcome);
                 PyRuntimeError::new_err("await wasn't used with an asyncio task")
             }
         }
@@ -181,8 +152,8 @@ impl Awaitable {
 
     fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match std::mem::replace(self.state(), State::Finished) {
-            State::Unstarted(launch) => self.start(py, launch),
-            State::Waiting(call) => Err(self.resume(py, call)),
+            State::Unstarted(call) => self.start(py, call),
+            State::Waiting(outcome) => Err(self.resume(py, outcome)),
             State::Finished => Err(PyRuntimeError::new_err(
                 "cannot reuse an awaitable that was awaited already",
             )),

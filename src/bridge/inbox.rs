@@ -16,6 +16,8 @@ use pyo3::{PyTraverseError, intern};
 use slab::Slab;
 use tokio::sync::Notify;
 
+use super::outbox::{self, Gather, Outbox, Task, Work};
+use super::runtime::runtime;
 use super::wakeup::Wakeup;
 use super::{PerProcess, ProcessBound, portable};
 
@@ -31,6 +33,7 @@ const CROWD: usize = 2 * BATCH;
 #[pyclass(frozen, module = "arbitrageai_native._native")]
 pub struct Inbox {
     mail: ProcessBound<Arc<Mail>>,
+    outbox: ProcessBound<Outbox>,
     waiters: Mutex<Waiters>,
 }
 
@@ -95,33 +98,79 @@ impl Drop for Ticket {
 }
 
 /// A call that the running loop is about to wait for.
-pub(super) struct Expected<'py> {
+struct Expected<'py> {
+    inbox: Bound<'py, Inbox>,
+    event_loop: Bound<'py, PyAny>,
     /// To be dropped when the call has ended.
-    pub(super) ticket: Ticket,
+    ticket: Ticket,
     /// The `asyncio.Future` that is resolved then.
-    pub(super) waiter: Bound<'py, PyAny>,
+    waiter: Bound<'py, PyAny>,
+    /// Whether no other call has started since the last drain.
+    is_first: bool,
 }
 
 /// Prepares the running loop to be told of one call's end.
-///
-/// # Errors
-/// `RuntimeError` if no loop is running in this thread.
-pub(super) fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
+fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
     let event_loop = running_loop(py)?;
     let (inbox, mail) = of_loop(&event_loop)?;
     let waiter = event_loop.call_method0(intern!(py, "create_future"))?;
-    let (number, armed) = {
+    let (number, armed, is_first) = {
         let mut waiters = inbox.get().waiters();
+        let is_first = waiters.started == 0;
         waiters.started += 1;
         let number = waiters.futures.insert(waiter.clone().unbind());
-        (number, std::mem::replace(&mut waiters.armed, true))
+        (number, std::mem::replace(&mut waiters.armed, true), is_first)
     };
     calls_under_way().fetch_add(1, Ordering::Relaxed);
     let ticket = Ticket { mail, number };
     if !armed {
         Inbox::arm(&inbox, &event_loop, &ticket.mail)?;
     }
-    Ok(Expected { ticket, waiter })
+    waiter.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
+    Ok(Expected {
+        inbox,
+        event_loop,
+        ticket,
+        waiter,
+        is_first,
+    })
+}
+
+/// Starts a call on the runtime. Returns what the running task yields, as a future's own `__await__` does, to be resumed when
+/// the call has ended.
+///
+/// # Errors
+/// `RuntimeError` if no loop is running in this thread, or the runtime can't start.
+pub(super) fn start(py: Python<'_>, work: Work) -> PyResult<Bound<'_, PyAny>> {
+    let runtime = runtime()?;
+    let Expected {
+        inbox,
+        event_loop,
+        ticket,
+        waiter,
+        is_first,
+    } = expect(py)?;
+    let task = Task { work, ticket };
+    match inbox.get().outbox.get() {
+        Some(outbox) if !is_first => {
+            if outbox.gather(runtime, task) == Gather::FlushSoon {
+                let flush = inbox.getattr(intern!(py, "flush"))?;
+                event_loop.call_method1(intern!(py, "call_soon"), (flush,))?;
+            }
+        }
+        _ => outbox::send(runtime, task),
+    }
+    Ok(waiter)
+}
+
+/// Returns what the running task yields to be resumed at the inbox's next turn.
+///
+/// # Errors
+/// `RuntimeError` if no loop is running in this thread.
+pub(super) fn queue_up(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    let Expected { ticket, waiter, .. } = expect(py)?;
+    drop(ticket); // it is on the queue now
+    Ok(waiter)
 }
 
 /// Whether the running loop has started so many calls since its last drain that further ones had better wait.
@@ -131,11 +180,6 @@ pub(super) fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
 pub(super) fn is_crowded(py: Python<'_>) -> PyResult<bool> {
     let (inbox, _) = of_loop(&running_loop(py)?)?;
     Ok(inbox.get().waiters().started >= CROWD)
-}
-
-/// What a future's own `__await__` does to tell the task that it waits rather than yields.
-pub(super) fn mark_awaited(waiter: &Bound<'_, PyAny>) -> PyResult<()> {
-    waiter.setattr(intern!(waiter.py(), "_asyncio_future_blocking"), true)
 }
 
 fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
@@ -193,6 +237,7 @@ impl Inbox {
             py,
             Self {
                 mail: ProcessBound::new(mail.clone()),
+                outbox: ProcessBound::new(Outbox::default()),
                 waiters,
             },
         )?;
@@ -240,6 +285,14 @@ impl Inbox {
             mail.wake();
         }
         this.rearm(slf, mail)
+    }
+
+    /// Hands over the calls that were gathered. The loop calls it when it has run what was ready when the first of them was made.
+    fn flush(&self) -> PyResult<()> {
+        if let Some(outbox) = self.outbox.get() {
+            outbox.flush(runtime()?);
+        }
+        Ok(())
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

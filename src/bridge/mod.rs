@@ -27,6 +27,7 @@
 mod awaitable;
 mod blocking;
 mod inbox;
+mod outbox;
 mod portable;
 mod process;
 mod runtime;

@@ -14,7 +14,8 @@ use super::PerProcess;
 
 const WORKER_THREADS_VARIABLE: &str = "ARBITRAGEAI_NATIVE_WORKER_THREADS";
 
-/// Workers only move bytes and parse them: more than this many never have work.
+/// Workers only move bytes and parse them: more than this many never have work. The loop's thread needs a core, too; where there
+/// are two, a second worker would only be woken to find that the first has done the work.
 const MOST_WORKER_THREADS: usize = 4;
 
 /// The kernel cuts a thread's name at 15 bytes.
@@ -45,8 +46,8 @@ pub(super) fn cannot_start(error: &std::io::Error) -> PyErr {
 fn worker_threads() -> PyResult<usize> {
     let Some(setting) = std::env::var_os(WORKER_THREADS_VARIABLE) else {
         return Ok(available_parallelism()
-            .map_or(1, NonZero::get)
-            .min(MOST_WORKER_THREADS));
+            .map_or(1, |cores| cores.get() / 2)
+            .clamp(1, MOST_WORKER_THREADS));
     };
     match setting
         .to_str()

@@ -9,7 +9,7 @@ use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 
 use super::awaitable::thrown;
-use super::inbox::{self, Expected};
+use super::inbox;
 
 /// An awaitable that ends at once, or, when the loop has had much to start, in a later iteration.
 #[pyclass(module = "arbitrageai_native._native")]
@@ -37,10 +37,7 @@ impl Turn {
         if std::mem::replace(&mut self.asked, true) || !inbox::is_crowded(py)? {
             return Err(PyStopIteration::new_err(()));
         }
-        let Expected { ticket, waiter } = inbox::expect(py)?;
-        drop(ticket); // it is on the queue now
-        inbox::mark_awaited(&waiter)?;
-        Ok(Some(waiter))
+        inbox::queue_up(py).map(Some)
     }
 
     /// A cancellation: the turn is given up.
