@@ -52,9 +52,9 @@ impl Call {
     ///
     /// # Errors
     /// Every kind of [`Error`] that is not about a stream.
-    pub async fn complete<T>(
+    pub async fn complete<T: Send + 'static>(
         mut self,
-        read: impl FnOnce(Answer) -> Result<T, Error>,
+        read: impl FnOnce(Answer) -> Result<T, Error> + Send + 'static,
     ) -> Result<Timed<T>, Error> {
         self.metrics.call_started();
         let deadline = self.deadline();
@@ -65,7 +65,11 @@ impl Call {
                 let answer = self
                     .retry(deadline, |exchange| async move { exchange.run().await })
                     .await;
-                let result = answer.and_then(read).map(|value| Timed {
+                let result = match answer {
+                    Ok(answer) => parse(answer, read).await,
+                    Err(error) => Err(error),
+                };
+                let result = result.map(|value| Timed {
                     value,
                     response_time: start.elapsed(),
                 });
@@ -179,6 +183,23 @@ impl Call {
             retries_taken += 1;
             self.metrics.retried();
         }
+    }
+}
+
+/// An answer of this many bytes takes about a millisecond to parse.
+const LARGE_ANSWER: usize = 256 * 1024;
+
+/// Reads an answer; a large one on a thread of its own, since every other call waits while a worker parses.
+async fn parse<T: Send + 'static>(
+    answer: Answer,
+    read: impl FnOnce(Answer) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    if answer.body.len() < LARGE_ANSWER {
+        return read(answer);
+    }
+    match tokio::task::spawn_blocking(move || read(answer)).await {
+        Ok(result) => result,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }
 

@@ -70,7 +70,9 @@ impl PreparedCall {
         let raw = shape.raw;
         let call = self.into_call()?;
         let model = call.request.model.clone();
-        let timed = call.complete(|answer| answer.completion(&model, raw)).await?;
+        let timed = call
+            .complete(move |answer| answer.completion(&model, raw))
+            .await?;
         Ok(CallResult {
             timed,
             stealth_mode: shape.stealth_mode,
