@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from arbitrageai_native.exceptions import APITimeoutError, CircuitBreakerError, OpenAIError
 
@@ -15,12 +15,15 @@ __all__ = ["FallbackPlan", "Step"]
 _LOCAL = 2
 
 
-class Step(NamedTuple):
+class Step:
     """An attempt: 0 and 1 are the service's own, 2 is the local model's. Times in seconds."""
 
-    attempt: int
-    wait: float
-    timeout: float | None
+    __slots__ = ("attempt", "timeout", "wait")
+
+    def __init__(self, attempt: int, wait: float, timeout: float | None) -> None:
+        self.attempt = attempt
+        self.wait = wait
+        self.timeout = timeout
 
 
 class FallbackPlan:

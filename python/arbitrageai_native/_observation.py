@@ -6,14 +6,29 @@ Nobody listens to most calls: `observe` then costs two look-ups.
 from __future__ import annotations
 
 import importlib
-import logging
 import sys
+from functools import cache
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-logger = logging.getLogger("arbitrageai_native.llm")
+if TYPE_CHECKING:
+    import logging
 
 __all__ = ["Observation", "logger", "observe", "trace_headers"]
+
+
+@cache
+def logger() -> logging.Logger:
+    """Where calls are told of. `logging` is imported only now: it takes longer than all of this package."""
+    import logging
+
+    return logging.getLogger("arbitrageai_native.llm")
+
+
+def _somebody_reads_the_log() -> bool:
+    # Not imported by anyone, it can't have been set up by anyone.
+    logging = sys.modules.get("logging")
+    return logging is not None and logger().isEnabledFor(logging.INFO)
 
 
 class Observation:
@@ -30,7 +45,7 @@ class Observation:
         """The call brought an answer."""
         usage = result.get("usage") or {}
         milliseconds = (perf_counter() - self._start) * 1000
-        logger.info(
+        logger().info(
             "%s: answered in %.0f ms, %s tokens", self._model, milliseconds, usage.get("total_tokens")
         )
         if self._span is not None:
@@ -47,7 +62,7 @@ class Observation:
         status = getattr(error, "status_code", None)
         milliseconds = (perf_counter() - self._start) * 1000
         detail = "" if status is None else f" {status}"
-        logger.info("%s: %s%s after %.0f ms", self._model, kind, detail, milliseconds)
+        logger().info("%s: %s%s after %.0f ms", self._model, kind, detail, milliseconds)
         if self._span is not None:
             self._span.set_attribute("error.type", kind if status is None else str(status))
             self._span.set_status(sys.modules["opentelemetry.trace"].StatusCode.ERROR, kind)
@@ -61,7 +76,7 @@ def observe(model: object, body: dict[str, Any], base_url: object) -> Observatio
     # An application that uses OpenTelemetry has imported it; one without a tracer provider wants no spans.
     if trace is not None and type(trace.get_tracer_provider()).__name__ != "ProxyTracerProvider":
         span = _start_span(trace, model, body, base_url)
-    elif not logger.isEnabledFor(logging.INFO):
+    elif not _somebody_reads_the_log():
         return None
     return Observation(str(model), span)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -67,6 +66,8 @@ class ChatObject:
 
     def model_dump_json(self, *, indent: int | None = None, **_: Any) -> str:
         """What the server sent, as JSON."""
+        import json  # nothing else here needs it
+
         return json.dumps(self.model_dump(), indent=indent, ensure_ascii=False)
 
     to_json = model_dump_json

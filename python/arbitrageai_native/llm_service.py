@@ -6,20 +6,20 @@ native code.
 
 from __future__ import annotations
 
-import json
+import importlib
 import os
-import random
 import sys
 import time
 import warnings
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from arbitrageai_native import _native
 from arbitrageai_native._circuits import CountedCall, CountedStream
 from arbitrageai_native._fallback import FallbackPlan
-from arbitrageai_native._observation import Observation, logger, observe, trace_headers
+from arbitrageai_native._observation import Observation, observe, trace_headers
+from arbitrageai_native._observation import logger as _logger
 from arbitrageai_native._openai import AsyncOpenAI as _NativeAsyncOpenAI
 from arbitrageai_native._openai import OpenAI, organization_headers
 from arbitrageai_native._settings import CALL_SETTINGS, default_max_connections
@@ -93,7 +93,7 @@ def _revenue_threshold() -> int:
     try:
         return int(text)
     except ValueError:
-        logger.warning("MIN_CLOUD_REVENUE is not a whole number of cents: 3000 is used")
+        _logger().warning("MIN_CLOUD_REVENUE is not a whole number of cents: 3000 is used")
         return 3000
 
 
@@ -112,12 +112,14 @@ def _json_object(variable: str) -> dict[str, Any]:
     text = os.getenv(variable)
     if not text:
         return {}
+    import json  # nothing else here needs it
+
     try:
         value = json.loads(text)
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        logger.warning("%s is not a JSON object: it counts as empty", variable)
+        _logger().warning("%s is not a JSON object: it counts as empty", variable)
         return {}
     return value
 
@@ -379,7 +381,7 @@ class LLMService:
                 )
         if stealth_mode:
             self._refuse_if_open()
-            request.wait_in_thread(random.uniform(*self._stealth_range))
+            request.wait_in_thread(_this_module.random.uniform(*self._stealth_range))
         observation = observe(self.model, request.body, self.base_url)
         try:
             result = self._complete(request, observation, stealth_mode)
@@ -403,7 +405,7 @@ class LLMService:
         """Complete a prompt without blocking the event loop; arguments, result and errors as `complete`."""
         await _native.turn()
         request = _Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
-        delay = random.uniform(*self._stealth_range) if stealth_mode else None
+        delay = _this_module.random.uniform(*self._stealth_range) if stealth_mode else None
         observation = observe(self.model, request.body, self.base_url)
         result: dict[str, Any]
         try:
@@ -807,14 +809,20 @@ def _in_event_loop() -> bool:
     return running is not None and running() is not None
 
 
-def __getattr__(name: str) -> Any:
-    # It takes longer to import than all the rest; a program that runs an event loop has imported it already.
-    if name == "asyncio":
-        import asyncio
+# What code written for the original finds in this module, but what takes longer to import than all the rest.
+_FOUND_HERE: dict[str, Callable[[], Any]] = {
+    "asyncio": lambda: importlib.import_module("asyncio"),
+    "logger": _logger,
+    "random": lambda: importlib.import_module("random"),
+}
+_this_module: Any = sys.modules[__name__]
 
-        globals()["asyncio"] = asyncio
-        return asyncio
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    if name not in _FOUND_HERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = _FOUND_HERE[name]()
+    return found
 
 
 def _is_native(client: object) -> bool:
