@@ -26,7 +26,7 @@ mod _native {
     #[pymodule_export]
     use crate::bridge::turn::{Turn, turn};
     #[pymodule_export]
-    use crate::bridge::{Awaitable, Inbox};
+    use crate::bridge::{Awaitable, Inbox, Receive};
     #[pymodule_export]
     use crate::python::health::{CallMetrics, EndpointHealth};
     #[pymodule_export]

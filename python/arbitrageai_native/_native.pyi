@@ -17,6 +17,7 @@ __all__ = [
     "LockGrant",
     "LockManager",
     "Probe",
+    "Receive",
     "Turn",
     "check_lock_ttl",
     "is_healthy",
@@ -45,6 +46,17 @@ class Inbox:
     """The completion inbox of an event loop."""
 
     def drain(self, _wakeup: Future[None] | None = None) -> None: ...
+    def flush(self) -> None: ...
+
+@final
+class Receive(Generic[_Result]):
+    """One message, awaited once: taken at once if it has come."""
+
+    def __await__(self) -> Generator[Any, None, _Result]: ...
+    def __iter__(self) -> Generator[Any, None, _Result]: ...
+    def __next__(self) -> Future[None]: ...
+    def throw(self, kind: object, value: object = None, _traceback: object = None) -> None: ...
+    def close(self) -> None: ...
 
 @final
 class Turn:

@@ -163,6 +163,15 @@ pub(super) fn start(py: Python<'_>, work: Work) -> PyResult<Bound<'_, PyAny>> {
     Ok(waiter)
 }
 
+/// Returns a ticket, and what the running task yields to be resumed when the ticket is dropped.
+///
+/// # Errors
+/// `RuntimeError` if no loop is running in this thread.
+pub(super) fn expect_message(py: Python<'_>) -> PyResult<(Ticket, Bound<'_, PyAny>)> {
+    let Expected { ticket, waiter, .. } = expect(py)?;
+    Ok((ticket, waiter))
+}
+
 /// Returns what the running task yields to be resumed at the inbox's next turn.
 ///
 /// # Errors

@@ -30,6 +30,7 @@ mod inbox;
 mod outbox;
 mod portable;
 mod process;
+mod receive;
 mod runtime;
 mod wakeup;
 
@@ -40,6 +41,7 @@ pub use awaitable::{Awaitable, Nothing, awaitable};
 pub use blocking::block_on;
 pub use inbox::Inbox;
 pub use process::{PerProcess, ProcessBound};
+pub use receive::{Receive, receive};
 
 use pyo3::exceptions::{PyImportError, PyRuntimeError};
 use pyo3::{PyErr, PyResult, Python, ffi};

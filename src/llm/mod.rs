@@ -15,6 +15,7 @@ mod limit;
 mod metrics;
 mod options;
 mod probe;
+mod read_ahead;
 mod retry;
 pub mod sse;
 mod stream;
@@ -35,6 +36,7 @@ pub use health::{
 pub use metrics::{FAILURE_KINDS, LATENCY_BOUNDS, Metrics, Snapshot};
 pub use options::{CallOptions, IdempotencyKey};
 pub use probe::is_healthy;
+pub use read_ahead::{Items, ReadAhead, Shape};
 pub use retry::{RetryHint, RetryPolicy};
 pub use stream::ChatStream;
 pub use transport::{Transport, TransportSettings};

@@ -1,7 +1,7 @@
 //! A streamed answer: chunks as the server sends them.
 //!
-//! Nothing reads ahead: the connection is read only while someone waits for the next batch, so a slow reader slows the server down
-//! through TCP, and memory stays bounded. What has come in meanwhile is handed over together. A stream ends well with `[DONE]` or
+//! The connection is read only while someone waits for the next batch, so a slow reader slows the server down through TCP, and memory
+//! stays bounded. What has come in meanwhile is handed over together. A stream ends well with `[DONE]` or
 //! after every choice's `finish_reason`; any other end is an error, told after the chunks that came.
 
 use std::collections::VecDeque;
