@@ -1,21 +1,38 @@
 //! No bytes, however they are cut, make the SSE decoder or the chunk reader panic, and the cuts make no difference.
+//!
+//! An input is eight bytes that decide where to cut, and the stream.
 #![no_main]
 
 use arbitrageai_native::llm::sse::{Decoder, Event};
 use arbitrageai_native::llm::{Chunk, ChunkReader};
 use libfuzzer_sys::fuzz_target;
 
-const LONGEST_EVENT: usize = 4096;
+const LONGEST_EVENT: usize = 512;
+const LONGEST_PART: u64 = 16;
 
-fuzz_target!(|input: (Vec<u8>, Vec<u16>)| {
-    let (bytes, cuts) = input;
-    let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| usize::from(cut) % (bytes.len() + 1)).collect();
-    cuts.extend([0, bytes.len()]);
-    cuts.sort_unstable();
-    let parts: Vec<&[u8]> = cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect();
-    assert_eq!(decode(&parts), decode(&[&bytes]));
-    assert_eq!(read(&parts), read(&[&bytes]));
+fuzz_target!(|input: &[u8]| {
+    let Some((seed, bytes)) = input.split_first_chunk() else { return };
+    let parts = cut(bytes, u64::from_le_bytes(*seed));
+    assert_eq!(decode(&parts), decode(&[bytes]));
+    assert_eq!(read(&parts), read(&[bytes]));
 });
+
+/// Parts of pseudo-random lengths, some of them empty.
+fn cut(mut bytes: &[u8], seed: u64) -> Vec<&[u8]> {
+    let mut random = seed | 1;
+    let mut parts = Vec::new();
+    while !bytes.is_empty() {
+        // Marsaglia's xorshift.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let length = (random % LONGEST_PART) as usize;
+        let (part, rest) = bytes.split_at(length.min(bytes.len()));
+        parts.push(part);
+        bytes = rest;
+    }
+    parts
+}
 
 /// The events, if none was too long.
 fn decode(parts: &[&[u8]]) -> Option<Vec<Event>> {
@@ -27,13 +44,18 @@ fn decode(parts: &[&[u8]]) -> Option<Vec<Event>> {
     Some(events)
 }
 
-/// The chunks up to the first error, and whether the stream ended as it should.
-fn read(parts: &[&[u8]]) -> Option<(Vec<Chunk>, bool)> {
+/// The chunks up to the first error, and how the stream ended.
+fn read(parts: &[&[u8]]) -> (Vec<Chunk>, Result<(), String>) {
     let mut reader = ChunkReader::new(200, LONGEST_EVENT);
     let mut chunks = Vec::new();
     for part in parts {
-        reader.feed(part, &mut chunks).ok()?;
+        if let Err(error) = reader.feed(part, &mut chunks) {
+            return (chunks, Err(error.to_string()));
+        }
+        if reader.is_done() {
+            break;
+        }
     }
-    let complete = reader.end(None).is_ok();
-    Some((chunks, complete))
+    let end = reader.end(None).map_err(|error| error.to_string());
+    (chunks, end)
 }

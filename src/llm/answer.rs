@@ -163,7 +163,9 @@ impl Answer {
         if !self.body.trim_ascii_start().starts_with(b"{") {
             return None; // serde would take an array for a struct
         }
-        let answer: WellFormed = serde_json::from_slice(&self.body).ok()?;
+        // Of bytes, serde would check only what is kept.
+        let text = std::str::from_utf8(&self.body).ok()?;
+        let answer: WellFormed = serde_json::from_str(text).ok()?;
         let message = answer.choices.into_iter().next()?.message;
         let usage = answer.usage.map(|usage| Usage {
             prompt_tokens: usage.prompt_tokens,

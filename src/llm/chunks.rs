@@ -85,6 +85,9 @@ impl ChunkReader {
             }
         }
         self.events = events;
+        if self.done {
+            return Ok(());
+        }
         fed.map_err(|error| self.invalid(&error.to_string()))
     }
 

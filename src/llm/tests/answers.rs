@@ -66,6 +66,10 @@ fn what_may_not_be_missing_is_an_error_that_says_what() {
             b"{\"choices\": [{\"message\": {\"content\": \"\xff\"}}]}",
             "not JSON",
         ),
+        (
+            b"{\"choices\": [{\"message\": {\"content\": \"a\"}}], \"id\": \"\xff\"}",
+            "not JSON",
+        ),
         (b"[]", "not a JSON object"),
         (b"{}", "no choices"),
         (b"{\"error\": {\"message\": \"overloaded\"}}", "overloaded"),
