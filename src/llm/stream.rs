@@ -26,6 +26,8 @@ use super::transport::Transport;
 
 /// Bytes that one batch takes from the connection, give or take a part.
 const BATCH_BYTES: usize = 256 * 1024;
+/// How often the connection's own task gets its turn to hand over what it has: it does so part by part, and only when asked.
+const TURNS: u32 = 2;
 /// How long a finished stream's connection may take to end, to be used again.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
@@ -88,7 +90,7 @@ impl ChatStream {
             }
             self.read_one().await;
         }
-        self.read_what_is_there();
+        self.read_what_is_there().await;
         Ok(Some(self.ready.drain(..).collect()))
     }
 
@@ -131,13 +133,22 @@ impl ChatStream {
         }
     }
 
-    /// Takes what has come in already, without waiting.
-    fn read_what_is_there(&mut self) {
+    /// Takes what has come in already, without waiting for more.
+    async fn read_what_is_there(&mut self) {
         let mut taken = 0;
+        let mut turns_given = 0;
         while taken < BATCH_BYTES
             && let Some((response, _)) = self.connection.as_mut()
-            && let Some(part) = response.chunk().now_or_never()
         {
+            let Some(part) = response.chunk().now_or_never() else {
+                if turns_given == TURNS {
+                    return;
+                }
+                turns_given += 1;
+                tokio::task::yield_now().await;
+                continue;
+            };
+            turns_given = 0;
             match part {
                 Ok(Some(bytes)) => {
                     taken += bytes.len();

@@ -220,6 +220,32 @@ async fn dropping_a_stream_gives_its_place_back() {
     assert_eq!(transport.requests_under_way(), 0);
 }
 
+#[tokio::test]
+async fn pieces_that_wait_are_handed_over_together() {
+    let chunked = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let pieces: String = (0..200).map(|_| chunked(&piece("x"))).collect();
+    let whole = format!("{head}{pieces}{}{}", chunked(&finish()), chunked(""));
+    let server = Server::start([Reply::Bytes(whole.into())]).await;
+    let mut stream = server.call(impatient()).stream().await.unwrap();
+    let mut batches = Vec::new();
+    while let Some(texts) = stream.next_texts().await.unwrap() {
+        batches.push(texts.len());
+    }
+    assert_eq!(batches.iter().sum::<usize>(), 200);
+    assert!(batches.len() <= 3, "{batches:?}");
+}
+
+#[test]
+fn what_follows_done_does_not_count_however_long_it_is() {
+    let mut reader = ChunkReader::new(200, 100);
+    let mut chunks: Vec<Chunk> = Vec::new();
+    let bytes = format!("{}data: [DONE]\n\n{}", piece("a"), "x".repeat(200));
+    reader.feed(bytes.as_bytes(), &mut chunks).unwrap();
+    assert_eq!((chunks.len(), reader.is_done()), (1, true));
+    reader.end(None).unwrap();
+}
+
 proptest! {
     #[test]
     fn chunks_do_not_depend_on_how_the_bytes_are_cut(contents in prop::collection::vec("[a-zé\n\"]{0,6}", 0..6), done: bool) {
