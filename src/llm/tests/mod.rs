@@ -3,6 +3,7 @@
 mod answers;
 mod breaker;
 mod calls;
+mod limits;
 mod retries;
 mod server;
 mod sse;

@@ -18,6 +18,19 @@ pub enum Reply {
     Slowly(Vec<Vec<u8>>, Duration),
     /// Closes the connection without a word.
     Nothing,
+    /// Sends these bytes, and then what follows.
+    Then(Vec<u8>, Ending),
+}
+
+/// What follows the last byte.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Ending {
+    /// An orderly close.
+    Close,
+    /// A reset, which may overtake what was sent.
+    Reset,
+    /// Nothing, ever.
+    Silence,
 }
 
 /// A scripted server: one reply per request, the last one again and again.
@@ -41,8 +54,17 @@ pub fn completion(content: &str) -> Reply {
 
 impl Server {
     pub async fn start(replies: impl IntoIterator<Item = Reply>) -> Self {
+        Self::start_as("http", replies).await
+    }
+
+    /// One that takes whatever comes first for the whole request: to an `https` client it is no TLS server.
+    pub async fn start_without_tls(replies: impl IntoIterator<Item = Reply>) -> Self {
+        Self::start_as("https", replies).await
+    }
+
+    async fn start_as(scheme: &'static str, replies: impl IntoIterator<Item = Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let base_url = format!("{scheme}://{}/v1", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
         let seen = requests.clone();
         let mut replies: VecDeque<Arc<Reply>> = replies.into_iter().map(Arc::new).collect();
@@ -52,7 +74,7 @@ impl Server {
                 if replies.len() > 1 {
                     replies.pop_front();
                 }
-                tokio::spawn(serve(connection, reply, seen.clone()));
+                tokio::spawn(serve(connection, reply, seen.clone(), scheme == "http"));
             }
         });
         Self { base_url, requests }
@@ -67,17 +89,26 @@ impl Server {
     }
 
     pub fn call_with(&self, options: CallOptions, health: Option<SharedHealth>) -> Call {
-        let mut body = Map::new();
-        body.insert("model".to_owned(), "asked".into());
-        let endpoint = Endpoint::new(&self.base_url, "secret-key", &[]).unwrap();
+        let transport = Transport::new(TransportSettings::default()).unwrap();
         Call {
-            transport: Arc::new(Transport::new(TransportSettings::default()).unwrap()),
-            request: endpoint.request(&body, &Extras::default()).unwrap(),
-            options,
             health,
-            metrics: Arc::new(Metrics::default()),
-            delay: Duration::ZERO,
+            ..call_of(&self.base_url, options, &Arc::new(transport))
         }
+    }
+}
+
+/// A call, whoever listens there.
+pub fn call_of(base_url: &str, options: CallOptions, transport: &Arc<Transport>) -> Call {
+    let mut body = Map::new();
+    body.insert("model".to_owned(), "asked".into());
+    let endpoint = Endpoint::new(base_url, "secret-key", &[]).unwrap();
+    Call {
+        transport: transport.clone(),
+        request: endpoint.request(&body, &Extras::default()).unwrap(),
+        options,
+        health: None,
+        metrics: Arc::new(Metrics::default()),
+        delay: Duration::ZERO,
     }
 }
 
@@ -88,8 +119,13 @@ pub fn impatient() -> CallOptions {
     options
 }
 
-async fn serve(mut connection: TcpStream, reply: Arc<Reply>, seen: Arc<Mutex<Vec<String>>>) {
-    let request = read_request(&mut connection).await;
+async fn serve(mut connection: TcpStream, reply: Arc<Reply>, seen: Arc<Mutex<Vec<String>>>, is_http: bool) {
+    let request = if is_http {
+        read_request(&mut connection).await
+    } else {
+        let read = connection.read(&mut [0; 4096]).await;
+        format!("{read:?}")
+    };
     seen.lock().unwrap().push(request);
     match &*reply {
         Reply::Nothing => {}
@@ -104,6 +140,14 @@ async fn serve(mut connection: TcpStream, reply: Arc<Reply>, seen: Arc<Mutex<Vec
                 tokio::time::sleep(*pause).await;
             }
             std::future::pending::<()>().await;
+        }
+        Reply::Then(bytes, ending) => {
+            let _ = connection.write_all(bytes).await;
+            match ending {
+                Ending::Close => {}
+                Ending::Reset => connection.set_zero_linger().unwrap(),
+                Ending::Silence => std::future::pending::<()>().await,
+            }
         }
     }
 }
