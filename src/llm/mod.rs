@@ -2,7 +2,8 @@
 //!
 //! A [`Call`] is made of a [`ChatRequest`] (from an [`Endpoint`]), [`CallOptions`], and what it shares with other calls: a
 //! [`Transport`], an endpoint's [`SharedHealth`], [`Metrics`]. It answers with a [`Completion`] or a [`ChatStream`]. All of it
-//! runs inside an ambient tokio runtime, holds no process-wide state and reads no environment variable.
+//! runs inside an ambient tokio runtime, holds no process-wide state, and no setting of its own comes from the environment: only
+//! certificates and proxies do, by the variables that everybody uses for them.
 
 mod answer;
 mod call;

@@ -3,6 +3,7 @@
 //! A process has one transport for each combination of settings (nearly always one), handed in by whoever owns the process's
 //! state. Sockets belong to the runtime that first used them, not to any event loop.
 
+use std::env;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,9 @@ use reqwest::redirect::{Attempt, Policy};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::Error;
+
+/// Names the file with the certificates that are trusted instead of the system's.
+const CERTIFICATE_FILE: &str = "SSL_CERT_FILE";
 
 /// What a transport is built with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,11 +45,16 @@ impl Transport {
     /// Loads the TLS roots (`SSL_CERT_FILE` and the system's) and the system's proxy settings; opens nothing.
     ///
     /// # Errors
-    /// [`Error::Connection`] if TLS can't be set up.
+    /// [`Error::Connection`] if TLS can't be set up, or the file that `SSL_CERT_FILE` names has no certificates.
     pub fn new(settings: TransportSettings) -> Result<Self, Error> {
         // Fails only if some provider is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
+        check_certificate_file()?;
+        let mut builder = Client::builder();
+        if proxies_are_switched_off() {
+            builder = builder.no_proxy();
+        }
+        let client = builder
             .connect_timeout(settings.connect_timeout)
             .redirect(Policy::custom(follow_within_origin))
             .tcp_nodelay(true)
@@ -72,6 +81,33 @@ impl Transport {
     pub fn requests_under_way(&self) -> usize {
         self.settings.max_connections - self.connections.available_permits()
     }
+}
+
+/// Those who set up TLS for us pass over a file that they can't read, as long as the system has other certificates; then
+/// every server of a private authority is refused, and nothing says why.
+fn check_certificate_file() -> Result<(), Error> {
+    let Some(file) = env::var_os(CERTIFICATE_FILE) else {
+        return Ok(());
+    };
+    let found = rustls_native_certs::load_certs_from_paths(Some(file.as_ref()), None);
+    if !found.certs.is_empty() {
+        return Ok(());
+    }
+    let problem = found
+        .errors
+        .first()
+        .map_or_else(|| "no certificate is in it".to_owned(), ToString::to_string);
+    Err(Error::Connection {
+        detail: format!("{CERTIFICATE_FILE} is {}: {problem}", file.display()),
+        os_error: None,
+    })
+}
+
+/// `NO_PROXY=*` switches proxies off; the library takes it for all names, but for no address.
+fn proxies_are_switched_off() -> bool {
+    env::var("NO_PROXY")
+        .or_else(|_| env::var("no_proxy"))
+        .is_ok_and(|excepted| excepted.split(',').any(|host| host.trim() == "*"))
 }
 
 /// A redirect to another host, or from https to http, would hand prompts (and keys in headers of other names) to whoever it points
