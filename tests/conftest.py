@@ -60,6 +60,9 @@ class LoopWithoutReaders(asyncio.SelectorEventLoop):
         raise NotImplementedError
 
 
+# The watches over all tests of the client.
+pytest_plugins = ["tests.loop_watch", "tests.secret_watch"]
+
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 import decimal
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from arbitrageai_native import LLMService, OpenAI, exceptions, safe_sleep
+from tests.secret_watch import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import FaultyServer
 
@@ -63,7 +65,7 @@ async def test_a_bad_argument_is_named(
     arguments: dict[str, Any], kind: type[Exception], text: str, serve: Serve
 ) -> None:
     server = serve(faulty.answer())
-    client = LLMService(base_url=server.base_url, api_key="key")
+    client = LLMService(base_url=server.base_url, api_key=KEY)
     arguments = {"prompt": "hi", **arguments}
     with pytest.raises(kind, match=text) as caught:
         client.complete(**arguments)
@@ -93,22 +95,22 @@ def test_a_bad_setting_is_named(settings: dict[str, Any], kind: type[Exception],
 
 @pytest.mark.parametrize("base_url", ["nonsense", "ftp://x/v1", "http://", "//x", "http://[::1/v1"])
 async def test_what_is_no_url_is_told_at_the_call(base_url: str) -> None:
-    client = LLMService(base_url=base_url, api_key="secret-key")
+    client = LLMService(base_url=base_url, api_key=KEY)
     for call in (lambda: client.complete("hi"), lambda: list(client.complete_streaming("hi"))):
         with pytest.raises(ValueError, match="base_url") as caught:
             call()
-        assert "secret-key" not in str(caught.value)
+        assert KEY not in str(caught.value)
     with pytest.raises(ValueError, match="base_url"):
         await client.complete_async("hi")
 
 
 def test_passwords_and_keys_are_not_told() -> None:
     with pytest.raises(ValueError, match="base_url") as caught:
-        LLMService(base_url="ftp://user:password@x/v1", api_key="key").complete("hi")
+        LLMService(base_url="ftp://user:password@x/v1", api_key=KEY).complete("hi")
     assert "password" not in str(caught.value)
     with pytest.raises(ValueError, match="api_key") as caught:
-        LLMService(base_url="http://x/v1", api_key="secret\nkey").complete("hi")
-    assert "secret" not in str(caught.value)
+        LLMService(base_url="http://x/v1", api_key=f"{KEY}\n{KEY}").complete("hi")
+    assert KEY not in str(caught.value)
 
 
 def test_what_json_libraries_accept_is_accepted(serve: Serve) -> None:
@@ -117,7 +119,7 @@ def test_what_json_libraries_accept_is_accepted(serve: Serve) -> None:
             return {"mode": mode}
 
     server = serve(faulty.answer())
-    client = OpenAI(base_url=server.base_url, api_key="key")
+    client = OpenAI(base_url=server.base_url, api_key=KEY)
     when = datetime.datetime(2026, 1, 2, 3, 4, 5)
     client.chat.completions.create(
         model="m", messages=(), when=when, made=Model(), big=2**64 - 1, nested=[[None, True, 1.5, "é"]]
@@ -132,22 +134,89 @@ def test_what_json_libraries_accept_is_accepted(serve: Serve) -> None:
     }
 
 
+def padded(size: int) -> list[bytes]:
+    """A completion of so many bytes, in parts."""
+    start, end = b'{"choices": [{"message": {"content": "', b'"}}]}'
+    part = b"x" * 2**20
+    whole, rest = divmod(size - len(start) - len(end), len(part))
+    return [start, *[part] * whole, part[:rest], end]
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("surplus", [0, 1])
+def test_a_body_may_have_64_mib_and_no_more(status: int, surplus: int, serve: Serve) -> None:
+    size = 64 * 2**20 + surplus
+    sent = 0
+
+    def plenty(connection: faulty.Connection) -> bool:
+        nonlocal sent
+        connection.send(faulty.head(status, "Content-Type: application/json", length=size))
+        for part in padded(size):
+            connection.send(part)
+            sent += len(part)
+        return True
+
+    client = LLMService(base_url=serve(plenty).base_url, api_key=KEY, max_retries=0)
+    if surplus:
+        with pytest.raises(exceptions.APIResponseValidationError, match=str(64 * 2**20)):
+            client.complete("hi")
+    elif status == 200:
+        assert len(client.complete("hi")["content"]) > 63 * 2**20
+    else:
+        with pytest.raises(exceptions.InternalServerError):
+            client.complete("hi")
+
+
+def test_an_endless_body_is_not_read_to_its_end(serve: Serve) -> None:
+    left = threading.Event()
+
+    def endless(connection: faulty.Connection) -> bool:
+        connection.send(faulty.head(200, "Transfer-Encoding: chunked"))
+        try:
+            while True:
+                connection.send(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+        finally:
+            left.set()
+
+    client = LLMService(base_url=serve(endless).base_url, api_key=KEY, max_retries=0)
+    with pytest.raises(exceptions.APIResponseValidationError, match="longer than 1000000 bytes"):
+        client.complete("hi", max_body_bytes=1_000_000)
+    assert left.wait(5), "the request was not closed"
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xff\xfe", b'{"error": {"message": "\xff"}}', b"<html>\xe9</html>", b"[", b"null"]
+)
+@pytest.mark.parametrize("status", [400, 429, 500])
+def test_an_error_answer_is_told_by_its_status_whatever_its_body(
+    status: int, body: bytes, serve: Serve
+) -> None:
+    client = LLMService(
+        base_url=serve(faulty.answer(body, status=status)).base_url, api_key=KEY, max_retries=0
+    )
+    with pytest.raises(exceptions.APIStatusError, match=f"Error code: {status}") as caught:
+        client.complete("hi")
+    assert caught.value.status_code == status
+    with pytest.raises(exceptions.APIStatusError, match=f"Error code: {status}"):
+        list(client.complete_streaming("hi"))
+
+
 def test_a_redirect_within_the_server_is_followed_and_one_to_another_is_an_error(serve: Serve) -> None:
     other = serve(faulty.answer())
     elsewhere = [f"Location: {other.base_url}/chat/completions"]
     server = serve(faulty.answer(status=307, headers=elsewhere))
     with pytest.raises(exceptions.APIStatusError) as caught:
-        LLMService(base_url=server.base_url, api_key="key").complete("hi")
+        LLMService(base_url=server.base_url, api_key=KEY).complete("hi")
     assert caught.value.status_code == 307
     assert other.requests == []
     server = serve(faulty.answer(status=307, headers=["Location: /other"]), faulty.answer())
-    assert LLMService(base_url=server.base_url, api_key="key").complete("hi")["content"] == "hello"
-    assert server.requests[1].header("authorization") == "Bearer key"
+    assert LLMService(base_url=server.base_url, api_key=KEY).complete("hi")["content"] == "hello"
+    assert server.requests[1].header("authorization") == f"Bearer {KEY}"
 
 
 def test_repeated_headers_do_no_harm(serve: Serve) -> None:
     headers = ["X-Request-Id: a", "X-Request-Id: b", "Retry-After: 0.1", "Retry-After: 0.1"]
-    client = LLMService(base_url=serve(faulty.answer(status=400, headers=headers)).base_url, api_key="key")
+    client = LLMService(base_url=serve(faulty.answer(status=400, headers=headers)).base_url, api_key=KEY)
     with pytest.raises(exceptions.BadRequestError) as caught:
         client.complete("hi")
     assert caught.value.response.headers["x-request-id"] == "a, b"

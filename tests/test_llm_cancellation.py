@@ -3,21 +3,25 @@
 import asyncio
 import random
 
+import pytest
+
 from arbitrageai_native import LLMService
 from arbitrageai_native._native import requests_under_way
 from arbitrageai_native.testing import ModelServer
 from tests.bridge import wait_until
+from tests.secret_watch import KEY
 
 CALLS = 10_000
 CONNECTIONS = 500
 
 
+@pytest.mark.holds_the_loop("it begins ten thousand tasks in one go")
 async def test_ten_thousand_calls_half_of_them_cancelled_leave_nothing() -> None:
     chance = random.Random(20261123)
     loop = asyncio.get_running_loop()
     async with ModelServer.in_subprocess(delay=0.05, record=False) as server:
         service = LLMService(
-            server.base_url, "key", enable_circuit_breaker=False, max_connections=CONNECTIONS, max_retries=0
+            server.base_url, KEY, enable_circuit_breaker=False, max_connections=CONNECTIONS, max_retries=0
         )
         calls = [asyncio.ensure_future(service.complete_async("Bid?", timeout=60)) for _ in range(CALLS)]
         for call in chance.sample(calls, CALLS // 2):
@@ -34,9 +38,10 @@ async def test_ten_thousand_calls_half_of_them_cancelled_leave_nothing() -> None
         assert left.open_connections <= CONNECTIONS
 
 
+@pytest.mark.holds_the_loop("the answer is to come while the loop does not run")
 async def test_an_answer_delivered_but_not_received_leaves_nothing() -> None:
     async with ModelServer.in_subprocess(delay=0.02, record=False) as server:
-        service = LLMService(server.base_url, "key", enable_circuit_breaker="always")
+        service = LLMService(server.base_url, KEY, enable_circuit_breaker="always")
         await service.complete_async("first")  # from here on the loop has an inbox
         for _ in range(50):
             call = asyncio.ensure_future(service.complete_async("Bid?"))

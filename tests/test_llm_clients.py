@@ -14,6 +14,7 @@ import pytest
 
 from arbitrageai_native import AsyncOpenAI, LLMService, OpenAI, _foreign, exceptions, llm_health_check
 from arbitrageai_native.exceptions import CircuitBreakerError
+from tests.secret_watch import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import DONE, FaultyServer, chunk
 
@@ -33,7 +34,7 @@ def part(text: str | None) -> Any:
 @pytest.fixture
 def mocked(monkeypatch: pytest.MonkeyPatch) -> LLMService:
     monkeypatch.setattr(llm_health_check, "_global_health_checker", None)
-    service = LLMService(base_url="http://localhost:1/v1", api_key="key", model="m")
+    service = LLMService(base_url="http://localhost:1/v1", api_key=KEY, model="m")
     service.client = MagicMock()
     service.client.chat.completions.create.return_value = completion("mocked")
     return service
@@ -63,7 +64,7 @@ async def test_a_mock_is_called_once_as_the_original_called_it(mocked: LLMServic
 async def test_a_method_that_was_replaced_on_the_native_client_is_called(serve: Serve) -> None:
     server = serve(faulty.answer())
     for replaced in (MagicMock(return_value=completion("new")), AsyncMock(return_value=completion("new"))):
-        service = LLMService(base_url=server.base_url, api_key="key")
+        service = LLMService(base_url=server.base_url, api_key=KEY)
         service.client.chat.completions.create = replaced
         assert service.complete("hi")["content"] == "new"
         assert (await service.complete_async("hi"))["content"] == "new"
@@ -169,13 +170,14 @@ async def test_foreign_streams_of_either_kind_serve_both_kinds_of_iteration(mock
         assert [piece async for piece in mocked.complete_streaming_async("hi")] == ["a", "b"]
 
 
+@pytest.mark.holds_the_loop("OpenAI's clients read the certificates when they are made")
 async def test_openais_own_clients_serve_every_method(serve: Serve) -> None:
     plain = serve(faulty.answer())
     streaming = serve(faulty.stream(chunk("a"), chunk("b"), chunk(None, "stop"), DONE))
     for make in (openai.OpenAI, openai.AsyncOpenAI):
         for server in (plain, streaming):
-            service = LLMService(base_url="http://nowhere/v1", api_key="key")
-            service.client = make(base_url=server.base_url, api_key="key")
+            service = LLMService(base_url="http://nowhere/v1", api_key=KEY)
+            service.client = make(base_url=server.base_url, api_key=KEY)
             if server is plain:
                 # Its blocking calls run on another loop, and such a client belongs to one.
                 if make is openai.OpenAI:
@@ -193,9 +195,9 @@ async def test_openais_own_clients_serve_every_method(serve: Serve) -> None:
 
 
 def test_an_asynchronous_client_serves_the_blocking_methods(serve: Serve) -> None:
-    service = LLMService(base_url="http://nowhere/v1", api_key="key")
+    service = LLMService(base_url="http://nowhere/v1", api_key=KEY)
     server = serve(faulty.answer(), faulty.answer(), faulty.stream(chunk("a"), chunk(None, "stop"), DONE))
-    service.client = openai.AsyncOpenAI(base_url=server.base_url, api_key="key")
+    service.client = openai.AsyncOpenAI(base_url=server.base_url, api_key=KEY)
     assert [service.complete("hi")["content"] for _ in range(2)] == ["hello"] * 2
     assert list(service.complete_streaming("hi")) == ["a"]
     _foreign.wait_for(service.client.close())
@@ -207,7 +209,7 @@ def test_an_asynchronous_client_serves_the_blocking_methods(serve: Serve) -> Non
 async def test_native_clients_have_openais_shape(serve: Serve) -> None:
     server = serve(faulty.answer())
     arguments: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
-    with OpenAI(base_url=server.base_url, api_key="key") as client:
+    with OpenAI(base_url=server.base_url, api_key=KEY) as client:
         answer = client.chat.completions.create(**arguments)
     assert answer.choices[0].message.content == "hello"
     assert (answer.model, answer.usage.total_tokens) == ("served-model", 7)
@@ -216,19 +218,19 @@ async def test_native_clients_have_openais_shape(serve: Serve) -> None:
     assert answer["model"] == "served-model"
     with pytest.raises(AttributeError, match="nonsense"):
         _ = answer.nonsense
-    async with AsyncOpenAI(base_url=server.base_url, api_key="key") as client:
+    async with AsyncOpenAI(base_url=server.base_url, api_key=KEY) as client:
         assert await client.chat.completions.create(**arguments) == answer
     assert server.requests[0].json == arguments
     with pytest.raises(TypeError, match="model"):
-        OpenAI(base_url=server.base_url, api_key="key").chat.completions.create(messages=[])
+        OpenAI(base_url=server.base_url, api_key=KEY).chat.completions.create(messages=[])
 
 
 async def test_native_clients_stream_chunks(serve: Serve) -> None:
     server = serve(faulty.stream(chunk("a"), chunk("b"), chunk(None, "stop"), DONE))
     arguments: dict[str, Any] = {"model": "m", "messages": [], "stream": True}
-    chunks = list(OpenAI(base_url=server.base_url, api_key="key").chat.completions.create(**arguments))
+    chunks = list(OpenAI(base_url=server.base_url, api_key=KEY).chat.completions.create(**arguments))
     assert [part.choices[0].delta.content for part in chunks] == ["a", "b", None]
-    client = AsyncOpenAI(base_url=server.base_url, api_key="key")
+    client = AsyncOpenAI(base_url=server.base_url, api_key=KEY)
     stream = await client.chat.completions.create(**arguments)
     assert [part async for part in stream] == chunks
     assert stream.finish_reason == "stop"
@@ -238,13 +240,13 @@ def test_a_native_client_reads_the_environment(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(exceptions.OpenAIError, match="OPENAI_API_KEY"):
         OpenAI()
-    monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_BASE_URL", "http://environment/v1")
     assert repr(OpenAI()) == "OpenAI(base_url='http://environment/v1')"
 
 
 async def test_an_asynchronous_native_client_may_be_the_services(serve: Serve) -> None:
-    service = LLMService(base_url="http://nowhere/v1", api_key="key")
-    service.client = AsyncOpenAI(base_url=serve(faulty.answer()).base_url, api_key="key")
+    service = LLMService(base_url="http://nowhere/v1", api_key=KEY)
+    service.client = AsyncOpenAI(base_url=serve(faulty.answer()).base_url, api_key=KEY)
     assert service.complete("hi")["content"] == "hello"
     assert (await service.complete_async("hi"))["content"] == "hello"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from arbitrageai_native import LLMService, exceptions, llm_health_check, llm_service
 from arbitrageai_native.llm_service import CircuitBreakerError, ModelConfig
+from tests.secret_watch import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import FaultyServer
 
@@ -26,7 +28,7 @@ class Attempts:
     """A service whose attempts are mocks, in both kinds of method."""
 
     def __init__(self, outcomes: list[Any], **settings: Any) -> None:
-        self.service = LLMService(base_url="http://cloud/v1", api_key="key", **settings)
+        self.service = LLMService(base_url="http://cloud/v1", api_key=KEY, **settings)
         self.local = MagicMock()
         self.attempts = MagicMock(side_effect=outcomes)
         self.local_attempts = MagicMock(return_value={"content": "local"})
@@ -144,11 +146,11 @@ async def test_it_works_on_real_servers(kind: str, serve: Serve, monkeypatch: py
     monkeypatch.setattr(
         llm_service, "_default_model_config", ModelConfig(local_base_url=local.base_url, local_model="l")
     )
-    service = LLMService(base_url=cloud.base_url, api_key="key", max_retries=0, fallback_delays=(0.05, 0.05))
+    service = LLMService(base_url=cloud.base_url, api_key=KEY, max_retries=0, fallback_delays=(0.05, 0.05))
     service._is_local = False
     started = time.monotonic()
     if kind == "blocking":
-        result = service.complete_with_fallback("hi")
+        result = await asyncio.to_thread(service.complete_with_fallback, "hi")
     else:
         result = await service.complete_with_fallback_async("hi")
     assert time.monotonic() - started < 3

@@ -20,6 +20,7 @@ from arbitrageai_native.llm_health_check import (
     LLMHealthChecker,
     get_health_checker,
 )
+from tests.secret_watch import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import Connection, FaultyServer
 
@@ -142,7 +143,7 @@ def test_there_is_one_checker_a_process(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def service(server: FaultyServer, **settings: Any) -> LLMService:
-    return LLMService(base_url=server.base_url, api_key="key", **{"max_retries": 0, **settings})
+    return LLMService(base_url=server.base_url, api_key=KEY, **{"max_retries": 0, **settings})
 
 
 async def test_a_service_counts_in_the_shared_metrics_and_refuses_when_open(serve: Serve) -> None:

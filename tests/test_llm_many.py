@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from arbitrageai_native import LLMService, _native, exceptions
+from tests.secret_watch import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import Connection, FaultyServer
 
@@ -23,7 +24,7 @@ Serve = Callable[..., FaultyServer]
 
 
 def service(server: FaultyServer) -> LLMService:
-    return LLMService(base_url=server.base_url, api_key="key", max_retries=0, enable_circuit_breaker=False)
+    return LLMService(base_url=server.base_url, api_key=KEY, max_retries=0, enable_circuit_breaker=False)
 
 
 class Counting:
@@ -98,10 +99,10 @@ async def test_cancelling_stops_what_is_under_way(serve: Serve) -> None:
     assert len(server.requests) == 4
 
 
-PROGRAM = """
+PROGRAM = f"""
 import sys
 from arbitrageai_native import LLMService
-service = LLMService(base_url=sys.argv[1], api_key="key", enable_circuit_breaker=False)
+service = LLMService(base_url=sys.argv[1], api_key={KEY!r}, enable_circuit_breaker=False)
 try:
     service.complete_many(["a"] * 20, concurrency=3, progress=True)
 except KeyboardInterrupt:

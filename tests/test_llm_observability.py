@@ -16,11 +16,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from arbitrageai_native import LLMService, OpenAI, exceptions
+from tests.secret_watch import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import DONE, FaultyServer, chunk
 
 Serve = Callable[..., FaultyServer]
-KEY = "sk-very-secret"
 PROMPT = "a confidential prompt"
 
 
@@ -154,9 +154,11 @@ async def test_a_cancelled_call_ends_its_span(serve: Serve, spans: InMemorySpanE
 async def test_without_a_tracer_the_current_spans_context_is_sent(serve: Serve) -> None:
     server = serve(faulty.answer())
     context = trace.SpanContext(1, 2, is_remote=False, trace_flags=trace.TraceFlags(1))
-    with trace.use_span(trace.NonRecordingSpan(context)):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "_TRACER_PROVIDER", None)
+        with trace.use_span(trace.NonRecordingSpan(context)):
+            await service(server).complete_async(PROMPT)
         await service(server).complete_async(PROMPT)
-    await service(server).complete_async(PROMPT)
     assert server.requests[0].header("traceparent") == f"00-{1:032x}-{2:016x}-01"
     assert server.requests[1].header("traceparent") is None
 

@@ -13,6 +13,7 @@ import openai._base_client
 import pytest
 
 from arbitrageai_native import LLMService, OpenAI
+from tests.secret_watch import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import DONE, Action, FaultyServer, chunk
 
@@ -72,9 +73,9 @@ def test_the_same_request_is_sent(name: str, streaming: bool) -> None:
     if streaming:
         arguments["stream"] = True
     with FaultyServer(action) as server:
-        with openai.OpenAI(base_url=server.base_url, api_key="key") as reference:
+        with openai.OpenAI(base_url=server.base_url, api_key=KEY) as reference:
             theirs = reference.chat.completions.create(**arguments)
-            ours = OpenAI(base_url=server.base_url, api_key="key").chat.completions.create(**arguments)
+            ours = OpenAI(base_url=server.base_url, api_key=KEY).chat.completions.create(**arguments)
             if streaming:
                 assert [part.choices[0].delta.content for part in ours] == [
                     part.choices[0].delta.content for part in theirs
@@ -92,7 +93,7 @@ def test_the_same_request_is_sent(name: str, streaming: bool) -> None:
 
 def test_the_service_sends_what_the_original_sent() -> None:
     with FaultyServer(faulty.answer()) as server:
-        with openai.OpenAI(base_url=server.base_url, api_key="key") as reference:
+        with openai.OpenAI(base_url=server.base_url, api_key=KEY) as reference:
             reference.chat.completions.create(
                 model="gpt-4o-mini",
                 messages=[{"role": "system", "content": "s"}, {"role": "user", "content": "p"}],
@@ -103,7 +104,7 @@ def test_the_service_sends_what_the_original_sent() -> None:
                 extra_headers={"X-A": "b"},
                 extra_query={"q": "1"},
             )
-        service = LLMService(base_url=server.base_url, api_key="key")
+        service = LLMService(base_url=server.base_url, api_key=KEY)
         service.complete(
             "p", system_prompt="s", top_p=0.5, extra_headers={"X-A": "b"}, extra_query={"q": "1"}
         )
@@ -173,8 +174,8 @@ def outcome(client: Any, settings: dict[str, Any], is_reference: bool) -> tuple[
 def test_the_same_failures_lead_to_the_same_tries_waits_and_errors(name: str) -> None:
     script, settings = SCRIPTS[name]
     with FaultyServer(*script) as theirs, FaultyServer(*script) as ours:
-        reference = openai.OpenAI(base_url=theirs.base_url, api_key="key")
-        native = OpenAI(base_url=ours.base_url, api_key="key", retry_base=BASE, retry_cap=CAP)
+        reference = openai.OpenAI(base_url=theirs.base_url, api_key=KEY)
+        native = OpenAI(base_url=ours.base_url, api_key=KEY, retry_base=BASE, retry_cap=CAP)
         with reference, ThreadPoolExecutor(2) as pool:
             expected = pool.submit(outcome, reference, settings, True)
             found = pool.submit(outcome, native, settings, False)
@@ -188,8 +189,8 @@ def test_the_same_failures_lead_to_the_same_tries_waits_and_errors(name: str) ->
 def test_a_date_as_retry_after_is_waited_for_alike() -> None:
     date = f"Retry-After: {http_date(3)}"
     with FaultyServer(failing(503, date), OK) as theirs, FaultyServer(failing(503, date), OK) as ours:
-        reference = openai.OpenAI(base_url=theirs.base_url, api_key="key")
-        native = OpenAI(base_url=ours.base_url, api_key="key")
+        reference = openai.OpenAI(base_url=theirs.base_url, api_key=KEY)
+        native = OpenAI(base_url=ours.base_url, api_key=KEY)
         with reference, ThreadPoolExecutor(2) as pool:
             expected = pool.submit(outcome, reference, {}, True)
             found = pool.submit(outcome, native, {}, False)
@@ -201,8 +202,8 @@ def test_a_date_as_retry_after_is_waited_for_alike() -> None:
 def test_the_waits_are_the_references_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with FaultyServer(failing(500)) as theirs, FaultyServer(failing(500)) as ours:
-        reference = openai.OpenAI(base_url=theirs.base_url, api_key="key")
-        native = OpenAI(base_url=ours.base_url, api_key="key")
+        reference = openai.OpenAI(base_url=theirs.base_url, api_key=KEY)
+        native = OpenAI(base_url=ours.base_url, api_key=KEY)
         with reference, ThreadPoolExecutor(2) as pool:
             expected = pool.submit(outcome, reference, {}, True)
             found = pool.submit(outcome, native, {}, False)
@@ -214,9 +215,9 @@ def test_the_waits_are_the_references_by_default(monkeypatch: pytest.MonkeyPatch
 def test_a_stream_cut_before_its_end_is_complete_for_the_reference_and_an_error_here() -> None:
     with FaultyServer(faulty.stream(chunk("a"))) as server:
         arguments = {"model": "m", "messages": MESSAGES, "stream": True}
-        with openai.OpenAI(base_url=server.base_url, api_key="key") as reference:
+        with openai.OpenAI(base_url=server.base_url, api_key=KEY) as reference:
             assert len(list(reference.chat.completions.create(**arguments))) == 1
-        native = OpenAI(base_url=server.base_url, api_key="key")
+        native = OpenAI(base_url=server.base_url, api_key=KEY)
         with pytest.raises(Exception, match=r"before \[DONE\]"):
             list(native.chat.completions.create(**arguments))
 

@@ -22,6 +22,7 @@ import pytest
 import arbitrageai_native
 from arbitrageai_native import llm_health_check, llm_service
 from arbitrageai_native.llm_service import LLMService, ModelConfig
+from tests.secret_watch import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import FaultyServer
 
@@ -53,7 +54,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def service(server: FaultyServer, **settings: Any) -> LLMService:
-    return LLMService(base_url=server.base_url, api_key="key", **settings)
+    return LLMService(base_url=server.base_url, api_key=KEY, **settings)
 
 
 # The request and the result
@@ -79,7 +80,7 @@ def test_the_request_is_the_originals(serve: Serve) -> None:
     client.complete("hi", 0, 7, "be brief", top_p=0.5)
     first, second = server.requests
     assert (first.method, first.target) == ("POST", "/v1/chat/completions")
-    assert first.header("authorization") == "Bearer key"
+    assert first.header("authorization") == f"Bearer {KEY}"
     assert first.json == {
         "model": "m",
         "messages": [{"role": "user", "content": "hi"}],
@@ -116,6 +117,35 @@ def test_a_whole_chat_with_tools_and_all_that_was_sent(serve: Serve) -> None:
     assert server.requests[0].json["messages"] == [{"role": "system", "content": "s"}, *messages]
     assert "raw" not in server.requests[0].json
     assert "raw" not in client.complete(messages=messages)
+
+
+def test_nothing_that_the_server_sends_is_lost(serve: Serve) -> None:
+    logprobs = {"content": [{"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}]}
+    message = {"role": "assistant", "content": "a", "reasoning_content": "hm", "reasoning": {"x": [1, None]}}
+    choices = [
+        {"index": index, "message": message, "logprobs": logprobs, "finish_reason": "stop"}
+        for index in range(3)
+    ]
+    details = {"completion_tokens_details": {"reasoning_tokens": 9}}
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, **details}
+    body = faulty.completion(
+        choices=choices, usage=usage, system_fingerprint="f", of_a_server_of_its_own=True
+    )
+    server = serve(faulty.answer(body))
+    client = service(server)
+    result = client.complete("hi", n=3, logprobs=True, top_logprobs=2, raw=True)
+    assert result["raw"] == body
+    assert {name: server.requests[0].json[name] for name in ("n", "logprobs", "top_logprobs")} == {
+        "n": 3,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+    answer = client.client.chat.completions.create(model="m", messages=[], n=3)
+    assert answer.model_dump() == body
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert answer.choices[2].logprobs.content[0].logprob == -0.5
+    assert answer.choices[0].message.reasoning_content == "hm"
+    assert answer.usage.completion_tokens_details.reasoning_tokens == 9
 
 
 def test_headers_and_the_idempotency_key(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,35 +286,35 @@ def test_attributes_are_the_originals_and_writable(serve: Serve) -> None:
     assert client._is_local is False
     assert client._health_checker is None
     server = serve(faulty.answer())
-    client.client = llm_service.OpenAI(base_url=server.base_url, api_key="other")
+    client.client = llm_service.OpenAI(base_url=server.base_url, api_key=f"other-{KEY}")
     client.default_max_tokens = 3
     client.set_model("m")
     client.complete("hi")
     assert server.requests[0].json["model"] == client.get_model() == "m"
     assert server.requests[0].json["max_tokens"] == 3
-    assert server.requests[0].header("authorization") == "Bearer other"
+    assert server.requests[0].header("authorization") == f"Bearer other-{KEY}"
 
 
 def test_the_client_is_made_by_the_modules_name_with_two_keywords() -> None:
     with patch("arbitrageai_native.llm_service.OpenAI") as made:
-        client = LLMService(base_url="http://x/v1", api_key="key")
-    made.assert_called_once_with(base_url="http://x/v1", api_key="key")
+        client = LLMService(base_url="http://x/v1", api_key=KEY)
+    made.assert_called_once_with(base_url="http://x/v1", api_key=KEY)
     assert client.client is made.return_value
 
 
 @pytest.mark.parametrize("key", [None, ""])
 def test_the_environment_says_what_is_not_given(key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASE_URL", "http://localhost:1/v1")
-    monkeypatch.setenv("API_KEY", "from-environment")
+    monkeypatch.setenv("API_KEY", f"from-environment-{KEY}")
     client = LLMService(api_key=key)
-    assert (client.base_url, client.api_key) == ("http://localhost:1/v1", "from-environment")
+    assert (client.base_url, client.api_key) == ("http://localhost:1/v1", f"from-environment-{KEY}")
     assert client.is_local() is True
     status = client._health_checker.get_health_status("http://localhost:1/v1")  # type: ignore[union-attr]
     assert (status.failure_threshold, status.recovery_timeout_seconds) == (3, 60)  # type: ignore[union-attr]
 
 
 def test_the_configuration_does_not_tell_the_key() -> None:
-    assert LLMService(base_url="http://x/v1", api_key="secret").get_config() == {
+    assert LLMService(base_url="http://x/v1", api_key=KEY).get_config() == {
         "base_url": "http://x/v1",
         "model": "gpt-4o-mini",
         "temperature": 0.7,
@@ -299,11 +329,11 @@ def test_a_model_configuration_chooses_by_task(monkeypatch: pytest.MonkeyPatch) 
         cloud_model="c",
         local_model="l",
         local_base_url="http://localhost:2/v1",
-        local_api_key="k",
+        local_api_key=KEY,
         task_model_map={"complex": "special"},
         task_use_local_map={"basic_admin": True, "complex": False},
     )
-    local = ("http://localhost:2/v1", "k", True)
+    local = ("http://localhost:2/v1", KEY, True)
     cloud = ("https://api.openai.com/v1", "dummy-key-for-local", False)
     assert config.get_model_for_task("basic_admin") == ("l", *local)
     assert config.get_model_for_task("basic_admin", prefer_local=False) == ("l", *local)
@@ -413,20 +443,17 @@ async def test_a_closed_service_refuses(serve: Serve) -> None:
 
 
 def test_a_service_is_not_pickled_nor_is_the_key_in_what_is_shown() -> None:
-    client = LLMService(base_url="http://x/v1", api_key="secret-key")
-    assert (
-        "secret-key"
-        not in f"{client!r} {client} {client.client!r} {client.client._native!r} {client.get_config()}"
-    )
+    client = LLMService(base_url="http://x/v1", api_key=KEY)
+    assert KEY not in f"{client!r} {client} {client.client!r} {client.client._native!r} {client.get_config()}"
     for copied in (pickle.dumps, copy.copy):
         with pytest.raises(TypeError, match="not pickled"):
             copied(client)
         with pytest.raises(TypeError, match="not pickled"):
             copied(client.client)
-    config = ModelConfig(local_api_key="secret-key", local_model="l")
-    assert b"secret-key" not in pickle.dumps(config)
+    config = ModelConfig(local_api_key=KEY, local_model="l")
+    assert KEY.encode() not in pickle.dumps(config)
     assert pickle.loads(pickle.dumps(config)).local_model == "l"
-    assert "secret-key" not in repr(config)
+    assert KEY not in repr(config)
 
 
 def test_mock_patch_makes_an_async_mock_of_an_asynchronous_method() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import gc
+import os
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from arbitrageai_native import LLMService, _native, exceptions
+from tests.secret_watch import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import DONE, Connection, FaultyServer, chunk
 
@@ -22,7 +24,7 @@ USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
 
 def service(server: FaultyServer, **settings: Any) -> LLMService:
     settings = {"enable_circuit_breaker": False, "max_retries": 0, **settings}
-    return LLMService(base_url=server.base_url, api_key="key", **settings)
+    return LLMService(base_url=server.base_url, api_key=KEY, **settings)
 
 
 async def collect(pieces: Any) -> list[str]:
@@ -146,7 +148,6 @@ async def test_leaving_early_closes_the_request(way: str, serve: Serve) -> None:
             await asyncio.gather(waiting, return_exceptions=True)
             await pieces.aclose()
         del pieces
-        gc.collect()
     await asyncio.wait_for(left.wait(), 5)
     await until(lambda: _native.requests_under_way() == 0)
 
@@ -209,6 +210,53 @@ async def test_a_slow_reader_slows_the_server_and_loses_nothing(serve: Serve) ->
     await asyncio.sleep(0.3)
     assert sent == before, "the stream is read though nobody asks"
     assert len(await collect(pieces)) == 3999
+
+
+async def test_pieces_that_wait_are_handed_over_together(serve: Serve) -> None:
+    texts = [f"{number} " for number in range(200)]
+    pieces = service(serve(faulty.stream(chunk("first"), *map(chunk, texts), DONE))).complete_streaming_async(
+        "hi"
+    )
+    assert await pieces.__anext__() == "first"
+    await asyncio.sleep(0.3)  # by now all have come in
+    batches = []
+    while (batch := await pieces._native.next_async(True)) is not None:
+        batches.append(batch)
+    assert list(pieces._ready) + [text for batch in batches for text in batch] == texts
+    assert len(batches) <= 3
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("kind", ["asynchronous", "blocking"])
+async def test_memory_stays_bounded_however_slow_the_reader_is(kind: str, serve: Serve) -> None:
+    sent = 0
+    part = chunk("x" * 100_000)
+
+    def endless(connection: Connection) -> bool:
+        nonlocal sent
+        connection.send(faulty.head(200, "Content-Type: text/event-stream", "Connection: close"))
+        while True:
+            connection.send(part)
+            sent += len(part)
+
+    client = service(serve(endless))
+    before = resident_bytes()
+    if kind == "blocking":
+        blocking = client.complete_streaming("hi")
+        for _ in range(3):
+            assert len(next(blocking)) == 100_000
+            await asyncio.sleep(0.2)
+        blocking.close()
+    else:
+        async with client.complete_streaming_async("hi") as pieces:
+            for _ in range(3):
+                assert len(await pieces.__anext__()) == 100_000
+                await asyncio.sleep(0.2)
+    assert 0 < sent < 32 * 2**20, "more than the sockets hold was read"
+    assert resident_bytes() - before < 32 * 2**20
 
 
 async def test_the_connection_is_used_again_after_done(serve: Serve) -> None:

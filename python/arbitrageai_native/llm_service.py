@@ -257,7 +257,10 @@ class _Request:
     def headers(self, observation: Observation | None) -> Any:
         """The extra headers, the trace's among them."""
         trace = trace_headers(observation)
-        return self.extra_headers if trace is None else {**trace, **(self.extra_headers or {})}
+        extra = self.extra_headers
+        if trace is None or not (extra is None or isinstance(extra, Mapping)):
+            return extra  # what is no mapping is refused where headers are read
+        return {**trace, **(extra or {})}
 
     def wait_in_thread(self, seconds: float) -> None:
         """The stealth wait of a blocking call; it counts against the deadline."""
