@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -73,9 +74,10 @@ Action = Callable[[Connection], bool]
 
 
 class FaultyServer:
-    """Serves on loopback from its making to its `close()`."""
+    """Serves on loopback from its making to its `close()`; with `tls`, over that."""
 
-    def __init__(self, *script: Action) -> None:
+    def __init__(self, *script: Action, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.requests: list[Request] = []
         self.connections = 0
         self._script = list(script)
@@ -92,7 +94,7 @@ class FaultyServer:
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/v1"
 
     @property
     def waits(self) -> list[float]:
@@ -130,7 +132,13 @@ class FaultyServer:
 
     def _serve(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with connection, contextlib.suppress(OSError):
+        # A refused certificate ends the handshake: an `OSError`, like all that ends a connection.
+        with contextlib.suppress(OSError), contextlib.ExitStack() as open_connections:
+            open_connections.enter_context(connection)
+            if self._tls is not None:
+                connection.settimeout(2)
+                connection = self._tls.wrap_socket(connection, server_side=True)
+                open_connections.enter_context(connection)
             while True:
                 connection.settimeout(0.1)
                 request = self._read(connection)
