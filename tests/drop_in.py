@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from arbitrageai_native.testing import ModelServer
+from tests.keys import KEY
 
 PREFIXES = {"reference": "tests.reference.src", "native": "arbitrageai_native"}
 
@@ -154,7 +155,7 @@ def server() -> Iterator[ModelServer]:
 @pytest.fixture
 def service(llm_service: Any, server: ModelServer) -> Any:
     """A service of `server`, without a breaker."""
-    return llm_service.LLMService(base_url=server.base_url, api_key="k", enable_circuit_breaker=False)
+    return llm_service.LLMService(base_url=server.base_url, api_key=KEY, enable_circuit_breaker=False)
 
 
 def rows(file: Path, sql: str = "SELECT * FROM distributed_locks") -> list[dict[str, Any]]:

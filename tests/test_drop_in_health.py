@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from arbitrageai_native.testing import Failure, ModelServer
+from tests.keys import KEY
 
 URL = "http://localhost:9/v1"
 FAST = {"retry-after-ms": "1"}
@@ -26,7 +27,7 @@ def checker(health: Any) -> Any:
 @pytest.fixture
 def guarded(llm_service: Any, server: ModelServer) -> Any:
     """A service of `server`, with the breaker that a local endpoint has."""
-    return llm_service.LLMService(base_url=server.base_url, api_key="k")
+    return llm_service.LLMService(base_url=server.base_url, api_key=KEY)
 
 
 def metrics_of(guarded: Any) -> Any:

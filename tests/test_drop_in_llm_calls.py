@@ -13,6 +13,7 @@ from unittest.mock import AsyncMock, MagicMock, patch
 import pytest
 
 from arbitrageai_native.testing import Answer, Failure, ModelServer
+from tests.keys import KEY
 
 Call = Callable[..., Awaitable[dict[str, Any]]]
 
@@ -71,7 +72,7 @@ async def test_the_request_by_default(call: Call, server: ModelServer) -> None:
         "temperature": 0.7,
         "max_tokens": 1000,
     }
-    assert server.requests[0].api_key == "k"
+    assert server.requests[0].api_key == KEY
 
 
 async def test_the_system_message_comes_first(call: Call, server: ModelServer) -> None:
@@ -332,7 +333,7 @@ async def test_the_waits_grow_from_half_a_second_with_jitter(service: Any, serve
 
 
 async def test_connection_errors_are_tried_again(service: Any, errors: Any, unused_tcp_port: int) -> None:
-    service.client = type(service.client)(base_url=f"http://127.0.0.1:{unused_tcp_port}/v1", api_key="k")
+    service.client = type(service.client)(base_url=f"http://127.0.0.1:{unused_tcp_port}/v1", api_key=KEY)
     start = time.monotonic()
     with pytest.raises(errors.APIConnectionError):
         await service.complete_async("p")

@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from arbitrageai_native.testing import Failure, ModelServer
+from tests.keys import KEY
 
 LOCAL = "http://localhost:9/v1"
 
@@ -39,7 +40,7 @@ def client() -> MagicMock:
 @pytest.fixture
 def mocked(llm_service: Any, client: MagicMock) -> Any:
     """A service whose client was replaced by assignment."""
-    service = llm_service.LLMService(base_url=LOCAL, api_key="k", enable_circuit_breaker=False)
+    service = llm_service.LLMService(base_url=LOCAL, api_key=KEY, enable_circuit_breaker=False)
     service.client = client
     return service
 
@@ -47,7 +48,7 @@ def mocked(llm_service: Any, client: MagicMock) -> Any:
 @pytest.fixture
 def guarded(llm_service: Any, client: MagicMock) -> Any:
     """As `mocked`, with a breaker."""
-    service = llm_service.LLMService(base_url=LOCAL, api_key="k")
+    service = llm_service.LLMService(base_url=LOCAL, api_key=KEY)
     service.client = client
     return service
 
@@ -151,7 +152,7 @@ def test_an_injected_client_is_called_once_per_call(mocked: Any, client: MagicMo
 
 
 def test_an_injected_client_does_its_own_retries(mocked: Any, server: ModelServer) -> None:
-    mocked.client = openai.OpenAI(base_url=server.base_url, api_key="k", max_retries=1)
+    mocked.client = openai.OpenAI(base_url=server.base_url, api_key=KEY, max_retries=1)
     server.script(*[Failure(500, headers={"retry-after-ms": "1"})] * 3)
     with mocked.client, pytest.raises(openai.InternalServerError):
         mocked.complete("p")
@@ -159,7 +160,7 @@ def test_an_injected_client_does_its_own_retries(mocked: Any, server: ModelServe
 
 
 async def test_the_sdks_synchronous_client(mocked: Any, server: ModelServer) -> None:
-    with openai.OpenAI(base_url=server.base_url, api_key="k") as mocked.client:
+    with openai.OpenAI(base_url=server.base_url, api_key=KEY) as mocked.client:
         assert (await mocked.complete_async("one"))["content"] == "one"
         assert mocked.complete("two")["content"] == "two"
         assert "".join(mocked.complete_streaming("three")) == "three"
@@ -167,7 +168,7 @@ async def test_the_sdks_synchronous_client(mocked: Any, server: ModelServer) -> 
 
 @pytest.mark.better(raises=AttributeError)
 async def test_the_sdks_asynchronous_client(mocked: Any, server: ModelServer) -> None:
-    async with openai.AsyncOpenAI(base_url=server.base_url, api_key="k") as mocked.client:
+    async with openai.AsyncOpenAI(base_url=server.base_url, api_key=KEY) as mocked.client:
         assert (await mocked.complete_async("one"))["content"] == "one"
         pieces = [piece async for piece in mocked.complete_streaming_async("two")]
         assert "".join(pieces) == "two"

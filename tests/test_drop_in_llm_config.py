@@ -15,6 +15,7 @@ import pytest
 
 from arbitrageai_native.testing import ModelServer
 from tests.drop_in import PREFIXES, python
+from tests.keys import KEY
 
 LOCAL = "http://localhost:11434/v1"
 CLOUD = "https://api.openai.com/v1"
@@ -83,8 +84,8 @@ def test_existing_variables_win_over_the_dotenv_file(implementation: str, tmp_pa
 
 def test_openai_is_called_with_just_base_url_and_api_key(llm_service: Any) -> None:
     with patch(f"{llm_service.__name__}.OpenAI") as openai:
-        service = llm_service.LLMService(base_url="http://model.test/v1", api_key="k")
-    openai.assert_called_once_with(base_url="http://model.test/v1", api_key="k")
+        service = llm_service.LLMService(base_url="http://model.test/v1", api_key=KEY)
+    openai.assert_called_once_with(base_url="http://model.test/v1", api_key=KEY)
     assert service.client is openai.return_value
 
 
@@ -99,10 +100,10 @@ def test_model_config_defaults(llm_service: Any) -> None:
 
 
 def test_model_config_keeps_its_arguments(llm_service: Any) -> None:
-    config = llm_service.ModelConfig("c", "l", "http://h/v1", "k", True, {"a": "m"}, {"b": True})
+    config = llm_service.ModelConfig("c", "l", "http://h/v1", KEY, True, {"a": "m"}, {"b": True})
     assert vars(config) | {} == vars(config)
     assert (config.cloud_model, config.local_model, config.local_base_url) == ("c", "l", "http://h/v1")
-    assert (config.local_api_key, config.use_local_by_default) == ("k", True)
+    assert (config.local_api_key, config.use_local_by_default) == (KEY, True)
     assert (config.task_model_map, config.task_use_local_map) == ({"a": "m"}, {"b": True})
 
 
@@ -122,7 +123,7 @@ def test_model_config_from_env(llm_service: Any, monkeypatch: pytest.MonkeyPatch
         "CLOUD_MODEL": "c",
         "LOCAL_MODEL": "l",
         "LOCAL_BASE_URL": "http://h/v1",
-        "LOCAL_API_KEY": "k",
+        "LOCAL_API_KEY": KEY,
         "USE_LOCAL_BY_DEFAULT": "true",
         "TASK_MODEL_MAP": '{"a": "m"}',
         "TASK_USE_LOCAL_MAP": '{"b": false}',
@@ -130,7 +131,7 @@ def test_model_config_from_env(llm_service: Any, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, value)
     config = llm_service.ModelConfig.from_env()
     assert (config.cloud_model, config.local_model, config.local_base_url) == ("c", "l", "http://h/v1")
-    assert (config.local_api_key, config.use_local_by_default) == ("k", True)
+    assert (config.local_api_key, config.use_local_by_default) == (KEY, True)
     assert (config.task_model_map, config.task_use_local_map) == ({"a": "m"}, {"b": False})
 
 
@@ -169,8 +170,8 @@ def test_cloud_is_the_default_for_a_task(llm_service: Any) -> None:
 
 
 def test_prefer_local_overrides_the_default(llm_service: Any) -> None:
-    config = llm_service.ModelConfig(local_model="l", local_api_key="k")
-    assert config.get_model_for_task("any", prefer_local=True) == ("l", LOCAL, "k", True)
+    config = llm_service.ModelConfig(local_model="l", local_api_key=KEY)
+    assert config.get_model_for_task("any", prefer_local=True) == ("l", LOCAL, KEY, True)
     config = llm_service.ModelConfig(use_local_by_default=True)
     assert config.get_model_for_task("any")[3] is True
     assert config.get_model_for_task("any", prefer_local=False)[3] is False
@@ -194,15 +195,15 @@ def test_the_cloud_is_read_from_the_environment_at_call_time(
 ) -> None:
     config = llm_service.ModelConfig()
     monkeypatch.setenv("BASE_URL", "http://cloud.test/v1")
-    monkeypatch.setenv("API_KEY", "key")
-    assert config.get_model_for_task("any") == ("gpt-4o-mini", "http://cloud.test/v1", "key", False)
+    monkeypatch.setenv("API_KEY", KEY)
+    assert config.get_model_for_task("any") == ("gpt-4o-mini", "http://cloud.test/v1", KEY, False)
 
 
 def test_the_default_model_config_is_the_one_that_was_set(llm_service: Any) -> None:
     config = llm_service.ModelConfig(cloud_model="mine")
     llm_service.set_default_model_config(config)
     assert llm_service.get_default_model_config() is config
-    assert llm_service.LLMService(api_key="k").model_config is config
+    assert llm_service.LLMService(api_key=KEY).model_config is config
 
 
 # The service's construction and attributes
@@ -222,8 +223,8 @@ def test_service_defaults(llm_service: Any) -> None:
 
 def test_service_takes_its_arguments_by_position(llm_service: Any) -> None:
     config = llm_service.ModelConfig()
-    service = llm_service.LLMService("http://h/v1", "k", "m", 0.1, 5, config, False, False)
-    assert (service.base_url, service.api_key, service.model) == ("http://h/v1", "k", "m")
+    service = llm_service.LLMService("http://h/v1", KEY, "m", 0.1, 5, config, False, False)
+    assert (service.base_url, service.api_key, service.model) == ("http://h/v1", KEY, "m")
     assert (service.default_temperature, service.default_max_tokens) == (0.1, 5)
     assert service.model_config is config
     assert (service.enable_fallback, service.enable_circuit_breaker) == (False, False)
@@ -233,9 +234,9 @@ def test_base_url_and_api_key_fall_back_to_the_environment(
     llm_service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BASE_URL", "http://cloud.test/v1")
-    monkeypatch.setenv("API_KEY", "key")
+    monkeypatch.setenv("API_KEY", KEY)
     service = llm_service.LLMService()
-    assert (service.base_url, service.api_key) == ("http://cloud.test/v1", "key")
+    assert (service.base_url, service.api_key) == ("http://cloud.test/v1", KEY)
 
 
 @pytest.mark.parametrize("missing", [None, ""])
@@ -245,8 +246,8 @@ def test_a_missing_or_empty_api_key_falls_back_to_the_environment_then_to_the_du
     assert llm_service.LLMService(api_key=missing).api_key == "dummy-key-for-local"
     monkeypatch.setenv("API_KEY", "")
     assert llm_service.LLMService(api_key=missing).api_key == "dummy-key-for-local"
-    monkeypatch.setenv("API_KEY", "key")
-    assert llm_service.LLMService(api_key=missing).api_key == "key"
+    monkeypatch.setenv("API_KEY", KEY)
+    assert llm_service.LLMService(api_key=missing).api_key == KEY
 
 
 def test_attributes_are_writable(llm_service: Any) -> None:
@@ -309,7 +310,7 @@ def test_set_and_get_model(llm_service: Any) -> None:
 
 
 def test_get_config_never_has_the_key(llm_service: Any) -> None:
-    service = llm_service.LLMService(base_url="http://h/v1", api_key="secret", model="m")
+    service = llm_service.LLMService(base_url="http://h/v1", api_key=KEY, model="m")
     assert service.get_config() == {
         "base_url": "http://h/v1",
         "model": "m",
@@ -351,17 +352,17 @@ def test_for_distilled_task(llm_service: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_with_local(llm_service: Any) -> None:
-    llm_service.set_default_model_config(llm_service.ModelConfig(local_model="l", local_api_key="k"))
+    llm_service.set_default_model_config(llm_service.ModelConfig(local_model="l", local_api_key=KEY))
     service = llm_service.LLMService.with_local(default_max_tokens=5)
-    assert (service.model, service.base_url, service.api_key) == ("l", LOCAL, "k")
+    assert (service.model, service.base_url, service.api_key) == ("l", LOCAL, KEY)
     assert service.default_max_tokens == 5
     assert llm_service.LLMService.with_local("named").model == "named"
 
 
 def test_with_cloud(llm_service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("API_KEY", "key")
+    monkeypatch.setenv("API_KEY", KEY)
     service = llm_service.LLMService.with_cloud(default_max_tokens=5)
-    assert (service.model, service.base_url, service.api_key) == ("gpt-4o-mini", CLOUD, "key")
+    assert (service.model, service.base_url, service.api_key) == ("gpt-4o-mini", CLOUD, KEY)
     assert service.default_max_tokens == 5
     assert llm_service.LLMService.with_cloud("named").model == "named"
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from arbitrageai_native.testing import Answer, Failure, ModelServer
+from tests.keys import KEY
 
 
 def test_complete_streaming_gives_the_pieces_of_text(service: Any, server: ModelServer) -> None:
@@ -73,7 +74,7 @@ async def test_complete_streaming_async_is_the_same_as_an_async_iterator(
 
 
 def test_an_open_circuit_refuses_a_stream(llm_service: Any, server: ModelServer) -> None:
-    service = llm_service.LLMService(base_url=server.base_url, api_key="k")
+    service = llm_service.LLMService(base_url=server.base_url, api_key=KEY)
     for _ in range(3):
         service._health_checker.record_failure(service.base_url)
     with pytest.raises(llm_service.CircuitBreakerError):

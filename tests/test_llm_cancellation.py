@@ -9,7 +9,7 @@ from arbitrageai_native import LLMService
 from arbitrageai_native._native import requests_under_way
 from arbitrageai_native.testing import ModelServer
 from tests.bridge import wait_until
-from tests.secret_watch import KEY
+from tests.keys import KEY
 
 CALLS = 10_000
 CONNECTIONS = 500

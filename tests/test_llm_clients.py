@@ -14,7 +14,7 @@ import pytest
 
 from arbitrageai_native import AsyncOpenAI, LLMService, OpenAI, _foreign, exceptions, llm_health_check
 from arbitrageai_native.exceptions import CircuitBreakerError
-from tests.secret_watch import KEY
+from tests.keys import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import DONE, FaultyServer, chunk
 

@@ -12,7 +12,7 @@ import pytest
 
 from arbitrageai_native import LLMService, exceptions, llm_health_check, llm_service
 from arbitrageai_native.llm_service import CircuitBreakerError, ModelConfig
-from tests.secret_watch import KEY
+from tests.keys import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import FaultyServer
 

@@ -20,7 +20,7 @@ from arbitrageai_native.llm_health_check import (
     LLMHealthChecker,
     get_health_checker,
 )
-from tests.secret_watch import KEY
+from tests.keys import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import Connection, FaultyServer
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from arbitrageai_native import LLMService, _native, exceptions
-from tests.secret_watch import KEY
+from tests.keys import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import Connection, FaultyServer
 

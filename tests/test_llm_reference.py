@@ -13,7 +13,7 @@ import openai._base_client
 import pytest
 
 from arbitrageai_native import LLMService, OpenAI
-from tests.secret_watch import KEY
+from tests.keys import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import DONE, Action, FaultyServer, chunk
 

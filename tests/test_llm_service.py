@@ -22,7 +22,7 @@ import pytest
 import arbitrageai_native
 from arbitrageai_native import llm_health_check, llm_service
 from arbitrageai_native.llm_service import LLMService, ModelConfig
-from tests.secret_watch import KEY
+from tests.keys import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import FaultyServer
 

@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from arbitrageai_native import LLMService, exceptions
-from tests.secret_watch import KEY
+from tests.keys import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import DONE, FaultyServer, chunk
 from tests.servers.forward_proxy import ForwardProxy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import asyncio, logging, pickle, sys, time
 import pytest
 from opentelemetry import trace
 from arbitrageai_native import LLMService, exceptions, llm_service
-from tests.secret_watch import KEY
+from tests.keys import KEY
 from tests.servers import faulty_http as faulty
 
 @pytest.fixture
@@ -130,11 +131,11 @@ def test_a_long_wait_counts_for_all_the_ticks_that_it_held_up() -> None:
 
 
 def test_the_control_ticks_all_the_time() -> None:
-    import time
-
     with ticker.control() as control:
         start = time.monotonic()
         time.sleep(0.5)
-        waits = control.waits_between(start, time.monotonic())
+        end = time.monotonic()
+        waits = control.waits_between(start, end)
     assert len(waits) > 50
-    assert sum(waits) + len(waits) * ticker.PAUSE < 0.51
+    # The first may have begun before.
+    assert 0 <= end - start + max(waits) + 2 * ticker.PAUSE - sum(waits) - len(waits) * ticker.PAUSE < 0.25
