@@ -152,6 +152,23 @@ async def test_a_foreign_call_has_a_deadline(mocked: LLMService) -> None:
         await mocked.complete_async("hi", deadline=0.05)
 
 
+@pytest.mark.parametrize(("wait", "deadline"), [(5.0, 0.1), (0.2, 0.4)])
+async def test_a_foreign_calls_deadline_covers_its_stealth_wait(
+    wait: float, deadline: float, mocked: LLMService
+) -> None:
+    client = LLMService(base_url="http://somewhere/v1", api_key=KEY, stealth_range=(wait, wait))
+    client.client = mocked.client
+
+    async def endless(**_: Any) -> None:
+        await asyncio.Event().wait()
+
+    client.client.chat.completions.create = endless
+    started = time.monotonic()
+    with pytest.raises(exceptions.APITimeoutError, match="deadline"):
+        await client.complete_async("hi", stealth_mode=True, deadline=deadline)
+    assert time.monotonic() - started < deadline + 0.15
+
+
 async def test_foreign_streams_of_either_kind_serve_both_kinds_of_iteration(mocked: LLMService) -> None:
     texts = ["a", "", None, "b"]
 

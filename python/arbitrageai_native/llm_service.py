@@ -11,27 +11,30 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from arbitrageai_native import _native
-from arbitrageai_native._circuits import CountedCall, CountedStream
+from arbitrageai_native import _dispatch, _native
+from arbitrageai_native._environment import cloud_api_key, cloud_base_url, load_dotenv_file, revenue_threshold
 from arbitrageai_native._fallback import FallbackPlan
-from arbitrageai_native._observation import Observation, observe, trace_headers
+from arbitrageai_native._model_config import (
+    DEFAULT_CLOUD_MODEL,
+    DEFAULT_DISTILLED_MODEL,
+    DEFAULT_LOCAL_MODEL,
+    ModelConfig,
+)
 from arbitrageai_native._observation import logger as _logger
-from arbitrageai_native._openai import AsyncOpenAI as _NativeAsyncOpenAI
+from arbitrageai_native._observation import observe
 from arbitrageai_native._openai import OpenAI, organization_headers
-from arbitrageai_native._settings import CALL_SETTINGS, default_max_connections
+from arbitrageai_native._request import Request
+from arbitrageai_native._settings import default_max_connections
 from arbitrageai_native._streams import AsyncStream, Stream
 from arbitrageai_native.exceptions import (
-    APITimeoutError,
     CircuitBreakerError,
-    ClientClosedError,
     InvalidArgumentError,
     InvalidArgumentTypeError,
 )
-from arbitrageai_native.llm_health_check import HealthMetrics, LLMHealthChecker, get_health_checker
+from arbitrageai_native.llm_health_check import LLMHealthChecker, get_health_checker
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -57,130 +60,13 @@ __all__ = [
 ]
 
 
-def _load_dotenv_file() -> None:
-    """Load the nearest `.env` file, from the working directory upwards."""
-    # python-dotenv, and pathlib, take longer to import than this package: only if there is a file to load.
-    directory = os.getcwd()  # noqa: PTH109
-    while not os.path.exists(f"{directory}/.env"):  # noqa: PTH110
-        parent = os.path.dirname(directory)  # noqa: PTH120
-        if parent == directory:
-            return
-        directory = parent
-    from dotenv import find_dotenv, load_dotenv
-
-    found = find_dotenv(usecwd=True)
-    if found:
-        load_dotenv(found)
-
-
-_load_dotenv_file()
-
-DEFAULT_CLOUD_MODEL = "gpt-4o-mini"
-DEFAULT_LOCAL_MODEL = "llama3.2"
-DEFAULT_DISTILLED_MODEL = "distilled-llama3.2"
+load_dotenv_file()
 
 TASK_TYPE_BASIC_ADMIN = "basic_admin"
 TASK_TYPE_COMPLEX = "complex"
 TASK_TYPE_DISTILLED = "distilled"
 
-_DEFAULT_BASE_URL = "https://api.openai.com/v1"
-_DEFAULT_API_KEY = "dummy-key-for-local"
-_NATIVE_CLIENTS = (OpenAI, _NativeAsyncOpenAI)
-
-
-def _revenue_threshold() -> int:
-    text = os.getenv("MIN_CLOUD_REVENUE", "3000")
-    try:
-        return int(text)
-    except ValueError:
-        _logger().warning("MIN_CLOUD_REVENUE is not a whole number of cents: 3000 is used")
-        return 3000
-
-
-MIN_CLOUD_REVENUE = _revenue_threshold()
-
-
-def _cloud_base_url() -> str:
-    return os.getenv("BASE_URL") or _DEFAULT_BASE_URL
-
-
-def _cloud_api_key() -> str:
-    return os.getenv("API_KEY") or _DEFAULT_API_KEY
-
-
-def _json_object(variable: str) -> dict[str, Any]:
-    text = os.getenv(variable)
-    if not text:
-        return {}
-    import json  # nothing else here needs it
-
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        _logger().warning("%s is not a JSON object: it counts as empty", variable)
-        return {}
-    return value
-
-
-class ModelConfig:
-    """Which model serves which kind of task, and where."""
-
-    def __init__(
-        self,
-        cloud_model: str = DEFAULT_CLOUD_MODEL,
-        local_model: str = DEFAULT_LOCAL_MODEL,
-        local_base_url: str | None = None,
-        local_api_key: str = "not-needed",
-        use_local_by_default: bool = False,
-        task_model_map: dict[str, str] | None = None,
-        task_use_local_map: dict[str, bool] | None = None,
-    ) -> None:
-        self.cloud_model = cloud_model
-        self.local_model = local_model
-        self.local_base_url = local_base_url or os.getenv("OLLAMA_URL") or "http://localhost:11434/v1"
-        self.local_api_key = local_api_key
-        self.use_local_by_default = use_local_by_default
-        self.task_model_map = task_model_map or {}
-        self.task_use_local_map = task_use_local_map or {}
-
-    @classmethod
-    def from_env(cls) -> Self:
-        """Read the environment: `CLOUD_MODEL`, `LOCAL_MODEL`, `LOCAL_BASE_URL` and the others."""
-        return cls(
-            cloud_model=os.getenv("CLOUD_MODEL", DEFAULT_CLOUD_MODEL),
-            local_model=os.getenv("LOCAL_MODEL", DEFAULT_LOCAL_MODEL),
-            local_base_url=os.getenv("LOCAL_BASE_URL"),
-            local_api_key=os.getenv("LOCAL_API_KEY", "not-needed"),
-            use_local_by_default=os.getenv("USE_LOCAL_BY_DEFAULT", "false").strip().lower() == "true",
-            task_model_map=_json_object("TASK_MODEL_MAP"),
-            task_use_local_map=_json_object("TASK_USE_LOCAL_MAP"),
-        )
-
-    def get_model_for_task(
-        self, task_type: str, prefer_local: bool | None = None
-    ) -> tuple[str, str, str, bool]:
-        """`(model, base_url, api_key, is_local)`: by the task maps, `prefer_local`, or the default."""
-        is_local = self.use_local_by_default if prefer_local is None else prefer_local
-        is_local = bool(self.task_use_local_map.get(task_type, is_local))
-        model = self.task_model_map.get(task_type, self.local_model if is_local else self.cloud_model)
-        if is_local:
-            return model, self.local_base_url, self.local_api_key, True
-        return model, _cloud_base_url(), _cloud_api_key(), False
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A key has no business in a pickle; the process that reads it has its own environment.
-        return {name: value for name, value in vars(self).items() if name != "local_api_key"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, local_api_key=os.getenv("LOCAL_API_KEY", "not-needed"))
-
-    def __repr__(self) -> str:
-        return (
-            f"ModelConfig(cloud_model={self.cloud_model!r}, local_model={self.local_model!r}, "
-            f"use_local_by_default={self.use_local_by_default!r})"
-        )
+MIN_CLOUD_REVENUE = revenue_threshold()
 
 
 _default_model_config: ModelConfig | None = None
@@ -198,106 +84,6 @@ def set_default_model_config(config: ModelConfig) -> None:
     """Replace the process-wide configuration."""
     global _default_model_config
     _default_model_config = config
-
-
-class _Request:
-    """One call, as its method's arguments say: the request's body, its limits, and what goes along."""
-
-    __slots__ = ("body", "extra_body", "extra_headers", "extra_query", "options", "raw", "settings")
-
-    def __init__(
-        self,
-        service: LLMService,
-        prompt: str | None,
-        temperature: float | None,
-        max_tokens: int | None,
-        system_prompt: str | None,
-        keywords: dict[str, Any],
-    ) -> None:
-        if service._closed:
-            raise ClientClosedError("the service is closed")
-        self.extra_headers = self.extra_query = self.extra_body = None
-        self.settings: dict[str, Any] = {}
-        self.options = service._options
-        self.raw = False
-        body: dict[str, Any] = {
-            "model": service.model,
-            "messages": None,
-            "temperature": service.default_temperature if temperature is None else temperature,
-            "max_tokens": service.default_max_tokens if max_tokens is None else max_tokens,
-        }
-        messages = None
-        if keywords:
-            messages = self._take_keywords(keywords)
-            body.update(keywords)
-        body["messages"] = _messages(prompt, system_prompt, messages)
-        self.body = body
-
-    def _take_keywords(self, keywords: dict[str, Any]) -> Any:
-        """Take out of `keywords` what is no member of the request; returns the messages."""
-        if keywords.pop("stream", None):
-            raise InvalidArgumentTypeError("stream: complete_streaming and complete_streaming_async stream")
-        self.extra_headers = keywords.pop("extra_headers", None)
-        self.extra_query = keywords.pop("extra_query", None)
-        self.extra_body = keywords.pop("extra_body", None)
-        self.raw = bool(keywords.pop("raw", False))
-        changed = CALL_SETTINGS & keywords.keys()
-        if changed:
-            self.settings = {name: keywords.pop(name) for name in changed}
-            self.options = self.options.adjusted(self.settings)
-        return keywords.pop("messages", None)
-
-    def native_body(self) -> dict[str, Any]:
-        if self.extra_body is None:
-            return self.body
-        if not isinstance(self.extra_body, Mapping):
-            raise InvalidArgumentTypeError("extra_body is not a mapping")
-        return {**self.body, **self.extra_body}
-
-    def headers(self, observation: Observation | None) -> Any:
-        """The extra headers, the trace's among them."""
-        trace = trace_headers(observation)
-        extra = self.extra_headers
-        if trace is None or not (extra is None or isinstance(extra, Mapping)):
-            return extra  # what is no mapping is refused where headers are read
-        return {**trace, **(extra or {})}
-
-    def wait_in_thread(self, seconds: float) -> None:
-        """The stealth wait of a blocking call; it counts against the deadline."""
-        deadline = self.options.deadline
-        if deadline is None:
-            time.sleep(seconds)
-            return
-        seconds = min(seconds, deadline)
-        time.sleep(seconds)
-        self.options = self.options.adjusted({"deadline": deadline - seconds})
-
-    def foreign_arguments(self) -> dict[str, Any]:
-        """The keywords for a foreign client's `create`: `timeout` and the `extra_…`, none of our settings."""
-        arguments = {**self.body, "timeout": self.settings.get("timeout", self.options.timeout)}
-        for name in ("extra_headers", "extra_query", "extra_body"):
-            value = getattr(self, name)
-            if value is not None:
-                arguments[name] = value
-        return arguments
-
-
-def _messages(prompt: str | None, system_prompt: str | None, messages: Any) -> list[Any]:
-    if messages is None:
-        if not isinstance(prompt, str):
-            raise InvalidArgumentTypeError(f"prompt has to be a string, not {type(prompt).__name__}")
-        messages = [{"role": "user", "content": prompt}]
-    elif prompt is not None:
-        raise InvalidArgumentTypeError("prompt and messages were both given")
-    elif isinstance(messages, (str, bytes)) or not isinstance(messages, Sequence):
-        raise InvalidArgumentTypeError(f"messages has to be a list, not {type(messages).__name__}")
-    if not system_prompt:
-        return list(messages)
-    if not isinstance(system_prompt, str):
-        raise InvalidArgumentTypeError(
-            f"system_prompt has to be a string, not {type(system_prompt).__name__}"
-        )
-    return [{"role": "system", "content": system_prompt}, *messages]
 
 
 class LLMService:
@@ -324,8 +110,8 @@ class LLMService:
         enable_circuit_breaker: bool | Literal["always"] = True,
         **settings: Unpack[ServiceSettings],
     ) -> None:
-        self.base_url = base_url or _cloud_base_url()
-        self.api_key = api_key or _cloud_api_key()
+        self.base_url = base_url or cloud_base_url()
+        self.api_key = api_key or cloud_api_key()
         self.model = model
         self.default_temperature = default_temperature
         self.default_max_tokens = default_max_tokens
@@ -373,7 +159,7 @@ class LLMService:
             CircuitBreakerError: the endpoint's circuit is open.
             OpenAIError: any of its subclasses; bad arguments are a `ValueError` or `TypeError` as well.
         """
-        request = _Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
+        request = Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
         if _in_event_loop():
             self._metrics.blocked_a_loop()
             if stealth_mode:
@@ -383,11 +169,11 @@ class LLMService:
                     stacklevel=2,
                 )
         if stealth_mode:
-            self._refuse_if_open()
-            request.wait_in_thread(_this_module.random.uniform(*self._stealth_range))
+            _dispatch.refuse_if_open(self)
+            self._wait_in_thread(request)
         observation = observe(self.model, request.body, self.base_url)
         try:
-            result = self._complete(request, observation, stealth_mode)
+            result = _dispatch.complete(self, request, observation, stealth_mode)
         except BaseException as error:
             if observation is not None:
                 observation.failed(error)
@@ -407,26 +193,11 @@ class LLMService:
     ) -> dict[str, Any]:
         """Complete a prompt without blocking the event loop; arguments, result and errors as `complete`."""
         await _native.turn()
-        request = _Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
+        request = Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
         delay = _this_module.random.uniform(*self._stealth_range) if stealth_mode else None
         observation = observe(self.model, request.body, self.base_url)
-        result: dict[str, Any]
         try:
-            client = self.client
-            health, checker = self._circuit()
-            if checker is None and _is_native(client):
-                result = await client._native.complete_async(
-                    request.native_body(),
-                    request.options,
-                    self._metrics,
-                    health,
-                    request.headers(observation),
-                    request.extra_query,
-                    delay,
-                    request.raw,
-                )
-            else:
-                result = await self._complete_async_counted(request, observation, delay)
+            result = await _dispatch.complete_async(self, request, observation, delay)
         except BaseException as error:
             if observation is not None:
                 observation.failed(error)
@@ -435,57 +206,13 @@ class LLMService:
             observation.succeeded(result)
         return result
 
-    def _complete(
-        self, request: _Request, observation: Observation | None, stealth_mode: bool
-    ) -> dict[str, Any]:
-        client = self.client
-        if not _is_native(client):
-            from arbitrageai_native import _foreign
-
-            with CountedCall(self._health_checker, self.base_url, self._metrics) as counted:
-                answer = _foreign.create(client, request.foreign_arguments())
-                return _foreign.result(answer, self.model, counted.seconds(), stealth_mode, request.raw)
-        health, checker = self._circuit()
-        with CountedCall(checker, self.base_url) if checker is not None else _NOT_COUNTED:
-            result: dict[str, Any] = client._native.complete(
-                request.native_body(),
-                request.options,
-                self._metrics,
-                health,
-                request.headers(observation),
-                request.extra_query,
-                stealth_mode,
-                request.raw,
-            )
-        return result
-
-    async def _complete_async_counted(
-        self, request: _Request, observation: Observation | None, delay: float | None
-    ) -> dict[str, Any]:
-        """The way through a foreign client, or past a checker that is not ours."""
-        client = self.client
-        native = _is_native(client)
-        if delay is not None and not native:
-            self._refuse_if_open()
-            await _native.sleep(delay)
-        with CountedCall(self._health_checker, self.base_url, None if native else self._metrics) as counted:
-            if not native:
-                from arbitrageai_native import _foreign
-
-                pending = _foreign.create_async(client, request.foreign_arguments())
-                answer = await _within_deadline(pending, request.options.deadline)
-                return _foreign.result(answer, self.model, counted.seconds(), delay is not None, request.raw)
-            result: dict[str, Any] = await client._native.complete_async(
-                request.native_body(),
-                request.options,
-                self._metrics,
-                None,
-                request.headers(observation),
-                request.extra_query,
-                delay,
-                request.raw,
-            )
-            return result
+    def _wait_in_thread(self, request: Request) -> None:
+        """The stealth wait of a blocking call; it counts against the deadline."""
+        seconds = _this_module.random.uniform(*self._stealth_range)
+        deadline = request.options.deadline
+        seconds = seconds if deadline is None else min(seconds, deadline)
+        time.sleep(seconds)
+        request.waited(seconds)
 
     # Streams
 
@@ -507,11 +234,12 @@ class LLMService:
             APIConnectionError: the stream broke, or ended before `[DONE]` and a `finish_reason`; after the
             pieces that came. OpenAIError: any other of its subclasses.
         """
-        request = _Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
+        request = Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
         if _in_event_loop():
             self._metrics.blocked_a_loop()
-        native, observation = self._open_stream(request)
-        return Stream(native, None, observation)
+        request.body["stream"] = True
+        observation = observe(self.model, request.body, self.base_url)
+        return Stream(_dispatch.open_stream(self, request, observation), None, observation)
 
     def complete_streaming_async(
         self,
@@ -522,36 +250,10 @@ class LLMService:
         **kwargs: Any,
     ) -> AsyncStream[str]:
         """As `complete_streaming`, as an asynchronous iterator that never blocks the event loop."""
-        request = _Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
-        native, observation = self._open_stream(request)
-        return AsyncStream(native, None, observation)
-
-    def _open_stream(self, request: _Request) -> tuple[Any, Observation | None]:
+        request = Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
         request.body["stream"] = True
         observation = observe(self.model, request.body, self.base_url)
-        client = self.client
-        if not _is_native(client):
-            arguments = request.foreign_arguments()
-            from arbitrageai_native import _foreign
-
-            foreign = _foreign.ForeignStream(
-                lambda: _foreign.create(client, arguments), lambda: _foreign.create_async(client, arguments)
-            )
-            return CountedStream(
-                foreign, CountedCall(self._health_checker, self.base_url, self._metrics)
-            ), observation
-        health, checker = self._circuit()
-        stream = client._native.stream(
-            request.native_body(),
-            request.options,
-            self._metrics,
-            health,
-            request.headers(observation),
-            request.extra_query,
-        )
-        if checker is None:
-            return stream, observation
-        return CountedStream(stream, CountedCall(checker, self.base_url)), observation
+        return AsyncStream(_dispatch.open_stream(self, request, observation), None, observation)
 
     # Fallback
 
@@ -765,8 +467,8 @@ class LLMService:
         """A service of the cloud endpoint."""
         config = kwargs.get("model_config") or get_default_model_config()
         chosen = {
-            "base_url": _cloud_base_url(),
-            "api_key": _cloud_api_key(),
+            "base_url": cloud_base_url(),
+            "api_key": cloud_api_key(),
             "model": model or config.cloud_model,
             "model_config": config,
         }
@@ -779,31 +481,6 @@ class LLMService:
         """The local model below the revenue (`MIN_CLOUD_REVENUE`, in cents) that pays for the cloud's."""
         threshold = MIN_CLOUD_REVENUE if min_cloud_revenue is None else min_cloud_revenue
         return cls.with_local(**kwargs) if potential_revenue_cents < threshold else cls.with_cloud(**kwargs)
-
-    # The circuit
-
-    def _circuit(self) -> tuple[_native.EndpointHealth | None, Any]:
-        """The endpoint's circuit for native code, or the checker that someone put in its place."""
-        checker = self._health_checker
-        if checker is None:
-            return None, None
-        if type(checker) is not LLMHealthChecker or not _CHECKER_METHODS.isdisjoint(checker.__dict__):
-            return None, checker
-        metrics = checker.health_status.get(self.base_url)
-        if metrics is None:
-            return None, None
-        if type(metrics) is not HealthMetrics:
-            return None, checker
-        return metrics._native, None
-
-    def _refuse_if_open(self) -> None:
-        health, _ = self._circuit()
-        if health is not None and health.would_refuse():
-            raise CircuitBreakerError(f"Circuit breaker is open for {self.base_url}")
-
-
-_CHECKER_METHODS = frozenset(("should_allow_request", "record_success", "record_failure"))
-_NOT_COUNTED = nullcontext()
 
 
 def _in_event_loop() -> bool:
@@ -826,21 +503,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found = _FOUND_HERE[name]()
     return found
-
-
-def _is_native(client: object) -> bool:
-    return type(client) in _NATIVE_CLIENTS and not client._is_replaced()  # type: ignore[attr-defined]
-
-
-async def _within_deadline(pending: Awaitable[Any], deadline: float | None) -> Any:
-    if deadline is None:
-        return await pending
-    import asyncio
-
-    try:
-        return await asyncio.wait_for(pending, deadline)
-    except asyncio.TimeoutError:
-        raise APITimeoutError(message=f"Request timed out. (deadline of {deadline:g} s)") from None
 
 
 def _stealth_range(given: Any) -> tuple[float, float]:

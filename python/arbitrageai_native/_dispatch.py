@@ -1,0 +1,136 @@
+"""How a call is made: by the native client, or by what someone put in its place.
+
+The native client counts for the endpoint's circuit itself. What goes through a foreign client, or has a
+checker that is not ours to be told, is counted here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from arbitrageai_native import _native
+from arbitrageai_native._circuits import CountedCall, CountedStream
+from arbitrageai_native._observation import Observation
+from arbitrageai_native._openai import AsyncOpenAI, OpenAI
+from arbitrageai_native.exceptions import APITimeoutError, CircuitBreakerError
+from arbitrageai_native.llm_health_check import HealthMetrics, LLMHealthChecker
+
+if TYPE_CHECKING:
+    from arbitrageai_native._request import Request
+    from arbitrageai_native.llm_service import LLMService
+
+__all__ = ["complete", "complete_async", "open_stream", "refuse_if_open"]
+
+_NATIVE_CLIENTS = (OpenAI, AsyncOpenAI)
+_CHECKER_METHODS = frozenset(("should_allow_request", "record_success", "record_failure"))
+_NOT_COUNTED = nullcontext()
+
+
+def complete(
+    service: LLMService, request: Request, observation: Observation | None, stealth_mode: bool
+) -> dict[str, Any]:
+    """Make the call and wait for it in this thread."""
+    client = service.client
+    if not _is_native(client):
+        from arbitrageai_native import _foreign
+
+        with CountedCall(service._health_checker, service.base_url, service._metrics) as counted:
+            answer = _foreign.create(client, request.foreign_arguments())
+            return _foreign.result(answer, service.model, counted.seconds(), stealth_mode, request.raw)
+    health, checker = _circuit(service)
+    with CountedCall(checker, service.base_url) if checker is not None else _NOT_COUNTED:
+        arguments = request.native_arguments(service._metrics, health, observation)
+        result: dict[str, Any] = client._native.complete(*arguments, stealth_mode, request.raw)
+    return result
+
+
+def complete_async(
+    service: LLMService, request: Request, observation: Observation | None, delay: float | None
+) -> Awaitable[dict[str, Any]]:
+    """Make the call, in stealth mode `delay` seconds later."""
+    client = service.client
+    health, checker = _circuit(service)
+    if checker is not None or not _is_native(client):
+        return _complete_async_counted(service, request, observation, delay)
+    arguments = request.native_arguments(service._metrics, health, observation)
+    pending: Awaitable[dict[str, Any]] = client._native.complete_async(*arguments, delay, request.raw)
+    return pending
+
+
+async def _complete_async_counted(
+    service: LLMService, request: Request, observation: Observation | None, delay: float | None
+) -> dict[str, Any]:
+    client = service.client
+    native = _is_native(client)
+    if delay is not None and not native:
+        refuse_if_open(service)
+        await _within_deadline(_native.sleep(delay), request.options.deadline)
+        request.waited(delay)
+    metrics = None if native else service._metrics
+    with CountedCall(service._health_checker, service.base_url, metrics) as counted:
+        if native:
+            arguments = request.native_arguments(service._metrics, None, observation)
+            result: dict[str, Any] = await client._native.complete_async(*arguments, delay, request.raw)
+            return result
+        from arbitrageai_native import _foreign
+
+        pending = _foreign.create_async(client, request.foreign_arguments())
+        answer = await _within_deadline(pending, request.options.deadline)
+        return _foreign.result(answer, service.model, counted.seconds(), delay is not None, request.raw)
+
+
+def open_stream(service: LLMService, request: Request, observation: Observation | None) -> Any:
+    """A stream whose call is made when its first piece is asked for."""
+    client = service.client
+    if not _is_native(client):
+        from arbitrageai_native import _foreign
+
+        arguments = request.foreign_arguments()
+        foreign = _foreign.ForeignStream(
+            lambda: _foreign.create(client, arguments), lambda: _foreign.create_async(client, arguments)
+        )
+        return CountedStream(
+            foreign, CountedCall(service._health_checker, service.base_url, service._metrics)
+        )
+    health, checker = _circuit(service)
+    stream = client._native.stream(*request.native_arguments(service._metrics, health, observation))
+    return stream if checker is None else CountedStream(stream, CountedCall(checker, service.base_url))
+
+
+def refuse_if_open(service: LLMService) -> None:
+    """Raise `CircuitBreakerError` if the endpoint's circuit is open: nobody has to wait to be told."""
+    health, _ = _circuit(service)
+    if health is not None and health.would_refuse():
+        raise CircuitBreakerError(f"Circuit breaker is open for {service.base_url}")
+
+
+def _circuit(service: LLMService) -> tuple[_native.EndpointHealth | None, Any]:
+    """The endpoint's circuit for native code, or the checker that someone put in its place."""
+    checker = service._health_checker
+    if checker is None:
+        return None, None
+    if type(checker) is not LLMHealthChecker or not _CHECKER_METHODS.isdisjoint(checker.__dict__):
+        return None, checker
+    metrics = checker.health_status.get(service.base_url)
+    if metrics is None:
+        return None, None
+    if type(metrics) is not HealthMetrics:
+        return None, checker
+    return metrics._native, None
+
+
+def _is_native(client: object) -> bool:
+    return type(client) in _NATIVE_CLIENTS and not client._is_replaced()  # type: ignore[attr-defined]
+
+
+async def _within_deadline(pending: Awaitable[Any], deadline: float | None) -> Any:
+    if deadline is None:
+        return await pending
+    import asyncio
+
+    try:
+        return await asyncio.wait_for(pending, deadline)
+    except asyncio.TimeoutError:
+        raise APITimeoutError(message=f"Request timed out. (deadline of {deadline:g} s)") from None
