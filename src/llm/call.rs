@@ -66,7 +66,9 @@ impl Call {
                     .retry(deadline, |exchange| async move { exchange.run().await })
                     .await;
                 let result = match answer {
-                    Ok(answer) => parse(answer, read).await,
+                    Ok(answer) => within(&[deadline], parse(answer, read))
+                        .await
+                        .and_then(|parsed| parsed),
                     Err(error) => Err(error),
                 };
                 let result = result.map(|value| Timed {

@@ -401,6 +401,21 @@ async fn the_deadline_covers_the_wait_before_the_call_and_the_wait_in_line() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_deadline_covers_the_reading_of_a_large_answer() {
+    let transport = transport(TransportSettings::default());
+    let server = Server::start([completion(&"x".repeat(300 * 1024))]).await;
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let call = call_of(&server.base_url, limited(TimeoutKind::Deadline), &transport);
+    let reading = call.complete(move |_| {
+        let _ = held.recv();
+        Ok(())
+    });
+    let (end, elapsed) = timed(reading).await;
+    drop(release);
+    assert_timeout(&end.map(|_| ()), TimeoutKind::Deadline, elapsed, "reading");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_open_circuit_and_a_probe_under_way_refuse_at_once() {
     let transport = transport(TransportSettings::default());
     let server = Server::start([
