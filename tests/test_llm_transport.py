@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import itertools
+import json
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +13,14 @@ from typing import Any
 
 import pytest
 import trustme
+from h2.errors import ErrorCodes
 
 from arbitrageai_native import LLMService, exceptions
 from tests.keys import KEY
 from tests.servers import faulty_http as faulty
+from tests.servers import faulty_http2
 from tests.servers.faulty_http import DONE, FaultyServer, chunk
+from tests.servers.faulty_http2 import FaultyHttp2Server
 from tests.servers.forward_proxy import ForwardProxy
 from tests.servers.http2 import Http2Server
 
@@ -212,6 +216,49 @@ async def test_a_call_that_is_given_up_leaves_the_others_on_its_connection_alone
     assert [isinstance(result, asyncio.CancelledError) for result in results] == [True, False] * 5
     assert all(result["content"] == "hello" for result in results[1::2])  # type: ignore[index]
     assert (http2.given_up, len(http2.connections)) == (5, 1)
+
+
+HARM: dict[str, tuple[faulty_http2.Harm, type[Exception]]] = {
+    "silence": (faulty_http2.silence, exceptions.APITimeoutError),
+    "silence in the body": (faulty_http2.silence_in_the_body, exceptions.APITimeoutError),
+    "reset": (faulty_http2.reset(ErrorCodes.INTERNAL_ERROR), exceptions.APIConnectionError),
+    "reset in the body": (faulty_http2.reset_in_the_body, exceptions.APIConnectionError),
+    "connection ended": (faulty_http2.go_away, exceptions.APIConnectionError),
+    "ended in the body": (faulty_http2.end_in_the_body, exceptions.APIConnectionError),
+    "not json": (faulty_http2.answer(b"<html>"), exceptions.APIResponseValidationError),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+@pytest.mark.parametrize("kind", ["completion", "stream"])
+async def test_what_http2_has_for_failures_is_told_as_any_other(
+    harm: str, kind: str, trusted: None, authority: trustme.CA
+) -> None:
+    action, expected = HARM[harm]
+    with FaultyHttp2Server(tls(authority), action) as server:
+        client = service(server.base_url)
+        with pytest.raises(expected) as caught:
+            if kind == "completion":
+                await client.complete_async("hi", deadline=0.5)
+            else:
+                [piece async for piece in client.complete_streaming_async("hi", deadline=0.5)]
+        assert type(caught.value) is expected
+        assert server.requests == 1
+
+
+async def test_a_request_that_http2_refused_or_broke_is_tried_again(
+    trusted: None, authority: trustme.CA
+) -> None:
+    script = (
+        faulty_http2.reset(ErrorCodes.REFUSED_STREAM),
+        faulty_http2.go_away,
+        faulty_http2.reset_in_the_body,
+        faulty_http2.answer(json.dumps(faulty.completion()).encode()),
+    )
+    with FaultyHttp2Server(tls(authority), *script) as server:
+        client = service(server.base_url, max_retries=3, retry_base=0.01)
+        assert (await client.complete_async("hi"))["content"] == "hello"
+        assert server.requests == 4
 
 
 # Proxies
