@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use super::ProcessBound;
 use super::awaitable::thrown;
 use super::inbox::{self, Ticket};
+use super::runtime::runtime;
 
 /// A Python awaitable that polls `future` on the loop's thread. It is for futures that do no work of their own, such as the
 /// receiving end of a channel, and that lose nothing when they are dropped.
@@ -116,6 +117,7 @@ impl Receive {
                 "this call is the parent process's; a forked child can't await it",
             ));
         };
+        let _timers_and_spawns_work = runtime()?.enter();
         if let Poll::Ready(convert) = pending
             .message
             .as_mut()

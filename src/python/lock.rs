@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use crate::bridge::{PerProcess, ProcessBound, awaitable, block_on};
+use crate::bridge::{PerProcess, ProcessBound, awaitable, block_on, receive};
 use crate::lock::{
     self, BOUNDS, CounterSnapshot, Counters, DEFAULT_URL, Database, Grant, HistogramSnapshot, Keeping,
     LockError, LockName, Manager, Options, Registry, Wanted,
@@ -120,7 +120,7 @@ impl LockManager {
         let wanted = Wanted::new(marketplace_id, posting_id, holder_id, ttl, timeout)?;
         // Called now, so that callers are served in the order in which they called.
         let acquiring = self.settings.manager(py)?.acquire(wanted);
-        awaitable(py, async move {
+        receive(py, async move {
             let grant = acquiring.await?;
             Ok::<_, LockError>(LockGrant(Mutex::new(Some(ProcessBound::new(grant)))))
         })
@@ -145,7 +145,7 @@ impl LockManager {
             .settings
             .manager(py)?
             .lease(wanted, keeping(auto_renew, max_hold)?);
-        awaitable(py, async move { leasing.await.map(Lease::new) })
+        receive(py, async move { leasing.await.map(Lease::new) })
     }
 
     /// As `lease`, waiting in the calling thread.
@@ -208,7 +208,7 @@ impl LockManager {
         let name = LockName::new(marketplace_id, posting_id)?;
         let holder: Arc<str> = holder_id.into();
         // Begun now, so that it is carried through whatever becomes of the awaitable.
-        awaitable(py, self.settings.manager(py)?.release(&name, holder))
+        receive(py, self.settings.manager(py)?.release(&name, holder))
     }
 
     /// Deletes the row of a key, whoever holds it.
@@ -493,7 +493,7 @@ impl Lease {
     fn release<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         // Begun now, so that it is carried through whatever becomes of the awaitable.
         let releasing = self.lease.get().map(|lease| lease.release());
-        awaitable(py, async move {
+        receive(py, async move {
             match releasing {
                 Some(releasing) => releasing.await,
                 None => Ok(false),
