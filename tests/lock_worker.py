@@ -1,7 +1,8 @@
-"""A process that takes locks: `python -m tests.lock_worker KIND URL FOLDER ROUNDS TTL`.
+"""A process that takes locks: `python -m tests.lock_worker KIND URL FOLDER ROUNDS SECONDS TTL`.
 
-It increments an unprotected counter under the lock: reads it, waits a little, writes it. The file gets a line
-for each entry and each exit, so that two holders at one time would show.
+It ends after so many rounds, or after so many seconds, whichever comes first. It increments an unprotected
+counter under the lock: reads it, waits a little, writes it. The file `log` gets a line for each entry and
+each exit, so that two holders at one time would show.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import os
 import random
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,16 @@ def make_manager(kind: str, url: str, ttl: float) -> Any:
     return BidLockManager(ttl, url)
 
 
-async def work(kind: str, url: str, folder: Path, rounds: int, ttl: float) -> None:
-    """Increment the counter `rounds` times."""
+async def work(kind: str, url: str, folder: Path, rounds: int, seconds: float, ttl: float) -> None:
+    """Increment the counter again and again."""
     manager = make_manager(kind, url, ttl)
     counter = folder / "counter"
     log = os.open(folder / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     me = f"{kind}-{os.getpid()}"
+    end = time.monotonic() + seconds
     for _ in range(rounds):
+        if time.monotonic() > end:
+            break
         async with manager.with_lock("m", "counter", timeout=60, holder_id=me):
             os.write(log, f"enter {me}\n".encode())
             value = int(counter.read_text())
@@ -41,5 +46,5 @@ async def work(kind: str, url: str, folder: Path, rounds: int, ttl: float) -> No
 
 
 if __name__ == "__main__":
-    _kind, _url, _folder, _rounds, _ttl = sys.argv[1:]
-    asyncio.run(work(_kind, _url, Path(_folder), int(_rounds), float(_ttl)))
+    _kind, _url, _folder, _rounds, _seconds, _ttl = sys.argv[1:]
+    asyncio.run(work(_kind, _url, Path(_folder), int(_rounds), float(_seconds), float(_ttl)))

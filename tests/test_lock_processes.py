@@ -16,36 +16,17 @@ import pytest
 
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 
+from .lock_counter import count_together
 from .reference.polling_lock import PollingLockManager
 from .servers.postgres import PostgresServer
 from .servers.tcp_proxy import TcpProxy
-
-ROOT = Path(__file__).parent.parent
-
-
-def start_worker(kind: str, url: str, folder: Path, rounds: int, ttl: float = 300) -> subprocess.Popen[bytes]:
-    """Starts a process that increments the counter in `folder`."""
-    command = [sys.executable, "-m", "tests.lock_worker", kind, url, str(folder), str(rounds), str(ttl)]
-    return subprocess.Popen(command, cwd=ROOT)
-
-
-def check_alternation(folder: Path) -> int:
-    """Every entry is followed by the same one's exit; the number of entries."""
-    lines = (folder / "log").read_text().splitlines()
-    for enter, leave in zip(lines[::2], lines[1::2], strict=True):
-        assert enter.startswith("enter ")
-        assert leave == enter.replace("enter", "leave")
-    return len(lines) // 2
 
 
 @pytest.mark.parametrize("kinds", [["native"] * 4, ["native", "polling"] * 2], ids=["all-new", "rolling"])
 def test_no_update_is_lost(shared_url: str, tmp_path: Path, kinds: list[str]) -> None:
     rounds = 15
-    (tmp_path / "counter").write_text("0")
-    workers = [start_worker(kind, shared_url, tmp_path, rounds) for kind in kinds]
-    assert [worker.wait(100) for worker in workers] == [0] * len(kinds)
-    assert int((tmp_path / "counter").read_text()) == rounds * len(kinds)
-    assert check_alternation(tmp_path) == rounds * len(kinds)
+    entries = count_together(kinds, shared_url, tmp_path, rounds=rounds, seconds=100)
+    assert sum(entries.values()) == rounds * len(kinds)
 
 
 async def test_old_and_new_release_for_each_other(shared_url: str) -> None:
@@ -268,6 +249,4 @@ def test_the_applications_own_sqlite_may_use_the_file(tmp_path: Path) -> None:
 
 
 async def test_several_processes_make_the_schema_at_once(shared_url: str, tmp_path: Path) -> None:
-    (tmp_path / "counter").write_text("0")
-    workers = [start_worker("native", shared_url, tmp_path, 1) for _ in range(4)]
-    assert [worker.wait(100) for worker in workers] == [0] * 4
+    count_together(["native"] * 4, shared_url, tmp_path, rounds=1, seconds=100)

@@ -40,8 +40,11 @@ class TcpProxy:
         if self._refusing:
             writer.transport.abort()
             return
-        with contextlib.suppress(OSError):
+        try:
             target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+        else:
             self._writers |= {writer, target_writer}
             tasks = [
                 asyncio.create_task(self._pass_on(reader, target_writer)),

@@ -8,7 +8,8 @@
 ///
 /// A held row is not touched at all: `seen` leaves it out before the insert would lock it. A row of the same id is ours
 /// from an earlier try whose answer was lost. The counters are asked only after all rows have been won, since `GROUP BY`
-/// needs them all: a token drawn earlier would tell the order of coming, not of holding.
+/// needs them all: a token drawn earlier would tell the order of coming, not of holding. For the same reason the caller is told
+/// the time after the row was won: an insert may have waited, with the times of its coming, until another had come and gone.
 pub(super) const ACQUIRE: &str = "\
 WITH input AS MATERIALIZED (
     SELECT rows.* FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::int4[])
@@ -30,7 +31,7 @@ WITH input AS MATERIALIZED (
         expires_at = extract(epoch FROM clock_timestamp())::float8 + (excluded.expires_at - excluded.acquired_at),
         created_at = clock_timestamp() AT TIME ZONE 'UTC'
     WHERE locks.expires_at <= extract(epoch FROM clock_timestamp())::float8 OR locks.id = excluded.id
-    RETURNING locks.lock_key, locks.acquired_at, locks.expires_at
+    RETURNING locks.lock_key, extract(epoch FROM clock_timestamp())::float8 AS acquired_at, locks.expires_at
 ), fence AS (
     INSERT INTO arbitrageai_lock_fences AS fences (bucket, token)
     SELECT input.bucket, (max(won.acquired_at) * 1000000)::int8
