@@ -69,8 +69,8 @@ impl Acquire {
 
     /// The store failed.
     pub fn failed(mut self, error: StoreError) {
-        if error.outcome_unknown {
-            self.claim.state = ClaimState::Written;
+        if error.outcome_unknown && self.claim.state == ClaimState::Unwritten {
+            self.claim.state = ClaimState::InDoubt;
         }
         let _ = self.reply.send((self.claim, Err(error)));
     }
@@ -169,8 +169,9 @@ pub struct LockRow {
 
 /// Who cleans up after an abandoned claim.
 pub trait Abandoned: Send + Sync {
-    /// Deletes the row soon, in the background.
-    fn abandoned(&self, id: &Arc<str>, key: &Arc<str>);
+    /// Deletes the row soon, in the background. `in_doubt` is given when the row may yet be written, by a statement that is
+    /// still under way: for how long it would last then.
+    fn abandoned(&self, id: &Arc<str>, key: &Arc<str>, in_doubt: Option<Duration>);
 }
 
 /// The right to one row that is about to be written, or has been. Dropping it releases what it may have written.
@@ -191,7 +192,9 @@ pub struct Claim {
 enum ClaimState {
     /// No row can stand under this id.
     Unwritten,
-    /// A row stands under this id, or may.
+    /// A row may stand under this id, or come to stand there later.
+    InDoubt,
+    /// A row stands under this id.
     Written,
 }
 
@@ -216,8 +219,10 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if self.state == ClaimState::Written {
-            self.owner.abandoned(&self.id, &self.key);
+        match self.state {
+            ClaimState::Unwritten => {}
+            ClaimState::InDoubt => self.owner.abandoned(&self.id, &self.key, Some(self.ttl)),
+            ClaimState::Written => self.owner.abandoned(&self.id, &self.key, None),
         }
     }
 }

@@ -14,6 +14,8 @@ class TcpProxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusing = False
+        self._late: set[asyncio.StreamWriter] = set()
+        self._let_go = asyncio.Event()
         self.port = 0
 
     async def __aenter__(self) -> TcpProxy:
@@ -35,6 +37,14 @@ class TcpProxy:
         """Reset every connection, and every new one."""
         self._refusing = True
         self.cut()
+
+    def hold_back(self) -> None:
+        """Keep what clients send on the connections there are, until `let_go`; new connections are served."""
+        self._late = set(self._writers)
+
+    def let_go(self) -> None:
+        """Pass on what was held back, even if its sender has gone by now."""
+        self._let_go.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
@@ -58,6 +68,10 @@ class TcpProxy:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                if writer in self._late:
+                    await self._let_go.wait()
                 writer.write(data)
                 await writer.drain()
+            if writer in self._late:
+                await asyncio.sleep(1)  # a reset would take back what the target has not read yet
         writer.transport.abort()

@@ -159,7 +159,7 @@ struct Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.done {
-            self.engine.abandoned(&self.hold.row, &self.hold.key);
+            self.engine.abandoned(&self.hold.row, &self.hold.key, None);
         }
         self.engine.queues().end_hold(&self.hold, Wake::First);
     }

@@ -39,6 +39,9 @@ use retry::Backoff;
 const GRACE: Duration = Duration::from_secs(1);
 /// How long a release is tried for before its caller is told; it goes on in the background.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+/// When a row that may yet come is looked for again, at first and at last.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
+const SELDOM_LOOK: Duration = Duration::from_secs(30);
 
 /// What a caller wants of [`Engine::acquire`].
 #[derive(Debug, Clone)]
@@ -196,8 +199,7 @@ impl Engine {
                 Ok(Err(_)) => return Err(LockError::backend(StoreError::closed())),
                 Err(_) => {
                     progress.backend_error();
-                    let error = StoreError::unknown_outcome("the database did not answer in time");
-                    return Err(LockError::backend(error));
+                    return Err(LockError::backend(self.no_answer(place.failure())));
                 }
             };
             match outcome {
@@ -256,6 +258,7 @@ impl Engine {
     ) -> Result<T, StoreError> {
         let deadline = Instant::now() + patience;
         let mut backoff = Backoff::default();
+        let mut failed_before = None;
         loop {
             let answer = sent.take().unwrap_or_else(|| {
                 let (reply, answer) = oneshot::channel();
@@ -266,13 +269,22 @@ impl Engine {
                 Ok(Ok(Ok(value))) => return Ok(value),
                 Ok(Ok(Err(error))) => error,
                 Ok(Err(_)) => return Err(StoreError::closed()),
-                Err(_) => return Err(StoreError::unknown_outcome("the database did not answer in time")),
+                Err(_) => return Err(self.no_answer(failed_before)),
             };
             if !failure.transient || Instant::now() >= deadline {
                 return Err(failure);
             }
+            failed_before = Some(failure);
             tokio::time::sleep_until(backoff.next().min(deadline)).await;
         }
+    }
+
+    /// The time is up and the database has said nothing: what it said the last time may tell why.
+    fn no_answer(&self, failed_before: Option<StoreError>) -> StoreError {
+        StoreError::unknown_outcome(match failed_before {
+            Some(failure) => format!("{failure}; and then no answer in time"),
+            None => format!("{}: no answer in time", self.store.describe()),
+        })
     }
 
     /// A number for one more manager.
@@ -406,7 +418,7 @@ impl Drop for Engine {
 }
 
 impl Abandoned for Engine {
-    fn abandoned(&self, id: &Arc<str>, key: &Arc<str>) {
+    fn abandoned(&self, id: &Arc<str>, key: &Arc<str>, in_doubt: Option<Duration>) {
         let Some(engine) = self.weak.upgrade() else { return };
         let target = ReleaseTarget::Row {
             id: Arc::clone(id),
@@ -415,15 +427,37 @@ impl Abandoned for Engine {
         engine.abandoned.fetch_add(1, Ordering::AcqRel);
         // Dropped on any thread, perhaps one outside the runtime.
         self.runtime.spawn(async move {
-            engine.delete_for_sure(target).await;
+            let deleted = engine.delete_for_sure(target.clone()).await;
             engine.abandoned.fetch_sub(1, Ordering::AcqRel);
+            if let Some(lasting) = in_doubt
+                && !deleted
+            {
+                let weak = Weak::clone(&engine.weak);
+                drop(engine);
+                delete_if_it_comes(weak, target, lasting).await;
+            }
         });
     }
 }
 
+/// A statement whose connection was given up may still be on its way, and write its row after we have looked for it: looks
+/// again, ever more seldom, until the row would have expired, or the engine has gone.
+async fn delete_if_it_comes(engine: Weak<Engine>, target: ReleaseTarget, lasting: Duration) {
+    let end = Instant::now() + lasting;
+    let mut pause = FIRST_LOOK;
+    while Instant::now() < end {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(SELDOM_LOOK);
+        let Some(engine) = engine.upgrade() else { return };
+        if engine.delete_for_sure(target.clone()).await {
+            return;
+        }
+    }
+}
+
 impl Engine {
-    /// Deletes a row that nobody owns any more, however long the database is away, within reason.
-    async fn delete_for_sure(&self, target: ReleaseTarget) {
+    /// Deletes a row that nobody owns any more, however long the database is away, within reason; whether there was one.
+    async fn delete_for_sure(&self, target: ReleaseTarget) -> bool {
         let deleted = self
             .ask(retry::LONGEST, |reply| {
                 Operation::Release(Release {
@@ -432,8 +466,8 @@ impl Engine {
                 })
             })
             .await;
-        drop(deleted);
         self.wake(target.key());
+        deleted.unwrap_or(false)
     }
 }
 

@@ -19,6 +19,11 @@ pub trait Store: Send + Sync + 'static {
     /// when the key may have become free. It may miss a change (polling makes up for it) and may call in vain.
     fn watch(&self, key: &Arc<str>, waiting: bool);
 
+    /// Which database it is, for messages; without secrets.
+    fn describe(&self) -> String {
+        "the database".into()
+    }
+
     /// Lets go of connections and threads, requests already taken excepted: those are still carried out.
     fn close(&self);
 }

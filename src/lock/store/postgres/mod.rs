@@ -215,6 +215,10 @@ impl Store for PostgresStore {
         }
     }
 
+    fn describe(&self) -> String {
+        self.shared.settings.describe()
+    }
+
     fn close(&self) {
         self.shared.closing.send_replace(true);
         let mut work = self.shared.work();
