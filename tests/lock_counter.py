@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 def count_together(
     kinds: Sequence[str], url: str, folder: Path, *, rounds: int, seconds: float, ttl: float = 300
 ) -> Counter[str]:
-    """Let a process of each of the kinds ("native", "polling") count; how often each kind has entered.
+    """Let a process of each kind (see `lock_worker`) count; how often each kind has entered.
 
     Raises:
         AssertionError: an update was lost, two were in at one time, or a process failed.

@@ -17,14 +17,14 @@ from typing import Any
 
 
 def make_manager(kind: str, url: str, ttl: float) -> Any:
-    """One of this package's managers, or of the original's kind."""
+    """Ours ("native"; "pooled": behind PgBouncer), or the original's ("polling")."""
     if kind == "polling":
         from tests.reference.polling_lock import PollingLockManager
 
         return PollingLockManager(url, ttl)
     from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 
-    return BidLockManager(ttl, url)
+    return BidLockManager(ttl, url, statement_cache=kind != "pooled")
 
 
 async def work(kind: str, url: str, folder: Path, rounds: int, seconds: float, ttl: float) -> None:

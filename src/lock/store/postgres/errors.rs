@@ -1,5 +1,7 @@
 //! Which of PostgreSQL's failures may pass by themselves.
 
+use std::io::ErrorKind;
+
 use super::PostgresSettings;
 use crate::lock::error::StoreError;
 
@@ -18,8 +20,11 @@ const PASSING: [&str; 9] = [
 /// Those of them after which nothing of the statement has remained.
 const UNDONE: [&str; 5] = ["53", "40", "55P03", "57014", "25006"];
 
+/// A prepared statement is there that we did not prepare, or one is not that we did.
+const FOREIGN_SESSION: [&str; 2] = ["42P05", "26000"];
+
 pub(super) fn store_error(settings: &PostgresSettings, phase: Phase, error: &sqlx::Error) -> StoreError {
-    let message = format!("{}: {error}", settings.describe());
+    let mut message = format!("{}: {error}", settings.describe());
     let code = error
         .as_database_error()
         .and_then(|error| error.code().map(|code| code.into_owned()));
@@ -27,8 +32,13 @@ pub(super) fn store_error(settings: &PostgresSettings, phase: Phase, error: &sql
         code.as_deref()
             .is_some_and(|code| codes.iter().any(|begin| code.starts_with(begin)))
     };
+    if settings.statement_cache && begins(&FOREIGN_SESSION) {
+        message += "; behind a pooler in transaction mode, statement_cache=False is needed";
+    }
     let transient = match error {
         sqlx::Error::Database(_) => begins(&PASSING),
+        // A certificate that is not trusted: it will not be in a moment, either.
+        sqlx::Error::Io(error) if phase == Phase::Connecting => error.kind() != ErrorKind::InvalidData,
         sqlx::Error::Io(_)
         | sqlx::Error::Protocol(_)
         | sqlx::Error::PoolTimedOut
