@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::answers::{answer, fail};
 use super::errors::{Phase, connection_survives, store_error, table_is_missing};
 use super::{Job, LARGEST_BATCH, NOTE_LASTS, Shared, schema, signed_hash, statements};
 use crate::lock::error::StoreError;
-use crate::lock::operation::{Acquire, LockRow, Operation, Release, ReleaseTarget, Renew, Reply, Won};
+use crate::lock::operation::{Acquire, Operation, Release, ReleaseTarget};
 
 /// How long a statement may take before the connection is given up: one that works is done within milliseconds.
 const STATEMENT_PATIENCE: Duration = Duration::from_secs(5);
@@ -180,11 +181,28 @@ impl Lane {
                 .await
                 .map_err(|error| store_error(settings, Phase::Connecting, &error))?;
             schema::prepare(&self.shared, &mut connection).await?;
+            if settings.statement_cache {
+                plan_once(&mut connection)
+                    .await
+                    .map_err(|error| store_error(settings, Phase::Connecting, &error))?;
+            }
             Ok(connection)
         };
         timeout(settings.connect_timeout, connecting)
             .await
             .map_err(|_| too_long())?
+    }
+}
+
+/// Left to itself, the server plans a release anew each time, since it takes an array for longer than ours are: that takes as
+/// long as carrying it out. Before PostgreSQL 12 it can't be told so.
+async fn plan_once(connection: &mut PgConnection) -> sqlx::Result<()> {
+    match connection
+        .execute("SET plan_cache_mode = force_generic_plan")
+        .await
+    {
+        Err(sqlx::Error::Database(refused)) if refused.code().as_deref() == Some("42704") => Ok(()),
+        outcome => outcome.map(drop),
     }
 }
 
@@ -303,103 +321,4 @@ fn query(batch: &[Job]) -> Option<PgQuery<'static>> {
 #[allow(clippy::cast_possible_truncation, reason = "there are few buckets")]
 fn fence_bucket(key: &str) -> i32 {
     (super::key_hash(key) % FENCE_BUCKETS) as i32
-}
-
-fn fail(batch: Vec<Job>, error: &StoreError) {
-    for job in batch {
-        if let Job::Operation(operation) = job {
-            operation.fail(error);
-        }
-    }
-}
-
-/// Gives each request its part of the rows.
-fn answer(batch: Vec<Job>, rows: &[PgRow], shared: &Shared) {
-    let failed = |error: &sqlx::Error| store_error(&shared.settings, Phase::Executing, error);
-    // Statements over many requests number them from 1 in the first column.
-    let row_of = |index: usize| {
-        rows.iter().find(|row| {
-            row.try_get::<i64, _>(0)
-                .is_ok_and(|position| usize::try_from(position) == Ok(index + 1))
-        })
-    };
-    let observed: sqlx::Result<Vec<LockRow>> = match batch.first() {
-        Some(Job::Operation(Operation::Observe { .. } | Operation::List { .. })) => {
-            rows.iter().map(|row| read_row(row, 0, None)).collect()
-        }
-        _ => Ok(Vec::new()),
-    };
-    for (index, job) in batch.into_iter().enumerate() {
-        let Job::Operation(operation) = job else { continue };
-        match operation {
-            Operation::Acquire(acquire) => answer_acquire(acquire, row_of(index), failed),
-            Operation::Renew(Renew { reply, .. }) => {
-                let expiry = row_of(index).map(|row| row.try_get::<f64, _>(1)).transpose();
-                give(reply, expiry.map_err(|error| failed(&error)));
-            }
-            Operation::Release(Release { reply, .. }) => give(reply, Ok(row_of(index).is_some())),
-            Operation::Observe { keys, reply } => {
-                let rows = observed.as_ref().map_err(failed).map(|rows| {
-                    rows.iter()
-                        .filter(|row| keys.contains(&row.key))
-                        .cloned()
-                        .collect()
-                });
-                give(reply, rows);
-            }
-            Operation::List { reply } => give(reply, observed.as_ref().map_err(failed).cloned()),
-            Operation::Count { reply } | Operation::Clear { reply } => {
-                let count = rows.first().map_or(Ok(0), |row| row.try_get::<i64, _>(0));
-                give(
-                    reply,
-                    count.map(i64::unsigned_abs).map_err(|error| failed(&error)),
-                );
-            }
-        }
-    }
-}
-
-fn give<T>(reply: Reply<T>, value: Result<T, StoreError>) {
-    let _ = reply.send(value);
-}
-
-fn answer_acquire(acquire: Acquire, row: Option<&PgRow>, failed: impl Fn(&sqlx::Error) -> StoreError) {
-    let read = |row: &PgRow| -> sqlx::Result<Result<Won, Option<LockRow>>> {
-        if let Some(token) = row.try_get::<Option<i64>, _>(3)? {
-            return Ok(Ok(Won {
-                token,
-                acquired_at: row.try_get(1)?,
-                expires_at: row.try_get(2)?,
-            }));
-        }
-        let holder: Option<String> = row.try_get(4)?;
-        holder
-            .map(|_| read_row(row, 3, Some(&acquire.claim.key)))
-            .transpose()
-            .map(Err)
-    };
-    match row.map(read) {
-        Some(Ok(Ok(won))) => acquire.won(won),
-        Some(Ok(Err(by))) => acquire.held(by),
-        Some(Err(error)) => {
-            let error = failed(&error);
-            acquire.failed(error);
-        }
-        None => acquire.held(None),
-    }
-}
-
-/// A row as `OBSERVE` has it, from a column on; the key is the first of them unless it is known.
-fn read_row(row: &PgRow, from: usize, key: Option<&Arc<str>>) -> sqlx::Result<LockRow> {
-    Ok(LockRow {
-        key: match key {
-            Some(key) => Arc::clone(key),
-            None => row.try_get::<String, _>(from)?.into(),
-        },
-        id: row.try_get(from + 1)?,
-        holder: row.try_get(from + 2)?,
-        acquired_at: row.try_get(from + 3)?,
-        expires_at: row.try_get(from + 4)?,
-        expires_in: row.try_get(from + 5)?,
-    })
 }

@@ -17,6 +17,7 @@ use super::{Listener, Store, key_hash};
 use crate::lock::error::StoreError;
 use crate::lock::operation::Operation;
 
+mod answers;
 mod errors;
 mod lane;
 mod listener;
@@ -150,6 +151,10 @@ impl Shared {
             return;
         }
         work.jobs.push_back(job);
+        self.set_to_work(&mut work);
+    }
+
+    fn set_to_work(self: &Arc<Self>, work: &mut Work) {
         if let Some(lane) = work.idle.pop() {
             lane.notify_one();
         } else if work.lanes < self.settings.lanes() {
@@ -193,9 +198,10 @@ impl Shared {
         for hash in &watched {
             work.noted.insert(*hash, Instant::now());
         }
-        drop(work);
-        for hash in watched {
-            self.add(Job::Note(hash));
+        if !watched.is_empty() && !work.closed {
+            // All at once, so that one lane finds them together.
+            work.jobs.extend(watched.into_iter().map(Job::Note));
+            self.set_to_work(&mut work);
         }
     }
 }
