@@ -46,6 +46,22 @@ async def test_a_server_that_says_nothing_is_named() -> None:
     assert "no answer" in message
 
 
+async def test_a_pair_is_two_round_trips(postgres_server: PostgresServer, postgres_url: str) -> None:
+    async with TcpProxy(postgres_server.port) as proxy:
+        url = postgres_url.replace(f":{postgres_server.port}/", f":{proxy.port}/")
+        async with BidLockManager(300, url) as manager:
+
+            async def pairs(number: int) -> None:
+                for _ in range(number):
+                    assert await manager.acquire_lock("m", "p")
+                    assert await manager.release_lock("m", "p")
+
+            await pairs(1)  # connects, makes the tables, prepares the statements
+            before = proxy.requests
+            await pairs(50)
+            assert proxy.requests - before == 100
+
+
 async def test_a_row_that_is_written_late_is_deleted(
     postgres_server: PostgresServer, postgres_url: str
 ) -> None:

@@ -17,6 +17,8 @@ class TcpProxy:
         self._late: set[asyncio.StreamWriter] = set()
         self._let_go = asyncio.Event()
         self.port = 0
+        self.requests = 0
+        """Pieces that clients have sent: requests, where a client waits for its answer."""
 
     async def __aenter__(self) -> TcpProxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -57,7 +59,7 @@ class TcpProxy:
         else:
             self._writers |= {writer, target_writer}
             tasks = [
-                asyncio.create_task(self._pass_on(reader, target_writer)),
+                asyncio.create_task(self._pass_on(reader, target_writer, 1)),
                 asyncio.create_task(self._pass_on(target_reader, writer)),
             ]
             self._tasks.update(tasks)
@@ -65,9 +67,12 @@ class TcpProxy:
             self._tasks.difference_update(tasks)
             self._writers -= {writer, target_writer}
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counts: int = 0
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                self.requests += counts
                 if writer in self._late:
                     await self._let_go.wait()
                 writer.write(data)
