@@ -174,7 +174,10 @@ fn connect_options(
     let (user, address) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (user, password) = user.split_once(':').unwrap_or((user, ""));
     let query = parameters(query);
-    let mut options = PgConnectOptions::new_without_pgpass().application_name("arbitrageai-native");
+    // How floats are written means nothing here, where all are binary; and PgBouncer refuses who asks for it.
+    let mut options = PgConnectOptions::new_without_pgpass()
+        .application_name("arbitrageai-native")
+        .extra_float_digits(None);
     let (host, port) = match address.rsplit_once(':') {
         // The colons of an IPv6 address are inside brackets.
         Some((host, port)) if !port.contains(']') => (host, port),

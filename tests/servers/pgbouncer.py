@@ -33,7 +33,6 @@ class PgBouncer:
             auth_type = any
             pool_mode = transaction
             default_pool_size = 2
-            ignore_startup_parameters = extra_float_digits
             """
         )
         if os.geteuid() == 0:
