@@ -44,7 +44,7 @@ async def measure(url: str, times: int, count: Callable[[], int]) -> None:
         f"  500 waiters, 5 connections, 3 s: {outcome.served} served, {outcome.timed_out} timed out,"
         f" {outcome.latest * 1e3:.0f} ms late at most"
     )
-    cost = await idle_cost(url, 1000, 20, count)
+    cost = await idle_cost(url, 1000, 20, count, settled=15)
     counted = "" if count is nobody_counts else f", {cost.statements:.1f} statements a second (bound 5)"
     print(f"  1,000 waiters: {cost.cpu:.1%} of a core (bound 2%){counted}")
     excesses = [await loop_excess(url, 5) * 1e3 for _ in range(3)]

@@ -109,12 +109,18 @@ class IdleCost:
     """A second, of all; 0 where nobody counts."""
 
 
-async def idle_cost(url: str, waiters: int, seconds: float, count: Callable[[], int] = lambda: 0) -> IdleCost:
-    """Waiters for a lock each that another has. `count` tells how many statements the server has seen."""
+async def idle_cost(
+    url: str, waiters: int, seconds: float, count: Callable[[], int] = lambda: 0, settled: float = 3
+) -> IdleCost:
+    """Waiters for a lock each that another has, some seconds after they began to wait.
+
+    `count` tells how many statements the server has seen. A connection that has become idle tells its
+    statistics of the last ones 10 s later.
+    """
     postings = [f"idle-{number}" for number in range(waiters)]
     async with BidLockManager(300, url) as manager, held_by_another(url, postings, 300):
         tasks = [asyncio.create_task(manager.acquire_lock("m", name, timeout=200)) for name in postings]
-        await asyncio.sleep(3)  # until the first, quick looks are over
+        await asyncio.sleep(settled)
         assert len((await manager.locks()).waiting) == waiters
         statements, started, cpu = count(), time.monotonic(), time.process_time()
         await asyncio.sleep(seconds)
