@@ -1,4 +1,4 @@
-//! Database URLs in SQLAlchemy's form, with libpq's parameters.
+//! Database URLs in SQLAlchemy's form, with libpq's parameters; and Redis's.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -10,7 +10,10 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::error::LockError;
 use super::store::postgres::PostgresSettings;
+use super::store::redis::RedisSettings;
 use super::store::sqlite::Location;
+
+mod redis;
 
 /// The database used when none is named.
 pub const DEFAULT_URL: &str = "sqlite:///data/tasks.db";
@@ -27,6 +30,8 @@ pub enum Database {
     PrivateMemory(u64),
     /// A PostgreSQL server.
     Postgres(Arc<PostgresSettings>),
+    /// A Redis server.
+    Redis(Arc<RedisSettings>),
 }
 
 /// What a caller may set beside the URL.
@@ -71,9 +76,14 @@ impl Database {
             "postgres" | "postgresql" => {
                 postgres(rest, options).map(|settings| Self::Postgres(Arc::new(settings)))
             }
+            "redis" | "rediss" | "valkey" | "valkeys" | "unix" => {
+                redis::settings(scheme, rest).map(|settings| Self::Redis(Arc::new(settings)))
+            }
             _ => Err(LockError::invalid(
                 "database_url",
-                format!("database_url has the unknown scheme {scheme:?}; known are sqlite and postgresql"),
+                format!(
+                    "database_url has the unknown scheme {scheme:?}; known are sqlite, postgresql and redis"
+                ),
             )),
         }
     }
@@ -292,6 +302,20 @@ fn decode(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&decoded).into_owned()
+}
+
+impl PartialEq for RedisSettings {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
+}
+
+impl Eq for RedisSettings {}
+
+impl Hash for RedisSettings {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity.hash(state);
+    }
 }
 
 impl PartialEq for PostgresSettings {

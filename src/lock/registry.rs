@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::database_url::Database;
 use super::engine::Engine;
 use super::store::postgres::PostgresStore;
+use super::store::redis::RedisStore;
 use super::store::sqlite::{Location, SqliteStore, system_clock};
 
 /// The engines of one process.
@@ -125,6 +126,10 @@ fn make(database: &Database) -> Arc<Engine> {
         Database::Postgres(settings) => {
             let settings = settings.clone();
             Engine::new(|listener| Box::new(PostgresStore::new(settings, listener)))
+        }
+        Database::Redis(settings) => {
+            let settings = settings.clone();
+            Engine::new(|listener| Box::new(RedisStore::new(settings, listener)))
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::operation::Operation;
 
 pub mod postgres;
+pub mod redis;
 pub mod sqlite;
 
 /// A table of locks.

@@ -1,0 +1,141 @@
+//! Redis's URLs, with the parameters of `redis-py`.
+
+use std::time::Duration;
+
+use redis::{
+    Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo, TlsCertificates,
+    io::tcp::TcpSettings,
+};
+
+use super::{CONNECT_TIMEOUT, bad_parameter, decode, parameters};
+use crate::lock::error::LockError;
+use crate::lock::names;
+use crate::lock::store::redis::RedisSettings;
+
+const ARGUMENT: &str = "database_url";
+const PORT: u16 = 6379;
+
+/// Takes apart `user:password@host:port/database?parameters`, or `user:password@/path/of/socket?db=database` where the scheme
+/// says that it is a socket.
+pub(super) fn settings(scheme: &str, rest: &str) -> Result<RedisSettings, LockError> {
+    let scheme = scheme.to_ascii_lowercase();
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let query = parameters(query);
+    let (authority, path) = place.split_once('/').unwrap_or((place, ""));
+    let (user, address) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (user, password) = user.split_once(':').unwrap_or((user, ""));
+    let is_socket = scheme.split('+').any(|part| part == "unix");
+    let from_path = if is_socket { "" } else { path.trim_end_matches('/') };
+    let database = query.get("db").map_or(from_path, String::as_str);
+    let database: i64 = match database {
+        "" => 0,
+        number => number
+            .parse()
+            .ok()
+            .filter(|number| *number >= 0)
+            .ok_or_else(|| bad_parameter(ARGUMENT, "database number", number))?,
+    };
+    let address = if is_socket {
+        ConnectionAddr::Unix(decode(&format!("/{path}")).into())
+    } else {
+        let (host, port) = host_and_port(address)?;
+        match scheme.split('+').next() {
+            Some("rediss" | "valkeys") => ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: query.get("ssl_cert_reqs").is_some_and(|reqs| reqs == "none"),
+                tls_params: None,
+            },
+            _ => ConnectionAddr::Tcp(host, port),
+        }
+    };
+    let mut connection =
+        RedisConnectionInfo::default().set_lib_name("arbitrageai-native", env!("CARGO_PKG_VERSION"));
+    connection = connection.set_db(database);
+    let given = |name: &str, in_place: &str| query.get(name).cloned().unwrap_or_else(|| decode(in_place));
+    let (user, password) = (given("username", user), given("password", password));
+    if !user.is_empty() {
+        connection = connection.set_username(user);
+    }
+    if !password.is_empty() {
+        connection = connection.set_password(password);
+    }
+    let connect_timeout = match query.get("socket_connect_timeout") {
+        None => CONNECT_TIMEOUT,
+        Some(seconds) => seconds
+            .parse()
+            .ok()
+            .and_then(|seconds| names::lasting_time(ARGUMENT, seconds).ok())
+            .ok_or_else(|| bad_parameter(ARGUMENT, "socket_connect_timeout", seconds))?,
+    };
+    Ok(RedisSettings {
+        identity: format!("{scheme}://{rest}").into(),
+        place: format!("Redis database {database} at {address}"),
+        client: client(address, connection, &query)?,
+        connect_timeout: connect_timeout.max(Duration::from_millis(1)),
+    })
+}
+
+fn host_and_port(address: &str) -> Result<(String, u16), LockError> {
+    let (host, port) = match address.rsplit_once(':') {
+        // The colons of an IPv6 address are inside brackets.
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (address, ""),
+    };
+    let host = decode(host.trim_start_matches('[').trim_end_matches(']'));
+    let port = match port {
+        "" => PORT,
+        number => number
+            .parse()
+            .map_err(|_| bad_parameter(ARGUMENT, "port", number))?,
+    };
+    let host = if host.is_empty() { "localhost".into() } else { host };
+    Ok((host, port))
+}
+
+fn client(
+    address: ConnectionAddr,
+    connection: RedisConnectionInfo,
+    query: &std::collections::HashMap<String, String>,
+) -> Result<Client, LockError> {
+    let refused =
+        |error: redis::RedisError| LockError::invalid(ARGUMENT, format!("{ARGUMENT} can't be used: {error}"));
+    let file = |name: &str| -> Result<Option<Vec<u8>>, LockError> {
+        let Some(path) = query.get(name) else {
+            return Ok(None);
+        };
+        let unreadable = |error| format!("{ARGUMENT}'s {name} can't be read: {path}: {error}");
+        std::fs::read(path)
+            .map(Some)
+            .map_err(|error| LockError::invalid(ARGUMENT, unreadable(error)))
+    };
+    let encrypted = matches!(address, ConnectionAddr::TcpTls { .. });
+    let info = address
+        .into_connection_info()
+        .map_err(refused)?
+        .set_redis_settings(connection)
+        .set_tcp_settings(TcpSettings::default().set_nodelay(true));
+    let (root_cert, certificate, key) = (file("ssl_ca_certs")?, file("ssl_certfile")?, file("ssl_keyfile")?);
+    if !encrypted || (root_cert.is_none() && certificate.is_none()) {
+        return Client::open(info).map_err(refused);
+    }
+    let client_tls = match (certificate, key) {
+        (None, _) => None,
+        (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig {
+            client_cert,
+            client_key,
+        }),
+        (Some(_), None) => {
+            let message = format!("{ARGUMENT} has ssl_certfile without ssl_keyfile");
+            return Err(LockError::invalid(ARGUMENT, message));
+        }
+    };
+    Client::build_with_tls(
+        info,
+        TlsCertificates {
+            client_tls,
+            root_cert,
+        },
+    )
+    .map_err(refused)
+}

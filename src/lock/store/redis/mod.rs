@@ -1,0 +1,164 @@
+//! Locks in Redis (or Valkey): for many machines, as long as the server keeps what it was told.
+//!
+//! One connection ([`lane`]) takes what has been asked for since it last looked and sends it as one pipeline of scripts
+//! ([`scripts`]), each of which decides about one key by the server's clock. One more connection listens for releases of the
+//! keys that are waited for ([`listener`]): every release is published on its key's own channel, which costs next to nothing
+//! when nobody listens. What goes over all keys walks through them beside the other work ([`listing`]).
+//!
+//! A key is as the original writes it: its value is the holder's name, and it expires with the lock ([`keys`]). What the
+//! original does not know of, above all which acquisition the value belongs to, stands beside it in a note of its own that
+//! expires at the same time.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+use super::{Listener, Store, key_hash};
+use crate::lock::error::StoreError;
+use crate::lock::operation::Operation;
+
+mod errors;
+mod keys;
+mod lane;
+mod listener;
+mod listing;
+mod scripts;
+
+/// How long a server may take to answer before the connection is given up: one that works does within milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How to reach a server. Equal when the URL is.
+pub struct RedisSettings {
+    pub(crate) identity: Arc<str>,
+    pub(crate) client: redis::Client,
+    /// The server and the database, for messages.
+    pub(crate) place: String,
+    pub(crate) connect_timeout: Duration,
+}
+
+/// Without the password.
+impl std::fmt::Debug for RedisSettings {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("RedisSettings")
+            .field("server", &self.place)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A store in Redis. It connects at the first request.
+pub struct RedisStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: Arc<RedisSettings>,
+    listener: Arc<dyn Listener>,
+    work: Mutex<Work>,
+    /// Something came into `work`, or it was closed.
+    more_work: Notify,
+    /// `work.watched` has more than it had.
+    more_watched: Notify,
+    closing: watch::Sender<bool>,
+    /// Requests come from any thread.
+    runtime: Handle,
+}
+
+#[derive(Default)]
+struct Work {
+    operations: VecDeque<Operation>,
+    /// Hashes of the keys that are waited for, and by how many.
+    watched: HashMap<u64, usize>,
+    working: bool,
+    listening: bool,
+    closed: bool,
+}
+
+impl RedisStore {
+    /// A store on the server of `settings`. Needs an ambient tokio runtime.
+    #[must_use]
+    pub fn new(settings: Arc<RedisSettings>, listener: Arc<dyn Listener>) -> Self {
+        let shared = Shared {
+            settings,
+            listener,
+            work: Mutex::default(),
+            more_work: Notify::new(),
+            more_watched: Notify::new(),
+            closing: watch::channel(false).0,
+            runtime: Handle::current(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin_to_watch(self: &Arc<Self>, hash: u64) {
+        let mut work = self.work();
+        *work.watched.entry(hash).or_default() += 1;
+        if work.closed {
+            return;
+        }
+        if !std::mem::replace(&mut work.listening, true) {
+            self.runtime.spawn(listener::run(Arc::clone(self)));
+        }
+        drop(work);
+        self.more_watched.notify_one();
+    }
+
+    fn end_watch(&self, hash: u64) {
+        let mut work = self.work();
+        if let Some(count) = work.watched.get_mut(&hash) {
+            *count -= 1;
+            if *count == 0 {
+                work.watched.remove(&hash);
+            }
+        }
+    }
+}
+
+impl Store for RedisStore {
+    fn submit(&self, operation: Operation) {
+        let mut work = self.shared.work();
+        if work.closed {
+            drop(work);
+            operation.fail(&StoreError::closed());
+            return;
+        }
+        work.operations.push_back(operation);
+        if !std::mem::replace(&mut work.working, true) {
+            self.shared.runtime.spawn(lane::run(Arc::clone(&self.shared)));
+        }
+        drop(work);
+        self.shared.more_work.notify_one();
+    }
+
+    fn watch(&self, key: &Arc<str>, waiting: bool) {
+        let hash = key_hash(key);
+        if waiting {
+            self.shared.begin_to_watch(hash);
+        } else {
+            self.shared.end_watch(hash);
+        }
+    }
+
+    fn close(&self) {
+        self.shared.closing.send_replace(true);
+        self.shared.work().closed = true;
+        self.shared.more_work.notify_one();
+    }
+}
+
+impl Drop for RedisStore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,206 @@
+//! What is decided in Redis, a Lua script each, about one key.
+//!
+//! A script runs undisturbed, and at one moment of the server's clock. `KEYS[1]` is the lock, whose value is the holder's name, and
+//! `KEYS[2]` its note: "id, microseconds since the epoch when it was taken, milliseconds when it ends, holder". The note
+//! tells nothing if the lock was deleted and set anew without it, as the original would: then its holder differs, or its end.
+
+use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
+
+use super::keys;
+use crate::lock::operation::{Claim, ReleaseTarget, Renew};
+
+/// What all scripts begin with. The end that a note tells may differ from the lock's by the time a script takes (before Redis 7
+/// a script's clock goes on), not by the time between two acquisitions of the same holder.
+const PRELUDE: &str = "\
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local function digits(number) return string.format('%.0f', number) end
+
+local function standing()
+    local holder = redis.pcall('GET', KEYS[1])
+    if not holder then return nil end
+    if type(holder) ~= 'string' then holder = '' end
+    local left = redis.call('PTTL', KEYS[1])
+    local note = redis.call('GET', KEYS[2]) or ''
+    local id, since, ends, noted = string.match(note, '^(%S+) (%d+) (%d+) (.*)$')
+    if id and noted == holder and math.abs(ends - now / 1000 - left) < 50 then
+        return holder, id, since, left
+    end
+    return holder, '', '0', left
+end
+
+local function take_note(id, since, holder, ttl)
+    redis.call('SET', KEYS[2], table.concat({id, since, digits(now / 1000 + ttl), holder}, ' '), 'PX', ttl)
+end
+";
+
+/// Takes the lock if it is free (a lock of the same id is ours from an earlier try whose answer was lost). The token is drawn first:
+/// if that fails, nothing has been taken.
+const ACQUIRE: &str = "\
+local by, theirs, since, left = standing()
+if by and theirs ~= ARGV[1] then return {0, digits(now), by, theirs, since, left} end
+local last = tonumber(redis.call('HGET', KEYS[3], ARGV[4])) or 0
+local token = digits(math.max(last + 1, now))
+redis.call('HSET', KEYS[3], ARGV[4], token)
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+take_note(ARGV[1], digits(now), ARGV[2], ARGV[3])
+return {token, digits(now)}
+";
+
+/// Moves the expiry of a lock that is still ours.
+const RENEW: &str = "\
+local holder, id, since = standing()
+if id ~= ARGV[1] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+take_note(id, since, holder, ARGV[2])
+return digits(now)
+";
+
+/// Deletes the lock if it is the acquisition, or the holder's, that is meant, and tells those who wait. Whoever may not publish
+/// releases all the same: the others find out when they look.
+const RELEASE: &str = "\
+local holder, id = standing()
+if not holder then return 0 end
+if ARGV[2] == 'row' and id ~= ARGV[3] or ARGV[2] == 'holder' and holder ~= ARGV[3] then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.pcall('PUBLISH', ARGV[1], '')
+return 1
+";
+
+const OBSERVE: &str = "\
+local by, theirs, since, left = standing()
+if not by then return 0 end
+return {1, digits(now), by, theirs, since, left}
+";
+
+/// The names that the server gave to the scripts when it was told them.
+#[derive(Clone)]
+pub(super) struct Scripts {
+    acquire: String,
+    renew: String,
+    release: String,
+    observe: String,
+}
+
+impl Scripts {
+    /// Tells the server the scripts: once for each connection, as it forgets them when it ends.
+    pub(super) async fn load(connection: &mut MultiplexedConnection) -> RedisResult<Self> {
+        let mut pipeline = redis::Pipeline::with_capacity(4);
+        for script in [ACQUIRE, RENEW, RELEASE, OBSERVE] {
+            pipeline
+                .cmd("SCRIPT")
+                .arg("LOAD")
+                .arg(format!("{PRELUDE}{script}"));
+        }
+        let (acquire, renew, release, observe) = pipeline.query_async(connection).await?;
+        Ok(Self {
+            acquire,
+            renew,
+            release,
+            observe,
+        })
+    }
+
+    pub(super) fn acquire(&self, claim: &Claim) -> Cmd {
+        let mut command = on_key(&self.acquire, &claim.key, Some(keys::FENCES));
+        command
+            .arg(&*claim.id)
+            .arg(&*claim.holder)
+            .arg(milliseconds(claim.ttl))
+            .arg(keys::fence_bucket(&claim.key));
+        command
+    }
+
+    pub(super) fn renew(&self, renew: &Renew) -> Cmd {
+        let mut command = on_key(&self.renew, &renew.key, None);
+        command.arg(&*renew.id).arg(milliseconds(renew.ttl));
+        command
+    }
+
+    pub(super) fn release(&self, target: &ReleaseTarget) -> Cmd {
+        let mut command = on_key(&self.release, target.key(), None);
+        command.arg(keys::channel_of(target.key()));
+        match target {
+            ReleaseTarget::Row { id, .. } => command.arg("row").arg(&**id),
+            ReleaseTarget::Holder { holder, .. } => command.arg("holder").arg(&**holder),
+            ReleaseTarget::Key { .. } => command.arg("any").arg(""),
+        };
+        command
+    }
+
+    pub(super) fn observe(&self, key: &str) -> Cmd {
+        on_key(&self.observe, key, None)
+    }
+}
+
+fn on_key(script: &str, key: &str, third: Option<&str>) -> Cmd {
+    let mut command = redis::cmd("EVALSHA");
+    command
+        .arg(script)
+        .arg(2 + usize::from(third.is_some()))
+        .arg(keys::lock(key))
+        .arg(keys::note(key))
+        .arg(third);
+    command
+}
+
+/// Rounded up: a holder may believe in its lock for the whole of its time.
+pub(super) fn milliseconds(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+/// What a script that looked at a lock tells of it.
+pub(super) struct Standing {
+    pub(super) now: f64,
+    pub(super) holder: String,
+    pub(super) id: String,
+    pub(super) since: f64,
+    /// Milliseconds; negative when it never expires.
+    pub(super) left: i64,
+}
+
+/// What a script answered.
+pub(super) enum Answer {
+    /// Nothing was done, nothing found; or for a release, there was no such lock.
+    Nothing,
+    /// Whatever else was a number.
+    Number(i64),
+    /// The token, and the server's clock in seconds.
+    Taken(i64, f64),
+    /// Someone has the lock.
+    Held(Standing),
+}
+
+/// Reads an answer; None for one that no script of these gives.
+pub(super) fn read(value: &Value) -> Option<Answer> {
+    let Value::Array(parts) = value else {
+        let number: i64 = redis::from_redis_value_ref(value).ok()?;
+        return Some(match number {
+            0 => Answer::Nothing,
+            number => Answer::Number(number),
+        });
+    };
+    let number = |index: usize| redis::from_redis_value_ref::<i64>(parts.get(index)?).ok();
+    let text = |index: usize| match parts.get(index)? {
+        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        _ => None,
+    };
+    if parts.len() == 2 {
+        return Some(Answer::Taken(number(0)?, seconds(number(1)?)));
+    }
+    Some(Answer::Held(Standing {
+        now: seconds(number(1)?),
+        holder: text(2)?,
+        id: text(3)?,
+        since: seconds(number(4)?),
+        left: number(5)?,
+    }))
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "microseconds since the epoch fit for some 250 years"
+)]
+pub(super) fn seconds(microseconds: i64) -> f64 {
+    microseconds as f64 / 1e6
+}
