@@ -13,10 +13,12 @@ from tests.drop_in import (
     http_client,
     implementation,
     llm_service,
+    lock_factory,
     lock_file,
     locks,
     pytest_configure,
     pytest_runtest_call,
+    redis_locks,
     server,
     service,
 )
@@ -25,8 +27,11 @@ from tests.lock_fixtures import (
     manager,
     postgres_server,
     postgres_url,
+    redis_server,
+    redis_url,
     shared_url,
     sqlite_url,
+    table_url,
 )
 from tests.servers.faulty_http import Action, FaultyServer
 
@@ -38,6 +43,7 @@ __all__ = [
     "http_client",
     "implementation",
     "llm_service",
+    "lock_factory",
     "lock_file",
     "locks",
     "make_manager",
@@ -46,10 +52,14 @@ __all__ = [
     "postgres_url",
     "pytest_configure",
     "pytest_runtest_call",
+    "redis_locks",
+    "redis_server",
+    "redis_url",
     "server",
     "service",
     "shared_url",
     "sqlite_url",
+    "table_url",
 ]
 
 

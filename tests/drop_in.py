@@ -29,6 +29,7 @@ ENVIRONMENT = [
     "CLOUD_MODEL",
     "DATABASE_URL",
     "DISTILLED_MODEL_NAME",
+    "ENV",
     "LOCAL_API_KEY",
     "LOCAL_BASE_URL",
     "LOCAL_MODEL",
@@ -36,9 +37,15 @@ ENVIRONMENT = [
     "OLLAMA_URL",
     "OPENAI_API_KEY",
     "OPENAI_BASE_URL",
+    "REDIS_DB",
+    "REDIS_HOST",
+    "REDIS_PASSWORD",
+    "REDIS_PORT",
+    "REDIS_URL",
     "TASK_MODEL_MAP",
     "TASK_USE_LOCAL_MAP",
     "USE_LOCAL_BY_DEFAULT",
+    "USE_REDIS_LOCKS",
 ]
 
 
@@ -122,6 +129,25 @@ def locks(implementation: str, monkeypatch: pytest.MonkeyPatch, lock_file: Path)
     """`bid_lock_manager`, on an SQLite file of the test's own."""
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{lock_file}")
     found: Any = module(implementation, "agent_execution.bid_lock_manager")
+    found._bid_lock_manager = None
+    yield found
+    found._bid_lock_manager = None
+
+
+@pytest.fixture
+def redis_locks(implementation: str, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Iterator[Any]:
+    """`redis_bid_lock_manager`, on an empty Redis server."""
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    found: Any = module(implementation, "agent_execution.redis_bid_lock_manager")
+    found._bid_lock_manager = None
+    yield found
+    found._bid_lock_manager = None
+
+
+@pytest.fixture
+def lock_factory(implementation: str, locks: Any) -> Iterator[Any]:
+    """`bid_lock_manager_factory`, on an SQLite file of the test's own, without Redis."""
+    found: Any = module(implementation, "agent_execution.bid_lock_manager_factory")
     found._bid_lock_manager = None
     yield found
     found._bid_lock_manager = None

@@ -11,6 +11,7 @@ import pytest
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 
 from .servers.postgres import PostgresServer
+from .servers.redis import RedisServer
 
 _numbers = itertools.count()
 
@@ -33,24 +34,48 @@ def postgres_url(postgres_server: PostgresServer) -> str:
     return f"{postgres_server.url()}?application_name=test-{next(_numbers)}"
 
 
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One Redis server for the whole run."""
+    server = RedisServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """That server, empty; the name in the URL gives the test connections of its own."""
+    redis_server.execute("FLUSHALL")
+    return f"{redis_server.url()}?client_name=test-{next(_numbers)}"
+
+
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """A file of its own."""
     return f"sqlite:///{tmp_path / 'locks.db'}"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+_URLS = {"sqlite": "sqlite_url", "postgresql": "postgres_url", "redis": "redis_url"}
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "redis"])
 def shared_url(request: pytest.FixtureRequest) -> str:
     """Every kind of database that several processes can share."""
-    fixture = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
-    url: str = request.getfixturevalue(fixture)
+    url: str = request.getfixturevalue(_URLS[request.param])
     return url
 
 
-@pytest.fixture(params=["sqlite", "memory", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql"])
+def table_url(request: pytest.FixtureRequest) -> str:
+    """Those of them that keep a row after it has expired."""
+    url: str = request.getfixturevalue(_URLS[request.param])
+    return url
+
+
+@pytest.fixture(params=["sqlite", "memory", "postgresql", "redis"])
 async def make_manager(request: pytest.FixtureRequest) -> AsyncIterator[MakeManager]:
     """Makes managers of one database, of every kind; closes them in the end."""
-    fixture = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}.get(request.param)
+    fixture = _URLS.get(request.param)
     url = "sqlite://" if fixture is None else request.getfixturevalue(fixture)
     made: list[BidLockManager] = []
 

@@ -19,9 +19,9 @@ from typing import Any
 def make_manager(kind: str, url: str, ttl: float) -> Any:
     """Ours ("native"; "pooled": behind PgBouncer), or the original's ("polling")."""
     if kind == "polling":
-        from tests.reference.polling_lock import PollingLockManager
+        from tests.reference.polling_lock import old_manager
 
-        return PollingLockManager(url, ttl)
+        return old_manager(url, ttl)
     from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 
     return BidLockManager(ttl, url, statement_cache=kind != "pooled")

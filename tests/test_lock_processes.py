@@ -17,7 +17,7 @@ import pytest
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 
 from .lock_counter import count_together
-from .reference.polling_lock import PollingLockManager
+from .reference.polling_lock import PollingLockManager, old_manager
 from .servers.postgres import PostgresServer
 from .servers.tcp_proxy import TcpProxy
 
@@ -30,7 +30,7 @@ def test_no_update_is_lost(shared_url: str, tmp_path: Path, kinds: list[str]) ->
 
 
 async def test_old_and_new_release_for_each_other(shared_url: str) -> None:
-    old, new = PollingLockManager(shared_url, ttl=0.4), BidLockManager(300, shared_url)
+    old, new = old_manager(shared_url, ttl=0.4), BidLockManager(300, shared_url)
     assert await old.acquire_lock("m", "p", holder_id="old")
     assert not await new.acquire_lock("m", "p", timeout=0.05)
     assert await new.acquire_lock("m", "p", timeout=10)  # the old one's has expired
@@ -46,7 +46,7 @@ async def test_old_and_new_release_for_each_other(shared_url: str) -> None:
     assert await waiter
     assert time.monotonic() - released < 1  # 0.3 s on an idle machine
     assert await new.release_lock("m", "p")
-    old.engine.dispose()
+    await old.close()
     await new.aclose()
 
 

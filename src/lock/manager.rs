@@ -170,6 +170,29 @@ impl Manager {
         }
     }
 
+    /// Releases what this very manager acquired last, whatever the holder's name. As [`Manager::release`] otherwise.
+    pub fn release_own(
+        &self,
+        name: &LockName,
+    ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
+        let hold = self.engine().hold_by(&name.key, self.id);
+        let releasing = hold.map(|hold| hold.release(self.engine()));
+        async move {
+            match releasing {
+                Some(releasing) => releasing.await,
+                None => Ok(false),
+            }
+        }
+    }
+
+    /// Asks the database for nothing but an answer.
+    ///
+    /// # Errors
+    /// [`LockError::Backend`] when there is none within `patience`.
+    pub async fn hear_from_database(&self, patience: Duration) -> Result<(), LockError> {
+        self.engine().hear_from(patience).await
+    }
+
     /// Deletes a key's row, whoever has it.
     ///
     /// # Errors

@@ -211,6 +211,29 @@ impl LockManager {
         receive(py, self.settings.manager(py)?.release(&name, holder))
     }
 
+    /// Releases what this very manager acquired, whatever the holder's name; whether it still had it.
+    fn release_own<'py>(
+        &self,
+        py: Python<'py>,
+        marketplace_id: &str,
+        posting_id: &str,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let name = LockName::new(marketplace_id, posting_id)?;
+        // Begun now, as in `release`.
+        awaitable(py, self.settings.manager(py)?.release_own(&name))
+    }
+
+    /// Whether the database answers within so many seconds: True, or an error that says why not.
+    fn hear_from_database<'py>(&self, py: Python<'py>, seconds: f64) -> PyResult<Bound<'py, PyAny>> {
+        let (manager, patience) = (
+            self.settings.manager(py)?,
+            lock::waiting_time("seconds", seconds)?,
+        );
+        awaitable(py, async move {
+            manager.hear_from_database(patience).await.map(|()| true)
+        })
+    }
+
     /// Deletes the row of a key, whoever holds it.
     fn break_lock<'py>(&self, py: Python<'py>, key: String) -> PyResult<Bound<'py, PyAny>> {
         let manager = self.settings.manager(py)?;

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 
 
 class TcpProxy:
-    """Passes bytes on to a port of the loopback interface, until told otherwise."""
+    """Passes bytes on to a port of the loopback interface, until told otherwise.
 
-    def __init__(self, target: int) -> None:
-        self._target = target
+    With `encryption` its clients have to speak TLS, and the server behind it need not.
+    """
+
+    def __init__(self, target: int, encryption: ssl.SSLContext | None = None) -> None:
+        self.target = target
+        self._encryption = encryption
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusing = False
@@ -21,7 +26,7 @@ class TcpProxy:
         """Pieces that clients have sent: requests, where a client waits for its answer."""
 
     async def __aenter__(self) -> TcpProxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._encryption)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -53,7 +58,7 @@ class TcpProxy:
             writer.transport.abort()
             return
         try:
-            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             writer.transport.abort()
         else:

@@ -82,6 +82,43 @@ fn a_server_is_found_in_every_form() {
     assert!(!settings("postgresql+asyncpg://h/d?prepared_statement_cache_size=0").statement_cache);
 }
 
+fn redis_settings(url: &str) -> Arc<RedisSettings> {
+    match parse(url).unwrap() {
+        Database::Redis(settings) => settings,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_redis_server_is_found_in_every_form() {
+    let place = |url: &str| redis_settings(url).place.clone();
+    assert_eq!(place("redis://"), "Redis database 0 at localhost:6379");
+    assert_eq!(place("redis://host:7/3"), "Redis database 3 at host:7");
+    assert_eq!(place("rediss://host/3?db=4"), "Redis database 4 at host:6379");
+    assert_eq!(
+        place("redis+unix:///run/redis.sock?db=2"),
+        "Redis database 2 at /run/redis.sock"
+    );
+    assert_eq!(
+        place("unix://me:secret@/run/redis.sock"),
+        "Redis database 0 at /run/redis.sock"
+    );
+    assert_eq!(place("valkey://[::1]:5"), "Redis database 0 at ::1:5");
+    let user = redis_settings("redis://me:p%40ss@host?socket_connect_timeout=0.5");
+    let connection = user.client.get_connection_info().redis_settings();
+    assert_eq!(
+        (connection.username(), connection.password()),
+        (Some("me"), Some("p@ss"))
+    );
+    assert_eq!(user.connect_timeout, Duration::from_millis(500));
+    let password = redis_settings("redis://:word@host");
+    let connection = password.client.get_connection_info().redis_settings();
+    assert_eq!(
+        (connection.username(), connection.password()),
+        (None, Some("word"))
+    );
+}
+
 #[test]
 fn passwords_are_not_shown() {
     let shown = format!(
@@ -89,14 +126,24 @@ fn passwords_are_not_shown() {
         parse("postgresql://me:secret-word@host/db?password=other-secret").unwrap()
     );
     assert!(!shown.contains("secret"), "{shown}");
-    let error = parse("postgresql://me:secret-word@host:port/db").unwrap_err();
-    assert!(!format!("{error} {error:?}").contains("secret"));
+    let shown = format!(
+        "{:?}",
+        parse("redis://me:secret-word@host/0?password=other-secret").unwrap()
+    );
+    assert!(!shown.contains("secret"), "{shown}");
+    for url in [
+        "postgresql://me:secret-word@host:port/db",
+        "redis://me:secret-word@host:port/0",
+    ] {
+        let error = parse(url).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("secret"));
+    }
 }
 
 proptest! {
     #[test]
     fn no_text_makes_it_panic(text in ".*") {
-        for prefix in ["", "sqlite:///", "sqlite://", "postgresql://", "postgresql://h/d?", "postgresql://u:p@"] {
+        for prefix in ["", "sqlite:///", "sqlite://", "postgresql://", "postgresql://h/d?", "postgresql://u:p@", "redis://", "unix://", "rediss://h?"] {
             let _ = parse(&format!("{prefix}{text}"));
         }
     }

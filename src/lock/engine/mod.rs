@@ -354,6 +354,21 @@ impl Engine {
             .map_err(LockError::backend)
     }
 
+    /// Asks the database for nothing but an answer.
+    ///
+    /// # Errors
+    /// The store's, or that it took longer than `patience`.
+    pub async fn hear_from(&self, patience: Duration) -> Result<(), LockError> {
+        let nothing = |reply| Operation::Observe {
+            keys: Vec::new(),
+            reply,
+        };
+        self.ask(patience, nothing)
+            .await
+            .map(drop)
+            .map_err(LockError::backend)
+    }
+
     /// Who waits in this process.
     #[must_use]
     pub fn waiting(&self) -> Vec<Waiting> {
@@ -375,6 +390,11 @@ impl Engine {
     /// The latest acquisition of (key, holder) by this process: `Err(true)` when there was one once, and it is over.
     pub(crate) fn hold_of(&self, key: &Arc<str>, holder: &str) -> Result<Arc<Hold>, bool> {
         self.queues().hold_of(key, holder)
+    }
+
+    /// One manager's latest acquisition of the key, if it has not ended.
+    pub(crate) fn hold_by(&self, key: &Arc<str>, manager: u64) -> Option<Arc<Hold>> {
+        self.queues().hold_by(key, manager)
     }
 
     /// Releases all that this process holds (or one manager's part of it), for `patience` at most.

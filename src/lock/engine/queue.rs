@@ -172,6 +172,11 @@ impl Queues {
             .ok_or_else(|| self.over.contains(key, holder))
     }
 
+    pub(super) fn hold_by(&self, key: &Arc<str>, manager: u64) -> Option<Arc<Hold>> {
+        let holds = &self.keys.get(key)?.holds;
+        holds.iter().rev().find(|hold| hold.manager == manager).cloned()
+    }
+
     pub(super) fn holds_of(&self, manager: Option<u64>) -> Vec<Arc<Hold>> {
         let wanted = |hold: &&Arc<Hold>| manager.is_none_or(|manager| hold.manager == manager);
         self.keys

@@ -7,7 +7,7 @@ use redis::{AsyncConnectionConfig, Pipeline, RedisError, Value};
 use tokio::time::timeout;
 
 use super::errors::{Phase, connection_survives, no_answer, store_error};
-use super::scripts::{Answer, Scripts, Standing, milliseconds, read};
+use super::scripts::{Answer, Scripts, Standing, milliseconds, read, seconds};
 use super::{PATIENCE, RedisSettings, Shared, listing};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, LockRow, Operation, Release, Renew, Won};
@@ -185,7 +185,7 @@ impl Values<'_> {
             }
             Operation::Renew(Renew { ttl, reply, .. }) => {
                 let renewed = self.next_answer().map(|answer| match answer {
-                    Answer::Number(now) => Some(super::scripts::seconds(now) + whole_seconds(ttl)),
+                    Answer::Number(now) => Some(seconds(now) + whole_seconds(ttl)),
                     _ => None,
                 });
                 let _ = reply.send(renewed);
@@ -257,13 +257,7 @@ pub(super) fn row(key: Arc<str>, answer: Answer) -> Option<LockRow> {
     else {
         return None;
     };
-    #[allow(clippy::cast_precision_loss, reason = "no time to live is so long")]
-    let expires_in = if left < 0 {
-        f64::INFINITY
-    } else {
-        // The key goes when the millisecond has passed.
-        (left + 1) as f64 / 1e3
-    };
+    let expires_in = if left < 0 { f64::INFINITY } else { seconds(left) };
     let is_ours = !id.is_empty();
     Some(LockRow {
         key,

@@ -1,7 +1,7 @@
 //! What is decided in Redis, a Lua script each, about one key.
 //!
 //! A script runs undisturbed, and at one moment of the server's clock. `KEYS[1]` is the lock, whose value is the holder's name, and
-//! `KEYS[2]` its note: "id, microseconds since the epoch when it was taken, milliseconds when it ends, holder". The note
+//! `KEYS[2]` its note: "id, when it was taken, when it ends, holder", in microseconds since the epoch. The note
 //! tells nothing if the lock was deleted and set anew without it, as the original would: then its holder differs, or its end.
 
 use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
@@ -20,17 +20,17 @@ local function standing()
     local holder = redis.pcall('GET', KEYS[1])
     if not holder then return nil end
     if type(holder) ~= 'string' then holder = '' end
-    local left = redis.call('PTTL', KEYS[1])
+    local left = redis.call('PTTL', KEYS[1]) * 1000
     local note = redis.call('GET', KEYS[2]) or ''
     local id, since, ends, noted = string.match(note, '^(%S+) (%d+) (%d+) (.*)$')
-    if id and noted == holder and math.abs(ends - now / 1000 - left) < 50 then
-        return holder, id, since, left
+    if id and noted == holder and math.abs(ends - now - left) < 50000 then
+        return holder, id, since, digits(math.max(ends - now, 0))
     end
-    return holder, '', '0', left
+    return holder, '', '0', digits(left)
 end
 
 local function take_note(id, since, holder, ttl)
-    redis.call('SET', KEYS[2], table.concat({id, since, digits(now / 1000 + ttl), holder}, ' '), 'PX', ttl)
+    redis.call('SET', KEYS[2], table.concat({id, since, digits(now + ttl * 1000), holder}, ' '), 'PX', ttl)
 end
 ";
 
@@ -85,14 +85,20 @@ pub(super) struct Scripts {
 impl Scripts {
     /// Tells the server the scripts: once for each connection, as it forgets them when it ends.
     pub(super) async fn load(connection: &mut MultiplexedConnection) -> RedisResult<Self> {
-        let mut pipeline = redis::Pipeline::with_capacity(4);
-        for script in [ACQUIRE, RENEW, RELEASE, OBSERVE] {
+        let scripts = [ACQUIRE, RENEW, RELEASE, OBSERVE];
+        let mut pipeline = redis::Pipeline::with_capacity(scripts.len());
+        for script in scripts {
             pipeline
                 .cmd("SCRIPT")
                 .arg("LOAD")
                 .arg(format!("{PRELUDE}{script}"));
         }
-        let (acquire, renew, release, observe) = pipeline.query_async(connection).await?;
+        let names = connection
+            .send_packed_commands(&pipeline, 0, scripts.len())
+            .await?;
+        // One refusal says as much as four.
+        let names = Value::Array(names).extract_error()?;
+        let (acquire, renew, release, observe) = redis::from_redis_value(names)?;
         Ok(Self {
             acquire,
             renew,
@@ -155,7 +161,7 @@ pub(super) struct Standing {
     pub(super) holder: String,
     pub(super) id: String,
     pub(super) since: f64,
-    /// Milliseconds; negative when it never expires.
+    /// Microseconds; negative when it never expires.
     pub(super) left: i64,
 }
 

@@ -1,0 +1,254 @@
+"""Locks in Redis, so that no two scanners bid on one posting.
+
+Keys and values are the original's (`bid_lock:{marketplace}:{posting}`, the holder's name), and old processes
+may go on using them beside this package: both exclude each other. What differs: no request is ever sent from
+the event loop, waiters queue and are woken instead of polling, a release deletes exactly what was acquired,
+and a lock that is held in a block is renewed until the block ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+from urllib.parse import quote
+
+from .. import _native
+from ..exceptions import LockBackendError
+from ..leases import LockContext, OnLost
+from .bid_lock_manager import BidLockManager
+
+__all__ = ["RedisBidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
+
+logger = logging.getLogger(__name__)
+
+_SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
+_HEALTH_CHECK_SECONDS = 2.0
+
+
+class RedisBidLockManager:
+    """Locks on marketplace postings, shared by all processes that use one Redis server.
+
+    It is a face of `BidLockManager` on a Redis URL: that one has leases, and what else the original has not.
+    """
+
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        ttl: float = 300,
+        *,
+        auto_renew: bool = True,
+        on_lost: OnLost = "log",
+    ) -> None:
+        """Describe the locks; nothing is opened before the first one is asked for.
+
+        Args:
+            redis_url: `redis://`, `rediss://` (TLS) or `unix://`, with `redis-py`'s parameters. When None
+                the environment's `REDIS_URL`; when that is unset, made of `REDIS_HOST` (localhost), `REDIS_PORT`
+                (6379), `REDIS_DB` (0) and `REDIS_PASSWORD`.
+            ttl: seconds that a lock lasts without renewal.
+            auto_renew: whether `with_lock` renews the lock while the body runs.
+            on_lost: what a block does when its lock is lost: "log", "raise", "cancel" or a callable.
+
+        Raises:
+            ValueError: `redis_url`, `ttl` or `on_lost` makes no sense.
+        """
+        url = redis_url or _url_of_the_environment()
+        if url.partition("://")[0].partition("+")[0].lower() not in _SCHEMES:
+            raise ValueError(
+                f"redis_url must begin with one of {', '.join(f'{name}://' for name in _SCHEMES)}"
+            )
+        try:
+            self._manager = BidLockManager(ttl, url, auto_renew=auto_renew, on_lost=on_lost)
+        except ValueError as error:
+            raise ValueError(str(error).replace("database_url", "redis_url")) from None
+        self._other_errors = 0
+
+    @property
+    def ttl(self) -> float:
+        """Seconds that a lock lasts without renewal; assigning it affects the next acquisition."""
+        return self._manager.ttl
+
+    @ttl.setter
+    def ttl(self, seconds: float) -> None:
+        self._manager.ttl = seconds
+
+    @staticmethod
+    def _make_lock_key(marketplace_id: str, posting_id: str) -> str:
+        return f"bid_lock:{marketplace_id}:{posting_id}"
+
+    async def acquire_lock(
+        self, marketplace_id: str, posting_id: str, timeout: float = 10.0, holder_id: str | None = None
+    ) -> bool:
+        """Acquire a lock for `ttl` seconds, without renewal; not reentrant.
+
+        Args:
+            marketplace_id: the marketplace; not empty, at most 1,000 characters.
+            posting_id: the posting; likewise.
+            timeout: seconds to wait while another holds it.
+            holder_id: the name to hold it under; `host:pid:` and eight random digits when None.
+
+        Returns:
+            True when acquired; False when it was still held `timeout` seconds later, or on an error of Redis
+            (transient ones are retried within `timeout` first).
+
+        Raises:
+            ValueError: an argument makes no sense.
+        """
+        return await self._manager.acquire_lock(marketplace_id, posting_id, timeout, _holder(holder_id))
+
+    async def release_lock(self, marketplace_id: str, posting_id: str, holder_id: str | None = None) -> bool:
+        """Release a lock by its holder's name, or what this manager acquired.
+
+        It is carried through even when cancelled. If this process acquired the lock under that name, exactly
+        that acquisition is released, and nobody else's. Without a name it is what this very manager acquired.
+
+        Returns:
+            False, and a logged warning, if there is no such lock, another has it, or Redis failed.
+
+        Raises:
+            ValueError: an argument makes no sense.
+        """
+        try:
+            if holder_id is None:
+                released = await self._locks().release_own(marketplace_id, posting_id)
+            else:
+                released = await self._locks().release(marketplace_id, posting_id, holder_id)
+        except LockBackendError as error:
+            self._other_errors += 1
+            logger.error("Error releasing lock %s:%s: %s", marketplace_id, posting_id, error)
+            return False
+        if not released:
+            by = "this manager" if holder_id is None else repr(holder_id)
+            logger.warning("Lock %s:%s is not held by %s: nothing released", marketplace_id, posting_id, by)
+        return released
+
+    def with_lock(
+        self,
+        marketplace_id: str,
+        posting_id: str,
+        timeout: float = 10.0,
+        holder_id: str | None = None,
+        *,
+        auto_renew: bool | None = None,
+        on_lost: OnLost | None = None,
+    ) -> LockContext:
+        """`async with manager.with_lock(...) as lease:` holds the lock while the body runs.
+
+        It is renewed meanwhile (unless `auto_renew` is False) and released at exit, whatever the body raised.
+
+        Raises:
+            LockTimeoutError: on entry: a `TimeoutError`, "Failed to acquire lock for M:P within Ts".
+            LockBackendError: on entry: a `TimeoutError` as well.
+            LockLostError: on exit, if the lock was lost and `on_lost` says so.
+        """
+        return self._manager.with_lock(
+            marketplace_id, posting_id, timeout, _holder(holder_id), auto_renew=auto_renew, on_lost=on_lost
+        )
+
+    async def cleanup_all(self) -> None:
+        """Delete every lock, whoever holds it. An error of Redis is logged."""
+        try:
+            deleted = await self._locks().clear()
+        except LockBackendError as error:
+            self._other_errors += 1
+            logger.error("Error cleaning up locks: %s", error)
+        else:
+            logger.info("Deleted %d locks", deleted)
+
+    async def health_check(self) -> bool:
+        """Whether Redis answers, within two seconds. Never fails."""
+        try:
+            return await self._locks().hear_from_database(_HEALTH_CHECK_SECONDS)
+        except LockBackendError as error:
+            self._other_errors += 1
+            logger.warning("Redis does not answer: %s", error)
+            return False
+
+    def get_metrics(self) -> dict[str, int]:
+        """Counters of this manager; Redis is not asked. `redis_errors` counts repeated tries, too."""
+        counters = self._manager._counters()
+        return {
+            "lock_attempts": counters["attempts"],
+            "lock_successes": counters["successes"],
+            "lock_conflicts": counters["conflicts"],
+            "lock_timeouts": counters["timeouts"],
+            "redis_errors": counters["backend_errors"] + self._other_errors,
+        }
+
+    @property
+    def _lock_attempts(self) -> int:
+        return self._manager._lock_attempts
+
+    @property
+    def _lock_successes(self) -> int:
+        return self._manager._lock_successes
+
+    @property
+    def _lock_conflicts(self) -> int:
+        return self._manager._lock_conflicts
+
+    @property
+    def _lock_timeouts(self) -> int:
+        return self._manager._lock_timeouts
+
+    @property
+    def _redis_errors(self) -> int:
+        return self.get_metrics()["redis_errors"]
+
+    async def close(self) -> None:
+        """Release what this manager still holds, and let go of its connections if nobody else uses them.
+
+        A manager that is used again opens them again.
+        """
+        await self._manager.aclose()
+
+    def _locks(self) -> _native.LockManager:
+        return self._manager._locks()
+
+
+def _holder(holder_id: str | None) -> str:
+    if holder_id is not None:
+        return holder_id
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+def _url_of_the_environment() -> str:
+    url = os.environ.get("REDIS_URL")
+    if url:
+        return url
+    host, port, database = (
+        os.environ.get(name) or default
+        for name, default in (("REDIS_HOST", "localhost"), ("REDIS_PORT", "6379"), ("REDIS_DB", "0"))
+    )
+    password = os.environ.get("REDIS_PASSWORD")
+    user = f":{quote(password, safe='')}@" if password else ""
+    return f"redis://{user}{f'[{host}]' if ':' in host else host}:{port}/{database}"
+
+
+_bid_lock_manager: RedisBidLockManager | None = None
+
+
+async def get_bid_lock_manager() -> RedisBidLockManager:
+    """Give the process's manager, made now with a `ttl` of 300 if there is none. Redis is not asked."""
+    global _bid_lock_manager
+    if _bid_lock_manager is None:
+        _bid_lock_manager = RedisBidLockManager()
+    return _bid_lock_manager
+
+
+async def init_bid_lock_manager(redis_url: str | None = None, ttl: float = 300) -> RedisBidLockManager:
+    """Make the process's manager anew.
+
+    Raises:
+        RuntimeError: Redis is not reachable; the manager stays as it was.
+        ValueError: an argument makes no sense.
+    """
+    global _bid_lock_manager
+    manager = RedisBidLockManager(redis_url, ttl)
+    if not await manager.health_check():
+        await manager.close()
+        raise RuntimeError("Redis is not reachable: see the log for what it said")
+    _bid_lock_manager = manager
+    return manager

