@@ -65,10 +65,12 @@ class RedisServer:
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
-        options = [word for name, value in self._settings.items() for word in (f"--{name}", value)]
+        configuration = self._folder / "configuration"
+        lines = [f"{name} {value or chr(34) * 2}\n" for name, value in self._settings.items()]
+        configuration.write_text("".join(lines))
         with (self._folder / "log").open("a") as log:
             self._process = subprocess.Popen(
-                [str(_program()), *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [str(_program()), str(configuration)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         deadline = time.monotonic() + 60
         while not self._answers():

@@ -44,9 +44,9 @@ class RedisBidLockManager:
         """Describe the locks; nothing is opened before the first one is asked for.
 
         Args:
-            redis_url: `redis://`, `rediss://` (TLS) or `unix://`, with `redis-py`'s parameters. When None
-                the environment's `REDIS_URL`; when that is unset, made of `REDIS_HOST` (localhost), `REDIS_PORT`
-                (6379), `REDIS_DB` (0) and `REDIS_PASSWORD`.
+            redis_url: `redis://`, `rediss://` (TLS) or `unix://`, with `redis-py`'s parameters. If None, the
+                environment's `REDIS_URL`; when that is unset, it is made of `REDIS_HOST` (localhost),
+                `REDIS_PORT` (6379), `REDIS_DB` (0) and `REDIS_PASSWORD`.
             ttl: seconds that a lock lasts without renewal.
             auto_renew: whether `with_lock` renews the lock while the body runs.
             on_lost: what a block does when its lock is lost: "log", "raise", "cancel" or a callable.

@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError};
 
 use super::RedisSettings;
 use crate::lock::error::StoreError;
@@ -16,15 +16,30 @@ pub(super) enum Phase {
     Executing,
 }
 
-/// Codes of answers that say "later" and are unknown to the client library: no memory left, too few replicas, a snapshot that failed,
-/// a script that takes too long, a replica without its master.
-const PASSING: [&str; 6] = [
+/// Codes of answers that say "later": a server that starts, fails over, has no memory or too few replicas, could not write its
+/// snapshot, or is busy with a script. One that has forgotten our scripts is told them on the next connection.
+const PASSING: [&str; 12] = [
+    "LOADING",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "NOMASTERLINK",
+    "READONLY",
+    "NOSCRIPT",
     "OOM",
     "NOREPLICAS",
     "MISCONF",
     "BUSY",
     "UNKILLABLE",
+];
+/// Those after which another connection may lead to a better server, or to a better state of this one.
+const CONNECT_AGAIN: [&str; 6] = [
+    "LOADING",
+    "MASTERDOWN",
     "NOMASTERLINK",
+    "READONLY",
+    "NOSCRIPT",
+    "NOAUTH",
 ];
 
 pub(super) fn store_error(settings: &RedisSettings, phase: Phase, error: &RedisError) -> StoreError {
@@ -56,21 +71,22 @@ fn describe(error: &RedisError) -> String {
     }
 }
 
+/// The code of the server's answer. Before Redis 7 it stands in the middle when a command in a script was refused.
+fn code(error: &RedisError) -> Option<&str> {
+    let inside = error
+        .detail()
+        .filter(|detail| detail.starts_with("Error running script"))
+        .and_then(|detail| detail.rsplit_once(": -"))
+        .and_then(|(_, inside)| inside.split(' ').next());
+    inside.or_else(|| error.code())
+}
+
 fn is_transient(phase: Phase, error: &RedisError) -> bool {
     match error.kind() {
-        ErrorKind::Server(kind) => match kind {
-            ServerErrorKind::BusyLoading
-            | ServerErrorKind::TryAgain
-            | ServerErrorKind::ClusterDown
-            | ServerErrorKind::MasterDown
-            // A server that has become a replica, or has forgotten our scripts: the next connection knows better.
-            | ServerErrorKind::ReadOnly
-            | ServerErrorKind::NoScript => true,
-            _ => error
-                .detail()
-                .is_some_and(|detail| detail.contains("max number of clients")),
-        },
-        ErrorKind::Extension => error.code().is_some_and(|code| PASSING.contains(&code)),
+        ErrorKind::Server(_) | ErrorKind::Extension => {
+            let too_many = |detail: &str| detail.contains("max number of clients");
+            code(error).is_some_and(|code| PASSING.contains(&code)) || error.detail().is_some_and(too_many)
+        }
         ErrorKind::Io => !(phase == Phase::Connecting && repeats_itself(error)),
         // In the middle of a connection that worked, it is the connection that is broken.
         ErrorKind::Parse => phase == Phase::Executing,
@@ -97,15 +113,6 @@ fn repeats_itself(error: &RedisError) -> bool {
 
 /// Whether another request on the same connection makes sense.
 pub(super) fn connection_survives(error: &RedisError) -> bool {
-    match error.kind() {
-        ErrorKind::Server(kind) => !matches!(
-            kind,
-            ServerErrorKind::ReadOnly
-                | ServerErrorKind::NoScript
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::BusyLoading
-        ),
-        ErrorKind::Extension => error.code() != Some("NOAUTH"),
-        _ => false,
-    }
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
+        && !code(error).is_some_and(|code| CONNECT_AGAIN.contains(&code))
 }

@@ -9,8 +9,8 @@ use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
 use super::keys;
 use crate::lock::operation::{Claim, ReleaseTarget, Renew};
 
-/// What all scripts begin with. The end that a note tells may differ from the lock's by the time a script takes (before Redis 7
-/// a script's clock goes on), not by the time between two acquisitions of the same holder.
+/// What all scripts begin with. The two keys end at the same time, but for what a script takes (before Redis 7 its clock goes on); so
+/// they do on a replica, which may have heard of both late. When the note says the same end as the lock, it says it more exactly.
 const PRELUDE: &str = "\
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -23,10 +23,12 @@ local function standing()
     local left = redis.call('PTTL', KEYS[1]) * 1000
     local note = redis.call('GET', KEYS[2]) or ''
     local id, since, ends, noted = string.match(note, '^(%S+) (%d+) (%d+) (.*)$')
-    if id and noted == holder and math.abs(ends - now - left) < 50000 then
-        return holder, id, since, digits(math.max(ends - now, 0))
+    if noted ~= holder or math.abs(redis.call('PTTL', KEYS[2]) * 1000 - left) > 50000 then
+        return holder, '', '0', digits(left)
     end
-    return holder, '', '0', digits(left)
+    local exactly = ends - now
+    if exactly > 0 and math.abs(exactly - left) < 2000 then left = exactly end
+    return holder, id, since, digits(left)
 end
 
 local function take_note(id, since, holder, ttl)
