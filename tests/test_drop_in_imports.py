@@ -27,3 +27,13 @@ def test_neither_sqlalchemy_nor_openai_is_imported(tmp_path: Path) -> None:
         "print([name for name in ('openai', 'sqlalchemy', 'httpx', 'rich', 'redis') if name in sys.modules])"
     )
     assert subprocess.check_output(python("-c", code), cwd=tmp_path, text=True).strip() == "[]"
+
+
+def test_the_redis_modules_are_light_and_are_imported_only_when_asked_for(tmp_path: Path) -> None:
+    code = (
+        "import sys, arbitrageai_native.agent_execution.bid_lock_manager\n"
+        "before = [name for name in sys.modules if 'redis' in name]\n"
+        "import arbitrageai_native.agent_execution.bid_lock_manager_factory\n"
+        "print(before, [name for name in sys.modules if name.startswith('redis')])"
+    )
+    assert subprocess.check_output(python("-c", code), cwd=tmp_path, text=True).strip() == "[] []"

@@ -68,8 +68,8 @@ class BidLockManager:
 
         Args:
             ttl: seconds that a lock lasts without renewal.
-            database_url: in SQLAlchemy's form, SQLite or PostgreSQL; the environment's `DATABASE_URL` when
-                None, and `sqlite:///data/tasks.db` when that is unset.
+            database_url: in SQLAlchemy's form, SQLite or PostgreSQL, or of a Redis server (`redis://`); the
+                environment's `DATABASE_URL` when None, and `sqlite:///data/tasks.db` when that is unset.
             auto_renew: whether `with_lock` and leases renew the lock while they hold it.
             max_hold: seconds for which a lock is renewed at most, ten times `ttl` by default; None for no
                 limit.
