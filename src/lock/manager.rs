@@ -185,10 +185,10 @@ impl Manager {
         }
     }
 
-    /// Asks the database for nothing but an answer.
+    /// Asks the database for nothing but an answer, now. See [`Engine::hear_from`].
     ///
     /// # Errors
-    /// [`LockError::Backend`] when there is none within `patience`.
+    /// [`LockError::Backend`] when there is none, or none within `patience`.
     pub async fn hear_from_database(&self, patience: Duration) -> Result<(), LockError> {
         self.engine().hear_from(patience).await
     }

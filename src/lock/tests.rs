@@ -1,4 +1,4 @@
-//! What every store must do, on each store that needs no server. (PostgreSQL passes the same through Python's suite.)
+//! What every store must do, on each store that needs no server. (PostgreSQL and Redis pass the same through Python's suite.)
 
 use std::path::Path;
 use std::sync::Arc;

@@ -158,7 +158,7 @@ class RedisBidLockManager:
             logger.info("Deleted %d locks", deleted)
 
     async def health_check(self) -> bool:
-        """Whether Redis answers, within two seconds. Never fails."""
+        """Whether Redis answers now, within two seconds. Never fails."""
         try:
             return await self._locks().hear_from_database(_HEALTH_CHECK_SECONDS)
         except LockBackendError as error:

@@ -354,19 +354,30 @@ impl Engine {
             .map_err(LockError::backend)
     }
 
-    /// Asks the database for nothing but an answer.
+    /// Asks the database for nothing but an answer, now: a failure is tried again only if it may be a connection's that broke
+    /// long ago.
     ///
     /// # Errors
     /// The store's, or that it took longer than `patience`.
     pub async fn hear_from(&self, patience: Duration) -> Result<(), LockError> {
-        let nothing = |reply| Operation::Observe {
-            keys: Vec::new(),
-            reply,
-        };
-        self.ask(patience, nothing)
-            .await
-            .map(drop)
-            .map_err(LockError::backend)
+        let deadline = Instant::now() + patience;
+        let mut first = true;
+        loop {
+            let (reply, answer) = oneshot::channel();
+            self.submit(Operation::Observe {
+                keys: Vec::new(),
+                reply,
+            });
+            let failure = match timeout_at(deadline, answer).await {
+                Ok(Ok(Ok(_))) => return Ok(()),
+                Ok(Ok(Err(error))) => error,
+                Ok(Err(_)) => StoreError::closed(),
+                Err(_) => StoreError::transient("the database did not answer in time"),
+            };
+            if !(failure.outcome_unknown && std::mem::take(&mut first)) {
+                return Err(LockError::backend(failure));
+            }
+        }
     }
 
     /// Who waits in this process.
