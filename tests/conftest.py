@@ -25,6 +25,7 @@ from tests.drop_in import (
 from tests.lock_fixtures import (
     make_manager,
     manager,
+    own_redis_server,
     postgres_server,
     postgres_url,
     redis_server,
@@ -48,6 +49,7 @@ __all__ = [
     "locks",
     "make_manager",
     "manager",
+    "own_redis_server",
     "postgres_server",
     "postgres_url",
     "pytest_configure",

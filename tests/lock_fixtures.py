@@ -43,6 +43,14 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
+def own_redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A server that the test may end, and set as it likes."""
+    server = RedisServer(**getattr(request, "param", {}))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """That server, empty; the name in the URL gives the test connections of its own."""
     redis_server.execute("FLUSHALL")
