@@ -17,7 +17,7 @@ import pytest
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 
 from .lock_counter import count_together
-from .reference.polling_lock import PollingLockManager, old_manager
+from .reference.polling_lock import old_manager
 from .servers.postgres import PostgresServer
 from .servers.tcp_proxy import TcpProxy
 
