@@ -300,7 +300,7 @@ def delivered(task: asyncio.Task[object]) -> bool:
 
 
 async def cancel_when_delivered(task: asyncio.Task[object]) -> bool:
-    """Cancels a task between its result's arrival and its next step. False if it had no need to wait for it."""
+    """Cancels a task between its result's arrival and its next step. False if it did not wait."""
     loop = asyncio.get_running_loop()
     done = loop.create_future()
 
