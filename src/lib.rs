@@ -5,6 +5,7 @@
 
 pub mod llm;
 pub mod lock;
+pub mod monitor;
 
 #[cfg(feature = "python")]
 #[allow(unsafe_code, reason = "descriptors and fork handlers need it")]
@@ -25,6 +26,8 @@ mod _native {
     use crate::bridge::probe::{Guard, Probe};
     #[pymodule_export]
     use crate::bridge::turn::{Turn, turn};
+    #[pymodule_export]
+    use crate::bridge::watch::LoopWatch;
     #[pymodule_export]
     use crate::bridge::{Awaitable, Inbox, Receive};
     #[pymodule_export]

@@ -1,7 +1,7 @@
 """LLM calls and database locks for asyncio that never block the event loop.
 
 The public names are imported when they are first used: importing this package alone loads nothing heavy and
-starts nothing.
+starts nothing. (PYTEST_DONT_REWRITE: it may be imported before pytest finds the plugin.)
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager as BidLockManager
     from arbitrageai_native.llm_service import LLMService as LLMService
     from arbitrageai_native.llm_service import ModelConfig as ModelConfig
+    from arbitrageai_native.loop_monitor import LoopMonitor as LoopMonitor
     from arbitrageai_native.utils.async_helpers import safe_sleep as safe_sleep
 
 # Public name -> the module that defines it; None: the name is a module itself.
@@ -23,6 +24,7 @@ _HOMES: dict[str, str | None] = {
     "AsyncOpenAI": "_openai",
     "BidLockManager": "agent_execution.bid_lock_manager",
     "LLMService": "llm_service",
+    "LoopMonitor": "loop_monitor",
     "ModelConfig": "llm_service",
     "OpenAI": "_openai",
     "exceptions": None,
@@ -33,6 +35,7 @@ __all__ = [
     "AsyncOpenAI",
     "BidLockManager",
     "LLMService",
+    "LoopMonitor",
     "ModelConfig",
     "OpenAI",
     "exceptions",

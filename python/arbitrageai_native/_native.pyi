@@ -1,7 +1,7 @@
 """The native module: private to the package, whose public classes are thin Python classes over these."""
 
 from asyncio import Future
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, final
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Lease",
     "LockGrant",
     "LockManager",
+    "LoopWatch",
     "Probe",
     "Receive",
     "Turn",
@@ -70,6 +71,24 @@ class Turn:
 
 def turn() -> Turn:
     """Await the caller's turn to start a call: at once, or a little later, in a crowd."""
+
+@final
+class LoopWatch:
+    """The signs that the running loop gives, and the thread that notices when they stop."""
+
+    def __new__(
+        cls,
+        select: Callable[[float | None], Any] | None,
+        interval: float,
+        threshold: float,
+        stalled: Callable[[float, bool], bool | None],
+        ended: Callable[[float], None],
+    ) -> LoopWatch: ...
+    def select(self, timeout: float | None = None) -> Any: ...
+    def beat(self) -> None: ...
+    def stop(self) -> None: ...
+    def end(self, seconds: float) -> bool: ...
+    def reading(self) -> dict[str, Any] | None: ...
 
 @final
 class Guard:

@@ -191,7 +191,7 @@ pub(super) fn is_crowded(py: Python<'_>) -> PyResult<bool> {
     Ok(inbox.get().waiters().started >= CROWD)
 }
 
-fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+pub(super) fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static GET_RUNNING_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     GET_RUNNING_LOOP
         .import(py, "asyncio", "get_running_loop")?

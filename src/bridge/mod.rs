@@ -36,6 +36,7 @@ mod wakeup;
 
 pub mod probe;
 pub mod turn;
+pub mod watch;
 
 pub use awaitable::{Awaitable, Nothing, awaitable};
 pub use blocking::block_on;

@@ -1,0 +1,293 @@
+//! The state of a watched loop: what is due, and what is known of it when it does not come.
+
+use std::time::{Duration, Instant};
+
+use super::{Histogram, Reading, Verdict};
+
+/// What the watching thread is to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Look again after so long, or when something changes.
+    Sleep(Option<Duration>),
+    /// Find out what the loop is doing: its beat is overdue by the threshold.
+    AskWitness,
+    /// Say that the stall is over, after so long.
+    TellEnd(Duration),
+    /// End.
+    Stop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Beating,
+    /// The witness is being asked; the loop may beat meanwhile.
+    Asking,
+    Blocked,
+    Resting,
+    Stopped,
+}
+
+pub(super) struct Pulse {
+    threshold: Duration,
+    /// When the loop ought to have given a sign at the latest. None: it waits for something to do.
+    due: Option<Instant>,
+    phase: Phase,
+    /// When the watching thread meant to look again.
+    planned_look: Option<Instant>,
+    /// Whether it has seen the loop idle, and nothing else since.
+    idle_before: bool,
+    /// Whether it sleeps until it is woken.
+    asleep: bool,
+    ended: Option<Duration>,
+    last: Duration,
+    worst: Duration,
+    stalls: u64,
+    histogram: Histogram,
+}
+
+impl Pulse {
+    pub(super) fn new(threshold: Duration, due: Instant) -> Self {
+        Self {
+            threshold,
+            due: Some(due),
+            phase: Phase::Beating,
+            planned_look: None,
+            idle_before: false,
+            asleep: false,
+            ended: None,
+            last: Duration::ZERO,
+            worst: Duration::ZERO,
+            stalls: 0,
+            histogram: Histogram::default(),
+        }
+    }
+
+    /// The loop gives a sign, and says when the next is due. True if the watching thread waits for it.
+    pub(super) fn sign(&mut self, now: Instant, next_due: Option<Instant>) -> bool {
+        let due = std::mem::replace(&mut self.due, next_due);
+        let lag = due.map(|due| now.saturating_duration_since(due));
+        match (self.phase, lag) {
+            (Phase::Stopped, _) => return false,
+            (Phase::Resting, _) | (_, None) => {} // nothing was due, or nobody ran the loop
+            (Phase::Blocked, Some(lag)) => {
+                self.record(lag);
+                self.ended = Some(lag);
+            }
+            (Phase::Beating | Phase::Asking, Some(lag)) => self.record(lag),
+        }
+        self.phase = Phase::Beating;
+        self.idle_before = false;
+        std::mem::take(&mut self.asleep)
+    }
+
+    pub(super) fn stop(&mut self, now: Instant) {
+        let lag = self.overdue(now);
+        if !lag.is_zero() {
+            self.record(lag);
+        }
+        self.phase = Phase::Stopped;
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.phase == Phase::Stopped
+    }
+
+    pub(super) fn next(&mut self, now: Instant) -> Next {
+        if self.phase == Phase::Stopped {
+            return Next::Stop;
+        }
+        if let Some(lag) = self.ended.take() {
+            return Next::TellEnd(lag);
+        }
+        let overslept = self
+            .planned_look
+            .take()
+            .is_some_and(|planned| now.saturating_duration_since(planned) > self.threshold / 2);
+        match (self.phase, self.due) {
+            // Both were stopped: not the loop's fault.
+            (Phase::Beating, _) if overslept => self.sleep_until(now, now + self.threshold),
+            (Phase::Beating, Some(due)) if now >= due + self.threshold => {
+                self.phase = Phase::Asking;
+                Next::AskWitness
+            }
+            (Phase::Beating, Some(due)) => self.sleep_until(now, due + self.threshold),
+            // A look now and then costs a busy loop less than waking this thread would.
+            (Phase::Beating, None) if !std::mem::replace(&mut self.idle_before, true) => {
+                self.sleep_until(now, now + self.threshold)
+            }
+            _ => {
+                self.asleep = true;
+                Next::Sleep(None)
+            }
+        }
+    }
+
+    fn sleep_until(&mut self, now: Instant, planned: Instant) -> Next {
+        self.planned_look = Some(planned);
+        Next::Sleep(Some(planned.saturating_duration_since(now)))
+    }
+
+    /// What the witness said. It is out of date if the loop has beaten since.
+    pub(super) fn judge(&mut self, verdict: Verdict) {
+        match (self.phase, verdict) {
+            (Phase::Stopped, _) => {}
+            (_, Verdict::Gone) => self.phase = Phase::Stopped,
+            (Phase::Asking, Verdict::Blocked) => self.phase = Phase::Blocked,
+            (Phase::Asking, Verdict::Resting) => self.phase = Phase::Resting,
+            _ => {}
+        }
+    }
+
+    pub(super) fn stalled_for(&self, now: Instant) -> Option<Duration> {
+        let lag = self.overdue(now);
+        (lag >= self.threshold).then_some(lag)
+    }
+
+    pub(super) fn reading(&self, now: Instant) -> Reading {
+        let overdue = self.overdue(now);
+        Reading {
+            current: if overdue.is_zero() { self.last } else { overdue },
+            worst: self.worst.max(overdue),
+            stalls: self.stalls + u64::from(overdue >= self.threshold),
+            histogram: self.histogram.clone(),
+        }
+    }
+
+    fn overdue(&self, now: Instant) -> Duration {
+        match self.phase {
+            Phase::Resting | Phase::Stopped => Duration::ZERO,
+            Phase::Beating | Phase::Asking | Phase::Blocked => self
+                .due
+                .map_or(Duration::ZERO, |due| now.saturating_duration_since(due)),
+        }
+    }
+
+    fn record(&mut self, lag: Duration) {
+        self.histogram.record(lag);
+        self.last = lag;
+        self.worst = self.worst.max(lag);
+        self.stalls += u64::from(lag >= self.threshold);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_millis(50);
+    const THRESHOLD: Duration = Duration::from_millis(100);
+
+    fn after(start: Instant, milliseconds: u64) -> Instant {
+        start + Duration::from_millis(milliseconds)
+    }
+
+    /// A loop that beats by a timer, at first in 50 ms.
+    fn begin() -> (Pulse, Instant) {
+        let start = Instant::now();
+        (Pulse::new(THRESHOLD, start + INTERVAL), start)
+    }
+
+    /// A loop that tells when it runs and when it waits; it runs now.
+    fn begin_running() -> (Pulse, Instant) {
+        let start = Instant::now();
+        (Pulse::new(THRESHOLD, start), start)
+    }
+
+    fn beat(pulse: &mut Pulse, now: Instant) -> bool {
+        pulse.sign(now, Some(now + INTERVAL))
+    }
+
+    #[test]
+    fn a_loop_that_beats_in_time_is_never_asked_about() {
+        let (mut pulse, start) = begin();
+        for number in 1..20 {
+            let now = after(start, number * 50);
+            assert!(!beat(&mut pulse, now));
+            assert_eq!(pulse.next(now), Next::Sleep(Some(INTERVAL + THRESHOLD)));
+        }
+        let reading = pulse.reading(after(start, 950));
+        assert_eq!((reading.stalls, reading.worst), (0, Duration::ZERO));
+        assert_eq!(reading.histogram.total(), 19);
+    }
+
+    #[test]
+    fn a_loop_that_waits_is_left_alone_until_it_runs_again() {
+        let (mut pulse, start) = begin_running();
+        assert!(!pulse.sign(after(start, 30), None));
+        assert_eq!(pulse.next(after(start, 100)), Next::Sleep(Some(THRESHOLD)));
+        assert_eq!(pulse.next(after(start, 200)), Next::Sleep(None));
+        assert!(
+            pulse.sign(after(start, 9_000), Some(after(start, 9_000))),
+            "wakes the thread"
+        );
+        assert!(!pulse.sign(after(start, 9_010), None), "once");
+        let reading = pulse.reading(after(start, 9_010));
+        assert_eq!((reading.stalls, reading.histogram.total()), (0, 2));
+        assert_eq!(reading.worst, Duration::from_millis(30));
+    }
+
+    #[test]
+    fn a_stall_is_asked_about_once_while_it_lasts_and_its_end_is_told_once() {
+        let (mut pulse, start) = begin_running();
+        let later = Duration::from_millis(1);
+        assert_eq!(pulse.next(after(start, 99)), Next::Sleep(Some(later)));
+        assert_eq!(pulse.next(after(start, 100)), Next::AskWitness);
+        pulse.judge(Verdict::Blocked);
+        assert_eq!(pulse.next(after(start, 200)), Next::Sleep(None));
+        assert_eq!(pulse.stalled_for(after(start, 200)), Some(2 * THRESHOLD));
+        assert_eq!(pulse.reading(after(start, 200)).stalls, 1);
+        assert!(pulse.sign(after(start, 300), None));
+        assert_eq!(pulse.next(after(start, 300)), Next::TellEnd(3 * THRESHOLD));
+        assert!(matches!(pulse.next(after(start, 300)), Next::Sleep(Some(_))));
+        let reading = pulse.reading(after(start, 351));
+        assert_eq!((reading.stalls, reading.worst), (1, 3 * THRESHOLD));
+    }
+
+    #[test]
+    fn a_loop_that_rests_is_not_blocked_and_its_next_sign_is_not_late() {
+        let (mut pulse, start) = begin();
+        assert_eq!(pulse.next(after(start, 150)), Next::AskWitness);
+        pulse.judge(Verdict::Resting);
+        assert_eq!(pulse.next(after(start, 5_000)), Next::Sleep(None));
+        assert_eq!(pulse.reading(after(start, 5_000)).current, Duration::ZERO);
+        assert!(beat(&mut pulse, after(start, 9_000)));
+        let reading = pulse.reading(after(start, 9_000));
+        assert_eq!((reading.stalls, reading.histogram.total()), (0, 0));
+    }
+
+    #[test]
+    fn a_verdict_that_comes_after_the_next_sign_is_out_of_date() {
+        let (mut pulse, start) = begin();
+        assert_eq!(pulse.next(after(start, 150)), Next::AskWitness);
+        assert!(!beat(&mut pulse, after(start, 160)));
+        pulse.judge(Verdict::Blocked);
+        assert!(matches!(pulse.next(after(start, 160)), Next::Sleep(Some(_))));
+        assert_eq!(pulse.reading(after(start, 160)).stalls, 1);
+    }
+
+    #[test]
+    fn a_thread_that_was_stopped_itself_gives_the_loop_another_chance() {
+        let (mut pulse, start) = begin();
+        assert_eq!(pulse.next(start), Next::Sleep(Some(INTERVAL + THRESHOLD)));
+        assert_eq!(pulse.next(after(start, 10_000)), Next::Sleep(Some(THRESHOLD)));
+        assert_eq!(pulse.next(after(start, 10_100)), Next::AskWitness);
+    }
+
+    #[test]
+    fn what_is_overdue_when_it_stops_counts_and_a_sign_after_it_does_not() {
+        let (mut pulse, start) = begin();
+        pulse.stop(after(start, 250));
+        assert!(!beat(&mut pulse, after(start, 400)));
+        assert_eq!(pulse.next(after(start, 400)), Next::Stop);
+        let reading = pulse.reading(after(start, 400));
+        assert_eq!((reading.stalls, reading.worst), (1, 2 * THRESHOLD));
+    }
+
+    #[test]
+    fn a_loop_that_has_gone_ends_the_watch() {
+        let (mut pulse, start) = begin();
+        assert_eq!(pulse.next(after(start, 150)), Next::AskWitness);
+        pulse.judge(Verdict::Gone);
+        assert_eq!(pulse.next(after(start, 151)), Next::Stop);
+    }
+}
