@@ -1,0 +1,32 @@
+"""What blocks the event loop in a tree of sources, found without running them.
+
+`audit([path])` reads the sources, has ruff's ASYNC rules name the blocking calls, adds those of
+`known_types`, and follows both through the tree's own synchronous functions to the coroutines that call them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .call_graph import findings
+from .functions import read_functions
+from .report import Finding, Problem, Report
+from .ruff_rules import apply_ruff
+from .sources import read_sources
+
+__all__ = ["Finding", "Problem", "Report", "audit"]
+
+
+def audit(paths: Sequence[Path]) -> Report:
+    """Audit files and folders.
+
+    Raises:
+        FileNotFoundError: one of `paths` does not exist.
+        RuntimeError: ruff is not installed, or fails.
+    """
+    sources, problems = read_sources(paths)
+    modules = [read_functions(source) for source in sources]
+    apply_ruff(modules)
+    coroutines = sum(function.is_async for module in modules for function in module.functions)
+    return Report(findings(modules), problems, files=len(sources), coroutines=coroutines)

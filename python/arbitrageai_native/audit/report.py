@@ -1,0 +1,74 @@
+"""What an audit found, and the forms in which it is told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """One blocking call, in the coroutine `function`; `instead` says what does not block."""
+
+    file: str
+    line: int
+    function: str
+    call: str
+    instead: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file that could not be audited."""
+
+    file: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings, what could not be read, and how much was."""
+
+    findings: list[Finding]
+    errors: list[Problem]
+    files: int
+    coroutines: int
+
+    def as_json(self) -> str:
+        """`{"findings": [...], "errors": [...]}`."""
+        found = [asdict(finding) for finding in self.findings]
+        return json.dumps({"findings": found, "errors": [asdict(error) for error in self.errors]}, indent=2)
+
+    def as_sarif(self) -> str:
+        """SARIF 2.1.0, which code hosts read."""
+        rule = {
+            "id": "blocking-call-in-coroutine",
+            "shortDescription": {"text": "A call that blocks the event loop"},
+        }
+        driver = {"name": "arbitrageai-native audit", "rules": [rule]}
+        notifications = [
+            {"level": "error", "message": {"text": f"{error.file}: {error.message}"}} for error in self.errors
+        ]
+        run = {
+            "tool": {"driver": driver},
+            "results": [_sarif_result(str(rule["id"]), finding) for finding in self.findings],
+            "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": notifications}],
+        }
+        schema = "https://json.schemastore.org/sarif-2.1.0.json"
+        return json.dumps({"$schema": schema, "version": "2.1.0", "runs": [run]}, indent=2)
+
+
+def _sarif_result(rule: str, finding: Finding) -> dict[str, Any]:
+    place = {
+        "artifactLocation": {"uri": Path(finding.file).as_posix()},
+        "region": {"startLine": finding.line},
+    }
+    text = f"{finding.function} blocks the event loop: {finding.call}. Instead: {finding.instead}"
+    return {
+        "ruleId": rule,
+        "level": "warning",
+        "message": {"text": text},
+        "locations": [{"physicalLocation": place}],
+    }
