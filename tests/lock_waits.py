@@ -15,17 +15,20 @@ from dataclasses import dataclass
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 
 from . import ticker
-from .reference.polling_lock import PollingLockManager
+from .reference.polling_lock import PollingLockManager, old_manager
 
 
 @contextlib.asynccontextmanager
 async def held_by_another(url: str, postings: list[str], ttl: float) -> AsyncIterator[None]:
     """Locks on these postings that nobody here has."""
-    other = PollingLockManager(url, ttl)
+    other = old_manager(url, ttl)
     for posting in postings:
         assert await other.acquire_lock("m", posting, timeout=0)
     yield
-    other.engine.dispose()
+    if isinstance(other, PollingLockManager):
+        other.engine.dispose()
+    else:
+        await other.close()
 
 
 async def takeover(url: str) -> float:

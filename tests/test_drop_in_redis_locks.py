@@ -220,7 +220,9 @@ class BeforeDeletion(TcpProxy):
         super().__init__(target)
         self._act = act
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counts: int = 0
+    ) -> None:
         while data := await reader.read(65536):
             if b"$3\r\nDEL\r\n" in data:
                 self._act()

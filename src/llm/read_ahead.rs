@@ -37,6 +37,17 @@ pub enum Items {
     Chunks(Vec<Chunk>),
 }
 
+impl Items {
+    /// A stream's batches are all of one shape.
+    fn append(&mut self, more: Self) {
+        match (self, more) {
+            (Self::Texts(texts), Self::Texts(more)) => texts.extend(more),
+            (Self::Chunks(chunks), Self::Chunks(more)) => chunks.extend(more),
+            (Self::Texts(_), Self::Chunks(_)) | (Self::Chunks(_), Self::Texts(_)) => {}
+        }
+    }
+}
+
 /// A stream that is opened when it is first asked for something. Dropping it closes the request.
 pub struct ReadAhead {
     reading: Mutex<Reading>,
@@ -65,8 +76,27 @@ impl Drop for AbortOnDrop {
 
 struct Incoming {
     messages: mpsc::Receiver<Message>,
+    /// The last message, when the items before it were handed over first.
+    last: Option<Message>,
     /// Whether the last message has been taken.
     over: bool,
+}
+
+impl Incoming {
+    /// Adds the batches that have come already. Returns what is known of the stream by the last of them.
+    fn take_what_is_there(&mut self, batch: &mut Items) -> Option<Summary> {
+        let mut latest = None;
+        while let Ok(message) = self.messages.try_recv() {
+            match message.items {
+                Ok(Some(more)) => {
+                    batch.append(more);
+                    latest = Some(message.summary);
+                }
+                _ => self.last = Some(message),
+            }
+        }
+        latest
+    }
 }
 
 /// A batch, or None at the end, and what is known of the stream by then.
@@ -83,6 +113,7 @@ impl ReadAhead {
             reading: Mutex::new(Reading::NotYet(Some((Box::pin(opening), sender)))),
             incoming: tokio::sync::Mutex::new(Incoming {
                 messages,
+                last: None,
                 over: false,
             }),
             returned: Mutex::default(),
@@ -120,14 +151,24 @@ impl ReadAhead {
         if incoming.over {
             return Ok(None);
         }
-        let message = incoming.messages.recv().await;
+        let message = match incoming.last.take() {
+            Some(last) => Some(last),
+            None => incoming.messages.recv().await,
+        };
         if self.is_closed() {
             return Ok(None);
         }
-        let Some(Message { items, summary }) = message else {
+        let Some(Message {
+            mut items,
+            mut summary,
+        }) = message
+        else {
             incoming.over = true;
             return Err(Error::Closed("the stream"));
         };
+        if let Ok(Some(batch)) = &mut items {
+            summary = incoming.take_what_is_there(batch).unwrap_or(summary);
+        }
         incoming.over = !matches!(items, Ok(Some(_)));
         *self.summary.lock().unwrap_or_else(PoisonError::into_inner) = summary;
         items

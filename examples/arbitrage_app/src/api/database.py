@@ -1,7 +1,9 @@
 """The application's database: one engine, shared by bids and locks, and one thread for its statements."""
 
 import asyncio
+import contextlib
 import os
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -34,8 +36,10 @@ if engine.dialect.name == "sqlite":
 
     @event.listens_for(engine, "connect")
     def _prepare(connection, _record):
-        # Readers and the one writer of an SQLite file don't wait for each other.
-        connection.execute("PRAGMA journal_mode=WAL")
+        # Readers and the one writer of an SQLite file don't wait for each other. It is set once for the file; who meets
+        # another worker that is just setting it, is refused at once.
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA busy_timeout=10000")
 
