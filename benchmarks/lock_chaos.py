@@ -1,10 +1,11 @@
 """Locks while everything goes wrong, for minutes: no two holders, and no stale write.
 
-    python benchmarks/lock_chaos.py [--store sqlite|postgresql] [--seconds 600] [--workers 8]
+    python benchmarks/lock_chaos.py [--store sqlite|postgresql|redis] [--seconds 600] [--workers 8]
 
 Workers increment a number under one lock. Meanwhile holders are killed, and stopped for longer than their
-time to live; with PostgreSQL connections are cut, and the server is restarted as after a crash. Then the
-history of all of them is checked: see `tests/chaos/history.py`. The tests run the same for seconds.
+time to live; with PostgreSQL and Redis connections are cut, and the server is restarted as after a
+crash. Then the history of all of them is checked: see `tests/chaos/history.py`. The tests run the same
+for seconds.
 """
 
 from __future__ import annotations

@@ -11,11 +11,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from tests.servers.postgres import PostgresServer
+from tests.servers.redis import RedisServer
 from tests.servers.tcp_proxy import TcpProxy
 
 from .history import check_holds, check_visits, read_history
@@ -24,7 +26,11 @@ from .register import Register
 ROOT = Path(__file__).parent.parent.parent
 STOPPED_FOR = 1.3
 """Times the time to live."""
-FAULTS = {"sqlite": ("kill", "stop"), "postgresql": ("kill", "stop", "cut", "restart")}
+FAULTS = {
+    "sqlite": ("kill", "stop"),
+    "postgresql": ("kill", "stop", "cut", "restart"),
+    "redis": ("kill", "stop", "cut", "restart"),
+}
 """What can be done to the users of each kind of database."""
 
 
@@ -47,10 +53,13 @@ class Outcome:
     """Seconds from one acquisition to the next."""
 
 
+Server: TypeAlias = "PostgresServer | RedisServer"
+
+
 class Torment:
     """Keeps so many workers running, whatever happens to them."""
 
-    def __init__(self, url: str, folder: Path, ttl: float, server: PostgresServer | None) -> None:
+    def __init__(self, url: str, folder: Path, ttl: float, server: Server | None) -> None:
         self._command = [sys.executable, "-m", "tests.chaos.worker", url, str(folder), str(ttl)]
         self._register = Register(folder)
         self._ttl = ttl
@@ -131,14 +140,21 @@ class Torment:
         self._register.close()
 
 
+_SERVERS: dict[str, Callable[[], Server]] = {
+    "postgresql": PostgresServer,
+    # What Redis has answered is on disk, as PostgreSQL's answers are: no lock outlives a restart otherwise.
+    "redis": lambda: RedisServer(durable=True),
+}
+
+
 @contextlib.asynccontextmanager
 async def tormented(store: str, workers: int, ttl: float, folder: Path) -> AsyncIterator[Torment]:
-    """Workers on a database of their own; a proxy stands before PostgreSQL."""
+    """Workers on a database of their own; a proxy stands before a server."""
     async with contextlib.AsyncExitStack() as stack:
         if store == "sqlite":
             torment = Torment(f"sqlite:///{folder}/locks.db", folder, ttl, None)
         else:
-            server = await asyncio.to_thread(PostgresServer)
+            server = await asyncio.to_thread(_SERVERS[store])
             stack.callback(server.stop)
             proxy = await stack.enter_async_context(TcpProxy(server.port))
             torment = Torment(server.url().replace(str(server.port), str(proxy.port)), folder, ttl, server)

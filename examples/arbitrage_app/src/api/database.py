@@ -36,8 +36,8 @@ if engine.dialect.name == "sqlite":
 
     @event.listens_for(engine, "connect")
     def _prepare(connection, _record):
-        # Readers and the one writer of an SQLite file don't wait for each other. It is set once for the file; who meets
-        # another worker that is just setting it, is refused at once.
+        # Readers and the one writer of an SQLite file don't wait for each other. It is set once for the
+        # file; a worker that meets another which is just setting it is refused at once.
         with contextlib.suppress(sqlite3.OperationalError):
             connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
