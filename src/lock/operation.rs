@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::boot_time::BootTime;
 use super::error::StoreError;
 
 /// Where an answer goes.
@@ -184,6 +185,8 @@ pub struct Claim {
     pub holder: Arc<str>,
     /// How long the lock lasts.
     pub ttl: Duration,
+    /// When it was last sent to the store: what a holder may believe counts from then.
+    pub sent_at: BootTime,
     state: ClaimState,
     owner: Arc<dyn Abandoned>,
 }
@@ -206,6 +209,7 @@ impl Claim {
             key,
             holder,
             ttl,
+            sent_at: BootTime::now(),
             state: ClaimState::Unwritten,
             owner,
         }

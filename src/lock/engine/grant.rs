@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::holds::{Hold, Status};
-use super::queue::Wake;
 use super::{Engine, LockError};
-use crate::lock::boot_time::BootTime;
 use crate::lock::operation::{Claim, Won};
 
 /// A lock that was won. Dropping it releases the row in the background.
@@ -21,13 +19,13 @@ pub struct Grant {
 }
 
 impl Grant {
-    pub(super) fn new(engine: &Arc<Engine>, claim: Claim, won: Won, sent: BootTime, manager: u64) -> Self {
+    pub(super) fn new(engine: &Arc<Engine>, claim: Claim, won: Won, manager: u64) -> Self {
         let hold = Arc::new(Hold::new(
             Arc::clone(&claim.key),
             Arc::clone(&claim.holder),
             Arc::clone(&claim.id),
             manager,
-            sent + claim.ttl,
+            claim.sent_at + claim.ttl,
         ));
         engine.queues().hold(Arc::clone(&hold));
         Self {
@@ -64,7 +62,7 @@ impl Drop for Grant {
         // The claim, dropped next, deletes the row.
         if self.claim.is_some() {
             self.hold.end(Status::Released);
-            self.engine.queues().end_hold(&self.hold, Wake::Nobody);
+            self.engine.queues().forget_hold(&self.hold);
         }
     }
 }

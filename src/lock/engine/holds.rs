@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::Engine;
-use super::queue::Wake;
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::LockError;
 use crate::lock::operation::{Abandoned as _, ReleaseTarget};
@@ -125,8 +124,9 @@ impl Hold {
         self: Arc<Self>,
         engine: &Arc<Engine>,
     ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
+        let may_be_handed_over = self.is_held();
         self.end(Status::Released);
-        let releasing = engine.release_row(self.target());
+        let releasing = engine.release_hold(self.target(), may_be_handed_over);
         let mut unfinished = Unfinished {
             hold: self,
             engine: Arc::clone(engine),
@@ -161,7 +161,8 @@ impl Drop for Unfinished {
         if !self.done {
             self.engine.abandoned(&self.hold.row, &self.hold.key, None);
         }
-        self.engine.queues().end_hold(&self.hold, Wake::First);
+        let next = self.engine.queues().end_hold(&self.hold);
+        self.engine.send(next);
     }
 }
 

@@ -1,9 +1,9 @@
 //! One database's locks as this process sees them: who waits, who holds, and how a request becomes a lease.
 //!
 //! All managers of one database in one process share an engine. Callers for the same key queue here in the order they came
-//! ([`queue`]), and only the first of them talks to the database. While it waits for someone else's lock it is woken by a
-//! release in this process, by the store (another process's release), by the expiry it has seen, or by the poller
-//! ([`poller`]), which looks at all awaited keys with one statement at least every 0.3 s.
+//! ([`queue`]), and only the first of them talks to the database. While it waits for someone else's lock its request is sent
+//! again by the store's news (another process's release), at the expiry it has seen, or by the poller ([`poller`]), which looks
+//! at all awaited keys with one statement at least every 0.3 s. A release in this process hands the lock over to it.
 //!
 //! What is won is a [`Grant`]: a value that releases its row in the background when it is dropped. So whoever is cancelled,
 //! wherever that happens, leaves nothing behind.
@@ -14,9 +14,8 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::boot_time::BootTime;
 use super::error::{LockError, StoreError};
 use super::operation::{
     Abandoned, Acquire, Attempt, Claim, LockRow, Operation, Release, ReleaseTarget, Reply,
@@ -31,8 +30,8 @@ mod retry;
 
 pub use grant::Grant;
 pub(crate) use holds::{Hold, Status};
+use queue::{Answer, Place, Queues};
 pub use queue::{Holding, Waiting};
-use queue::{Place, Queues};
 use retry::Backoff;
 
 /// How long a request may take that was sent when its caller's time was nearly up.
@@ -60,20 +59,6 @@ pub struct Request {
     pub said_timeout: Duration,
     /// The manager that asks: its locks can be released together.
     pub manager: u64,
-}
-
-/// How an acquisition begins.
-enum Start {
-    /// With a request under way.
-    Sent(Sent),
-    /// Behind others.
-    Waiting(Claim),
-}
-
-/// A request under way.
-struct Sent {
-    sent_at: BootTime,
-    answer: oneshot::Receiver<(Claim, Result<Attempt, StoreError>)>,
 }
 
 /// What the engine tells a caller's counters while it works.
@@ -122,7 +107,6 @@ impl Engine {
         progress: Arc<dyn Progress>,
     ) -> impl Future<Output = Result<Grant, LockError>> + Send + 'static + use<> {
         let deadline = Instant::now() + request.timeout;
-        let place = Place::join(self, &request.key, &request.holder);
         let owner = Arc::clone(self) as Arc<dyn Abandoned>;
         let claim = Claim::new(
             Arc::clone(&request.key),
@@ -130,16 +114,11 @@ impl Engine {
             request.ttl,
             owner,
         );
-        // Who comes first need not wait for the future's first poll either.
-        let start = if place.came_first() {
-            Start::Sent(self.send(claim))
-        } else {
-            Start::Waiting(claim)
-        };
+        let (place, answer) = Place::join(self, claim);
         let engine = Arc::clone(self);
         async move {
             engine
-                .acquire_at(place, start, deadline, &request, &*progress)
+                .acquire_at(place, answer, deadline, &request, &*progress)
                 .await
         }
     }
@@ -147,7 +126,7 @@ impl Engine {
     async fn acquire_at(
         self: &Arc<Self>,
         place: Place,
-        start: Start,
+        mut answer: Answer,
         deadline: Instant,
         request: &Request,
         progress: &dyn Progress,
@@ -162,82 +141,76 @@ impl Engine {
                 progress.conflict();
             }
         };
-        if !place.came_first() {
+        if place.under_way_since().is_none() {
             note_conflict();
-            if timeout_at(deadline, place.first()).await.is_err() {
-                return Err(match place.failure() {
-                    Some(error) => LockError::backend(error),
-                    None => timed_out(),
-                });
-            }
         }
         let mut backoff = Backoff::default();
-        let (mut sent, mut idle) = match start {
-            Start::Sent(sent) => (Some(sent), None),
-            Start::Waiting(claim) => (None, Some(claim)),
-        };
-        let mut woken = false;
+        // When to send the request if nobody else has: at once when it is the first one's turn and nothing is in the way.
+        let mut ask_at = place.held_here().unwrap_or(deadline);
         loop {
-            if sent.is_none()
-                && !woken
-                && let Some(expiry) = place.held_here()
-            {
-                // Held in this very process: unless something was heard, the database has nothing new to say.
-                note_conflict();
-                if Instant::now() >= deadline {
-                    return Err(timed_out());
-                }
-                woken = place.wake_up(expiry.min(deadline)).await;
-                continue;
+            let under_way = place.under_way_since();
+            let until = match under_way {
+                Some(since) => deadline.max(since + GRACE),
+                None => ask_at.min(deadline),
+            };
+            if under_way.is_none() && place.is_first() {
+                self.poller.start(self);
             }
-            let Some(attempt) = sent.take().or_else(|| idle.take().map(|claim| self.send(claim))) else {
-                return Err(LockError::backend(StoreError::closed()));
-            };
-            let answered = timeout_at(deadline.max(Instant::now() + GRACE), attempt.answer).await;
-            let (claim, outcome) = match answered {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_)) => return Err(LockError::backend(StoreError::closed())),
-                Err(_) => {
-                    progress.backend_error();
-                    return Err(LockError::backend(self.no_answer(place.failure())));
-                }
-            };
-            match outcome {
-                Ok(Attempt::Won(won)) => {
-                    place.note_failure(None);
-                    return Ok(Grant::new(self, claim, won, attempt.sent_at, request.manager));
-                }
-                Ok(Attempt::Held(by)) => {
-                    note_conflict();
-                    place.note_failure(None);
-                    backoff = Backoff::default();
-                    if Instant::now() >= deadline {
-                        return Err(timed_out());
+            tokio::select! {
+                biased;
+                answered = &mut answer => match answered {
+                    Ok((claim, Ok(Attempt::Won(won)))) => {
+                        place.note_failure(None);
+                        return Ok(Grant::new(self, claim, won, request.manager));
                     }
-                    idle = Some(claim);
-                    let expiry = place.saw(by.as_ref());
-                    place.wake_up(expiry.min(deadline)).await;
-                    woken = true;
-                }
-                Err(error) => {
-                    progress.backend_error();
-                    place.note_failure(Some(error.clone()));
-                    if !error.transient || Instant::now() >= deadline {
-                        return Err(LockError::backend(error));
+                    Ok((claim, Ok(Attempt::Held(by)))) => {
+                        note_conflict();
+                        place.note_failure(None);
+                        backoff = Backoff::default();
+                        if Instant::now() >= deadline {
+                            return Err(timed_out());
+                        }
+                        ask_at = place.saw(by.as_ref());
+                        answer = place.ask_again(claim);
                     }
-                    idle = Some(claim);
-                    tokio::time::sleep_until(backoff.next().min(deadline)).await;
-                }
+                    Ok((claim, Err(error))) => {
+                        progress.backend_error();
+                        place.note_failure(Some(error.clone()));
+                        if !error.transient || Instant::now() >= deadline {
+                            return Err(LockError::backend(error));
+                        }
+                        ask_at = backoff.next();
+                        answer = place.ask_again(claim);
+                    }
+                    Err(_) => return Err(LockError::backend(StoreError::closed())),
+                },
+                () = place.changed() => ask_at = place.held_here().unwrap_or(deadline),
+                () = sleep_until(until) => match (place.under_way_since(), place.held_here()) {
+                    (Some(_), _) if under_way.is_none() => {} // sent by another just now
+                    (Some(_), _) => {
+                        progress.backend_error();
+                        return Err(LockError::backend(self.no_answer(place.failure())));
+                    }
+                    (None, _) if !place.is_first() => {
+                        return Err(match place.failure() {
+                            Some(error) => LockError::backend(error),
+                            None => timed_out(),
+                        });
+                    }
+                    (None, Some(_)) if Instant::now() >= deadline => return Err(timed_out()),
+                    // Renewed meanwhile.
+                    (None, Some(expiry)) => ask_at = expiry,
+                    (None, None) => place.send(),
+                },
             }
         }
     }
 
-    /// One try at the database.
-    fn send(&self, claim: Claim) -> Sent {
-        let sent_at = BootTime::now();
-        let (reply, answer) = oneshot::channel();
-        self.store.submit(Operation::Acquire(Acquire { claim, reply }));
-        Sent { sent_at, answer }
+    /// Sends requests whose time has come.
+    fn send(&self, requests: impl IntoIterator<Item = Acquire>) {
+        for request in requests {
+            self.store.submit(Operation::Acquire(request));
+        }
     }
 
     /// Sends an operation and waits for its answer, for `patience` at most; transient failures are retried.
@@ -301,25 +274,59 @@ impl Engine {
         self: &Arc<Self>,
         target: ReleaseTarget,
     ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
-        let (reply, first_answer) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
         self.submit(Operation::Release(Release {
             target: target.clone(),
             reply,
         }));
         let engine = Arc::clone(self);
         async move {
-            let again = |reply| {
-                Operation::Release(Release {
-                    target: target.clone(),
-                    reply,
-                })
-            };
-            let released = engine
-                .ask_again(RELEASE_PATIENCE, Some(first_answer), again)
-                .await;
+            let released = engine.released(&target, answer).await;
             engine.wake(target.key());
-            released.map_err(LockError::backend)
+            released
         }
+    }
+
+    /// Deletes the row of a hold, or hands it over to the first waiter of this process. As [`Self::release_row`] otherwise; nobody
+    /// is woken.
+    fn release_hold(
+        self: &Arc<Self>,
+        target: ReleaseTarget,
+        may_be_handed_over: bool,
+    ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
+        let (reply, answer) = oneshot::channel();
+        let release = Release {
+            target: target.clone(),
+            reply,
+        };
+        let successor = if may_be_handed_over {
+            self.queues().successor(target.key())
+        } else {
+            None
+        };
+        match successor {
+            Some(successor) => self.store.hand_over(release, successor),
+            None => self.submit(Operation::Release(release)),
+        }
+        let engine = Arc::clone(self);
+        async move { engine.released(&target, answer).await }
+    }
+
+    /// Waits for the answer to a release; one that fails is sent again.
+    async fn released(
+        &self,
+        target: &ReleaseTarget,
+        answer: oneshot::Receiver<Result<bool, StoreError>>,
+    ) -> Result<bool, LockError> {
+        let again = |reply| {
+            Operation::Release(Release {
+                target: target.clone(),
+                reply,
+            })
+        };
+        self.ask_again(RELEASE_PATIENCE, Some(answer), again)
+            .await
+            .map_err(LockError::backend)
     }
 
     /// Deletes every row.
@@ -330,7 +337,8 @@ impl Engine {
         let cleared = self
             .ask(RELEASE_PATIENCE, |reply| Operation::Clear { reply })
             .await;
-        self.queues().wake_all();
+        let requests = self.queues().wake_all();
+        self.send(requests);
         cleared.map_err(LockError::backend)
     }
 
@@ -438,7 +446,8 @@ impl Engine {
 
     /// Lets the first waiter for `key` try again.
     fn wake(&self, key: &Arc<str>) {
-        self.queues().wake(key);
+        let request = self.queues().wake(key);
+        self.send(request);
     }
 }
 
@@ -508,7 +517,8 @@ struct WakeUps(Weak<Engine>);
 impl Listener for WakeUps {
     fn changed(&self, hash: u64) {
         if let Some(engine) = self.0.upgrade() {
-            engine.queues().wake_where(|key| key_hash(key) == hash);
+            let requests = engine.queues().wake_where(|key| key_hash(key) == hash);
+            engine.send(requests);
         }
     }
 

@@ -72,7 +72,8 @@ async fn run(engine: Arc<Engine>) {
             })
             .await
         {
-            engine.queues().compare(&keys, &rows);
+            let requests = engine.queues().compare(&keys, &rows);
+            engine.send(requests);
         }
     }
 }

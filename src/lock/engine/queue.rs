@@ -1,4 +1,7 @@
 //! The waiters for each key in the order they came, and what this process holds.
+//!
+//! A waiter leaves its request ready. Whoever learns that the lock may be free sends it, on whatever thread that is: the
+//! waiter's own task, on an event loop perhaps, runs again only when there is an answer.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -6,13 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use super::Engine;
-use super::holds::{Hold, Tombstones};
+use super::holds::{Hold, Status, Tombstones};
+use crate::lock::boot_time::BootTime;
 use crate::lock::error::StoreError;
-use crate::lock::operation::LockRow;
+use crate::lock::operation::{Acquire, Attempt, Claim, LockRow};
 
 /// Waits this long when a lock was found held and then its row was gone: it is being passed from hand to hand.
 const PASSING: Duration = Duration::from_millis(5);
@@ -22,6 +26,8 @@ const AFTER_EXPIRY: Duration = Duration::from_millis(1);
 const FEW: usize = 1024;
 /// No timer is set further ahead.
 const FAR: f64 = 1e8;
+/// How often in a row a lock goes from a holder to a waiter of the same process before other processes get their chance.
+const MOST_HANDED_OVER: u32 = 16;
 
 /// Someone in this process who waits for a lock.
 #[derive(Debug, Clone)]
@@ -56,15 +62,31 @@ pub(super) struct Queues {
 struct Key {
     waiters: VecDeque<Arc<Waiter>>,
     holds: Vec<Arc<Hold>>,
+    /// How often in a row the lock has been handed over.
+    handed_over: u32,
     /// What the database last said, if it failed: what those behind the first are told when their time is up.
     failure: Option<StoreError>,
+}
+
+impl Key {
+    /// Whether this process has the lock, as far as it knows.
+    fn is_held(&self) -> bool {
+        self.holds.iter().any(|hold| hold.is_held())
+    }
+
+    /// Whether this process is about to have released the lock: then the request is sent when it has.
+    fn is_being_released(&self) -> bool {
+        self.holds.iter().any(|hold| hold.status() == Status::Released)
+    }
 }
 
 struct Waiter {
     holder: Arc<str>,
     since: Instant,
     first: AtomicBool,
-    wake_up: Notify,
+    /// It has become the first: what it waits for is another thing now.
+    changed: Notify,
+    request: Mutex<Request>,
     /// The row that stands in the way, and when it expires: set while the poller is to look at it.
     seen: Mutex<Option<Seen>>,
 }
@@ -74,31 +96,89 @@ struct Seen {
     expiry: Instant,
 }
 
+/// A waiter's request for the row.
+enum Request {
+    /// To be sent by whoever hears that the lock may be free.
+    Ready(Acquire),
+    /// With the database, or answered.
+    UnderWay {
+        since: Instant,
+        /// The lock may have become free after the database looked at it.
+        heard: bool,
+    },
+}
+
+/// What becomes of a request: the claim comes back.
+pub(super) type Answer = oneshot::Receiver<(Claim, Result<Attempt, StoreError>)>;
+
 impl Waiter {
+    fn request(&self) -> std::sync::MutexGuard<'_, Request> {
+        self.request.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the request, to be sent now. If it is under way, it may have come too early: that is noted.
+    fn hear(&self) -> Option<Acquire> {
+        let mut request = self.request();
+        if let Request::UnderWay { heard, .. } = &mut *request {
+            *heard = true;
+            return None;
+        }
+        take(&mut request)
+    }
+
     fn seen(&self) -> std::sync::MutexGuard<'_, Option<Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Takes a request that is ready, to be sent now.
+fn take(request: &mut Request) -> Option<Acquire> {
+    let under_way = Request::UnderWay {
+        since: Instant::now(),
+        heard: false,
+    };
+    match std::mem::replace(request, under_way) {
+        Request::Ready(mut acquire) => {
+            acquire.claim.sent_at = BootTime::now();
+            Some(acquire)
+        }
+        earlier => {
+            *request = earlier;
+            None
+        }
+    }
+}
+
 impl Queues {
-    pub(super) fn wake(&self, key: &Arc<str>) {
-        if let Some(first) = self.keys.get(key).and_then(|key| key.waiters.front()) {
-            first.wake_up.notify_one();
-        }
+    /// The lock may be free: the first waiter's request, to be sent.
+    pub(super) fn wake(&self, key: &Arc<str>) -> Option<Acquire> {
+        self.keys.get(key)?.waiters.front()?.hear()
     }
 
-    pub(super) fn wake_all(&self) {
-        self.wake_where(|_| true);
+    /// As [`Self::wake`], for all keys.
+    pub(super) fn wake_all(&self) -> Vec<Acquire> {
+        self.wake_where(|_| true)
     }
 
-    pub(super) fn wake_where(&self, wanted: impl Fn(&str) -> bool) {
-        for (key, state) in &self.keys {
-            if let Some(first) = state.waiters.front()
-                && wanted(key)
-            {
-                first.wake_up.notify_one();
-            }
+    /// As [`Self::wake`], for some keys.
+    pub(super) fn wake_where(&self, wanted: impl Fn(&str) -> bool) -> Vec<Acquire> {
+        self.keys
+            .iter()
+            .filter(|(key, _)| wanted(key))
+            .filter_map(|(_, state)| state.waiters.front()?.hear())
+            .collect()
+    }
+
+    /// The request to which the holder may hand the lock over; None also when it is other processes' turn.
+    pub(super) fn successor(&mut self, key: &Arc<str>) -> Option<Acquire> {
+        let state = self.keys.get_mut(key)?;
+        let handed_over = std::mem::take(&mut state.handed_over);
+        if handed_over == MOST_HANDED_OVER {
+            return None;
         }
+        let successor = take(&mut state.waiters.front()?.request())?;
+        state.handed_over = handed_over + 1;
+        Some(successor)
     }
 
     /// The keys that the database is waited for.
@@ -111,13 +191,11 @@ impl Queues {
             .collect()
     }
 
-    /// Wakes those whose row has gone, has been followed by another, or expires sooner than was seen.
-    pub(super) fn compare(&self, asked: &[Arc<str>], rows: &[LockRow]) {
+    /// The requests of those whose row has gone, has been followed by another, or expires sooner than was seen.
+    pub(super) fn compare(&self, asked: &[Arc<str>], rows: &[LockRow]) -> Vec<Acquire> {
         let rows: HashMap<&str, &LockRow> = rows.iter().map(|row| (&*row.key, row)).collect();
-        for key in asked {
-            let Some(first) = self.keys.get(key).and_then(|state| state.waiters.front()) else {
-                continue;
-            };
+        let request = |key: &Arc<str>| {
+            let first = self.keys.get(key)?.waiters.front()?;
             let as_seen = match (&*first.seen(), rows.get(&**key)) {
                 (Some(seen), Some(row)) => {
                     seen.row.as_deref() == Some(&*row.id) && expiry(row) + AFTER_EXPIRY >= seen.expiry
@@ -125,10 +203,9 @@ impl Queues {
                 (Some(_), None) => false,
                 (None, _) => true,
             };
-            if !as_seen {
-                first.wake_up.notify_one();
-            }
-        }
+            if as_seen { None } else { first.hear() }
+        };
+        asked.iter().filter_map(request).collect()
     }
 
     pub(super) fn waiting(&self) -> Vec<Waiting> {
@@ -204,17 +281,24 @@ impl Queues {
         state.holds.push(hold);
     }
 
-    /// Notes that it is over, and may let the next one try.
-    pub(super) fn end_hold(&mut self, hold: &Hold, wake: Wake) {
+    /// Notes that it is over: the first waiter's request, to be sent, unless this process has the lock anew.
+    pub(super) fn end_hold(&mut self, hold: &Hold) -> Option<Acquire> {
+        self.forget_hold(hold);
+        let state = self.keys.get(&hold.key)?;
+        if state.is_held() || state.is_being_released() {
+            return None;
+        }
+        state.waiters.front()?.hear()
+    }
+
+    /// Notes that it is over, while its row may still stand in the way.
+    pub(super) fn forget_hold(&mut self, hold: &Hold) {
         self.over.insert(&hold.key, &hold.holder);
         if let Entry::Occupied(mut entry) = self.keys.entry(Arc::clone(&hold.key)) {
             let state = entry.get_mut();
             state.holds.retain(|other| other.row != hold.row);
-            match (state.waiters.front(), wake) {
-                (Some(first), Wake::First) => first.wake_up.notify_one(),
-                (Some(_), Wake::Nobody) => {}
-                (None, _) if state.holds.is_empty() => drop(entry.remove()),
-                (None, _) => {}
+            if state.waiters.is_empty() && state.holds.is_empty() {
+                entry.remove();
             }
         }
     }
@@ -236,88 +320,113 @@ impl Queues {
     }
 }
 
-/// Whether the next one is to try at once.
-#[derive(Clone, Copy)]
-pub(super) enum Wake {
-    First,
-    Nobody,
-}
-
 /// A caller's place in the queue for a key; left when dropped.
 pub(super) struct Place {
     engine: Arc<Engine>,
     key: Arc<str>,
     waiter: Arc<Waiter>,
     watched: AtomicBool,
-    came_first: bool,
 }
 
 impl Place {
-    pub(super) fn join(engine: &Arc<Engine>, key: &Arc<str>, holder: &Arc<str>) -> Self {
+    /// Takes a place at the end. If that is the front, the request is sent: only the database knows for sure who has the lock.
+    pub(super) fn join(engine: &Arc<Engine>, claim: Claim) -> (Self, Answer) {
+        let (key, holder) = (Arc::clone(&claim.key), Arc::clone(&claim.holder));
+        let (reply, answer) = oneshot::channel();
+        let mut request = Request::Ready(Acquire { claim, reply });
         let mut queues = engine.queues();
-        let waiters = &mut queues.keys.entry(Arc::clone(key)).or_default().waiters;
-        let came_first = waiters.is_empty();
+        let state = queues.keys.entry(Arc::clone(&key)).or_default();
+        let first = state.waiters.is_empty();
+        let to_send = if first && !state.is_being_released() {
+            take(&mut request)
+        } else {
+            None
+        };
         let waiter = Arc::new(Waiter {
-            holder: Arc::clone(holder),
+            holder,
             since: Instant::now(),
-            first: AtomicBool::new(came_first),
-            wake_up: Notify::new(),
+            first: AtomicBool::new(first),
+            changed: Notify::new(),
+            request: Mutex::new(request),
             seen: Mutex::new(None),
         });
-        waiters.push_back(Arc::clone(&waiter));
+        state.waiters.push_back(Arc::clone(&waiter));
         drop(queues);
-        Self {
+        engine.send(to_send);
+        let place = Self {
             engine: Arc::clone(engine),
-            key: Arc::clone(key),
+            key,
             waiter,
             watched: AtomicBool::new(false),
-            came_first,
+        };
+        (place, answer)
+    }
+
+    /// Whether everyone who came before has gone.
+    pub(super) fn is_first(&self) -> bool {
+        self.waiter.first.load(Ordering::Acquire)
+    }
+
+    /// Waits to become the first.
+    pub(super) async fn changed(&self) {
+        self.waiter.changed.notified().await;
+    }
+
+    /// Since when the request has been under way; None while it is ready.
+    pub(super) fn under_way_since(&self) -> Option<Instant> {
+        match &*self.waiter.request() {
+            Request::Ready(_) => None,
+            Request::UnderWay { since, .. } => Some(*since),
         }
     }
 
-    /// Whether nobody was waiting when this place was taken.
-    pub(super) fn came_first(&self) -> bool {
-        self.came_first
+    /// Sends the request if it is ready.
+    pub(super) fn send(&self) {
+        let ready = take(&mut self.waiter.request());
+        self.engine.send(ready);
     }
 
-    /// Waits until everyone who came before has gone.
-    pub(super) async fn first(&self) {
-        loop {
-            self.waiter.wake_up.notified().await;
-            if self.waiter.first.load(Ordering::Acquire) {
-                return;
-            }
-        }
+    /// Makes the request ready anew. If the lock may have become free since the last one was sent, it is sent at once.
+    pub(super) fn ask_again(&self, claim: Claim) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        let mut request = self.waiter.request();
+        let heard = matches!(*request, Request::UnderWay { heard: true, .. });
+        *request = Request::Ready(Acquire { claim, reply });
+        let to_send = if heard { take(&mut request) } else { None };
+        drop(request);
+        self.engine.send(to_send);
+        answer
     }
 
     /// When the lock expires that this process itself has on the key, if it has one.
     pub(super) fn held_here(&self) -> Option<Instant> {
+        self.own_hold().map(|hold| self.expect_end_of(&hold))
+    }
+
+    fn own_hold(&self) -> Option<Arc<Hold>> {
         let queues = self.engine.queues();
-        let hold = queues
-            .keys
-            .get(&self.key)?
-            .holds
-            .iter()
-            .find(|hold| hold.is_held())?;
+        let holds = &queues.keys.get(&self.key)?.holds;
+        holds.iter().find(|hold| hold.is_held()).cloned()
+    }
+
+    /// Its release will send the request: only its end by other ways is to be looked out for.
+    fn expect_end_of(&self, hold: &Hold) -> Instant {
         let expiry = Instant::now() + hold.remaining() + AFTER_EXPIRY;
         *self.waiter.seen() = Some(Seen {
             row: Some(hold.row.to_string()),
             expiry,
         });
-        Some(expiry)
-    }
-
-    /// Waits for a wake-up, until `latest` at most; whether there was one. The poller looks out for the key meanwhile.
-    pub(super) async fn wake_up(&self, latest: Instant) -> bool {
-        self.engine.poller.start(&self.engine);
-        tokio::select! {
-            () = self.waiter.wake_up.notified() => true,
-            () = sleep_until(latest) => false,
-        }
+        expiry
     }
 
     /// Notes whose row stands in the way, and has the store look out for its end; answers when that row expires.
     pub(super) fn saw(&self, row: Option<&LockRow>) -> Instant {
+        if let Some(row) = row
+            && let Some(hold) = self.own_hold()
+            && *hold.row == *row.id
+        {
+            return self.expect_end_of(&hold);
+        }
         if !self.watched.swap(true, Ordering::AcqRel) {
             self.engine.store.watch(&self.key, true);
             self.engine.poller.quicken();
@@ -350,13 +459,17 @@ impl Drop for Place {
         if self.watched.load(Ordering::Acquire) {
             self.engine.store.watch(&self.key, false);
         }
+        let mut to_send = None;
         let mut queues = self.engine.queues();
         if let Entry::Occupied(mut entry) = queues.keys.entry(Arc::clone(&self.key)) {
             let state = entry.get_mut();
             state.waiters.retain(|other| !Arc::ptr_eq(other, &self.waiter));
             if let Some(next) = state.waiters.front() {
                 if !next.first.swap(true, Ordering::AcqRel) {
-                    next.wake_up.notify_one();
+                    next.changed.notify_one();
+                    if !state.is_held() && !state.is_being_released() {
+                        to_send = next.hear();
+                    }
                 }
             } else if state.holds.is_empty() {
                 entry.remove();
@@ -364,6 +477,8 @@ impl Drop for Place {
                 state.failure = None;
             }
         }
+        drop(queues);
+        self.engine.send(to_send);
     }
 }
 

@@ -11,21 +11,14 @@ use super::{Job, Shared};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, LockRow, Operation, Release, Renew, Reply, Won};
 
-pub(super) fn fail(batch: Vec<Job>, error: &StoreError) {
-    for job in batch {
-        if let Job::Operation(operation) = job {
-            operation.fail(error);
-        }
-    }
-}
-
 /// Gives each request its part of the rows.
 pub(super) fn answer(batch: Vec<Job>, rows: &[PgRow], shared: &Shared) {
     let failed = |error: &sqlx::Error| store_error(&shared.settings, Phase::Executing, error);
     let numbered = match batch.first() {
-        Some(Job::Operation(Operation::Acquire(_) | Operation::Renew(_) | Operation::Release(_))) => {
-            by_number(rows, batch.len())
-        }
+        Some(
+            Job::HandOver(..)
+            | Job::Operation(Operation::Acquire(_) | Operation::Renew(_) | Operation::Release(_)),
+        ) => by_number(rows, batch.len()),
         _ => Vec::new(),
     };
     let row_of = |index: usize| numbered.get(index).copied().flatten();
@@ -36,7 +29,14 @@ pub(super) fn answer(batch: Vec<Job>, rows: &[PgRow], shared: &Shared) {
         _ => Ok(Vec::new()),
     };
     for (index, job) in batch.into_iter().enumerate() {
-        let Job::Operation(operation) = job else { continue };
+        let operation = match job {
+            Job::Operation(operation) => operation,
+            Job::HandOver(release, successor) => {
+                answer_hand_over(release, successor, row_of(index), failed);
+                continue;
+            }
+            Job::Note(_) => continue,
+        };
         match operation {
             Operation::Acquire(acquire) => answer_acquire(acquire, row_of(index), failed),
             Operation::Renew(Renew { reply, .. }) => {
@@ -86,14 +86,33 @@ fn give<T>(reply: Reply<T>, value: Result<T, StoreError>) {
     let _ = reply.send(value);
 }
 
+fn answer_hand_over(
+    release: Release,
+    successor: Acquire,
+    row: Option<&PgRow>,
+    failed: impl Fn(&sqlx::Error) -> StoreError,
+) {
+    give(release.reply, Ok(row.is_some()));
+    match row.map(read_won) {
+        Some(Ok(won)) => successor.won(won),
+        Some(Err(error)) => successor.failed(failed(&error)),
+        None => successor.held(None),
+    }
+}
+
+/// A row just won: when, until when, and the token, from the second column on.
+fn read_won(row: &PgRow) -> sqlx::Result<Won> {
+    Ok(Won {
+        token: row.try_get(3)?,
+        acquired_at: row.try_get(1)?,
+        expires_at: row.try_get(2)?,
+    })
+}
+
 fn answer_acquire(acquire: Acquire, row: Option<&PgRow>, failed: impl Fn(&sqlx::Error) -> StoreError) {
     let read = |row: &PgRow| -> sqlx::Result<Result<Won, Option<LockRow>>> {
-        if let Some(token) = row.try_get::<Option<i64>, _>(3)? {
-            return Ok(Ok(Won {
-                token,
-                acquired_at: row.try_get(1)?,
-                expires_at: row.try_get(2)?,
-            }));
+        if row.try_get::<Option<i64>, _>(3)?.is_some() {
+            return read_won(row).map(Ok);
         }
         let holder: Option<String> = row.try_get(4)?;
         holder

@@ -3,15 +3,16 @@
 use std::collections::HashSet;
 use std::mem::discriminant;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection};
-use tokio::sync::Notify;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
-use super::answers::{answer, fail};
+use super::answers::answer;
 use super::errors::{Phase, connection_survives, store_error, table_is_missing};
 use super::{Job, LARGEST_BATCH, NOTE_LASTS, Shared, schema, signed_hash, statements};
 use crate::lock::error::StoreError;
@@ -25,37 +26,6 @@ const PLANS_LAST: Duration = Duration::from_secs(5);
 /// Tokens are drawn from so many counters, chosen by the key: enough that batches seldom meet, few enough to keep for ever.
 const FENCE_BUCKETS: u64 = 4096;
 
-/// Works until the store is closed and nothing is left to do.
-pub(super) async fn run(shared: Arc<Shared>) {
-    let wake_up = Arc::new(Notify::new());
-    let mut lane = Lane {
-        connection: None,
-        planned_at: Instant::now(),
-        shared,
-    };
-    loop {
-        let batch = {
-            let mut work = lane.shared.work();
-            if work.jobs.is_empty() {
-                if work.closed {
-                    break;
-                }
-                work.idle.push(Arc::clone(&wake_up));
-                None
-            } else {
-                Some(take_batch(&mut work.jobs))
-            }
-        };
-        match batch {
-            Some(batch) => lane.carry_out(batch).await,
-            None => wake_up.notified().await,
-        }
-    }
-    if let Some(connection) = lane.connection.take() {
-        let _ = timeout(STATEMENT_PATIENCE, connection.close()).await;
-    }
-}
-
 /// Takes the oldest job and all others of its kind. Two requests for one key never share a statement.
 fn take_batch(jobs: &mut std::collections::VecDeque<Job>) -> Vec<Job> {
     let Some(first) = jobs.front().map(kind) else {
@@ -68,7 +38,8 @@ fn take_batch(jobs: &mut std::collections::VecDeque<Job>) -> Vec<Job> {
         let fits = batch.len() < LARGEST_BATCH
             && kind(&job) == first
             && match &job {
-                Job::Operation(Operation::Acquire(Acquire { claim, .. })) => {
+                Job::HandOver(_, Acquire { claim, .. })
+                | Job::Operation(Operation::Acquire(Acquire { claim, .. })) => {
                     keys.insert(Arc::clone(&claim.key))
                 }
                 _ => true,
@@ -86,12 +57,14 @@ fn take_batch(jobs: &mut std::collections::VecDeque<Job>) -> Vec<Job> {
 #[derive(PartialEq)]
 enum Kind {
     Operation(std::mem::Discriminant<Operation>, bool),
+    HandOver,
     Note,
 }
 
 fn kind(job: &Job) -> Kind {
     match job {
         Job::Note(_) => Kind::Note,
+        Job::HandOver(..) => Kind::HandOver,
         Job::Operation(operation) => {
             let by_row = matches!(
                 operation,
@@ -105,7 +78,8 @@ fn kind(job: &Job) -> Kind {
     }
 }
 
-struct Lane {
+/// A connection, if one has been made, and the right to make one.
+pub(super) struct Lane {
     connection: Option<PgConnection>,
     planned_at: Instant,
     shared: Arc<Shared>,
@@ -114,6 +88,51 @@ struct Lane {
 type PgQuery<'a> = Query<'a, Postgres, PgArguments>;
 
 impl Lane {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            connection: None,
+            planned_at: Instant::now(),
+            shared,
+        }
+    }
+
+    /// Works until nothing is left to do, and lies down with the idle ones; ends when the store is closed.
+    pub(super) async fn run(mut self) {
+        loop {
+            let batch = {
+                let shared = Arc::clone(&self.shared);
+                let mut work = shared.work();
+                if !work.jobs.is_empty() {
+                    take_batch(&mut work.jobs)
+                } else if work.closed {
+                    break;
+                } else {
+                    return work.idle.push(self);
+                }
+            };
+            self.carry_out(batch).await;
+        }
+        if let Some(connection) = self.connection.take() {
+            let _ = timeout(STATEMENT_PATIENCE, connection.close()).await;
+        }
+    }
+
+    /// As [`Self::run`], but begun in this thread, which writes the first statement: what wakes a worker next is the answer. It never
+    /// waits.
+    pub(super) fn run_from_here(self, runtime: &Handle) {
+        let is_connected = self.connection.is_some();
+        let mut running = Box::pin(self.run());
+        if is_connected {
+            let _timers_and_sockets = runtime.enter();
+            let nobody = &mut Context::from_waker(Waker::noop());
+            if running.as_mut().poll(nobody).is_ready() {
+                return;
+            }
+        }
+        // A worker's first look tells it of anything that happened meanwhile.
+        runtime.spawn(running);
+    }
+
     async fn carry_out(&mut self, batch: Vec<Job>) {
         let rows = match self.execute(&batch).await {
             Ok(rows) => rows,
@@ -232,6 +251,10 @@ async fn execute(
     Ok(rows)
 }
 
+fn fail(batch: Vec<Job>, error: &StoreError) {
+    batch.into_iter().for_each(|job| job.fail(error));
+}
+
 /// The statement for a batch, which is of one kind.
 fn query(batch: &[Job]) -> Option<PgQuery<'static>> {
     let text = |value: &Arc<str>| value.to_string();
@@ -259,6 +282,26 @@ fn query(batch: &[Job]) -> Option<PgQuery<'static>> {
             sqlx::query(statements::NOTE_WAITERS)
                 .bind(hashes)
                 .bind(NOTE_LASTS.as_secs_f64())
+        }
+        Job::HandOver(..) => {
+            let pairs = || {
+                batch.iter().filter_map(|job| match job {
+                    Job::HandOver(release, successor) => Some((&release.target, &successor.claim)),
+                    _ => None,
+                })
+            };
+            let previous = pairs().map(|(target, _)| match target {
+                ReleaseTarget::Row { id, .. } => text(id),
+                // Only an acquisition of this process is handed over; no row has this id.
+                ReleaseTarget::Holder { .. } | ReleaseTarget::Key { .. } => String::new(),
+            });
+            let claims = || pairs().map(|(_, claim)| claim);
+            sqlx::query(statements::HAND_OVER)
+                .bind(previous.collect::<Vec<_>>())
+                .bind(claims().map(|claim| text(&claim.id)).collect::<Vec<_>>())
+                .bind(claims().map(|claim| text(&claim.holder)).collect::<Vec<_>>())
+                .bind(claims().map(|claim| claim.ttl.as_secs_f64()).collect::<Vec<_>>())
+                .bind(claims().map(|claim| fence_bucket(&claim.key)).collect::<Vec<_>>())
         }
         Job::Operation(Operation::Acquire(_)) => {
             let claims = || {

@@ -1,7 +1,7 @@
 //! Locks in a PostgreSQL database: the engine for many machines.
 //!
 //! A few connections ([`lane`]) each take what has been asked for since they last looked and carry it out in one statement,
-//! many rows at a time; an idle engine uses one. Statements are short, commit by themselves and keep nothing in the session,
+//! many rows at a time; an idle engine uses one, and whoever asks it for something writes the statement itself. Statements are short, commit by themselves and keep nothing in the session,
 //! so that they work behind a pooler in transaction mode. One more connection listens for releases ([`listener`]); a release
 //! notifies only when somebody has noted that it waits, since notifying makes commits wait for each other.
 
@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
+use self::lane::Lane;
 use super::{Listener, Store, key_hash};
 use crate::lock::error::StoreError;
-use crate::lock::operation::Operation;
+use crate::lock::operation::{Acquire, Operation, Release};
 
 mod answers;
 mod errors;
@@ -102,8 +103,8 @@ struct Shared {
 #[derive(Default)]
 struct Work {
     jobs: VecDeque<Job>,
-    /// Lanes with nothing to do, the latest last: it is woken first, so that few connections are used when few will do.
-    idle: Vec<Arc<Notify>>,
+    /// Lanes with nothing to do, the latest last: it is used first, so that few connections are used when few will do.
+    idle: Vec<Lane>,
     lanes: usize,
     watched: HashMap<i64, usize>,
     noted: HashMap<i64, Instant>,
@@ -114,8 +115,23 @@ struct Work {
 /// Something for a lane to do.
 enum Job {
     Operation(Operation),
+    /// Give a row to another acquisition.
+    HandOver(Release, Acquire),
     /// Note that somebody waits for the key of this hash.
     Note(i64),
+}
+
+impl Job {
+    fn fail(self, error: &StoreError) {
+        match self {
+            Self::Operation(operation) => operation.fail(error),
+            Self::HandOver(release, successor) => {
+                Operation::Release(release).fail(error);
+                Operation::Acquire(successor).fail(error);
+            }
+            Self::Note(_) => {}
+        }
+    }
 }
 
 impl PostgresStore {
@@ -145,21 +161,25 @@ impl Shared {
         let mut work = self.work();
         if work.closed {
             drop(work);
-            if let Job::Operation(operation) = job {
-                operation.fail(&StoreError::closed());
-            }
+            job.fail(&StoreError::closed());
             return;
         }
         work.jobs.push_back(job);
-        self.set_to_work(&mut work);
+        self.set_to_work(work);
     }
 
-    fn set_to_work(self: &Arc<Self>, work: &mut Work) {
+    fn set_to_work(self: &Arc<Self>, mut work: MutexGuard<'_, Work>) {
+        let others_work = work.idle.len() < work.lanes;
         if let Some(lane) = work.idle.pop() {
-            lane.notify_one();
+            drop(work);
+            if others_work {
+                self.runtime.spawn(lane.run());
+            } else {
+                lane.run_from_here(&self.runtime);
+            }
         } else if work.lanes < self.settings.lanes() {
             work.lanes += 1;
-            self.runtime.spawn(lane::run(Arc::clone(self)));
+            self.runtime.spawn(Lane::new(Arc::clone(self)).run());
         }
     }
 
@@ -201,7 +221,7 @@ impl Shared {
         if !watched.is_empty() && !work.closed {
             // All at once, so that one lane finds them together.
             work.jobs.extend(watched.into_iter().map(Job::Note));
-            self.set_to_work(&mut work);
+            self.set_to_work(work);
         }
     }
 }
@@ -213,6 +233,10 @@ fn signed_hash(key: &str) -> i64 {
 impl Store for PostgresStore {
     fn submit(&self, operation: Operation) {
         self.shared.add(Job::Operation(operation));
+    }
+
+    fn hand_over(&self, release: Release, successor: Acquire) {
+        self.shared.add(Job::HandOver(release, successor));
     }
 
     fn watch(&self, key: &Arc<str>, waiting: bool) {
@@ -230,7 +254,7 @@ impl Store for PostgresStore {
         let mut work = self.shared.work();
         work.closed = true;
         for lane in work.idle.drain(..) {
-            lane.notify_one();
+            self.shared.runtime.spawn(lane.run());
         }
     }
 }

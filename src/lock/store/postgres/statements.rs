@@ -47,6 +47,32 @@ FROM input LEFT JOIN won ON won.lock_key = input.key
     LEFT JOIN fence ON fence.bucket = input.bucket AND won.lock_key IS NOT NULL
     LEFT JOIN seen ON seen.lock_key = input.key";
 
+/// Gives rows that are still ours to other acquisitions of this process: nobody else finds them free in between. Tokens and times as in
+/// [`ACQUIRE`].
+pub(super) const HAND_OVER: &str = "\
+WITH input AS MATERIALIZED (
+    SELECT rows.* FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::int4[])
+        WITH ORDINALITY AS rows (previous, id, holder, ttl, bucket, position),
+        (SELECT set_config('lock_timeout', '800', true)) AS limits (waiting)
+    WHERE limits.waiting IS NOT NULL
+), ours AS MATERIALIZED (
+    SELECT input.* FROM distributed_locks AS locks JOIN input ON locks.id = input.previous
+    ORDER BY locks.lock_key FOR UPDATE OF locks
+), won AS (
+    UPDATE distributed_locks AS locks SET id = ours.id, holder_id = ours.holder,
+        acquired_at = extract(epoch FROM clock_timestamp())::float8,
+        expires_at = extract(epoch FROM clock_timestamp())::float8 + ours.ttl,
+        created_at = clock_timestamp() AT TIME ZONE 'UTC'
+    FROM ours WHERE locks.id = ours.previous
+    RETURNING ours.position, ours.bucket, extract(epoch FROM clock_timestamp())::float8 AS acquired_at, locks.expires_at
+), fence AS (
+    INSERT INTO arbitrageai_lock_fences AS fences (bucket, token)
+    SELECT won.bucket, (max(won.acquired_at) * 1000000)::int8 FROM won GROUP BY won.bucket ORDER BY won.bucket
+    ON CONFLICT (bucket) DO UPDATE SET token = greatest(fences.token + 1, excluded.token)
+    RETURNING fences.bucket, fences.token
+)
+SELECT won.position, won.acquired_at, won.expires_at, fence.token FROM won JOIN fence ON fence.bucket = won.bucket";
+
 /// Moves the expiry of rows that are still ours and not expired.
 pub(super) const RENEW: &str = "\
 WITH input AS MATERIALIZED (
