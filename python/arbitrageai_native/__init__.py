@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from arbitrageai_native.llm_service import LLMService as LLMService
     from arbitrageai_native.llm_service import ModelConfig as ModelConfig
     from arbitrageai_native.loop_monitor import LoopMonitor as LoopMonitor
+    from arbitrageai_native.process_metrics import metrics as metrics
     from arbitrageai_native.utils.async_helpers import safe_sleep as safe_sleep
 
 # Public name -> the module that defines it; None: the name is a module itself.
@@ -28,6 +29,7 @@ _HOMES: dict[str, str | None] = {
     "ModelConfig": "llm_service",
     "OpenAI": "_openai",
     "exceptions": None,
+    "metrics": "process_metrics",
     "safe_sleep": "utils.async_helpers",
 }
 
@@ -39,6 +41,7 @@ __all__ = [
     "ModelConfig",
     "OpenAI",
     "exceptions",
+    "metrics",
     "safe_sleep",
 ]
 
