@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from arbitrageai_native import exceptions as exceptions
+    from arbitrageai_native import opentelemetry as opentelemetry
+    from arbitrageai_native import prometheus as prometheus
     from arbitrageai_native._openai import AsyncOpenAI as AsyncOpenAI
     from arbitrageai_native._openai import OpenAI as OpenAI
     from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager as BidLockManager
@@ -30,6 +32,8 @@ _HOMES: dict[str, str | None] = {
     "OpenAI": "_openai",
     "exceptions": None,
     "metrics": "process_metrics",
+    "opentelemetry": None,
+    "prometheus": None,
     "safe_sleep": "utils.async_helpers",
 }
 
@@ -42,6 +46,8 @@ __all__ = [
     "OpenAI",
     "exceptions",
     "metrics",
+    "opentelemetry",
+    "prometheus",
     "safe_sleep",
 ]
 
