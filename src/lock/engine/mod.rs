@@ -65,6 +65,8 @@ pub struct Request {
 pub trait Progress: Send + Sync {
     /// The lock was found held, or others wait for it already; at most once a request.
     fn conflict(&self);
+    /// The lock was won after a conflict.
+    fn hand_off(&self);
     /// The database failed or did not answer.
     fn backend_error(&self);
 }
@@ -136,13 +138,13 @@ impl Engine {
             timeout: request.said_timeout,
         };
         let mut conflict_noted = false;
-        let mut note_conflict = || {
-            if !std::mem::replace(&mut conflict_noted, true) {
+        let note_conflict = |noted: &mut bool| {
+            if !std::mem::replace(noted, true) {
                 progress.conflict();
             }
         };
-        if place.under_way_since().is_none() {
-            note_conflict();
+        if place.had_to_wait() {
+            note_conflict(&mut conflict_noted);
         }
         let mut backoff = Backoff::default();
         // When to send the request if nobody else has: at once when it is the first one's turn and nothing is in the way.
@@ -161,10 +163,13 @@ impl Engine {
                 answered = &mut answer => match answered {
                     Ok((claim, Ok(Attempt::Won(won)))) => {
                         place.note_failure(None);
+                        if conflict_noted {
+                            progress.hand_off();
+                        }
                         return Ok(Grant::new(self, claim, won, request.manager));
                     }
                     Ok((claim, Ok(Attempt::Held(by)))) => {
-                        note_conflict();
+                        note_conflict(&mut conflict_noted);
                         place.note_failure(None);
                         backoff = Backoff::default();
                         if Instant::now() >= deadline {
@@ -398,6 +403,12 @@ impl Engine {
     #[must_use]
     pub fn holding(&self) -> Vec<Holding> {
         self.queues().holding()
+    }
+
+    /// How many locks this process holds, and how many callers wait for one.
+    #[must_use]
+    pub fn held_and_waiting(&self) -> (usize, usize) {
+        self.queues().held_and_waiting()
     }
 
     /// Rows of abandoned claims that are still to be deleted.

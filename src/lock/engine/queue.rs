@@ -235,6 +235,14 @@ impl Queues {
             .collect()
     }
 
+    pub(super) fn held_and_waiting(&self) -> (usize, usize) {
+        let now = BootTime::now();
+        self.keys.values().fold((0, 0), |(held, waiting), state| {
+            let holds = state.holds.iter().filter(|hold| hold.is_held_at(now));
+            (held + holds.count(), waiting + state.waiters.len())
+        })
+    }
+
     pub(super) fn hold_of(&self, key: &Arc<str>, holder: &str) -> Result<Arc<Hold>, bool> {
         self.keys
             .get(key)
@@ -326,6 +334,7 @@ pub(super) struct Place {
     key: Arc<str>,
     waiter: Arc<Waiter>,
     watched: AtomicBool,
+    had_to_wait: bool,
 }
 
 impl Place {
@@ -352,14 +361,20 @@ impl Place {
         });
         state.waiters.push_back(Arc::clone(&waiter));
         drop(queues);
-        engine.send(to_send);
         let place = Self {
             engine: Arc::clone(engine),
             key,
             waiter,
             watched: AtomicBool::new(false),
+            had_to_wait: to_send.is_none(),
         };
+        engine.send(to_send);
         (place, answer)
+    }
+
+    /// Whether others waited already, or had not yet released the lock.
+    pub(super) fn had_to_wait(&self) -> bool {
+        self.had_to_wait
     }
 
     /// Whether everyone who came before has gone.
