@@ -539,3 +539,6 @@ impl Listener for WakeUps {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
