@@ -255,9 +255,40 @@ fn fail(batch: Vec<Job>, error: &StoreError) {
     batch.into_iter().for_each(|job| job.fail(error));
 }
 
+/// The statement for a single job, if it has one of its own.
+fn query_for_one(job: &Job) -> Option<PgQuery<'static>> {
+    match job {
+        Job::Operation(Operation::Acquire(Acquire { claim, .. })) => Some(
+            sqlx::query(statements::ACQUIRE_ONE)
+                .bind(text(&claim.key))
+                .bind(text(&claim.id))
+                .bind(text(&claim.holder))
+                .bind(claim.ttl.as_secs_f64())
+                .bind(fence_bucket(&claim.key)),
+        ),
+        Job::Operation(Operation::Release(Release {
+            target: ReleaseTarget::Row { id, key },
+            ..
+        })) => Some(
+            sqlx::query(statements::RELEASE_ONE)
+                .bind(text(id))
+                .bind(signed_hash(key)),
+        ),
+        _ => None,
+    }
+}
+
+fn text(value: &Arc<str>) -> String {
+    value.to_string()
+}
+
 /// The statement for a batch, which is of one kind.
 fn query(batch: &[Job]) -> Option<PgQuery<'static>> {
-    let text = |value: &Arc<str>| value.to_string();
+    if let [job] = batch
+        && let Some(query) = query_for_one(job)
+    {
+        return Some(query);
+    }
     let operations = || {
         batch.iter().filter_map(|job| {
             if let Job::Operation(operation) = job {
