@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgRow, Postgres};
-use sqlx::query::Query;
+use sqlx::postgres::PgRow;
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
 use super::answers::answer;
 use super::errors::{Phase, connection_survives, store_error, table_is_missing};
-use super::{Job, LARGEST_BATCH, NOTE_LASTS, Shared, schema, signed_hash, statements};
+use super::queries::{PgQuery, query};
+use super::{Job, LARGEST_BATCH, Shared, schema};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Operation, Release, ReleaseTarget};
 
@@ -23,8 +23,6 @@ const STATEMENT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the server's plans are kept. They are made for a table of the size that it has then, which may have had ten rows: planned
 /// anew, each statement of a table of 100,000 takes a hundredth of the time.
 const PLANS_LAST: Duration = Duration::from_secs(5);
-/// Tokens are drawn from so many counters, chosen by the key: enough that batches seldom meet, few enough to keep for ever.
-const FENCE_BUCKETS: u64 = 4096;
 
 /// Takes the oldest job and all others of its kind. Two requests for one key never share a statement.
 fn take_batch(jobs: &mut std::collections::VecDeque<Job>) -> Vec<Job> {
@@ -84,8 +82,6 @@ pub(super) struct Lane {
     planned_at: Instant,
     shared: Arc<Shared>,
 }
-
-type PgQuery<'a> = Query<'a, Postgres, PgArguments>;
 
 impl Lane {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
@@ -253,157 +249,4 @@ async fn execute(
 
 fn fail(batch: Vec<Job>, error: &StoreError) {
     batch.into_iter().for_each(|job| job.fail(error));
-}
-
-/// The statement for a single job, if it has one of its own.
-fn query_for_one(job: &Job) -> Option<PgQuery<'static>> {
-    match job {
-        Job::Operation(Operation::Acquire(Acquire { claim, .. })) => Some(
-            sqlx::query(statements::ACQUIRE_ONE)
-                .bind(text(&claim.key))
-                .bind(text(&claim.id))
-                .bind(text(&claim.holder))
-                .bind(claim.ttl.as_secs_f64())
-                .bind(fence_bucket(&claim.key)),
-        ),
-        Job::Operation(Operation::Release(Release {
-            target: ReleaseTarget::Row { id, key },
-            ..
-        })) => Some(
-            sqlx::query(statements::RELEASE_ONE)
-                .bind(text(id))
-                .bind(signed_hash(key)),
-        ),
-        _ => None,
-    }
-}
-
-fn text(value: &Arc<str>) -> String {
-    value.to_string()
-}
-
-/// The statement for a batch, which is of one kind.
-fn query(batch: &[Job]) -> Option<PgQuery<'static>> {
-    if let [job] = batch
-        && let Some(query) = query_for_one(job)
-    {
-        return Some(query);
-    }
-    let operations = || {
-        batch.iter().filter_map(|job| {
-            if let Job::Operation(operation) = job {
-                Some(operation)
-            } else {
-                None
-            }
-        })
-    };
-    Some(match batch.first()? {
-        Job::Note(_) => {
-            let hashes: Vec<i64> = batch
-                .iter()
-                .filter_map(|job| {
-                    if let Job::Note(hash) = job {
-                        Some(*hash)
-                    } else {
-                        None
-                    }
-                })
-                .collect();
-            sqlx::query(statements::NOTE_WAITERS)
-                .bind(hashes)
-                .bind(NOTE_LASTS.as_secs_f64())
-        }
-        Job::HandOver(..) => {
-            let pairs = || {
-                batch.iter().filter_map(|job| match job {
-                    Job::HandOver(release, successor) => Some((&release.target, &successor.claim)),
-                    _ => None,
-                })
-            };
-            let previous = pairs().map(|(target, _)| match target {
-                ReleaseTarget::Row { id, .. } => text(id),
-                // Only an acquisition of this process is handed over; no row has this id.
-                ReleaseTarget::Holder { .. } | ReleaseTarget::Key { .. } => String::new(),
-            });
-            let claims = || pairs().map(|(_, claim)| claim);
-            sqlx::query(statements::HAND_OVER)
-                .bind(previous.collect::<Vec<_>>())
-                .bind(claims().map(|claim| text(&claim.id)).collect::<Vec<_>>())
-                .bind(claims().map(|claim| text(&claim.holder)).collect::<Vec<_>>())
-                .bind(claims().map(|claim| claim.ttl.as_secs_f64()).collect::<Vec<_>>())
-                .bind(claims().map(|claim| fence_bucket(&claim.key)).collect::<Vec<_>>())
-        }
-        Job::Operation(Operation::Acquire(_)) => {
-            let claims = || {
-                operations().filter_map(|operation| match operation {
-                    Operation::Acquire(acquire) => Some(&acquire.claim),
-                    _ => None,
-                })
-            };
-            sqlx::query(statements::ACQUIRE)
-                .bind(claims().map(|claim| text(&claim.key)).collect::<Vec<_>>())
-                .bind(claims().map(|claim| text(&claim.id)).collect::<Vec<_>>())
-                .bind(claims().map(|claim| text(&claim.holder)).collect::<Vec<_>>())
-                .bind(claims().map(|claim| claim.ttl.as_secs_f64()).collect::<Vec<_>>())
-                .bind(claims().map(|claim| fence_bucket(&claim.key)).collect::<Vec<_>>())
-        }
-        Job::Operation(Operation::Renew(_)) => {
-            let renewals = || {
-                operations().filter_map(|operation| match operation {
-                    Operation::Renew(renew) => Some(renew),
-                    _ => None,
-                })
-            };
-            sqlx::query(statements::RENEW)
-                .bind(renewals().map(|renew| text(&renew.id)).collect::<Vec<_>>())
-                .bind(
-                    renewals()
-                        .map(|renew| renew.ttl.as_secs_f64())
-                        .collect::<Vec<_>>(),
-                )
-        }
-        Job::Operation(Operation::Release(first)) => {
-            let targets = || {
-                operations().filter_map(|operation| match operation {
-                    Operation::Release(release) => Some(&release.target),
-                    _ => None,
-                })
-            };
-            let hashes: Vec<i64> = targets().map(|target| signed_hash(target.key())).collect();
-            if let ReleaseTarget::Row { .. } = first.target {
-                let ids = targets().filter_map(|target| match target {
-                    ReleaseTarget::Row { id, .. } => Some(text(id)),
-                    _ => None,
-                });
-                sqlx::query(statements::RELEASE_ROWS)
-                    .bind(ids.collect::<Vec<_>>())
-                    .bind(hashes)
-            } else {
-                let holders = targets().map(|target| match target {
-                    ReleaseTarget::Holder { holder, .. } => Some(text(holder)),
-                    _ => None,
-                });
-                sqlx::query(statements::RELEASE_NAMED)
-                    .bind(targets().map(|target| text(target.key())).collect::<Vec<_>>())
-                    .bind(holders.collect::<Vec<_>>())
-                    .bind(hashes)
-            }
-        }
-        Job::Operation(Operation::Observe { .. }) => {
-            let keys = operations().filter_map(|operation| match operation {
-                Operation::Observe { keys, .. } => Some(keys.iter().map(text)),
-                _ => None,
-            });
-            sqlx::query(statements::OBSERVE).bind(keys.flatten().collect::<Vec<_>>())
-        }
-        Job::Operation(Operation::List { .. }) => sqlx::query(statements::LIST),
-        Job::Operation(Operation::Count { .. }) => sqlx::query(statements::COUNT),
-        Job::Operation(Operation::Clear { .. }) => sqlx::query(statements::CLEAR),
-    })
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "there are few buckets")]
-fn fence_bucket(key: &str) -> i32 {
-    (super::key_hash(key) % FENCE_BUCKETS) as i32
 }

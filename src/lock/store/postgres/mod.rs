@@ -22,6 +22,7 @@ mod answers;
 mod errors;
 mod lane;
 mod listener;
+mod queries;
 mod schema;
 mod statements;
 
