@@ -13,8 +13,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::worker::Message;
 
-/// When to look after a write, each after the one before: the commit follows within microseconds, or, where the writer
-/// syncs the disk, within milliseconds.
+/// When to look after a write, each after the one before, until a lock is found free: the commit follows within microseconds, or,
+/// where the writer syncs the disk, within milliseconds. Another commit that is found first is not the one that was told of.
 const LOOKS: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_millis(1),

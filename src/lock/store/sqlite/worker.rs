@@ -24,7 +24,7 @@ pub(super) enum Message {
         key: Arc<str>,
         waiting: bool,
     },
-    /// Someone may have written; the answer tells whether a commit was found.
+    /// Someone may have written; the answer tells whether a lock that is waited for was found free.
     Probe(oneshot::Sender<bool>),
     Close,
 }
@@ -178,7 +178,7 @@ impl Worker {
         Ok(self.connection.insert(database))
     }
 
-    /// Whether another connection has committed since the last look; tells the listener which watched keys are free then.
+    /// If another connection has committed since the last look, tells the listener which watched keys are free; whether any is.
     fn probe(&mut self) -> bool {
         if self.watched.is_empty() {
             return false;
@@ -194,15 +194,18 @@ impl Worker {
             return false;
         }
         database.data_version = version;
-        if let Some(database) = &self.connection {
-            let now = clock();
-            for key in &self.watched {
-                if matches!(statements::observe(&database.connection, key, now), Ok(None)) {
-                    self.listener.changed(key_hash(key));
-                }
+        let Some(database) = &self.connection else {
+            return false;
+        };
+        let now = clock();
+        let mut any_is_free = false;
+        for key in &self.watched {
+            if matches!(statements::observe(&database.connection, key, now), Ok(None)) {
+                any_is_free = true;
+                self.listener.changed(key_hash(key));
             }
         }
-        true
+        any_is_free
     }
 }
 
