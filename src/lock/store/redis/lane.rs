@@ -7,7 +7,7 @@ use redis::{AsyncConnectionConfig, Pipeline, RedisError, Value};
 use tokio::time::timeout;
 
 use super::errors::{Phase, connection_survives, no_answer, store_error};
-use super::scripts::{Answer, Scripts, Standing, milliseconds, read, seconds};
+use super::scripts::{Answer, MOST_OBSERVED, Scripts, Standing, milliseconds, read, read_each, seconds};
 use super::{PATIENCE, RedisSettings, Shared, listing};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, LockRow, Operation, Release, Renew, Won};
@@ -141,8 +141,8 @@ fn add_commands(pipeline: &mut Pipeline, scripts: &Scripts, operation: &Operatio
         // Whoever looks at nothing wants to know whether the server answers.
         Operation::Observe { keys, .. } if keys.is_empty() => drop(pipeline.cmd("PING")),
         Operation::Observe { keys, .. } => {
-            for key in keys {
-                pipeline.add_command(scripts.observe(key));
+            for keys in keys.chunks(MOST_OBSERVED) {
+                pipeline.add_command(scripts.observe(keys));
             }
         }
         Operation::List { .. } | Operation::Count { .. } | Operation::Clear { .. } => {}
@@ -201,12 +201,12 @@ impl Values<'_> {
             }
             Operation::Observe { keys, reply } => {
                 // Every answer is taken, also after one that is an error.
-                let rows: Vec<Result<Option<LockRow>, StoreError>> = keys
-                    .into_iter()
-                    .map(|key| self.next_answer().map(|answer| row(key, answer)))
+                let answers: Vec<Result<Vec<LockRow>, StoreError>> = keys
+                    .chunks(MOST_OBSERVED)
+                    .map(|keys| rows(keys, &self.next()?).ok_or_else(|| not_understood(self.settings)))
                     .collect();
-                let rows: Result<Vec<Option<LockRow>>, StoreError> = rows.into_iter().collect();
-                let _ = reply.send(rows.map(|rows| rows.into_iter().flatten().collect()));
+                let answers: Result<Vec<Vec<LockRow>>, StoreError> = answers.into_iter().collect();
+                let _ = reply.send(answers.map(|rows| rows.into_iter().flatten().collect()));
             }
             Operation::List { .. } | Operation::Count { .. } | Operation::Clear { .. } => {}
         }
@@ -244,9 +244,20 @@ fn whole_seconds(ttl: std::time::Duration) -> f64 {
     milliseconds(ttl) as f64 / 1e3
 }
 
+/// The locks that were found under these keys; None if the answer is not understood.
+pub(super) fn rows(keys: &[Arc<str>], answer: &Value) -> Option<Vec<LockRow>> {
+    let answers = read_each(answer, keys.len())?;
+    let found = keys.iter().zip(answers);
+    Some(
+        found
+            .filter_map(|(key, answer)| row(Arc::clone(key), answer))
+            .collect(),
+    )
+}
+
 /// A lock as a script found it. For one of the original's, when it was taken is not known: it is as if taken now, and the
 /// holder's name has to serve as its id.
-pub(super) fn row(key: Arc<str>, answer: Answer) -> Option<LockRow> {
+fn row(key: Arc<str>, answer: Answer) -> Option<LockRow> {
     let Answer::Held(Standing {
         now,
         holder,

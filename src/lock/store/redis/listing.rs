@@ -9,12 +9,12 @@ use redis::{Cmd, Pipeline, Value};
 use super::RedisSettings;
 use super::errors::{Phase, store_error};
 use super::keys;
-use super::lane::{Connected, not_understood, row, send};
-use super::scripts::{Answer, read};
+use super::lane::{self, Connected, not_understood, send};
+use super::scripts::{Answer, MOST_OBSERVED, read};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{LockRow, Operation, ReleaseTarget};
 
-/// So many keys the server looks at before it serves others.
+/// So many keys are asked for, or asked about, at once.
 const STEP: usize = 1000;
 
 pub(super) fn goes_over_all_keys(operation: &Operation) -> bool {
@@ -46,12 +46,14 @@ impl Walk {
     async fn list(&mut self) -> Result<Vec<LockRow>, StoreError> {
         let locks = self.all_locks().await?;
         let scripts = self.connected.scripts.clone();
-        let answers = self.ask_about(&locks, |key| scripts.observe(key)).await?;
-        let mut rows: Vec<LockRow> = locks
-            .into_iter()
-            .zip(answers)
-            .filter_map(|(key, answer)| row(key, answer))
-            .collect();
+        let mut rows = Vec::new();
+        for some in locks.chunks(MOST_OBSERVED) {
+            let mut pipeline = Pipeline::with_capacity(1);
+            pipeline.add_command(scripts.observe(some));
+            let values = self.send(&pipeline).await?;
+            let found = values.first().and_then(|value| lane::rows(some, value));
+            rows.extend(found.ok_or_else(|| not_understood(&self.settings))?);
+        }
         rows.sort_by(|one, other| one.key.cmp(&other.key));
         Ok(rows)
     }

@@ -1,13 +1,18 @@
-//! What is decided in Redis, a Lua script each, about one key.
+//! What is decided in Redis, a Lua script each, about one key, and what is only looked at, about many.
 //!
 //! A script runs undisturbed, and at one moment of the server's clock. `KEYS[1]` is the lock, whose value is the holder's name, and
 //! `KEYS[2]` its note: "id, when it was taken, when it ends, holder", in microseconds since the epoch. The note
 //! tells nothing if the lock was deleted and set anew without it, as the original would: then its holder differs, or its end.
 
+use std::sync::Arc;
+
 use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
 
 use super::keys;
 use crate::lock::operation::{Claim, ReleaseTarget, Renew};
+
+/// So many keys the server looks at before it serves others.
+pub(super) const MOST_OBSERVED: usize = 1000;
 
 /// What all scripts begin with. The two keys end at the same time, but for what a script takes (before Redis 7 its clock goes on); so
 /// they do on a replica, which may have heard of both late. When the note says the same end as the lock, it says it more exactly.
@@ -16,14 +21,14 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local function digits(number) return string.format('%.0f', number) end
 
-local function standing()
-    local holder = redis.pcall('GET', KEYS[1])
+local function standing(lock, note_of_it)
+    local holder = redis.pcall('GET', lock)
     if not holder then return nil end
     if type(holder) ~= 'string' then holder = '' end
-    local left = redis.call('PTTL', KEYS[1]) * 1000
-    local note = redis.call('GET', KEYS[2]) or ''
+    local left = redis.call('PTTL', lock) * 1000
+    local note = redis.call('GET', note_of_it) or ''
     local id, since, ends, noted = string.match(note, '^(%S+) (%d+) (%d+) (.*)$')
-    if noted ~= holder or math.abs(redis.call('PTTL', KEYS[2]) * 1000 - left) > 50000 then
+    if noted ~= holder or math.abs(redis.call('PTTL', note_of_it) * 1000 - left) > 50000 then
         return holder, '', '0', digits(left)
     end
     local exactly = ends - now
@@ -39,7 +44,7 @@ end
 /// Takes the lock if it is free (a lock of the same id is ours from an earlier try whose answer was lost). The token is drawn first:
 /// if that fails, nothing has been taken.
 const ACQUIRE: &str = "\
-local by, theirs, since, left = standing()
+local by, theirs, since, left = standing(KEYS[1], KEYS[2])
 if by and theirs ~= ARGV[1] then return {0, digits(now), by, theirs, since, left} end
 local last = tonumber(redis.call('HGET', KEYS[3], ARGV[4])) or 0
 local token = digits(math.max(last + 1, now))
@@ -51,7 +56,7 @@ return {token, digits(now)}
 
 /// Moves the expiry of a lock that is still ours.
 const RENEW: &str = "\
-local holder, id, since = standing()
+local holder, id, since = standing(KEYS[1], KEYS[2])
 if id ~= ARGV[1] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 take_note(id, since, holder, ARGV[2])
@@ -61,7 +66,7 @@ return digits(now)
 /// Deletes the lock if it is the acquisition, or the holder's, that is meant, and tells those who wait. Whoever may not publish
 /// releases all the same: the others find out when they look.
 const RELEASE: &str = "\
-local holder, id = standing()
+local holder, id = standing(KEYS[1], KEYS[2])
 if not holder then return 0 end
 if ARGV[2] == 'row' and id ~= ARGV[3] or ARGV[2] == 'holder' and holder ~= ARGV[3] then return 0 end
 redis.call('DEL', KEYS[1], KEYS[2])
@@ -69,10 +74,14 @@ redis.pcall('PUBLISH', ARGV[1], '')
 return 1
 ";
 
+/// Looks at many locks, each followed by its note.
 const OBSERVE: &str = "\
-local by, theirs, since, left = standing()
-if not by then return 0 end
-return {1, digits(now), by, theirs, since, left}
+local found = {}
+for number = 1, #KEYS, 2 do
+    local by, theirs, since, left = standing(KEYS[number], KEYS[number + 1])
+    found[#found + 1] = by and {1, digits(now), by, theirs, since, left} or 0
+end
+return found
 ";
 
 /// The names that the server gave to the scripts when it was told them.
@@ -136,8 +145,14 @@ impl Scripts {
         command
     }
 
-    pub(super) fn observe(&self, key: &str) -> Cmd {
-        on_key(&self.observe, key, None)
+    /// Looks at [`MOST_OBSERVED`] keys at most; [`read_each`] reads the answer.
+    pub(super) fn observe(&self, keys: &[Arc<str>]) -> Cmd {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&self.observe).arg(2 * keys.len());
+        for key in keys {
+            command.arg(keys::lock(key)).arg(keys::note(key));
+        }
+        command
     }
 }
 
@@ -203,6 +218,13 @@ pub(super) fn read(value: &Value) -> Option<Answer> {
         since: seconds(number(4)?),
         left: number(5)?,
     }))
+}
+
+/// Reads what was answered about each of so many keys.
+pub(super) fn read_each(value: &Value, keys: usize) -> Option<Vec<Answer>> {
+    let Value::Array(parts) = value else { return None };
+    let answers: Vec<Answer> = parts.iter().map(read).collect::<Option<_>>()?;
+    (answers.len() == keys).then_some(answers)
 }
 
 #[allow(
