@@ -14,7 +14,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def switches() -> tuple[int, int]:
     return counts[main], sum(counts.values())
 
 
-def _stalls(waits: Waits) -> Figures:
+def stalls_of(waits: Waits) -> Figures:
     return {"worst_stall_ms": waits.worst * 1e3, "p99_stall_ms": waits.percentile(0.99) * 1e3}
 
 
@@ -107,7 +107,7 @@ async def load(
             await asyncio.sleep(0.02)  # the ticker is on its way before the load begins
             await _keep_in_flight(client, in_flight, seconds, failures)
             await asyncio.sleep(0.02)  # a tick that is late now still counts
-        figures |= _stalls(waits)
+        figures |= stalls_of(waits)
         figures["rss_growth_kb"] = memory.growth()
     return figures | {"failures": len(failures)}
 
@@ -133,7 +133,7 @@ async def burst(client: peers.Client, calls: int, **_: Any) -> Figures:
     return {
         "seconds": seconds,
         "cpu_us": cpu / calls * 1e6,
-        **_stalls(waits),
+        **stalls_of(waits),
         "rss_growth_kb_per_call": memory.growth() / calls,
         "failures": len(failures),
     }
@@ -170,16 +170,16 @@ async def measure(request: dict[str, Any]) -> Figures:
         await client.close()
 
 
-def main() -> None:
-    request = json.loads(sys.argv[1])
-    if request["loop"] == "uvloop":
+def run_on(loop: str, measurement: Coroutine[Any, Any, Figures]) -> Figures:
+    """Run a measurement on a new event loop of the kind that is named."""
+    if loop == "uvloop":
         import uvloop
 
-        figures = uvloop.run(measure(request))
-    else:
-        figures = asyncio.run(measure(request))
-    print(json.dumps(figures))
+        figures: Figures = uvloop.run(measurement)
+        return figures
+    return asyncio.run(measurement)
 
 
 if __name__ == "__main__":
-    main()
+    _request = json.loads(sys.argv[1])
+    print(json.dumps(run_on(_request["loop"], measure(_request))))
