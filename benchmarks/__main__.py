@@ -108,9 +108,9 @@ def _run(arguments: argparse.Namespace) -> int:
             settings = dataclasses.replace(settings, databases=databases)
         for axis in axes:
             results.axes.append(measure(axis, settings, console))
-    results.about["minutes"] = round((time.monotonic() - started) / 60, 1)
+            results.about["minutes"] = round((time.monotonic() - started) / 60, 1)
+            console.print(f"{axis.name}: measured, {results.about['minutes']} minutes since the start")
     show(results, console)
-    console.print(f"{results.about['minutes']} minutes")
 
     file = arguments.json or (None if quick else RESULTS)
     if file is not None:

@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 LEASES = "arbitrageai-native-leases"
 ORIGINAL = "original"
 PGBENCH = "pgbench"
+PGBENCH_OURS = "pgbench-ours"
+PROGRAMS = (PGBENCH, PGBENCH_OURS)
 
+# In seconds, but for the keys that each caller uses in turn.
 TTL = 300.0
 PATIENCE = 60.0
 POLL = 0.1
+KEYS = 50
 
 # Locks as rows in the plainest way: one statement to take a lock, and one to give it back.
 TABLE = (
@@ -282,6 +286,7 @@ LOCK_PEERS = (
     LockPeer("postgresql", "asyncpg", Asyncpg, ("asyncpg",)),
     LockPeer("postgresql", "pg_advisory_lock", Advisory, ("asyncpg",)),
     LockPeer("postgresql", PGBENCH, None, waits=False),
+    LockPeer("postgresql", PGBENCH_OURS, None, (OURS,), waits=False),
     LockPeer("redis", OURS, Ours, (OURS,)),
     LockPeer("redis", LEASES, Leases, (OURS,)),
     LockPeer("redis", ORIGINAL, Original, ("redis",)),

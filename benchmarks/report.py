@@ -122,7 +122,7 @@ def markdown(results: Results, charts: Path | None = None) -> str:
         parts.append(f"### Targets\n\n{_markdown_table([list(_VERDICT), *judged])}")
     reasons = list(why({verdict.text for verdict in verdicts if not verdict.met}))
     if reasons:
-        listed = "\n".join(f"- **{', '.join(texts)}**: {reason}" for texts, reason in reasons)
+        listed = "\n".join(f"- **{'; '.join(texts)}**: {reason}" for texts, reason in reasons)
         parts.append(f"Why the missed ones are missed:\n\n{listed}")
     for measured in results.axes:
         parts.append(f"### {measured.title}")

@@ -6,13 +6,13 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from benchmarks import peers
+from benchmarks import lock_peers, peers
 from benchmarks.axes.axis import Subject
 from benchmarks.lock_peers import ORIGINAL, PGBENCH
 from benchmarks.results import Measured, Results, Series
 from benchmarks.stores import TITLES
 
-_PROGRAMS = (*peers.PROGRAMS, PGBENCH)
+_PROGRAMS = (*peers.PROGRAMS, *lock_peers.PROGRAMS)
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,12 @@ _CALLS = (
     Target("load-100", "calls_per_s", "calls/s / bare reqwest", 0.5, peers.BARE, True),
     Target("load-1000", "worst_stall_ms", "worst stall, 1,000 in flight / pyreqwest", 0.5, "pyreqwest"),
     Target("load-1000", "worst_stall_ms", "worst stall, 1,000 in flight", 15, unit=" ms"),
-    Target("burst", "seconds", "10,000 calls of 2 s all done", 2.8, unit=" s"),
-    Target("burst", "failures", "of them failed", 0),
-    Target("burst", "worst_stall_ms", "worst stall meanwhile", 60, unit=" ms"),
-    Target("burst", "rss_growth_kb_per_call", "peak RSS growth per call", 30, unit=" KB"),
+    Target("burst", "seconds", "10,000 calls of 2 s: all done", 2.8, unit=" s"),
+    Target("burst", "failures", "10,000 calls of 2 s: failed", 0),
+    Target("burst", "worst_stall_ms", "10,000 calls of 2 s: worst stall", 60, unit=" ms"),
+    Target(
+        "burst", "rss_growth_kb_per_call", "10,000 calls of 2 s: peak RSS growth per call", 30, unit=" KB"
+    ),
     Target("streaming", "cpu_us_per_chunk", "CPU per chunk / openai", 1 / 20, "openai"),
     Target("streaming", "cpu_us_per_chunk", "CPU per chunk / aiohttp", 1, "aiohttp"),
     Target("import", "wall_ms", "import above bare Python", 15, loops=("",), unit=" ms"),
@@ -144,7 +146,7 @@ _WAITING = tuple(
     Target("waiting", key, f"{title}: {text}", bound, unit=unit, store=store)
     for key, text, bound, unit in (
         ("idle_percent", "1,000 waiters, CPU of a core", 2, " %"),
-        ("idle_statements", "their statements a second", 5, ""),
+        ("idle_statements", "1,000 waiters, statements a second", 5, ""),
         ("takeover_ms", "an expired lock is taken over within", 50, " ms"),
         ("loop_excess_ms", "loop's p99.9 above an idle one's", 20, " ms"),
     )

@@ -60,7 +60,7 @@ def test_quick_run_prints_tables_and_writes_figures(tmp_path):
 @pytest.mark.parametrize(
     ("axis", "store", "peers", "keys"),
     [
-        ("locks-alone", "postgresql", {OURS, "pgbench"}, {"pairs_per_s"}),
+        ("locks-alone", "postgresql", {OURS, "pgbench", "pgbench-ours"}, {"pairs_per_s"}),
         ("locks-100", "sqlite", {OURS, "original", "sqlite3"}, {"pairs_per_s", "cpu_us", "worst_stall_ms"}),
         ("hand-off", "redis", {OURS, "redis-py"}, {"within_ms", "between_ms", "queue"}),
         ("hand-off", "sqlite", {OURS, "original"}, {"within_ms", "between_ms"}),

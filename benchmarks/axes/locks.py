@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from pathlib import Path
 
-from benchmarks import installed, lock_peers, stores
+from benchmarks import installed, lock_peers, pgbench, stores
 from benchmarks.axes.axis import Column, Figures, Plain, Settings, Subject, require_descriptors
 from benchmarks.axes.own_process import measured_in
-from benchmarks.lock_peers import GIVE, PGBENCH, TABLE, TAKE, LockPeer
+from benchmarks.lock_peers import KEYS, LockPeer
 
 _DESCRIPTORS = 200
-_KEYS = 50
 _PGBENCH_CLIENTS = 8
 
 
@@ -85,50 +79,16 @@ class Locks(OnStores):
         return True
 
     def measure(self, subject: Subject, settings: Settings) -> Figures:
-        if subject.name == PGBENCH:
+        if subject.name in lock_peers.PROGRAMS:
             url = settings.databases[subject.store].fresh()
-            return {"pairs_per_s": _pgbench(url, min(self.callers, _PGBENCH_CLIENTS), settings.seconds)}
+            clients = min(self.callers, _PGBENCH_CLIENTS)
+            return {"pairs_per_s": pgbench.pairs_per_second(subject.name, url, clients, settings.seconds)}
         return self.measured(
             subject,
             settings,
             kind="pairs",
             callers=self.callers,
-            keys=_KEYS,
+            keys=KEYS,
             seconds=settings.seconds,
             stalls=self.callers > 1,
         )
-
-
-def _pgbench(url: str, clients: int, seconds: float) -> float:
-    """Pairs a second of pgbench with the plain statements, prepared."""
-    from tests.servers.postgres import PostgresServer
-
-    key = "'key-' || :client_id || '-' || :number"
-    take = TAKE.format("(:id)::text", key, "'x'", ":now", f":now + {lock_peers.TTL:.0f}")
-    script = (
-        f"\\set id random(1, 1000000000)\n\\set number random(1, {_KEYS})\n\\set now 1800000000\n"
-        f"{take};\n{GIVE.format(key, '(:id)::text')};\n"
-    )
-    with tempfile.TemporaryDirectory(prefix="pgbench-") as folder:
-        file = Path(folder) / "pairs.sql"
-        file.write_text(script)
-        _output([PostgresServer.program("psql"), "-q", "-c", TABLE, url])
-        load = ["-n", "-M", "prepared", "-c", str(clients), "-j", str(min(clients, 2))]
-        output = _output(
-            [
-                PostgresServer.program("pgbench"),
-                *load,
-                "-T",
-                str(max(round(seconds), 1)),
-                "-f",
-                str(file),
-                url,
-            ]
-        )
-    found = re.search(r"tps = ([\d.]+)", output)
-    assert found is not None
-    return float(found[1])
-
-
-def _output(command: Iterable[str]) -> str:
-    return subprocess.run([*command], capture_output=True, text=True, check=True).stdout
