@@ -332,10 +332,12 @@ def check_answer(result: dict[str, Any]) -> None:
         raise ValueError(f"not the server's answer: {json.dumps(result, default=str)[:200]}")
 
 
-async def count_pieces(client: Client) -> int:
-    """Read one stream to its end."""
+async def count_pieces(client: Client, at_most: int | None = None) -> int:
+    """Read one stream to its end, or so many pieces of it."""
     pieces = 0
     async with aclosing(client.stream()) as stream:  # type: ignore[type-var]
         async for _ in stream:
             pieces += 1
+            if pieces == at_most:
+                break
     return pieces

@@ -10,6 +10,7 @@ from benchmarks.axes.own_process import figures_of, measured_in
 from benchmarks.measured import percentile
 
 _THREADS = ("blocking", "to-thread")
+_SLOW = ("litellm", "httpx", *_THREADS)
 # So many calls at once, and every peer has answered within a second.
 _WAVE = 100
 _IN_PYTHON = tuple(name for name in peers.PEERS if name not in (*_THREADS, peers.BARE))
@@ -21,6 +22,8 @@ class Calls(Plain, ABC):
     who = tuple(peers.PEERS)
     only_if_named: tuple[str, ...] = ()
     """Peers that would take minutes a round."""
+    on_one_loop: tuple[str, ...] = _SLOW
+    """Peers whose cost is not the event loop's: run on the first one only."""
     reference = peers.OURS
     needs_server = True
     size = "in flight"
@@ -48,7 +51,7 @@ class Calls(Plain, ABC):
             Subject(name, loop)
             for loop in settings.loops
             for name in self.chosen(settings)
-            if name not in peers.PROGRAMS or loop == settings.loops[0]
+            if name not in (*peers.PROGRAMS, *self.on_one_loop) or loop == settings.loops[0]
         ]
 
 
@@ -124,7 +127,8 @@ class Load(Calls):
         self.in_flight = in_flight
 
         if in_flight > _WAVE:
-            self.only_if_named = ("litellm", "httpx", *_THREADS)
+            self.only_if_named = _SLOW
+            self.on_one_loop = ("openai", "openai-aiohttp", *_SLOW)
 
     def _most_in_flight(self, settings: Settings) -> int:
         return min(self.in_flight, _WAVE) if settings.quick else self.in_flight
@@ -139,7 +143,7 @@ class Burst(Calls):
     The original's way would take as many times two seconds, threads a thousandth of that: neither is run.
     """
 
-    only_if_named = ("openai", "litellm", "httpx")
+    only_if_named = ("openai", "openai-aiohttp", "litellm", "httpx")
 
     name = "burst"
     title = "10,000 calls at once, answered after 2 s"
@@ -182,6 +186,6 @@ class Streaming(Calls):
         return self.streams
 
     def measure(self, subject: Subject, settings: Settings) -> Figures:
-        chunks = 20 if settings.quick else 200
+        chunks = 20 if settings.quick else 400
         base_url = f"{settings.server}/chunks={chunks}/interval-ms=5/v1"
         return _measured(subject, kind="streams", base_url=base_url, in_flight=self.streams, chunks=chunks)

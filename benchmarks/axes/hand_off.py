@@ -37,7 +37,7 @@ class HandOff(OnStores):
         return peer.waits and peer.name != LEASES
 
     def measure(self, subject: Subject, settings: Settings) -> Figures:
-        times = 2 if settings.quick else 10
+        times = 2 if settings.quick else 6
         url = settings.databases[subject.store].fresh()
         with ExitStack() as stack:
             one, other = (stack.enter_context(Process(subject, url)) for _ in range(2))
