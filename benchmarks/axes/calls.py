@@ -125,7 +125,6 @@ class Load(Calls):
         self.name = f"load-{in_flight}"
         self.title = f"{in_flight:,} calls in flight, answered at once"
         self.in_flight = in_flight
-
         if in_flight > _WAVE:
             self.only_if_named = _SLOW
             self.on_one_loop = ("openai", "openai-aiohttp", *_SLOW)
@@ -143,11 +142,10 @@ class Burst(Calls):
     The original's way would take as many times two seconds, threads a thousandth of that: neither is run.
     """
 
-    only_if_named = ("openai", "openai-aiohttp", "litellm", "httpx")
-
     name = "burst"
     title = "10,000 calls at once, answered after 2 s"
     who = _IN_PYTHON
+    only_if_named = ("openai", "openai-aiohttp", "litellm", "httpx")
     columns = (
         Column("seconds", "all done s", 2),
         Column("failures", "failed"),
