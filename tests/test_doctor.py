@@ -7,18 +7,25 @@ import os
 import resource
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+import trustme
 
+from arbitrageai_native import llm_health_check
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
+from arbitrageai_native.doctor import Finding, Level, diagnose
+from arbitrageai_native.doctor.secrets import Secrets
 from arbitrageai_native.testing import ModelServer
 
+from .servers.faulty_http import FaultyServer, answer
 from .servers.postgres import PostgresServer, free_port
 from .servers.redis import RedisServer
 from .servers.system import from_package
@@ -274,6 +281,43 @@ def test_a_model_server_that_refuses_the_key(healthy: Setup) -> None:
     assert "refuses the key" in error["detail"]
 
 
+@pytest.mark.parametrize(
+    ("statuses", "level", "said"),
+    [
+        ([500], "error", "answers with 500"),
+        ([429], "warning", "answers with 429"),
+        ([404, 200], "ok", "without a list of models"),
+        ([404, 404, 404, 404], "warning", "has no /models there"),
+    ],
+)
+def test_what_a_model_server_answers(healthy: Setup, statuses: list[int], level: str, said: str) -> None:
+    with FaultyServer(*(answer(status=status) for status in statuses)) as server:
+        healthy.environment["BASE_URL"] = server.base_url
+        found = healthy.findings(exit_status=1 if level == "error" else 0)["model endpoint"]
+    assert found["level"] == level
+    assert said in found["detail"]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_the_certificate_of_a_model_server(healthy: Setup, trusted: bool) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(healthy.folder / "authority.pem")
+    if trusted:
+        healthy.environment["SSL_CERT_FILE"] = str(healthy.folder / "authority.pem")
+    with FaultyServer(answer(), tls=context) as server:
+        healthy.environment["BASE_URL"] = server.base_url
+        if trusted:
+            found = healthy.findings(exit_status=0)
+            assert found["model endpoint"]["detail"].endswith("its certificate verified")
+            assert found["certificates"]["detail"].startswith("1 in ")
+        else:
+            error = healthy.only_error()
+            assert error["check"] == "model endpoint"
+            assert "SSL_CERT_FILE" in error["mend"]
+
+
 def test_a_local_model_that_nobody_asked_for_may_be_away(healthy: Setup) -> None:
     del healthy.environment["LOCAL_BASE_URL"]
     found = healthy.findings(exit_status=0)["local model"]
@@ -328,6 +372,30 @@ def test_a_proxy_before_the_local_model(healthy: Setup) -> None:
 def test_what_the_environment_overrules_is_named(healthy: Setup) -> None:
     (healthy.folder / ".env").write_text(f"API_KEY={SECRET}-old\n")
     assert healthy.findings(exit_status=0)[".env"]["detail"].endswith("for API_KEY")
+
+
+async def test_an_application_asks_for_its_own_circuits(
+    healthy: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in healthy.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(healthy.folder)
+    monkeypatch.setattr(llm_health_check, "_global_health_checker", None)
+    checker = llm_health_check.get_health_checker()
+    checker.register_endpoint("http://127.0.0.1:1/v1", failure_threshold=1)
+    checker.record_failure("http://127.0.0.1:1/v1")
+
+    (found,) = [finding for finding in await diagnose() if finding.check == "circuit breakers"]
+
+    assert (found.level, found.detail) == (Level.WARNING, "http://127.0.0.1:1/v1 is open")
+
+
+@pytest.mark.parametrize("password", ["open sesame", "se%same"])
+def test_a_secret_that_something_says_is_hidden(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+    monkeypatch.setenv("API_KEY", SECRET)
+    secrets = Secrets.of_the_environment(f"postgresql://me:{quote(password)}@host/db")
+    said = Finding("database", Level.ERROR, f"{SECRET}, {password} and {quote(password)} are wrong", password)
+    assert secrets.hide(said) == Finding("database", Level.ERROR, "***, *** and *** are wrong", "***")
 
 
 @pytest.mark.parametrize(
