@@ -20,11 +20,14 @@ use crate::lock::operation::{Acquire, Operation, Release};
 
 mod answers;
 mod errors;
+mod inspection;
 mod lane;
 mod listener;
 mod queries;
 mod schema;
 mod statements;
+
+pub(in crate::lock) use inspection::inspect;
 
 /// How long a note that somebody waits is good for.
 const NOTE_LASTS: Duration = Duration::from_secs(30);
