@@ -1,5 +1,6 @@
 //! The waiters for each key in the order they came, and what this process holds.
 
+use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -133,7 +134,8 @@ impl Queues {
 
     pub(super) fn waiting(&self) -> Vec<Waiting> {
         let now = Instant::now();
-        self.keys
+        let mut waiting: Vec<_> = self
+            .keys
             .iter()
             .flat_map(|(key, state)| {
                 state.waiters.iter().map(move |waiter| Waiting {
@@ -142,7 +144,9 @@ impl Queues {
                     since: now.saturating_duration_since(waiter.since),
                 })
             })
-            .collect()
+            .collect();
+        waiting.sort_by_key(|waiting| Reverse(waiting.since));
+        waiting
     }
 
     pub(super) fn holding(&self) -> Vec<Holding> {
