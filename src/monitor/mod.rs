@@ -10,6 +10,7 @@
 mod histogram;
 mod pulse;
 mod recent;
+mod registry;
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 pub use histogram::{BUCKETS, Histogram};
 use pulse::{Next, Pulse};
 pub use recent::RECENT_SECONDS;
+pub use registry::{Lags, Registry};
 
 /// What a loop that gives no sign is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub struct Reading {
     pub worst: Duration,
     /// Lags that reached the threshold, a stall under way included.
     pub stalls: u64,
+    /// Those of them that have ended.
+    pub ended_stalls: u64,
     /// All lags that have ended.
     pub histogram: Histogram,
 }
@@ -95,6 +99,10 @@ impl Monitor {
     pub fn stop(&self) {
         self.pulse().stop(Instant::now());
         self.changed.notify_all();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.pulse().is_stopped()
     }
 
     /// What was measured until now.

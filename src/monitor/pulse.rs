@@ -152,6 +152,7 @@ impl Pulse {
             current: if overdue.is_zero() { self.last } else { overdue },
             worst: self.worst.max(overdue),
             stalls: self.stalls + u64::from(overdue >= self.threshold),
+            ended_stalls: self.stalls,
             histogram: self.histogram.clone(),
         }
     }

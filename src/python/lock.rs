@@ -11,10 +11,15 @@ use pyo3::prelude::*;
 use crate::bridge::{PerProcess, ProcessBound, awaitable, block_on, receive};
 use crate::lock::{
     self, BOUNDS, CounterSnapshot, Counters, DEFAULT_URL, Database, Grant, HistogramSnapshot, Keeping,
-    LockError, LockName, Manager, Options, Registry, Wanted,
+    Ledger, LockError, LockName, Manager, Options, Registry, Wanted,
 };
 
 static REGISTRY: PerProcess<Registry> = PerProcess::new();
+
+/// This process's engines, and what its managers have counted.
+pub(super) fn registry() -> &'static Registry {
+    REGISTRY.get_or_init(Registry::default)
+}
 
 /// The managers' common settings, and this process's manager once it is needed.
 struct Settings {
@@ -34,8 +39,10 @@ impl Settings {
             let slot = settings.manager.get_or_init(Mutex::default);
             let mut manager = slot.lock().unwrap_or_else(PoisonError::into_inner);
             let make = || {
-                let engine = REGISTRY.get_or_init(Registry::default).engine(&settings.database);
-                Arc::new(Manager::new(engine, Arc::clone(&settings.counters)))
+                let engine = registry().engine(&settings.database);
+                let own = Arc::clone(&settings.counters);
+                let ledger = Ledger::new(own, Arc::clone(registry().totals()));
+                Arc::new(Manager::new(engine, ledger))
             };
             Ok::<_, LockError>(Arc::clone(manager.get_or_insert_with(make)))
         })

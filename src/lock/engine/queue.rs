@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Engine;
 use super::holds::{Hold, Tombstones};
+use crate::lock::boot_time::BootTime;
 use crate::lock::error::StoreError;
 use crate::lock::operation::LockRow;
 
@@ -160,6 +161,14 @@ impl Queues {
                 })
             })
             .collect()
+    }
+
+    pub(super) fn held_and_waiting(&self) -> (usize, usize) {
+        let now = BootTime::now();
+        self.keys.values().fold((0, 0), |(held, waiting), state| {
+            let holds = state.holds.iter().filter(|hold| hold.is_held_at(now));
+            (held + holds.count(), waiting + state.waiters.len())
+        })
     }
 
     pub(super) fn hold_of(&self, key: &Arc<str>, holder: &str) -> Result<Arc<Hold>, bool> {
