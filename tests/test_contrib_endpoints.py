@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import prometheus_client
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -179,6 +181,37 @@ async def test_a_row_that_another_program_wrote_amiss_is_told_all_the_same(tmp_p
             assert (locks["held"][0]["until"], locks["held"][0]["remaining"]) == (None, None)
 
 
+async def test_metrics_are_prometheus_text_of_this_package_alone_or_of_a_registry(sqlite_url: str) -> None:
+    registry = prometheus_client.CollectorRegistry()
+    prometheus_client.Gauge("bids_open", "Bids that are open.", registry=registry).set(3)
+    async with (
+        BidLockManager(60, sqlite_url) as manager,
+        asking() as client,
+        asking(registry=registry) as other,
+    ):
+        await manager.acquire_lock("upwork", "7")
+        answer = await client.get("/metrics")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain; version=")
+        families = list(text_string_to_metric_families(answer.text))
+        (attempts,) = (family for family in families if family.name == "arbitrageai_native_lock_attempts")
+        assert attempts.samples[0].value >= 1
+        assert all(family.name.startswith("arbitrageai_native_") for family in families)
+        openmetrics = await client.get("/metrics", headers={"accept": "application/openmetrics-text"})
+        assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
+        assert openmetrics.text.endswith("# EOF\n")
+        assert "bids_open 3.0" in (await other.get("/metrics")).text
+
+
+async def test_metrics_without_prometheus_client_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.setitem(sys.modules, "prometheus_client.exposition", None)
+    async with asking() as client:
+        answer = await client.get("/metrics")
+        assert answer.status_code == 501
+        assert "pip install 'arbitrageai-native[prometheus]'" in answer.text
+
+
 async def test_dependencies_stand_before_everything() -> None:
     def nobody() -> None:
         raise HTTPException(401)
@@ -253,6 +286,8 @@ def test_something_else_than_managers_or_a_monitor_is_refused(make: Any) -> None
         make(locks=5)
     with pytest.raises(TypeError, match=r"monitor must be a LoopMonitor, not 0\.1"):
         make(monitor=0.1)
+    with pytest.raises(TypeError, match=r"registry must be a prometheus_client\.CollectorRegistry, not 'x'"):
+        make(registry="x")
 
 
 @pytest.mark.parametrize(

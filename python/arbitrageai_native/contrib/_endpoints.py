@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from base64 import b64encode
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from ..loop_monitor import LoopMonitor
 from ._vitals import LockManagers, Vitals
@@ -29,6 +30,8 @@ class Endpoints:
 
     def __init__(self, locks: LockManagers, monitor: LoopMonitor | None, registry: Any) -> None:
         self._vitals = Vitals(locks, monitor)
+        if registry is not None and not callable(getattr(registry, "collect", None)):
+            raise TypeError(f"registry must be a prometheus_client.CollectorRegistry, not {registry!r}")
         self._registry = registry
         self._page = Path(__file__).with_name("native.html").read_text(encoding="utf-8")
         self._page_headers = {
@@ -41,6 +44,7 @@ class Endpoints:
         """Path -> what answers there."""
         return {
             "/health": self.health,
+            "/metrics": self.metrics,
             "/native": self.page,
             "/native/data": self.data,
         }
@@ -57,6 +61,20 @@ class Endpoints:
         answer = {"status": "failing" if problems else "ok", "problems": problems}
         return JSONResponse(answer, 503 if problems else 200, _NOT_STORED)
 
+    async def metrics(self, request: Request) -> Response:
+        """The registry's metrics, in the form that the client prefers."""
+        try:
+            from prometheus_client.exposition import choose_encoder
+        except ImportError:
+            missing = "prometheus_client is not installed: pip install 'arbitrageai-native[prometheus]'"
+            return PlainTextResponse(f"{missing}\n", 501, _NOT_STORED)
+        if self._registry is None:
+            self._registry = _own_registry()
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        # In a thread, since collectors of the application's own may take their time.
+        text = await asyncio.to_thread(encode, self._registry)
+        return Response(text, headers={**_NOT_STORED, "Content-Type": content_type})
+
     async def page(self, _request: Request) -> Response:
         """The live page."""
         return HTMLResponse(self._page, headers=self._page_headers)
@@ -64,6 +82,16 @@ class Endpoints:
     async def data(self, _request: Request) -> Response:
         """What the live page asks for once a second."""
         return JSONResponse(await self._vitals.overview(), headers=_NOT_STORED)
+
+
+def _own_registry() -> Any:
+    from prometheus_client import CollectorRegistry
+
+    from ..prometheus import register
+
+    registry = CollectorRegistry()
+    register(registry)
+    return registry
 
 
 def _policy(page: str) -> str:

@@ -12,16 +12,16 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import asdict
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 from .. import _native
 from ..agent_execution.bid_lock_manager import BidLockManager
 from ..agent_execution.redis_bid_lock_manager import RedisBidLockManager
 from ..exceptions import LockBackendError
-from ..llm_health_check import CircuitState, HealthMetrics, get_health_checker
 from ..lock_overview import HeldLock, Waiter
 from ..loop_monitor import LoopMonitor
+from ..process_metrics import metrics, native_circuits, without_secrets
 
 __all__ = ["LockManager", "LockManagers", "Vitals"]
 
@@ -61,10 +61,10 @@ class Vitals:
         """What keeps this process from its work, a line each, without secrets. Nothing if all is well."""
         answers = [_problem_of(name, manager) for name, manager in self._managers.items()]
         problems = [problem for problem in await asyncio.gather(*answers) if problem is not None]
-        for metrics in _endpoints():
+        for endpoint, health in native_circuits():
             # Once the time to recover has passed a call is wanted: it is what closes the circuit again.
-            if metrics.state is CircuitState.OPEN and metrics._native.would_refuse():
-                problems.append(f"{_without_secrets(metrics.endpoint)}: the circuit is open")
+            if health.state == "open" and health.would_refuse():
+                problems.append(f"{without_secrets(endpoint)}: the circuit is open")
         return problems
 
     async def overview(self) -> dict[str, Any]:
@@ -73,9 +73,9 @@ class Vitals:
         return {
             "process": os.getpid(),
             "loop": self._loop(),
-            "calls_in_flight": _native.requests_under_way(),
+            "calls_in_flight": sum(model["in_flight"] for model in metrics()["llm"]["models"].values()),
             "locks": await asyncio.gather(*managers),
-            "circuits": [_circuit(metrics) for metrics in _endpoints()],
+            "circuits": [_circuit(endpoint, health) for endpoint, health in native_circuits()],
         }
 
     def _installed_monitor(self) -> LoopMonitor | None:
@@ -92,8 +92,7 @@ class Vitals:
             "worst": reading["worst"],
             "stalls": reading["stalls"],
             "threshold": monitor.threshold,
-            "last_stall": stall
-            and {"location": stall.location, "seconds": stall.seconds, "stack": stall.stack},
+            "last_stall": stall and asdict(stall),
         }
 
 
@@ -117,10 +116,6 @@ def _by_name(locks: LockManagers) -> dict[str, BidLockManager]:
         str(name): manager._manager if isinstance(manager, RedisBidLockManager) else manager
         for name, manager in named.items()
     }
-
-
-def _endpoints() -> list[HealthMetrics]:
-    return list(get_health_checker().health_status.values())
 
 
 async def _problem_of(name: str, manager: BidLockManager) -> str | None:
@@ -174,28 +169,18 @@ def _held(lock: HeldLock) -> dict[str, Any]:
     }
 
 
-def _circuit(metrics: HealthMetrics) -> dict[str, Any]:
+def _circuit(endpoint: str, health: _native.EndpointHealth) -> dict[str, Any]:
     recovers_in = None
-    if metrics.state is CircuitState.OPEN and metrics.opened_at is not None:
-        passed = time.time() - metrics.opened_at.timestamp()
-        recovers_in = max(0.0, metrics.recovery_timeout_seconds - passed)
+    if health.state == "open" and health.opened_at is not None:
+        recovers_in = max(0.0, health.opened_at / 1e6 + health.recovery_timeout_seconds - time.time())
     return {
-        "endpoint": _without_secrets(metrics.endpoint),
-        "state": metrics.state.value,
-        "consecutive_failures": metrics.consecutive_failures,
-        "total_requests": metrics.total_requests,
-        "total_failures": metrics.total_failures,
+        "endpoint": without_secrets(endpoint),
+        "state": health.state,
+        "consecutive_failures": health.consecutive_failures,
+        "total_requests": health.total_requests,
+        "total_failures": health.total_failures,
         "recovers_in": recovers_in,
     }
-
-
-def _without_secrets(endpoint: str) -> str:
-    """The address alone: a user's name, a password and a query may be in a URL, too."""
-    try:
-        parts = urlsplit(endpoint)
-    except ValueError:
-        return "an endpoint that is no URL"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _finite(number: float) -> float | None:

@@ -47,7 +47,7 @@ def router(
         options: `prefix`, `dependencies` and what else FastAPI's `APIRouter` takes.
 
     Raises:
-        TypeError: `locks` or `monitor` is something else.
+        TypeError: `locks`, `monitor` or `registry` is something else.
     """
     endpoints = Endpoints(locks, monitor, registry)
     made = APIRouter(lifespan=endpoints.lifespan, **options)

@@ -28,7 +28,7 @@ def routes(
     and watches until the loop ends.
 
     Raises:
-        TypeError: `locks` or `monitor` is something else.
+        TypeError: `locks`, `monitor` or `registry` is something else.
     """
     endpoints = Endpoints(locks, monitor, registry)
     return [Route(path, endpoint, methods=list(METHODS)) for path, endpoint in endpoints.by_path().items()]
