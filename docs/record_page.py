@@ -18,6 +18,7 @@ from tests.servers.uvicorn import serving
 
 from arbitrageai_native import BidLockManager, LLMService
 from arbitrageai_native.contrib.fastapi import router
+from arbitrageai_native.exceptions import APIConnectionError
 from arbitrageai_native.testing import ModelServer
 
 TARGET = Path(__file__).with_name("native-page.png")
@@ -64,12 +65,12 @@ async def record(arguments: argparse.Namespace, folder: str) -> None:
         serving(application) as url,
     ):
         service = LLMService(base_url=model.base_url, api_key="any")
-        unreachable = LLMService(base_url="http://localhost:9/v1", api_key="any", max_retries=0)
-        for _ in range(3):
-            with contextlib.suppress(Exception):
-                await unreachable.complete_async("Are you there?")
         scanners = [asyncio.create_task(scan(number, locks, service)) for number in range(1, SCANNERS + 1)]
         await be_busy(arguments.seconds)
+        unreachable = LLMService(base_url="http://localhost:9/v1", api_key="any", max_retries=0)
+        for _ in range(3):
+            with contextlib.suppress(APIConnectionError):
+                await unreachable.complete_async("Are you there?")
         await asyncio.to_thread(take_picture, f"{url}/native", arguments)
         for scanner in scanners:
             scanner.cancel()
@@ -79,7 +80,7 @@ async def record(arguments: argparse.Namespace, folder: str) -> None:
 def take_picture(url: str, arguments: argparse.Namespace) -> None:
     """Wait for a moment at which there is a waiter, and write down what the browser shows."""
     with Chromium() as page:
-        page.resize(arguments.width, 100, scale=1.5)
+        page.resize(arguments.width, 100, scale=1.25)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if arguments.dark else "light"}
         page.call("Emulation.setEmulatedMedia", features=[scheme])
         page.open(url)

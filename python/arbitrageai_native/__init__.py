@@ -46,8 +46,6 @@ __all__ = [
     "OpenAI",
     "exceptions",
     "metrics",
-    "opentelemetry",
-    "prometheus",
     "safe_sleep",
 ]
 

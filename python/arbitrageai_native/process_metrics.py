@@ -1,4 +1,4 @@
-"""All that this process has counted, in one dict: `arbitrageai_native.metrics()`."""
+"""All that the process has counted, in one dict: `arbitrageai_native.metrics()`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def metrics() -> dict[str, Any]:
     """All that this process has counted since it began; of plain values, ready for JSON.
 
     From any thread; nothing is waited for. Counts only grow: those of services, managers and monitors that
-    are gone are in them. A forked child begins at zero. A histogram is `bounds` (upper bounds, in seconds),
-    `counts` (up to each bound and above the last; each value counts once) and `sum`.
+    are gone are in them. A forked child begins at zero; circuits go on there as they were. A histogram is
+    `bounds` (upper bounds, in seconds), `counts` (up to each bound and above the last; each value counts
+    once) and `sum`.
 
     - `llm`: `models`: by the name of the model that was asked for (the 100 first, others as "other"):
       `calls` by outcome ("success", the kinds of failure, "cancelled"), `in_flight`, `retries`, `tokens`

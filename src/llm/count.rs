@@ -58,3 +58,31 @@ impl Drop for Count {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_in_flight_until_its_one_end() {
+        let (service, model) = (Arc::new(Metrics::default()), Arc::new(Metrics::default()));
+        let begin = || Count::begin(Arc::clone(&service), Arc::clone(&model));
+        let (answered, failed, dropped) = (begin(), begin(), begin());
+        assert_eq!(model.snapshot().in_flight, 3);
+        let usage = Usage {
+            prompt_tokens: 1,
+            completion_tokens: u64::MAX,
+            total_tokens: 0,
+        };
+        answered.succeeded(Duration::from_secs(1), usage);
+        failed.failed("timeout");
+        drop(dropped);
+        for figures in [service.snapshot(), model.snapshot()] {
+            assert_eq!((figures.started, figures.in_flight), (3, 0));
+            assert_eq!((figures.succeeded, figures.cancelled), (1, 1));
+            assert_eq!(figures.failures.iter().map(|(_, count)| count).sum::<u64>(), 1);
+            assert_eq!(figures.prompt_tokens, 1);
+            assert!(figures.completion_tokens < 1 << 32, "no sum starts over");
+        }
+    }
+}
