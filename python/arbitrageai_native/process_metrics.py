@@ -39,11 +39,8 @@ def metrics() -> dict[str, Any]:
 
 def _circuits() -> dict[str, dict[str, Any]]:
     """The circuits of the process's health checker."""
-    # Where nobody has imported it there is no circuit.
-    health = sys.modules.get("arbitrageai_native.llm_health_check")
-    checker = None if health is None else health._global_health_checker
     found: dict[str, dict[str, Any]] = {}
-    for endpoint, native in _native_circuits(checker):
+    for endpoint, native in native_circuits():
         circuit = {
             "state": native.state,
             "consecutive_failures": native.consecutive_failures,
@@ -51,17 +48,21 @@ def _circuits() -> dict[str, dict[str, Any]]:
             "total_failures": native.total_failures,
             "opened_at": None if native.opened_at is None else native.opened_at / 1e6,
         }
-        shown = _without_secrets(endpoint)
+        shown = without_secrets(endpoint)
         # Of endpoints that differ only in their secrets the worst is shown.
         if shown not in found or _badness(found[shown]) < _badness(circuit):
             found[shown] = circuit
     return found
 
 
-def _native_circuits(checker: Any) -> list[tuple[str, _native.EndpointHealth]]:
+def native_circuits() -> list[tuple[str, _native.EndpointHealth]]:
+    """The endpoints of the process's health checker, as they were registered, and what is known of them."""
+    # Where nobody has imported it there is no circuit.
+    health = sys.modules.get("arbitrageai_native.llm_health_check")
+    checker = None if health is None else health._global_health_checker
     status = getattr(checker, "health_status", None)
     entries = list(status.items()) if isinstance(status, dict) else []
-    natives = [(str(endpoint), getattr(health, "_native", None)) for endpoint, health in entries]
+    natives = [(str(endpoint), getattr(known, "_native", None)) for endpoint, known in entries]
     # Code and tests may put something of their own there.
     return [(endpoint, native) for endpoint, native in natives if isinstance(native, _native.EndpointHealth)]
 
@@ -70,7 +71,7 @@ def _badness(circuit: dict[str, Any]) -> int:
     return _STATES.index(circuit["state"])
 
 
-def _without_secrets(endpoint: str) -> str:
+def without_secrets(endpoint: str) -> str:
     """The endpoint without user, password and query, where keys may be."""
     try:
         parts = urlsplit(endpoint)

@@ -182,6 +182,16 @@ impl LoopWatch {
         Ok(Some(result))
     }
 
+    /// The longest lag in each of the last seconds, in seconds.
+    fn recent(&self) -> Vec<f64> {
+        let recent = self.watched.get().map(|watched| watched.monitor.recent());
+        recent
+            .unwrap_or_default()
+            .iter()
+            .map(Duration::as_secs_f64)
+            .collect()
+    }
+
     /// The selector refers to this object, and this object to it. Breaking the selector's side is enough.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.select.as_ref().map_or(Ok(()), |select| visit.call(select))

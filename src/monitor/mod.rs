@@ -9,6 +9,7 @@
 
 mod histogram;
 mod pulse;
+mod recent;
 mod registry;
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 pub use histogram::{BUCKETS, Histogram};
 use pulse::{Next, Pulse};
+pub use recent::RECENT_SECONDS;
 pub use registry::{Lags, Registry};
 
 /// What a loop that gives no sign is doing.
@@ -106,6 +108,11 @@ impl Monitor {
     /// What was measured until now.
     pub fn reading(&self) -> Reading {
         self.pulse().reading(Instant::now())
+    }
+
+    /// The longest lag in each second since the start, or in each of the last [`RECENT_SECONDS`]; of the present one at the end.
+    pub fn recent(&self) -> Vec<Duration> {
+        self.pulse().recent(Instant::now())
     }
 
     /// The lag that grows now, if it has reached the threshold.

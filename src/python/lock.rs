@@ -253,8 +253,9 @@ impl LockManager {
         awaitable(py, async move { manager.clear().await })
     }
 
-    /// Every row: (key, holder, acquired at, expires at, seconds left).
-    fn rows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    /// Every row, or the first so many: (key, holder, acquired at, expires at, seconds left).
+    #[pyo3(signature = (most = None))]
+    fn rows<'py>(&self, py: Python<'py>, most: Option<usize>) -> PyResult<Bound<'py, PyAny>> {
         let manager = self.settings.manager(py)?;
         awaitable(py, async move {
             let rows = manager.rows().await?;
@@ -267,12 +268,14 @@ impl LockManager {
                     row.expires_in,
                 )
             };
-            Ok::<_, LockError>(rows.into_iter().map(tuple).collect::<Vec<_>>())
+            let rows = rows.into_iter().take(most.unwrap_or(usize::MAX));
+            Ok::<_, LockError>(rows.map(tuple).collect::<Vec<_>>())
         })
     }
 
-    /// Who waits in this process: (key, holder, seconds).
-    fn waiting(&self) -> Vec<(String, String, f64)> {
+    /// Who waits in this process, all or the first so many: (key, holder, seconds).
+    #[pyo3(signature = (most = None))]
+    fn waiting(&self, most: Option<usize>) -> Vec<(String, String, f64)> {
         let Some(slot) = self.settings.manager.get() else {
             return Vec::new();
         };
@@ -282,6 +285,7 @@ impl LockManager {
             .unwrap_or_default();
         waiting
             .into_iter()
+            .take(most.unwrap_or(usize::MAX))
             .map(|waiter| {
                 (
                     waiter.key.to_string(),

@@ -3,6 +3,7 @@
 //! A waiter leaves its request ready. Whoever learns that the lock may be free sends it, on whatever thread that is: the
 //! waiter's own task, on an event loop perhaps, runs again only when there is an answer.
 
+use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -210,7 +211,8 @@ impl Queues {
 
     pub(super) fn waiting(&self) -> Vec<Waiting> {
         let now = Instant::now();
-        self.keys
+        let mut waiting: Vec<_> = self
+            .keys
             .iter()
             .flat_map(|(key, state)| {
                 state.waiters.iter().map(move |waiter| Waiting {
@@ -219,7 +221,9 @@ impl Queues {
                     since: now.saturating_duration_since(waiter.since),
                 })
             })
-            .collect()
+            .collect();
+        waiting.sort_by_key(|waiting| Reverse(waiting.since));
+        waiting
     }
 
     pub(super) fn holding(&self) -> Vec<Holding> {
