@@ -4,7 +4,7 @@
 #![no_main]
 
 use arbitrageai_native::llm::sse::{Decoder, Event};
-use arbitrageai_native::llm::{Chunk, ChunkReader};
+use arbitrageai_native::llm::{Batch, ChunkReader, Items, Shape, text};
 use libfuzzer_sys::fuzz_target;
 
 const LONGEST_EVENT: usize = 512;
@@ -14,7 +14,17 @@ fuzz_target!(|input: &[u8]| {
     let Some((seed, bytes)) = input.split_first_chunk() else { return };
     let parts = cut(bytes, u64::from_le_bytes(*seed));
     assert_eq!(decode(&parts), decode(&[bytes]));
-    assert_eq!(read(&parts), read(&[bytes]));
+    for shape in [Shape::Texts, Shape::Chunks] {
+        assert_eq!(read(&parts, shape), read(&[bytes], shape));
+    }
+    let (chunks, end_of_chunks) = read(&[bytes], Shape::Chunks);
+    let (pieces, end_of_pieces) = read(&[bytes], Shape::Texts);
+    let (from_chunks, pieces) = (texts(chunks), texts(pieces));
+    // What callers don't see is looked at only if they want to see all of it: numbers beyond any float, endless nesting.
+    assert!(pieces.starts_with(&from_chunks));
+    if end_of_chunks.is_ok() {
+        assert_eq!((pieces, end_of_pieces), (from_chunks, end_of_chunks));
+    }
 });
 
 /// Parts of pseudo-random lengths, some of them empty.
@@ -44,18 +54,26 @@ fn decode(parts: &[&[u8]]) -> Option<Vec<Event>> {
     Some(events)
 }
 
-/// The chunks up to the first error, and how the stream ended.
-fn read(parts: &[&[u8]]) -> (Vec<Chunk>, Result<(), String>) {
+/// The items up to the first error, and how the stream ended.
+fn read(parts: &[&[u8]], shape: Shape) -> (Batch, Result<(), String>) {
     let mut reader = ChunkReader::new(200, LONGEST_EVENT);
-    let mut chunks = Vec::new();
+    let mut batch = Batch::new(shape);
     for part in parts {
-        if let Err(error) = reader.feed(part, &mut chunks) {
-            return (chunks, Err(error.to_string()));
+        if let Err(error) = reader.feed(part, &mut batch) {
+            return (batch, Err(error.to_string()));
         }
         if reader.is_done() {
             break;
         }
     }
     let end = reader.end(None).map_err(|error| error.to_string());
-    (chunks, end)
+    (batch, end)
+}
+
+/// The texts of a batch of either shape.
+fn texts(batch: Batch) -> Vec<String> {
+    match batch.items {
+        Items::Texts(texts) => texts,
+        Items::Chunks(chunks) => chunks.iter().filter_map(text).map(str::to_owned).collect(),
+    }
 }

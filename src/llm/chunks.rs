@@ -1,16 +1,16 @@
 //! From a stream's bytes to its chunks, and the judgement whether it ended as it should: a pure state machine.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::answer::Usage;
+use super::delta::Delta;
 use super::error::Error;
 use super::exchange::excerpt;
+use super::items::{Batch, Chunk, Items};
 use super::sse::{Decoder, Event};
-
-/// One event's JSON object.
-pub type Chunk = Value;
 
 /// What is known of a stream besides its text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct ChunkReader {
     /// Per choice, whether its `finish_reason` has come.
     finished_choices: BTreeMap<u64, bool>,
     beginning: Vec<u8>,
-    summary: Summary,
+    summary: Arc<Summary>,
 }
 
 /// How much of a stream that is none is kept, to be shown in the error.
@@ -51,12 +51,12 @@ impl ChunkReader {
             done: false,
             finished_choices: BTreeMap::new(),
             beginning: Vec::new(),
-            summary: Summary::default(),
+            summary: Arc::default(),
         }
     }
 
     /// What is known so far.
-    pub fn summary(&self) -> &Summary {
+    pub fn summary(&self) -> &Arc<Summary> {
         &self.summary
     }
 
@@ -65,11 +65,11 @@ impl ChunkReader {
         self.done
     }
 
-    /// Takes the next bytes; the chunks that they complete are appended, also those before an error.
+    /// Takes the next bytes; the items that they complete are added to the batch, also those before an error.
     ///
     /// # Errors
     /// [`Error::InvalidResponse`] for what is no JSON object or too long, [`Error::Reported`] for an error in mid-stream.
-    pub fn feed(&mut self, bytes: &[u8], chunks: &mut impl Extend<Chunk>) -> Result<(), Error> {
+    pub fn feed(&mut self, bytes: &[u8], batch: &mut Batch) -> Result<(), Error> {
         if !self.saw_event {
             let room = BEGINNING_BYTES - self.beginning.len();
             self.beginning.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -80,9 +80,7 @@ impl ChunkReader {
             if self.done {
                 break;
             }
-            if let Some(chunk) = self.take(event)? {
-                chunks.extend([chunk]);
-            }
+            self.take(event, batch)?;
         }
         self.events = events;
         if self.done {
@@ -116,52 +114,80 @@ impl ChunkReader {
         })
     }
 
-    fn take(&mut self, event: Event) -> Result<Option<Chunk>, Error> {
+    fn take(&mut self, event: Event, batch: &mut Batch) -> Result<(), Error> {
         if !self.saw_event {
             self.saw_event = true;
             self.beginning = Vec::new();
         }
         if event.data.starts_with("[DONE]") {
             self.done = true;
-            return Ok(None);
+            return Ok(());
         }
-        let chunk: Value = serde_json::from_str(&event.data)
-            .map_err(|error| self.invalid_event(&format!("an event is not JSON: {error}"), &event))?;
-        if !chunk.is_object() {
-            return Err(self.invalid_event("an event is not a JSON object", &event));
+        if let Items::Texts(texts) = &mut batch.items
+            && let Some(delta) = Delta::well_formed(&event.data)
+        {
+            self.see_model(delta.model);
+            for choice in delta.choices() {
+                self.see_choice(choice.index, choice.finish_reason);
+            }
+            texts.extend(delta.into_text());
+        } else {
+            let chunk = self.chunk(&event)?;
+            self.see(&chunk);
+            match &mut batch.items {
+                Items::Texts(texts) => texts.extend(text(&chunk).map(str::to_owned)),
+                Items::Chunks(chunks) => chunks.push(chunk),
+            }
         }
-        if let Some(reported) = chunk.get("error").filter(|error| is_truthy(error)) {
-            let message = reported
-                .get("message")
-                .or(Some(reported))
-                .and_then(Value::as_str)
-                .filter(|message| !message.is_empty())
-                .unwrap_or("An error occurred during streaming");
-            return Err(Error::Reported {
-                message: message.to_owned(),
-                body: reported.clone(),
-            });
-        }
-        self.summarise(&chunk);
-        Ok(Some(chunk))
+        batch.bytes += event.data.len();
+        Ok(())
     }
 
-    fn summarise(&mut self, chunk: &Chunk) {
-        if let Some(model) = chunk.get("model").and_then(Value::as_str)
-            && self.summary.model.as_deref() != Some(model)
-        {
-            self.summary.model = Some(model.to_owned());
+    /// The event's JSON object, unless it is an error.
+    fn chunk(&self, event: &Event) -> Result<Chunk, Error> {
+        let chunk: Value = serde_json::from_str(&event.data)
+            .map_err(|error| self.invalid_event(&format!("an event is not JSON: {error}"), event))?;
+        if !chunk.is_object() {
+            return Err(self.invalid_event("an event is not a JSON object", event));
         }
+        let Some(reported) = chunk.get("error").filter(|error| is_truthy(error)) else {
+            return Ok(chunk);
+        };
+        let message = reported
+            .get("message")
+            .or(Some(reported))
+            .and_then(Value::as_str)
+            .filter(|message| !message.is_empty())
+            .unwrap_or("An error occurred during streaming");
+        Err(Error::Reported {
+            message: message.to_owned(),
+            body: reported.clone(),
+        })
+    }
+
+    fn see(&mut self, chunk: &Chunk) {
+        self.see_model(chunk.get("model").and_then(Value::as_str));
         if let Some(usage) = chunk.get("usage").filter(|usage| usage.is_object()) {
-            self.summary.usage = Some(Usage::from_json(Some(usage)));
+            Arc::make_mut(&mut self.summary).usage = Some(Usage::from_json(Some(usage)));
         }
         for choice in choices(chunk) {
             let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
-            let reason = choice.get("finish_reason").and_then(Value::as_str);
-            *self.finished_choices.entry(index).or_default() |= reason.is_some();
-            if let (0, Some(reason)) = (index, reason) {
-                self.summary.finish_reason = Some(reason.to_owned());
-            }
+            self.see_choice(index, choice.get("finish_reason").and_then(Value::as_str));
+        }
+    }
+
+    fn see_model(&mut self, model: Option<&str>) {
+        if let Some(model) = model
+            && self.summary.model.as_deref() != Some(model)
+        {
+            Arc::make_mut(&mut self.summary).model = Some(model.to_owned());
+        }
+    }
+
+    fn see_choice(&mut self, index: u64, finish_reason: Option<&str>) {
+        *self.finished_choices.entry(index).or_default() |= finish_reason.is_some();
+        if let (0, Some(reason)) = (index, finish_reason) {
+            Arc::make_mut(&mut self.summary).finish_reason = Some(reason.to_owned());
         }
     }
 

@@ -9,10 +9,12 @@ mod answer;
 mod call;
 mod chunks;
 mod count;
+mod delta;
 mod endpoint;
 mod error;
 mod exchange;
 mod health;
+mod items;
 mod limit;
 mod metrics;
 mod options;
@@ -28,7 +30,7 @@ mod transport;
 
 pub use answer::{Completion, Usage, Used};
 pub use call::{Call, Timed};
-pub use chunks::{Chunk, ChunkReader, Summary, text};
+pub use chunks::{ChunkReader, Summary, text};
 pub use count::Count;
 pub use endpoint::{ChatRequest, Endpoint, Extras, http_url};
 pub use error::{Error, StatusError, TimeoutKind};
@@ -37,10 +39,11 @@ pub use health::{
     Admission, CallOutcome, CircuitState, EndpointHealth, Permit, RESPONSE_TIMES_KEPT, SharedHealth,
     Timestamp, now,
 };
+pub use items::{Batch, Chunk, Items, Shape};
 pub use metrics::{FAILURE_KINDS, LATENCY_BOUNDS, Metrics, Snapshot};
 pub use options::{CallOptions, IdempotencyKey};
 pub use probe::{ask_for_models, is_healthy};
-pub use read_ahead::{Items, ReadAhead, Shape};
+pub use read_ahead::ReadAhead;
 pub use retry::{RetryHint, RetryPolicy};
 pub use stream::ChatStream;
 pub use totals::{MODELS_KEPT, OTHER_MODELS, Totals};

@@ -1,67 +1,34 @@
 //! A streamed answer, read by a task of its own and taken batch by batch.
 //!
-//! The task reads a bounded number of batches ahead, so that whoever asks for the next one finds it there or waits for the network
-//! alone. When nobody takes them the task stops reading, and the server is slowed down through TCP. Giving up a wait gives up
-//! nothing: what had come, comes the next time.
+//! The task reads ahead up to a bound, so that whoever asks for the next batch finds it there or waits for the network alone, and
+//! is handed all that has come meanwhile in one piece. When nobody takes it the task stops reading, and the server is slowed down
+//! through TCP. Giving up a wait gives up nothing: what had come, comes the next time.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::chunks::{Chunk, Summary};
+use super::chunks::Summary;
 use super::error::Error;
+use super::items::{Batch, Shape};
 use super::stream::ChatStream;
 
-/// Batches that wait to be taken. Each is of bounded size.
-const BATCHES_AHEAD: usize = 4;
-
-/// What batches are made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// Pieces of the first choice's text.
-    Texts,
-    /// Whole chunks.
-    Chunks,
-}
-
-/// What a batch holds; at least one.
-#[derive(Debug)]
-pub enum Items {
-    /// Pieces of text.
-    Texts(Vec<String>),
-    /// Chunks.
-    Chunks(Vec<Chunk>),
-}
-
-impl Items {
-    /// A stream's batches are all of one shape.
-    fn append(&mut self, more: Self) {
-        match (self, more) {
-            (Self::Texts(texts), Self::Texts(more)) => texts.extend(more),
-            (Self::Chunks(chunks), Self::Chunks(more)) => chunks.extend(more),
-            (Self::Texts(_), Self::Chunks(_)) | (Self::Chunks(_), Self::Texts(_)) => {}
-        }
-    }
-}
+/// How many bytes of events may wait to be taken, give or take a part.
+const BYTES_AHEAD: usize = 256 * 1024;
 
 /// A stream that is opened when it is first asked for something. Dropping it closes the request.
 pub struct ReadAhead {
     reading: Mutex<Reading>,
-    /// Whoever asks for the next batch waits here for its turn.
-    incoming: tokio::sync::Mutex<Incoming>,
-    /// Batches that were handed over and reached nobody: they come first the next time.
-    returned: Mutex<VecDeque<Items>>,
-    summary: Mutex<Summary>,
+    arrivals: Arc<Arrivals>,
 }
 
 type Opening = Pin<Box<dyn Future<Output = Result<ChatStream, Error>> + Send>>;
 
 enum Reading {
-    NotYet(Option<(Opening, mpsc::Sender<Message>)>),
+    NotYet(Option<Opening>),
     Task(#[expect(dead_code, reason = "held for its Drop")] AbortOnDrop),
     Closed,
 }
@@ -74,50 +41,126 @@ impl Drop for AbortOnDrop {
     }
 }
 
-struct Incoming {
-    messages: mpsc::Receiver<Message>,
-    /// The last message, when the items before it were handed over first.
-    last: Option<Message>,
-    /// Whether the last message has been taken.
-    over: bool,
+/// What has been read and not been taken: where the task and whoever asks meet.
+#[derive(Default)]
+struct Arrivals {
+    waiting: Mutex<Waiting>,
+    /// Tells whoever asks that something has come, or that nothing will.
+    came: Notify,
+    /// Tells the task that something was taken.
+    taken: Notify,
 }
 
-impl Incoming {
-    /// Adds the batches that have come already. Returns what is known of the stream by the last of them.
-    fn take_what_is_there(&mut self, batch: &mut Items) -> Option<Summary> {
-        let mut latest = None;
-        while let Ok(message) = self.messages.try_recv() {
-            match message.items {
-                Ok(Some(more)) => {
-                    batch.append(more);
-                    latest = Some(message.summary);
-                }
-                _ => self.last = Some(message),
-            }
-        }
-        latest
+#[derive(Default)]
+struct Waiting {
+    batch: Option<Batch>,
+    /// Whether nothing more will come.
+    over: bool,
+    /// Why, to be told after the batch, once.
+    failure: Option<Error>,
+    /// What is known of the stream by all that has come.
+    latest: Arc<Summary>,
+    /// What is known of it by what has been taken.
+    summary: Arc<Summary>,
+}
+
+impl Waiting {
+    fn is_full(&self) -> bool {
+        self.batch
+            .as_ref()
+            .is_some_and(|batch| batch.bytes >= BYTES_AHEAD)
     }
 }
 
-/// A batch, or None at the end, and what is known of the stream by then.
-struct Message {
-    items: Result<Option<Items>, Error>,
-    summary: Summary,
+impl Arrivals {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until more may come.
+    async fn room(&self) {
+        while self.waiting().is_full() {
+            self.taken.notified().await;
+        }
+    }
+
+    fn put(&self, batch: Batch, summary: &Arc<Summary>) {
+        {
+            let mut waiting = self.waiting();
+            if waiting.over {
+                return; // closed
+            }
+            waiting.latest.clone_from(summary);
+            match &mut waiting.batch {
+                None => waiting.batch = Some(batch),
+                Some(earlier) => earlier.append(batch),
+            }
+        }
+        self.came.notify_one();
+    }
+
+    /// Nothing comes any more. The first end counts.
+    fn end(&self, failure: Option<Error>, summary: &Arc<Summary>) {
+        {
+            let mut waiting = self.waiting();
+            if waiting.over {
+                return;
+            }
+            waiting.over = true;
+            waiting.failure = failure;
+            waiting.latest.clone_from(summary);
+        }
+        self.came.notify_waiters();
+    }
+
+    /// Nothing is taken any more.
+    fn close(&self) {
+        {
+            let mut waiting = self.waiting();
+            waiting.over = true;
+            waiting.batch = None;
+            waiting.failure = None;
+        }
+        self.came.notify_waiters();
+    }
+
+    /// All that has come, or the end; `None` if there is neither yet.
+    fn take(&self) -> Option<Result<Option<Batch>, Error>> {
+        let mut waiting = self.waiting();
+        let was_full = waiting.is_full();
+        let batch = waiting.batch.take();
+        if batch.is_none() && !waiting.over {
+            return None;
+        }
+        waiting.summary = waiting.latest.clone();
+        let failure = if batch.is_none() {
+            waiting.failure.take()
+        } else {
+            None
+        };
+        drop(waiting);
+        if was_full {
+            self.taken.notify_one();
+        }
+        Some(failure.map_or(Ok(batch), Err))
+    }
+}
+
+/// The task's side. A task that is aborted, or panics, has come to its end, too.
+struct Writing(Arc<Arrivals>);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.end(Some(Error::Closed("the stream")), &Arc::default());
+    }
 }
 
 impl ReadAhead {
     /// A stream that `opening` opens.
     pub fn new(opening: impl Future<Output = Result<ChatStream, Error>> + Send + 'static) -> Self {
-        let (sender, messages) = mpsc::channel(BATCHES_AHEAD);
         Self {
-            reading: Mutex::new(Reading::NotYet(Some((Box::pin(opening), sender)))),
-            incoming: tokio::sync::Mutex::new(Incoming {
-                messages,
-                last: None,
-                over: false,
-            }),
-            returned: Mutex::default(),
-            summary: Mutex::default(),
+            reading: Mutex::new(Reading::NotYet(Some(Box::pin(opening)))),
+            arrivals: Arc::default(),
         }
     }
 
@@ -130,66 +173,51 @@ impl ReadAhead {
     pub fn start(&self, shape: Shape) {
         let mut reading = self.reading();
         if let Reading::NotYet(prepared) = &mut *reading
-            && let Some((opening, batches)) = prepared.take()
+            && let Some(opening) = prepared.take()
         {
-            *reading = Reading::Task(AbortOnDrop(tokio::spawn(read(opening, shape, batches))));
+            let task = tokio::spawn(read(opening, shape, Writing(self.arrivals.clone())));
+            *reading = Reading::Task(AbortOnDrop(task));
         }
     }
 
-    /// The next batch, or `None` after the last. The stream has to be [started](Self::start).
+    /// What has come since the last time, at least one item, or `None` after the last. The stream has to be [started](Self::start).
     ///
     /// # Errors
     /// As [`ChatStream::next_batch`]; once. After it the stream is over.
-    pub async fn next(&self) -> Result<Option<Items>, Error> {
-        let mut incoming = self.incoming.lock().await;
-        if self.is_closed() {
-            return Ok(None);
+    pub async fn next(&self) -> Result<Option<Batch>, Error> {
+        loop {
+            let came = self.arrivals.came.notified(); // before the look, so that no end is missed
+            if let Some(next) = self.arrivals.take() {
+                return next;
+            }
+            came.await;
         }
-        if let Some(items) = self.returned().pop_front() {
-            return Ok(Some(items));
-        }
-        if incoming.over {
-            return Ok(None);
-        }
-        let message = match incoming.last.take() {
-            Some(last) => Some(last),
-            None => incoming.messages.recv().await,
-        };
-        if self.is_closed() {
-            return Ok(None);
-        }
-        let Some(Message {
-            mut items,
-            mut summary,
-        }) = message
-        else {
-            incoming.over = true;
-            return Err(Error::Closed("the stream"));
-        };
-        if let Ok(Some(batch)) = &mut items {
-            summary = incoming.take_what_is_there(batch).unwrap_or(summary);
-        }
-        incoming.over = !matches!(items, Ok(Some(_)));
-        *self.summary.lock().unwrap_or_else(PoisonError::into_inner) = summary;
-        items
     }
 
     /// Takes back a batch that reached nobody.
-    pub fn give_back(&self, items: Items) {
-        self.returned().push_front(items);
+    pub fn give_back(&self, mut batch: Batch) {
+        {
+            let mut waiting = self.arrivals.waiting();
+            if self.is_closed() {
+                return;
+            }
+            if let Some(later) = waiting.batch.take() {
+                batch.append(later);
+            }
+            waiting.batch = Some(batch);
+        }
+        self.arrivals.came.notify_one();
     }
 
     /// Closes the request. Whoever waits for a batch gets none.
     pub fn close(&self) {
         *self.reading() = Reading::Closed;
+        self.arrivals.close();
     }
 
     /// What is known of the stream, by what has been taken of it.
-    pub fn summary(&self) -> Summary {
-        self.summary
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    pub fn summary(&self) -> Arc<Summary> {
+        self.arrivals.waiting().summary.clone()
     }
 
     fn is_closed(&self) -> bool {
@@ -199,37 +227,21 @@ impl ReadAhead {
     fn reading(&self) -> MutexGuard<'_, Reading> {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn returned(&self) -> MutexGuard<'_, VecDeque<Items>> {
-        self.returned.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// What the task does. It ends when nobody listens any more.
-async fn read(opening: Opening, shape: Shape, batches: mpsc::Sender<Message>) {
+/// What the task does.
+async fn read(opening: Opening, shape: Shape, writing: Writing) {
+    let arrivals = &writing.0;
     let mut stream = match opening.await {
         Ok(stream) => stream,
-        Err(error) => {
-            let failed = Message {
-                items: Err(error),
-                summary: Summary::default(),
-            };
-            let _ = batches.send(failed).await;
-            return;
-        }
+        Err(error) => return arrivals.end(Some(error), &Arc::default()),
     };
-    while let Ok(place) = batches.reserve().await {
-        let items = match shape {
-            Shape::Texts => stream.next_texts().await.map(|texts| texts.map(Items::Texts)),
-            Shape::Chunks => stream.next_batch().await.map(|chunks| chunks.map(Items::Chunks)),
-        };
-        let over = !matches!(items, Ok(Some(_)));
-        place.send(Message {
-            items,
-            summary: stream.summary().clone(),
-        });
-        if over {
-            return;
+    loop {
+        arrivals.room().await;
+        match stream.next_batch(shape).await {
+            Ok(Some(batch)) => arrivals.put(batch, stream.summary()),
+            Ok(None) => return arrivals.end(None, stream.summary()),
+            Err(error) => return arrivals.end(Some(error), stream.summary()),
         }
     }
 }

@@ -1,10 +1,9 @@
 //! A streamed answer: chunks as the server sends them.
 //!
 //! The connection is read only while someone waits for the next batch, so a slow reader slows the server down through TCP, and memory
-//! stays bounded. What has come in meanwhile is handed over together. A stream ends well with `[DONE]` or
-//! after every choice's `finish_reason`; any other end is an error, told after the chunks that came.
+//! stays bounded. A stream ends well with `[DONE]` or after every choice's `finish_reason`; any other end is an error, told after
+//! the items that came.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,20 +13,17 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::call::{Call, failure_outcome};
-use super::chunks::{Chunk, ChunkReader, Summary, text};
+use super::chunks::{ChunkReader, Summary};
 use super::count::Count;
 use super::endpoint::ChatRequest;
 use super::error::{Error, TimeoutKind};
 use super::exchange::{Exchange, Opened};
 use super::health::{CallOutcome, Permit};
+use super::items::{Batch, Shape};
 use super::limit::Limit;
 use super::options::CallOptions;
 use super::transport::Transport;
 
-/// Bytes that one batch takes from the connection, give or take a part.
-const BATCH_BYTES: usize = 256 * 1024;
-/// How often the connection's own task gets its turn to hand over what it has: it does so part by part, and only when asked.
-const TURNS: u32 = 2;
 /// How long a finished stream's connection may take to end, to be used again.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
@@ -42,10 +38,9 @@ pub struct ChatStream {
     reader: ChunkReader,
     start: Instant,
     deadline: Option<Limit>,
-    /// Since when the next chunk is waited for: at first since the try began, later since someone asked for it.
+    /// Since when the next event is waited for: at first since the try began, later since someone asked for it.
     waiting_since: Option<Instant>,
-    ready: VecDeque<Chunk>,
-    /// A failure, to be told after the ready chunks.
+    /// A failure, to be told after the items that came with it.
     failure: Option<Error>,
 }
 
@@ -69,53 +64,38 @@ impl ChatStream {
             start,
             deadline,
             waiting_since: Some(opened.start),
-            ready: VecDeque::new(),
             failure: None,
         }
     }
 
-    /// The next chunks, at least one, or `None` after the last.
+    /// The next items, at least one, or `None` after the last.
     ///
-    /// Dropping the future loses nothing: what it had read is in the next batch.
+    /// Dropping the future loses nothing.
     ///
     /// # Errors
     /// [`Error::Timeout`], [`Error::Connection`] if it broke or ended too early, [`Error::InvalidResponse`], [`Error::Reported`];
     /// once. After it the stream is over.
-    pub async fn next_batch(&mut self) -> Result<Option<Vec<Chunk>>, Error> {
-        while self.ready.is_empty() {
+    pub async fn next_batch(&mut self, shape: Shape) -> Result<Option<Batch>, Error> {
+        let mut batch = Batch::new(shape);
+        while batch.is_empty() {
             if let Some(error) = self.failure.take() {
                 return Err(error);
             }
             if self.connection.is_none() {
                 return Ok(None);
             }
-            self.read_one().await;
+            self.read_one(&mut batch).await;
         }
-        self.read_what_is_there().await;
-        Ok(Some(self.ready.drain(..).collect()))
-    }
-
-    /// The next pieces of the first choice's text, at least one, or `None` after the last.
-    ///
-    /// # Errors
-    /// As [`next_batch`](Self::next_batch).
-    pub async fn next_texts(&mut self) -> Result<Option<Vec<String>>, Error> {
-        while let Some(chunks) = self.next_batch().await? {
-            let texts: Vec<String> = chunks.iter().filter_map(text).map(str::to_owned).collect();
-            if !texts.is_empty() {
-                return Ok(Some(texts));
-            }
-        }
-        Ok(None)
+        Ok(Some(batch))
     }
 
     /// What is known besides the text, so far.
-    pub fn summary(&self) -> &Summary {
+    pub fn summary(&self) -> &Arc<Summary> {
         self.reader.summary()
     }
 
     /// Waits for the connection's next part, within the limits.
-    async fn read_one(&mut self) {
+    async fn read_one(&mut self, batch: &mut Batch) {
         let Some((response, _)) = self.connection.as_mut() else {
             return;
         };
@@ -128,46 +108,16 @@ impl ChatStream {
             deadline: self.deadline,
         };
         match exchange.chunk(response, [self.deadline, piece]).await {
-            Ok(Some(bytes)) => self.feed(&bytes),
+            Ok(Some(bytes)) => self.feed(&bytes, batch),
             Ok(None) => self.finish(None),
             Err(error) => self.finish(Some(error)),
         }
     }
 
-    /// Takes what has come in already, without waiting for more.
-    async fn read_what_is_there(&mut self) {
-        let mut taken = 0;
-        let mut turns_given = 0;
-        while taken < BATCH_BYTES
-            && let Some((response, _)) = self.connection.as_mut()
-        {
-            let Some(part) = response.chunk().now_or_never() else {
-                if turns_given == TURNS {
-                    return;
-                }
-                turns_given += 1;
-                tokio::task::yield_now().await;
-                continue;
-            };
-            turns_given = 0;
-            match part {
-                Ok(Some(bytes)) => {
-                    taken += bytes.len();
-                    self.feed(&bytes);
-                }
-                Ok(None) => self.finish(None),
-                Err(error) => {
-                    let limit = self.transport.settings.connect_timeout;
-                    self.finish(Some(Error::from_transport(&error.without_url(), limit)));
-                }
-            }
-        }
-    }
-
-    fn feed(&mut self, bytes: &[u8]) {
-        let before = self.ready.len();
-        let fed = self.reader.feed(bytes, &mut self.ready);
-        if self.ready.len() > before {
+    fn feed(&mut self, bytes: &[u8], batch: &mut Batch) {
+        let before = batch.bytes;
+        let fed = self.reader.feed(bytes, batch);
+        if batch.bytes > before {
             self.waiting_since = None;
         }
         match fed {

@@ -8,22 +8,22 @@ use pyo3::types::{PyDict, PyList};
 use super::convert::from_json;
 use super::llm::PreparedCall;
 use crate::bridge::{ProcessBound, awaitable, block_on, receive};
-use crate::llm::{Error, Items, ReadAhead, Shape};
+use crate::llm::{Batch, Error, Items, ReadAhead, Shape};
 
 /// The stream of one call. It makes its request at the first `next`, and closes it when it is closed or dropped.
 #[pyclass(frozen, module = "arbitrageai_native._native")]
 pub struct ChatStream(ProcessBound<Arc<ReadAhead>>);
 
-/// Some items, or none at the end. If it reaches nobody, the items go back.
-struct Batch {
-    items: Option<Items>,
+/// A batch on its way, or none at the end. If it reaches nobody, it goes back.
+struct Delivery {
+    batch: Option<Batch>,
     home: Arc<ReadAhead>,
 }
 
-impl Batch {
+impl Delivery {
     async fn next(home: Arc<ReadAhead>) -> Result<Self, Error> {
-        let items = home.next().await?;
-        Ok(Self { items, home })
+        let batch = home.next().await?;
+        Ok(Self { batch, home })
     }
 
     async fn first(home: Arc<ReadAhead>, shape: Shape) -> Result<Self, Error> {
@@ -32,21 +32,21 @@ impl Batch {
     }
 }
 
-impl Drop for Batch {
+impl Drop for Delivery {
     fn drop(&mut self) {
-        if let Some(items) = self.items.take() {
-            self.home.give_back(items);
+        if let Some(batch) = self.batch.take() {
+            self.home.give_back(batch);
         }
     }
 }
 
-impl<'py> IntoPyObject<'py> for Batch {
+impl<'py> IntoPyObject<'py> for Delivery {
     type Target = PyAny;
     type Output = Bound<'py, PyAny>;
     type Error = PyErr;
 
     fn into_pyobject(mut self, py: Python<'py>) -> PyResult<Self::Output> {
-        Ok(match self.items.take() {
+        Ok(match self.batch.take().map(|batch| batch.items) {
             None => py.None().into_bound(py),
             Some(Items::Texts(texts)) => PyList::new(py, texts)?.into_any(),
             Some(Items::Chunks(chunks)) => {
@@ -67,15 +67,15 @@ impl ChatStream {
     fn next_async<'py>(&self, py: Python<'py>, texts: bool) -> PyResult<Bound<'py, PyAny>> {
         let stream = self.stream()?;
         if stream.is_started() {
-            receive(py, Batch::next(stream))
+            receive(py, Delivery::next(stream))
         } else {
-            awaitable(py, Batch::first(stream, shape(texts)))
+            awaitable(py, Delivery::first(stream, shape(texts)))
         }
     }
 
     /// Waits for the next items in this thread.
     fn next<'py>(&self, py: Python<'py>, texts: bool) -> PyResult<Bound<'py, PyAny>> {
-        block_on(py, Batch::first(self.stream()?, shape(texts)))?.into_pyobject(py)
+        block_on(py, Delivery::first(self.stream()?, shape(texts)))?.into_pyobject(py)
     }
 
     /// Closes the request.
@@ -92,8 +92,8 @@ impl ChatStream {
             return Ok(dict);
         };
         let summary = stream.summary();
-        dict.set_item("model", summary.model)?;
-        dict.set_item("finish_reason", summary.finish_reason)?;
+        dict.set_item("model", &summary.model)?;
+        dict.set_item("finish_reason", &summary.finish_reason)?;
         let usage = match summary.usage {
             None => None,
             Some(usage) => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, advance};
 
-use super::server::{Ending, Reply, Server, answer, call_of, completion};
+use super::server::{Ending, Reply, Server, answer, call_of, completion, next_texts};
 use crate::llm::{
     Call, CallOptions, EndpointHealth, Error, SharedHealth, TimeoutKind, Transport, TransportSettings,
 };
@@ -59,7 +59,7 @@ async fn finish(call: Call, kind: Kind) -> (Vec<String>, Result<(), Error>) {
         Err(error) => return (pieces, Err(error)),
     };
     loop {
-        match stream.next_texts().await {
+        match next_texts(&mut stream).await {
             Ok(Some(texts)) => pieces.extend(texts),
             Ok(None) => return (pieces, Ok(())),
             Err(error) => return (pieces, Err(error)),

@@ -8,7 +8,10 @@ use serde_json::{Map, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::llm::{Call, CallOptions, Endpoint, Extras, SharedHealth, Transport, TransportSettings};
+use crate::llm::{
+    Batch, Call, CallOptions, ChatStream, Endpoint, Error, Extras, Items, Shape, SharedHealth, Transport,
+    TransportSettings, text,
+};
 
 /// What the server does with one request.
 pub enum Reply {
@@ -176,4 +179,17 @@ async fn read_request(connection: &mut TcpStream) -> String {
             Ok(read) => request.extend_from_slice(&buffer[..read]),
         }
     }
+}
+
+/// The pieces of text in a batch of either shape.
+pub fn texts(batch: Batch) -> Vec<String> {
+    match batch.items {
+        Items::Texts(texts) => texts,
+        Items::Chunks(chunks) => chunks.iter().filter_map(text).map(str::to_owned).collect(),
+    }
+}
+
+/// The stream's next pieces of text.
+pub async fn next_texts(stream: &mut ChatStream) -> Result<Option<Vec<String>>, Error> {
+    Ok(stream.next_batch(Shape::Texts).await?.map(texts))
 }

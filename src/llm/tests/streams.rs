@@ -3,9 +3,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::server::{Reply, Server, answer, impatient};
+use super::server::{Reply, Server, answer, impatient, next_texts, texts};
 use crate::llm::{
-    CallOptions, Chunk, ChunkReader, CircuitState, EndpointHealth, Error, SharedHealth, TimeoutKind, text,
+    Batch, CallOptions, ChunkReader, CircuitState, EndpointHealth, Error, ReadAhead, Shape, SharedHealth,
+    Summary, TimeoutKind,
 };
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
@@ -36,7 +37,7 @@ async fn read(server: &Server, options: CallOptions) -> (Vec<String>, Result<(),
         Err(error) => return (pieces, Err(error)),
     };
     loop {
-        match stream.next_texts().await {
+        match next_texts(&mut stream).await {
             Ok(Some(texts)) => pieces.extend(texts),
             Ok(None) => return (pieces, Ok(())),
             Err(error) => return (pieces, Err(error)),
@@ -60,7 +61,7 @@ async fn pieces_come_in_order_and_the_summary_is_kept() {
     .await;
     let mut stream = server.call(impatient()).stream().await.unwrap();
     let mut pieces = Vec::new();
-    while let Some(texts) = stream.next_texts().await.unwrap() {
+    while let Some(texts) = next_texts(&mut stream).await.unwrap() {
         pieces.extend(texts);
     }
     assert_eq!(pieces, ["a", "b"]);
@@ -129,20 +130,16 @@ async fn the_first_piece_and_each_gap_are_limited_but_not_the_whole() {
         timeout: Some(Duration::from_millis(400)),
         ..impatient()
     };
-    let steady = [
-        HEAD.to_owned(),
-        piece("a"),
-        piece("b"),
-        piece("c"),
-        piece("d"),
-        piece("e"),
-        finish(),
-    ];
-    let steady = steady.map(String::into_bytes).to_vec();
-    let server = Server::start([Reply::Slowly(steady, Duration::from_millis(100))]).await;
-    let (pieces, end) = read(&server, options.clone()).await;
-    assert_eq!(pieces.len(), 5);
-    end.unwrap(); // the server leaves the connection open after its finish_reason
+    for (text, count) in [("a", 5), ("", 0)] {
+        let mut steady = vec![HEAD.to_owned()];
+        steady.extend((0..5).map(|_| piece(text))); // without text it is an event all the same: a model that thinks
+        steady.push(finish());
+        let steady = steady.into_iter().map(String::into_bytes).collect();
+        let server = Server::start([Reply::Slowly(steady, Duration::from_millis(100))]).await;
+        let (pieces, end) = read(&server, options.clone()).await;
+        assert_eq!(pieces.len(), count);
+        end.unwrap(); // the server leaves the connection open after its finish_reason
+    }
 
     for parts in [
         vec![HEAD.to_owned()],
@@ -200,7 +197,7 @@ async fn a_stream_counts_in_the_breaker_by_how_it_ends() {
         .stream()
         .await
         .unwrap();
-    while let Ok(Some(_)) = stream.next_texts().await {}
+    while let Ok(Some(_)) = next_texts(&mut stream).await {}
     assert_eq!(health.lock().state(), CircuitState::Open);
 }
 
@@ -214,7 +211,7 @@ async fn dropping_a_stream_gives_its_place_back() {
     let call = server.call(impatient());
     let transport = call.transport.clone();
     let mut stream = call.stream().await.unwrap();
-    assert!(stream.next_texts().await.unwrap().is_some());
+    assert!(next_texts(&mut stream).await.unwrap().is_some());
     assert_eq!(transport.requests_under_way(), 1);
     drop(stream);
     assert_eq!(transport.requests_under_way(), 0);
@@ -227,40 +224,73 @@ async fn pieces_that_wait_are_handed_over_together() {
     let pieces: String = (0..200).map(|_| chunked(&piece("x"))).collect();
     let whole = format!("{head}{pieces}{}{}", chunked(&finish()), chunked(""));
     let server = Server::start([Reply::Bytes(whole.into())]).await;
-    let mut stream = server.call(impatient()).stream().await.unwrap();
+    let stream = ReadAhead::new(server.call(impatient()).stream());
+    stream.start(Shape::Texts);
     let mut batches = Vec::new();
-    while let Some(texts) = stream.next_texts().await.unwrap() {
-        batches.push(texts.len());
+    while let Some(batch) = stream.next().await.unwrap() {
+        batches.push(texts(batch).len());
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(batches.iter().sum::<usize>(), 200);
-    assert!(batches.len() <= 3, "{batches:?}");
+    assert!(batches.len() <= 2, "{batches:?}");
 }
 
 #[test]
 fn what_follows_done_does_not_count_however_long_it_is() {
     let mut reader = ChunkReader::new(200, 100);
-    let mut chunks: Vec<Chunk> = Vec::new();
+    let mut batch = Batch::new(Shape::Chunks);
     let bytes = format!("{}data: [DONE]\n\n{}", piece("a"), "x".repeat(200));
-    reader.feed(bytes.as_bytes(), &mut chunks).unwrap();
-    assert_eq!((chunks.len(), reader.is_done()), (1, true));
+    reader.feed(bytes.as_bytes(), &mut batch).unwrap();
+    assert_eq!((texts(batch).len(), reader.is_done()), (1, true));
     reader.end(None).unwrap();
+}
+
+/// What a reader of either shape makes of one event: the text, what is known after it, and whether it was the end.
+fn read_event(event: &str, shape: Shape) -> (Vec<String>, Summary, bool) {
+    let mut reader = ChunkReader::new(200, 1 << 20);
+    let mut batch = Batch::new(shape);
+    reader
+        .feed(format!("data: {event}\n\n").as_bytes(), &mut batch)
+        .unwrap();
+    let complete = reader.end(None).is_ok();
+    (texts(batch), Summary::clone(reader.summary()), complete)
+}
+
+#[test]
+fn both_ways_of_reading_an_event_find_the_same() {
+    for event in [
+        r#"{"model": "m", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": null}]}"#,
+        r#"{"model": "é\"", "choices": [{"delta": {"content": "\u00e9\n"}, "finish_reason": "stop"}]}"#,
+        r#"{"choices": [{"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "a"}}]}"#,
+        r#"{"choices": [{"index": 0, "delta": {"content": ""}}, {"index": 0, "delta": {"content": "a"}}]}"#,
+        r#"{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}, {"index": 1, "delta": null}]}"#,
+        r#"{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}}"#,
+        r#"{"choices": [["a"], {"index": 0, "delta": ["a"]}], "error": null, "usage": null}"#,
+        r#"{"choices": null, "model": null, "error": {}}"#,
+        r#"{"choices": [{"index": -1, "delta": {"content": 5}, "finish_reason": 5}], "model": 5, "error": ""}"#,
+        r#"{"model": "a", "model": "b"}"#,
+        "{}",
+    ] {
+        let found = read_event(event, Shape::Texts);
+        assert_eq!(found, read_event(event, Shape::Chunks), "{event}");
+    }
 }
 
 proptest! {
     #[test]
-    fn chunks_do_not_depend_on_how_the_bytes_are_cut(contents in prop::collection::vec("[a-zé\n\"]{0,6}", 0..6), done: bool) {
+    fn chunks_do_not_depend_on_how_the_bytes_are_cut(contents in prop::collection::vec("[a-zé\n\"]{0,6}", 0..6), done: bool, whole: bool) {
+        let shape = if whole { Shape::Chunks } else { Shape::Texts };
         let mut bytes: Vec<u8> = contents.iter().map(|content| piece(content)).collect::<String>().into();
         if done {
             bytes.extend_from_slice(b"data: [DONE]\n\n");
         }
         for cut in 0..=bytes.len() {
             let mut reader = ChunkReader::new(200, 1 << 20);
-            let mut chunks: Vec<Chunk> = Vec::new();
-            reader.feed(&bytes[..cut], &mut chunks).unwrap();
-            reader.feed(&bytes[cut..], &mut chunks).unwrap();
-            let texts: Vec<&str> = chunks.iter().filter_map(text).collect();
+            let mut batch = Batch::new(shape);
+            reader.feed(&bytes[..cut], &mut batch).unwrap();
+            reader.feed(&bytes[cut..], &mut batch).unwrap();
             let expected: Vec<&str> = contents.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
-            prop_assert_eq!(texts, expected);
+            prop_assert_eq!(texts(batch), expected);
             prop_assert_eq!(reader.end(None).is_ok(), done);
         }
     }
