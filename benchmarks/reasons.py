@@ -36,13 +36,14 @@ REASONS: dict[tuple[str, ...], str] = {
         "CPU per chunk / openai",
         "CPU per chunk / aiohttp",
     ): (
-        "chunks 5 ms apart come one by one, and each wakes a worker, then the loop. Some 40 % of its CPU time is the "
-        "kernel's (one `recv`, and a share of an `epoll_wait` in each thread and of the `eventfd` between them), a fifth to "
-        "three tenths the loop's Python, the rest native and spread over hyper, tokio and the parser."
+        "chunks 5 ms apart come one by one, and each wakes a worker, then the loop. Some 40 % of its "
+        "CPU time is the kernel's (one `recv`, and a share of an `epoll_wait` in each thread and of the "
+        "`eventfd` between them), a fifth to three tenths the loop's Python, the rest native and spread "
+        "over hyper, tokio and the parser."
     ),
     ("import above bare Python",): (
-        "a third is `typing` with what it imports (an application that has imported asyncio has it already), over half "
-        "the package's own modules, a twentieth the native one."
+        "a third is `typing` with what it imports (an application that has imported asyncio has it "
+        "already), over half the package's own modules, a twentieth the native one."
     ),
     ("CPU per await / stock bridge",): (
         "a worker that is woken for each call preempts the loop's thread as often as not; calls "
