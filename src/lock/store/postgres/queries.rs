@@ -24,6 +24,11 @@ fn query_for_one(job: &Job) -> Option<PgQuery<'static>> {
                 .bind(claim.ttl.as_secs_f64())
                 .bind(fence_bucket(&claim.key)),
         ),
+        Job::Operation(Operation::Renew(renew)) => Some(
+            sqlx::query(statements::RENEW_ONE)
+                .bind(text(&renew.id))
+                .bind(renew.ttl.as_secs_f64()),
+        ),
         Job::Operation(Operation::Release(Release {
             target: ReleaseTarget::Row { id, key },
             ..

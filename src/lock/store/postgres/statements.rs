@@ -117,6 +117,13 @@ WHERE locks.id = ours.id AND ours.id = input.id
     AND locks.expires_at > extract(epoch FROM clock_timestamp())::float8
 RETURNING input.position, locks.expires_at";
 
+/// [`RENEW`] for one row.
+pub(super) const RENEW_ONE: &str = "\
+UPDATE distributed_locks SET expires_at = extract(epoch FROM clock_timestamp())::float8 + $2::float8
+WHERE id = $1::text AND expires_at > extract(epoch FROM clock_timestamp())::float8
+    AND set_config('lock_timeout', '800', true) IS NOT NULL
+RETURNING 1::int8, expires_at";
+
 /// Deletes rows by id, and tells those who wait. A release that a crash undoes costs no more than the lock's time to live:
 /// nobody waits for the disk.
 pub(super) const RELEASE_ROWS: &str = "\
