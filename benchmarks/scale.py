@@ -161,10 +161,10 @@ async def measure(store: str, quick: bool) -> dict[str, Any]:
     """Everything about one kind of database."""
     async with metered(store) as meter:
         return {
-            "operations": await costs(meter, 200 if quick else 2_000),
+            "operations": await costs(meter, 100 if quick else 2_000),
             "waiting": await waiting(meter, 20 if quick else 100, 1 if quick else 10),
-            "bytes_a_lock": await bytes_a_lock(meter, 1_000 if quick else 20_000),
-            "pairs_a_second": await rates(meter, 0.3 if quick else 3),
+            "bytes_a_lock": await bytes_a_lock(meter, 500 if quick else 20_000),
+            "pairs_a_second": await rates(meter, 0.2 if quick else 3),
         }
 
 
