@@ -94,7 +94,7 @@ def faults(artifact: Artifact) -> Iterator[str]:
 
 def faults_of_wheel(wheel: Artifact) -> Iterator[str]:
     """What is wrong with a wheel: its name, what is in it, what it says of that."""
-    if not re.search(r"-cp310-abi3-(many|musl)linux_\d|-cp310-abi3-(macosx|win)_", wheel.path.name):
+    if not re.search(r"-cp310-abi3-((many|musl)linux_?\d|macosx_|win_)", wheel.path.name):
         yield "its name does not promise CPython 3.10 and newer on a known platform"
     extensions = [name for name in wheel.names if re.search(r"\.(so|pyd|dylib)$", name)]
     if len(extensions) != 1 or not extensions[0].startswith(f"{PACKAGE}/_native."):

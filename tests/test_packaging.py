@@ -169,7 +169,7 @@ WHEEL = {
     f"{DIST_INFO}/licenses/THIRD-PARTY-LICENSES": "",
     f"{DIST_INFO}/sboms/arbitrageai-native.cyclonedx.json": json.dumps(BILL),
 }
-WHEEL_NAME = "arbitrageai_native-0.1.0-cp310-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl"
+WHEEL_NAME = "arbitrageai_native-0.1.0-cp310-abi3-manylinux2014_x86_64.manylinux_2_17_x86_64.whl"
 SDIST = {
     "Cargo.lock": "",
     "Cargo.toml": "",
@@ -253,7 +253,7 @@ def test_a_wheel_with_a_fault_is_refused_with_its_name(
 
 def test_a_wheel_for_an_unknown_platform_is_refused(tmp_path: Path) -> None:
     ended = judge_wheel(
-        tmp_path, WHEEL, WHEEL_NAME.replace("manylinux_2_17_x86_64.manylinux2014_x86_64", "linux_x86_64")
+        tmp_path, WHEEL, WHEEL_NAME.replace("manylinux2014_x86_64.manylinux_2_17_x86_64", "linux_x86_64")
     )
 
     assert "on a known platform" in ended.stdout
