@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import statistics
 from collections.abc import Callable, Iterator
+from dataclasses import astuple
 from pathlib import Path
 
 from benchmarks.axes.axis import Column
@@ -66,7 +69,7 @@ def written(page: str, results: Results) -> str:
     """
 
     def write(directive: re.Match[str]) -> str:
-        kind, words = directive["kind"], directive["words"].split()
+        kind, words = directive["kind"], shlex.split(directive["words"])
         if kind not in _KINDS:
             raise StaleDirectiveError(f"{directive[1]}: there is no {kind!r}; there are: {', '.join(_KINDS)}")
         try:
@@ -85,11 +88,21 @@ def _axis(results: Results, name: str) -> Measured:
     return axis
 
 
-def _series(axis: Measured, name: str, loop: str) -> Series:
+def _place(series: Series) -> tuple[str, ...]:
+    """Where a subject was measured: the event loop, and what else tells it from others of its name."""
+    _, *rest = astuple(series.subject)
+    return tuple(f"{part:,}" if isinstance(part, int) else part for part in rest if part)
+
+
+def _find(axis: Measured, name: str, place: tuple[str, ...]) -> Series | None:
+    return next((s for s in axis.series if s.subject.name == name and _place(s) == place), None)
+
+
+def _series(axis: Measured, name: str, *place: str) -> Series:
     # A program of its own runs without an event loop, and stands for all.
-    series = axis.of(name, loop) or axis.of(name)
+    series = _find(axis, name, place) or _find(axis, name, ())
     if series is None:
-        raise LookupError(f"{name!r} was not measured on {loop!r}")
+        raise LookupError(f"{name!r} was not measured on {' '.join(place)!r}")
     return series
 
 
@@ -100,34 +113,33 @@ def _column(axis: Measured, key: str) -> Column:
     raise LookupError(f"{axis.name!r} has no figure {key!r}")
 
 
-def _number(axis: Measured, series: Series, key: str) -> str:
+def _number(axis: Measured, series: Series | None, key: str) -> str:
     digits = _column(axis, key).digits
-    median = series.median(key)
+    median = series.median(key) if series else None
     return "" if median is None else f"{median:,.{digits}f}"
 
 
-def _value(results: Results, name: str, key: str, subject: str, loop: str = "") -> str:
+def _value(results: Results, name: str, key: str, subject: str, *place: str) -> str:
     """The median of a figure."""
     axis = _axis(results, name)
-    return _number(axis, _series(axis, subject, loop), key)
+    return _number(axis, _series(axis, subject, *place), key)
 
 
-def _ratio(results: Results, name: str, key: str, subjects: str, loop: str = "") -> str:
+def _ratio(results: Results, name: str, key: str, subjects: str, *place: str) -> str:
     """The median of the ratios of two subjects, round by round."""
     axis = _axis(results, name)
-    ours, theirs = (_series(axis, subject, loop) for subject in subjects.split("/"))
-    ratios = sorted(ours.ratios(theirs, key))
-    ratio = ratios[len(ratios) // 2]
+    ours, theirs = (_series(axis, subject, *place) for subject in subjects.split("/"))
+    ratio = statistics.median(ours.ratios(theirs, key))
     return f"{ratio:.1f}" if ratio >= 0.5 else f"1/{1 / ratio:.0f}"
 
 
-def _compare(results: Results, name: str, loop: str, keys: str, subjects: str) -> str:
+def _compare(results: Results, name: str, keys: str, subjects: str, *place: str) -> str:
     """A table: a row for each subject, a column for each figure."""
     axis = _axis(results, name)
     wanted = keys.split(",")
     rows = [["", *(_column(axis, key).heading for key in wanted)]]
     for subject in subjects.split(","):
-        series = _series(axis, subject, loop)
+        series = _series(axis, subject, *place)
         rows.append([_NAMES.get(subject, subject), *(_number(axis, series, key) for key in wanted)])
     return _block(_table(rows))
 
@@ -148,21 +160,16 @@ def _axes(results: Results) -> str:
 
 
 def _section(axis: Measured) -> str:
-    heading = _column(axis, axis.headline).heading
-    places = list(dict.fromkeys((series.subject.loop, series.subject.size) for series in axis.series))
+    places = list(dict.fromkeys(map(_place, axis.series)))
     names = list(dict.fromkeys(series.subject.name for series in axis.series))
-    rows = [[heading, *(_place(*place) for place in places)]]
+    rows = [[_column(axis, axis.headline).heading, *(" ".join(place) or "median" for place in places)]]
     for name in names:
-        found = [axis.of(name, *place) for place in places]
-        rows.append([name, *(_number(axis, series, axis.headline) if series else "" for series in found)])
+        found = (_find(axis, name, place) for place in places)
+        rows.append([name, *(_number(axis, series, axis.headline) for series in found)])
     parts = [f"## {axis.title}", _table(rows)]
     if (_DRAWN / f"{axis.name}.svg").exists():
         parts.append(f"![{axis.title}](charts/{axis.name}.svg)")
     return "\n\n".join(parts)
-
-
-def _place(loop: str, size: int) -> str:
-    return " ".join(filter(None, [loop, f"{size:,}" if size else ""])) or "median"
 
 
 def _noted(_: Results, name: str) -> str:
