@@ -31,11 +31,13 @@ mod _native {
     #[pymodule_export]
     use crate::bridge::{Awaitable, Inbox, Receive};
     #[pymodule_export]
-    use crate::python::health::{CallMetrics, EndpointHealth};
+    use crate::python::health::EndpointHealth;
     #[pymodule_export]
     use crate::python::llm::{ChatClient, is_healthy, requests_under_way, sleep};
     #[pymodule_export]
     use crate::python::lock::{Lease, LockGrant, LockManager, check_lock_ttl, release_all_locks};
+    #[pymodule_export]
+    use crate::python::metrics::{CallCount, CallMetrics, process_metrics};
     #[pymodule_export]
     use crate::python::options::CallOptions;
     #[pymodule_export]

@@ -143,6 +143,31 @@ def test_c_code_that_keeps_the_interpreter_is_named_when_it_ends() -> None:
     assert f"{__file__}:" in stalls[0].location
 
 
+def test_each_of_the_last_seconds_has_its_longest_lag(new_loop: NewLoop) -> None:
+    async def main() -> tuple[list[float], list[float], LoopMonitor]:
+        async with LoopMonitor() as monitor:
+            await asyncio.sleep(0.05)
+            helper()
+            await asyncio.sleep(0.05)
+            soon = monitor.recent
+            await asyncio.sleep(1.1)
+            return soon, monitor.recent, monitor
+
+    soon, later, monitor = run(new_loop, main())
+    assert soon[-1] >= 0.19  # a timer notices what is beyond its beat
+    assert len(later) >= 2
+    assert max(later) == pytest.approx(monitor.worst, abs=0.001)
+    assert later[-1] < 0.19
+    assert monitor.recent == []
+
+
+async def test_the_monitor_of_the_running_loop_can_be_found() -> None:
+    assert LoopMonitor.of_running_loop() is None
+    async with LoopMonitor() as monitor:
+        assert LoopMonitor.of_running_loop() is monitor
+    assert LoopMonitor.of_running_loop() is None
+
+
 @pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf"), "soon", None])
 def test_bad_thresholds_are_named(bad: float) -> None:
     with pytest.raises(ValueError, match="threshold="):

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from arbitrageai_native import exceptions as exceptions
+    from arbitrageai_native import opentelemetry as opentelemetry
+    from arbitrageai_native import prometheus as prometheus
     from arbitrageai_native._openai import AsyncOpenAI as AsyncOpenAI
     from arbitrageai_native._openai import OpenAI as OpenAI
     from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager as BidLockManager
     from arbitrageai_native.llm_service import LLMService as LLMService
     from arbitrageai_native.llm_service import ModelConfig as ModelConfig
     from arbitrageai_native.loop_monitor import LoopMonitor as LoopMonitor
+    from arbitrageai_native.process_metrics import metrics as metrics
     from arbitrageai_native.utils.async_helpers import safe_sleep as safe_sleep
 
 # Public name -> the module that defines it; None: the name is a module itself.
@@ -28,6 +31,9 @@ _HOMES: dict[str, str | None] = {
     "ModelConfig": "llm_service",
     "OpenAI": "_openai",
     "exceptions": None,
+    "metrics": "process_metrics",
+    "opentelemetry": None,
+    "prometheus": None,
     "safe_sleep": "utils.async_helpers",
 }
 
@@ -39,6 +45,7 @@ __all__ = [
     "ModelConfig",
     "OpenAI",
     "exceptions",
+    "metrics",
     "safe_sleep",
 ]
 

@@ -1,4 +1,4 @@
-"""Counting calls in a health checker from Python: for foreign clients, and for checkers that are not ours."""
+"""Counting calls from Python: for foreign clients, and for health checkers that are not ours."""
 
 from __future__ import annotations
 
@@ -6,24 +6,34 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any
 
-from arbitrageai_native._native import CallMetrics
+from arbitrageai_native._native import CallCount, CallMetrics
 from arbitrageai_native.exceptions import APIStatusError, CircuitBreakerError, OpenAIError
 
 __all__ = ["CountedCall", "CountedStream"]
+
+_MOST_TOKENS = 2**32
 
 
 class CountedCall:
     """A call that a checker admits and whose end it is told.
 
-    With `metrics` it is a foreign client's: all its exceptions count as the endpoint's failures, since their
-    meaning is not known here.
+    With `metrics` it is a foreign client's call of `model`: all its exceptions count as the endpoint's
+    failures, since their meaning is not known here.
+
+    Attributes:
+        usage: the tokens that it took, once they are known.
     """
 
-    def __init__(self, checker: Any, endpoint: str, metrics: CallMetrics | None = None) -> None:
+    def __init__(
+        self, checker: Any, endpoint: str, metrics: CallMetrics | None = None, model: object = ""
+    ) -> None:
         self._checker = checker
         self._endpoint = endpoint
         self._metrics = metrics
+        self._model = model
+        self._count: CallCount | None = None
         self._start = 0.0
+        self.usage: dict[str, Any] | None = None
 
     def seconds(self) -> float:
         """Since the call began."""
@@ -31,10 +41,10 @@ class CountedCall:
 
     def __enter__(self) -> CountedCall:
         if self._metrics is not None:
-            self._metrics.started()
+            self._count = self._metrics.begin(str(self._model))
         if self._checker is not None and not self._checker.should_allow_request(self._endpoint):
-            if self._metrics is not None:
-                self._metrics.failed("circuit_open")
+            if self._count is not None:
+                self._count.failed("circuit_open")
             raise CircuitBreakerError(f"Circuit breaker is open for {self._endpoint}")
         self._start = perf_counter()
         return self
@@ -44,27 +54,37 @@ class CountedCall:
     ) -> None:
         if error is None:
             seconds = self.seconds()
-            if self._metrics is not None:
-                self._metrics.succeeded(seconds)
+            if self._count is not None:
+                usage = self.usage or {}
+                self._count.succeeded(seconds, _tokens(usage, "prompt"), _tokens(usage, "completion"))
             if self._checker is not None:
                 self._checker.record_success(self._endpoint, seconds * 1000)
             return
-        if self._metrics is not None:
-            self._metrics.failed("foreign")
-        if self._checker is None:
-            return
         if not isinstance(error, Exception):
             self.abandon()
-        elif self._metrics is not None or not _is_callers_mistake(error):
+            return
+        if self._count is not None:
+            self._count.failed("foreign")
+        if self._checker is None:
+            return
+        if self._metrics is not None or not _is_callers_mistake(error):
             self._checker.record_failure(self._endpoint, type(error).__name__)
 
     def abandon(self) -> None:
         """The call was cancelled: it says nothing of the endpoint."""
+        if self._count is not None:
+            self._count.cancelled()
         status = getattr(self._checker, "health_status", None)
         metrics = status.get(self._endpoint) if isinstance(status, dict) else None
         native = getattr(metrics, "_native", None)
         if native is not None:
             native.abandon()
+
+
+def _tokens(usage: dict[str, Any], kind: str) -> int:
+    tokens = usage.get(f"{kind}_tokens")
+    # A mock's usage is made of mocks.
+    return tokens if isinstance(tokens, int) and 0 <= tokens < _MOST_TOKENS else 0
 
 
 def _is_callers_mistake(error: Exception) -> bool:
@@ -129,4 +149,5 @@ class CountedStream:
 
     def _end(self, error: BaseException | None) -> None:
         self._over = True
+        self._call.usage = self._stream.summary().get("usage")
         self._call.__exit__(None if error is None else type(error), error, None)

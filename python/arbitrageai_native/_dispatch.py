@@ -36,14 +36,17 @@ def complete(
     if not _is_native(client):
         from arbitrageai_native import _foreign
 
-        with CountedCall(service._health_checker, service.base_url, service._metrics) as counted:
-            answer = _foreign.create(client, request.foreign_arguments())
-            return _foreign.result(answer, service.model, counted.seconds(), stealth_mode, request.raw)
+        arguments = request.foreign_arguments()
+        with _counted_foreign(service, arguments) as counted:
+            answer = _foreign.create(client, arguments)
+            result = _foreign.result(answer, service.model, counted.seconds(), stealth_mode, request.raw)
+            counted.usage = result["usage"]
+            return result
     health, checker = _circuit(service)
     with CountedCall(checker, service.base_url) if checker is not None else _NOT_COUNTED:
-        arguments = request.native_arguments(service._metrics, health, observation)
-        result: dict[str, Any] = client._native.complete(*arguments, stealth_mode, request.raw)
-    return result
+        native_arguments = request.native_arguments(service._metrics, health, observation)
+        answered: dict[str, Any] = client._native.complete(*native_arguments, stealth_mode, request.raw)
+    return answered
 
 
 def complete_async(
@@ -68,17 +71,22 @@ async def _complete_async_counted(
         refuse_if_open(service)
         await _within_deadline(_native.sleep(delay), request.options.deadline)
         request.waited(delay)
-    metrics = None if native else service._metrics
-    with CountedCall(service._health_checker, service.base_url, metrics) as counted:
-        if native:
-            arguments = request.native_arguments(service._metrics, None, observation)
-            result: dict[str, Any] = await client._native.complete_async(*arguments, delay, request.raw)
-            return result
-        from arbitrageai_native import _foreign
+    if native:
+        with CountedCall(service._health_checker, service.base_url):
+            native_arguments = request.native_arguments(service._metrics, None, observation)
+            answered: dict[str, Any] = await client._native.complete_async(
+                *native_arguments, delay, request.raw
+            )
+            return answered
+    from arbitrageai_native import _foreign
 
-        pending = _foreign.create_async(client, request.foreign_arguments())
+    arguments = request.foreign_arguments()
+    with _counted_foreign(service, arguments) as counted:
+        pending = _foreign.create_async(client, arguments)
         answer = await _within_deadline(pending, request.options.deadline)
-        return _foreign.result(answer, service.model, counted.seconds(), delay is not None, request.raw)
+        result = _foreign.result(answer, service.model, counted.seconds(), delay is not None, request.raw)
+        counted.usage = result["usage"]
+        return result
 
 
 def open_stream(service: LLMService, request: Request, observation: Observation | None) -> Any:
@@ -91,12 +99,15 @@ def open_stream(service: LLMService, request: Request, observation: Observation 
         foreign = _foreign.ForeignStream(
             lambda: _foreign.create(client, arguments), lambda: _foreign.create_async(client, arguments)
         )
-        return CountedStream(
-            foreign, CountedCall(service._health_checker, service.base_url, service._metrics)
-        )
+        return CountedStream(foreign, _counted_foreign(service, arguments))
     health, checker = _circuit(service)
     stream = client._native.stream(*request.native_arguments(service._metrics, health, observation))
     return stream if checker is None else CountedStream(stream, CountedCall(checker, service.base_url))
+
+
+def _counted_foreign(service: LLMService, arguments: dict[str, Any]) -> CountedCall:
+    model = arguments.get("model")
+    return CountedCall(service._health_checker, service.base_url, service._metrics, model)
 
 
 def refuse_if_open(service: LLMService) -> None:

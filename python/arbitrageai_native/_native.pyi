@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar, final
 
 __all__ = [
     "Awaitable",
+    "CallCount",
     "CallMetrics",
     "CallOptions",
     "ChatClient",
@@ -22,6 +23,7 @@ __all__ = [
     "Turn",
     "check_lock_ttl",
     "is_healthy",
+    "process_metrics",
     "release_all_locks",
     "requests_under_way",
     "sleep",
@@ -89,6 +91,7 @@ class LoopWatch:
     def stop(self) -> None: ...
     def end(self, seconds: float) -> bool: ...
     def reading(self) -> dict[str, Any] | None: ...
+    def recent(self) -> list[float]: ...
 
 @final
 class Guard:
@@ -133,23 +136,30 @@ class CallOptions:
 
 @final
 class CallMetrics:
-    """Counters of calls and their latency."""
+    """The counters of one service's calls."""
 
     def __new__(cls) -> CallMetrics: ...
-    def started(self) -> None:
-        """A call through a foreign client began."""
-
-    def succeeded(self, seconds: float) -> None:
-        """It brought an answer after so many seconds."""
-
-    def failed(self, kind: str) -> None:
-        """It failed."""
+    def begin(self, model: str) -> CallCount:
+        """A call of a model through a foreign client begins."""
 
     def blocked_a_loop(self) -> None:
         """A blocking method was called from a running event loop."""
 
     def snapshot(self) -> dict[str, Any]:
         """The figures now."""
+
+@final
+class CallCount:
+    """A call through a foreign client. Forgotten before it was told how the call ended: cancelled."""
+
+    def succeeded(self, seconds: float, prompt_tokens: int, completion_tokens: int) -> None:
+        """It brought an answer after so many seconds."""
+
+    def failed(self, kind: str) -> None:
+        """It failed."""
+
+    def cancelled(self) -> None:
+        """It was given up."""
 
 @final
 class EndpointHealth:
@@ -364,8 +374,8 @@ class LockManager:
     def hear_from_database(self, seconds: float) -> Awaitable[bool]: ...
     def break_lock(self, key: str) -> Awaitable[bool]: ...
     def clear(self) -> Awaitable[int]: ...
-    def rows(self) -> Awaitable[list[tuple[str, str, float, float, float]]]: ...
-    def waiting(self) -> list[tuple[str, str, float]]: ...
+    def rows(self, most: int | None = None) -> Awaitable[list[tuple[str, str, float, float, float]]]: ...
+    def waiting(self, most: int | None = None) -> list[tuple[str, str, float]]: ...
     def active_locks(self, seconds: float) -> Awaitable[int]: ...
     def active_locks_blocking(self, seconds: float) -> int: ...
     def counters(self) -> dict[str, int]: ...
@@ -375,3 +385,8 @@ class LockManager:
 
 def release_all_locks(seconds: float) -> None: ...
 def check_lock_ttl(ttl: float) -> None: ...
+
+# --- all that was counted ---
+
+def process_metrics() -> dict[str, Any]:
+    """All that this process has counted: `llm`, `locks`, `loop`, `bridge`."""

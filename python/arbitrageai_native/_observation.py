@@ -1,12 +1,13 @@
 """What is told of a call to whoever listens: a log line, an OpenTelemetry span. Never prompts, never keys.
 
-Nobody listens to most calls: `observe` then costs two look-ups.
+Nobody listens to most calls: `observe` then costs three look-ups.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable, Mapping
 from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["Observation", "logger", "observe", "trace_headers"]
+__all__ = ["Listener", "Observation", "listen", "logger", "observe", "trace_headers"]
+
+Listener = Callable[[float, Mapping[str, Any], Mapping[str, Any]], None]
+"""Is told of a call that has ended: its seconds, its tokens, and its attributes by OpenTelemetry's names."""
+
+_listeners: tuple[Listener, ...] = ()
+
+
+def listen(listener: Listener) -> None:
+    """Have a listener told of every call, in the thread that made it: it has to be quick."""
+    global _listeners
+    _listeners = (*_listeners, listener)
 
 
 @cache
@@ -34,19 +46,20 @@ def _somebody_reads_the_log() -> bool:
 class Observation:
     """One call, from its start to its end."""
 
-    __slots__ = ("_model", "_span", "_start")
+    __slots__ = ("_attributes", "_model", "_span", "_start")
 
-    def __init__(self, model: str, span: Any) -> None:
+    def __init__(self, model: str, span: Any, attributes: dict[str, Any]) -> None:
         self._model = model
         self._span = span
+        self._attributes = attributes
         self._start = perf_counter()
 
     def succeeded(self, result: dict[str, Any]) -> None:
         """The call brought an answer."""
         usage = result.get("usage") or {}
-        milliseconds = (perf_counter() - self._start) * 1000
+        seconds = perf_counter() - self._start
         logger().info(
-            "%s: answered in %.0f ms, %s tokens", self._model, milliseconds, usage.get("total_tokens")
+            "%s: answered in %.0f ms, %s tokens", self._model, seconds * 1000, usage.get("total_tokens")
         )
         if self._span is not None:
             if result.get("model") is not None:
@@ -55,33 +68,43 @@ class Observation:
                 if isinstance(usage.get(name), int):
                     self._span.set_attribute(f"gen_ai.usage.{attribute}_tokens", usage[name])
             self._span.end()
+        # Without the wait of stealth mode.
+        response_time = result.get("response_time_ms")
+        self._tell(seconds if response_time is None else response_time / 1000, usage, self._attributes)
 
     def failed(self, error: BaseException) -> None:
         """The call failed. Its text may quote the prompt: only its kind is told."""
         kind = type(error).__name__
         status = getattr(error, "status_code", None)
-        milliseconds = (perf_counter() - self._start) * 1000
+        error_type = kind if status is None else str(status)
+        seconds = perf_counter() - self._start
         detail = "" if status is None else f" {status}"
-        logger().info("%s: %s%s after %.0f ms", self._model, kind, detail, milliseconds)
+        logger().info("%s: %s%s after %.0f ms", self._model, kind, detail, seconds * 1000)
         if self._span is not None:
-            self._span.set_attribute("error.type", kind if status is None else str(status))
+            self._span.set_attribute("error.type", error_type)
             self._span.set_status(sys.modules["opentelemetry.trace"].StatusCode.ERROR, kind)
             self._span.end()
+        self._tell(seconds, {}, {**self._attributes, "error.type": error_type})
+
+    def _tell(self, seconds: float, usage: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+        for listener in _listeners:
+            listener(seconds, usage, attributes)
 
 
 def observe(model: object, body: dict[str, Any], base_url: object) -> Observation | None:
     """Start observing a call, if anybody listens."""
-    span = None
     trace = sys.modules.get("opentelemetry.trace")
     # An application that uses OpenTelemetry has imported it; one without a tracer provider wants no spans.
-    if trace is not None and type(trace.get_tracer_provider()).__name__ != "ProxyTracerProvider":
-        span = _start_span(trace, model, body, base_url)
-    elif not _somebody_reads_the_log():
-        return None
-    return Observation(str(model), span)
+    traced = trace is not None and type(trace.get_tracer_provider()).__name__ != "ProxyTracerProvider"
+    if not traced and not _listeners:
+        return Observation(str(model), None, {}) if _somebody_reads_the_log() else None
+    attributes = _attributes(body.get("model", model), base_url)
+    span = _start_span(trace, attributes, body) if traced else None
+    return Observation(str(model), span, attributes)
 
 
-def _start_span(trace: Any, model: object, body: dict[str, Any], base_url: object) -> Any:
+def _attributes(model: object, base_url: object) -> dict[str, Any]:
+    """What spans and metrics say of a call, by OpenTelemetry's semantic conventions."""
     from urllib.parse import urlsplit
 
     attributes: dict[str, Any] = {
@@ -89,9 +112,6 @@ def _start_span(trace: Any, model: object, body: dict[str, Any], base_url: objec
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": str(model),
     }
-    for name in ("temperature", "max_tokens", "top_p", "seed"):
-        if isinstance(body.get(name), (int, float)):
-            attributes[f"gen_ai.request.{name}"] = body[name]
     try:
         address = urlsplit(str(base_url))
         if address.hostname:
@@ -100,8 +120,21 @@ def _start_span(trace: Any, model: object, body: dict[str, Any], base_url: objec
             attributes["server.port"] = address.port
     except ValueError:
         pass
+    return attributes
+
+
+def _start_span(trace: Any, attributes: dict[str, Any], body: dict[str, Any]) -> Any:
+    asked = {
+        f"gen_ai.request.{name}": body[name]
+        for name in ("temperature", "max_tokens", "top_p", "seed")
+        if isinstance(body.get(name), (int, float))
+    }
     tracer = trace.get_tracer("arbitrageai_native")
-    return tracer.start_span(f"chat {model}", kind=trace.SpanKind.CLIENT, attributes=attributes)
+    return tracer.start_span(
+        f"chat {attributes['gen_ai.request.model']}",
+        kind=trace.SpanKind.CLIENT,
+        attributes={**attributes, **asked},
+    )
 
 
 def trace_headers(observation: Observation | None) -> dict[str, str] | None:

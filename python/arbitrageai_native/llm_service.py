@@ -407,8 +407,9 @@ class LLMService:
     def metrics(self) -> dict[str, Any]:
         """Counters and latencies of this service's calls.
 
-        `calls`, `successes`, `failures` by kind, `retries`; `blocking_calls_in_loop`: blocking methods
-        called from a running loop; `latency_seconds`: successes up to each bound; `latency_seconds_total`.
+        `calls`, `successes`, `failures` by kind, `cancelled`, `retries`; `tokens`: `prompt` and `completion`;
+        `blocking_calls_in_loop`: blocking methods called from a running loop; `latency_seconds`: successes up
+        to each bound; `latency_seconds_total`. Of the whole process: `arbitrageai_native.metrics()`.
         """
         return self._metrics.snapshot()
 

@@ -96,6 +96,17 @@ class LoopMonitor:
         self._last_stall: Stall | None = None
         self._last_reading: dict[str, Any] = {}
 
+    @staticmethod
+    def of_running_loop() -> LoopMonitor | None:
+        """The monitor that is installed on the running loop.
+
+        Raises:
+            RuntimeError: no loop is running in this thread.
+        """
+        monitor = getattr(asyncio.get_running_loop(), _ATTRIBUTE, None)
+        # None: a forked child inherited the loop.
+        return monitor if isinstance(monitor, LoopMonitor) and monitor._reading() is not None else None
+
     def install(self) -> Self:
         """Begin to watch the running loop. To be called in its thread: from a coroutine or a callback.
 
@@ -112,8 +123,7 @@ class LoopMonitor:
         if self._watch is not None:
             where = "this" if loop is self._loop else "another"
             raise RuntimeError(f"this LoopMonitor is installed already, on {where} event loop")
-        other = getattr(loop, _ATTRIBUTE, None)
-        if other is not None and other._reading() is not None:  # None: a forked child inherited the loop
+        if self.of_running_loop() is not None:
             raise RuntimeError("this event loop has a LoopMonitor already")
         reference: weakref.ref[LoopMonitor] = weakref.ref(self)
         self._thread = threading.get_ident()
@@ -191,6 +201,14 @@ class LoopMonitor:
     def histogram(self) -> dict[float, int]:
         """Upper bound in seconds -> how many lags were that long at most and longer than the bound before."""
         return dict(self.snapshot()["histogram"])
+
+    @property
+    def recent(self) -> list[float]:
+        """The longest lag in each second since the start, or in each of the last 120, in seconds.
+
+        That of the second under way comes last. Empty when it is not installed.
+        """
+        return [] if self._watch is None else self._watch.recent()
 
     @property
     def last_stall(self) -> Stall | None:

@@ -79,8 +79,13 @@ impl Mail {
 /// How many calls of this process have started and not ended.
 static CALLS_UNDER_WAY: PerProcess<AtomicUsize> = PerProcess::new();
 
-pub(super) fn calls_under_way() -> &'static AtomicUsize {
+pub(super) fn count_of_calls() -> &'static AtomicUsize {
     CALLS_UNDER_WAY.get_or_init(AtomicUsize::default)
+}
+
+/// How many awaitables of this process were started whose futures have neither ended nor been dropped.
+pub fn calls_under_way() -> usize {
+    count_of_calls().load(Ordering::Relaxed)
 }
 
 /// The promise to tell an inbox that a call has ended. Kept by `Drop`, so that it holds for a call that panics or is aborted.
@@ -91,7 +96,7 @@ pub(super) struct Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        calls_under_way().fetch_sub(1, Ordering::Relaxed);
+        count_of_calls().fetch_sub(1, Ordering::Relaxed);
         self.mail.queue.push(self.number);
         self.mail.wake();
     }
@@ -121,7 +126,7 @@ fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
         let number = waiters.futures.insert(waiter.clone().unbind());
         (number, std::mem::replace(&mut waiters.armed, true), is_first)
     };
-    calls_under_way().fetch_add(1, Ordering::Relaxed);
+    count_of_calls().fetch_add(1, Ordering::Relaxed);
     let ticket = Ticket { mail, number };
     if !armed {
         Inbox::arm(&inbox, &event_loop, &ticket.mail)?;

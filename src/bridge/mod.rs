@@ -40,7 +40,7 @@ pub mod watch;
 
 pub use awaitable::{Awaitable, Nothing, awaitable};
 pub use blocking::block_on;
-pub use inbox::Inbox;
+pub use inbox::{Inbox, calls_under_way};
 pub use process::{PerProcess, ProcessBound};
 pub use receive::{Receive, receive};
 

@@ -91,7 +91,7 @@ impl Probe {
     /// How many calls are under way: awaitables that were started and whose futures have neither ended nor been dropped.
     #[staticmethod]
     fn live_calls() -> usize {
-        inbox::calls_under_way().load(Ordering::Relaxed)
+        inbox::calls_under_way()
     }
 }
 

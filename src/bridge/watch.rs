@@ -19,12 +19,19 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, intern};
 
-use super::ProcessBound;
 use super::inbox::running_loop;
-use crate::monitor::{BUCKETS, Monitor, Verdict, Witness};
+use super::{PerProcess, ProcessBound};
+use crate::monitor::{BUCKETS, Lags, Monitor, Registry, Verdict, Witness};
 
 /// The kernel cuts a thread's name at 15 bytes.
 const THREAD_NAME: &str = "arbitrageai-lag";
+
+static MONITORS: PerProcess<Registry> = PerProcess::new();
+
+/// What this process's monitors have measured.
+pub fn lags() -> Lags {
+    MONITORS.get_or_init(Registry::default).lags()
+}
 
 /// The signs of one event loop. Only objects of the loop's own keep it: when they go, the thread ends.
 #[pyclass(frozen, module = "arbitrageai_native._native")]
@@ -87,6 +94,7 @@ impl LoopWatch {
                 drop(alive);
             })
             .map_err(|error| PyRuntimeError::new_err(format!("the monitor's thread can't start: {error}")))?;
+        MONITORS.get_or_init(Registry::default).add(monitor.clone());
         let watch = Py::new(
             py,
             Self {
@@ -172,6 +180,16 @@ impl LoopWatch {
         result.set_item("sum", reading.histogram.sum().as_secs_f64())?;
         result.set_item("histogram", histogram)?;
         Ok(Some(result))
+    }
+
+    /// The longest lag in each of the last seconds, in seconds.
+    fn recent(&self) -> Vec<f64> {
+        let recent = self.watched.get().map(|watched| watched.monitor.recent());
+        recent
+            .unwrap_or_default()
+            .iter()
+            .map(Duration::as_secs_f64)
+            .collect()
     }
 
     /// The selector refers to this object, and this object to it. Breaking the selector's side is enough.

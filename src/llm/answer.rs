@@ -34,6 +34,25 @@ impl Usage {
     }
 }
 
+/// What tells the tokens that it took.
+pub trait Used {
+    /// The tokens; 0 where nobody said.
+    fn usage(&self) -> Usage;
+}
+
+impl Used for Completion {
+    fn usage(&self) -> Usage {
+        self.usage
+    }
+}
+
+/// All that a server sent.
+impl Used for Value {
+    fn usage(&self) -> Usage {
+        Usage::from_json(self.get("usage"))
+    }
+}
+
 /// The members of a well-formed answer that callers see.
 #[derive(Deserialize)]
 struct WellFormed {

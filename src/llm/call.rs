@@ -10,6 +10,8 @@ use std::time::Duration;
 use reqwest::header::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
+use super::answer::Used;
+use super::count::Count;
 use super::endpoint::ChatRequest;
 use super::error::{Error, TimeoutKind};
 use super::exchange::{Answer, Exchange, Failure};
@@ -18,6 +20,7 @@ use super::limit::{Limit, within};
 use super::metrics::Metrics;
 use super::options::{CallOptions, IdempotencyKey};
 use super::stream::ChatStream;
+use super::totals::Totals;
 use super::transport::Transport;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -32,8 +35,10 @@ pub struct Call {
     pub options: CallOptions,
     /// The endpoint's circuit, if it has one.
     pub health: Option<SharedHealth>,
-    /// Where the call is counted.
+    /// Where its service counts it.
     pub metrics: Arc<Metrics>,
+    /// Where its process counts it.
+    pub totals: Arc<Totals>,
     /// A wait before the request; it counts against the deadline, not in the response time.
     pub delay: Duration,
 }
@@ -52,18 +57,18 @@ impl Call {
     ///
     /// # Errors
     /// Every kind of [`Error`] that is not about a stream.
-    pub async fn complete<T: Send + 'static>(
+    pub async fn complete<T: Used + Send + 'static>(
         mut self,
         read: impl FnOnce(Answer) -> Result<T, Error> + Send + 'static,
     ) -> Result<Timed<T>, Error> {
-        self.metrics.call_started();
+        let count = self.count();
         let deadline = self.deadline();
         let result = match self.prepare(deadline).await {
             Err(error) => Err(error),
             Ok(permit) => {
                 let start = Instant::now();
                 let answer = self
-                    .retry(deadline, |exchange| async move { exchange.run().await })
+                    .retry(&count, deadline, |exchange| async move { exchange.run().await })
                     .await;
                 let result = match answer {
                     Ok(answer) => within(&[deadline], parse(answer, read))
@@ -82,8 +87,8 @@ impl Call {
             }
         };
         match &result {
-            Ok(timed) => self.metrics.call_succeeded(timed.response_time),
-            Err(error) => self.metrics.call_failed(error),
+            Ok(timed) => count.succeeded(timed.response_time, timed.value.usage()),
+            Err(error) => count.failed(error.kind()),
         }
         result
     }
@@ -93,29 +98,34 @@ impl Call {
     /// # Errors
     /// Every kind of [`Error`] that can come before the answer's head.
     pub async fn stream(mut self) -> Result<ChatStream, Error> {
-        self.metrics.call_started();
+        let count = self.count();
         let deadline = self.deadline();
         let permit = match self.prepare(deadline).await {
             Ok(permit) => permit,
             Err(error) => {
-                self.metrics.call_failed(&error);
+                count.failed(error.kind());
                 return Err(error);
             }
         };
         let start = Instant::now();
         match self
-            .retry(deadline, |exchange| async move { exchange.open().await })
+            .retry(&count, deadline, |exchange| async move { exchange.open().await })
             .await
         {
-            Ok(opened) => Ok(ChatStream::new(self, opened, permit, start, deadline)),
+            Ok(opened) => Ok(ChatStream::new(self, opened, permit, count, start, deadline)),
             Err(error) => {
                 if let Some(permit) = permit {
                     permit.settle(failure_outcome(&error));
                 }
-                self.metrics.call_failed(&error);
+                count.failed(error.kind());
                 Err(error)
             }
         }
+    }
+
+    fn count(&self) -> Count {
+        let model = self.totals.model(&self.request.model);
+        Count::begin(Arc::clone(&self.metrics), model)
     }
 
     fn deadline(&self) -> Option<Limit> {
@@ -154,6 +164,7 @@ impl Call {
     /// Tries until it succeeds, may not be tried again, or has no time left for another try.
     async fn retry<'call, T, Attempt>(
         &'call self,
+        count: &Count,
         deadline: Option<Limit>,
         attempt: impl Fn(Exchange<'call>) -> Attempt,
     ) -> Result<T, Error>
@@ -183,7 +194,7 @@ impl Call {
             }
             tokio::time::sleep(wait).await;
             retries_taken += 1;
-            self.metrics.retried();
+            count.retried();
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The client of OpenAI-compatible model servers. It knows nothing of Python.
 //!
 //! A [`Call`] is made of a [`ChatRequest`] (from an [`Endpoint`]), [`CallOptions`], and what it shares with other calls: a
-//! [`Transport`], an endpoint's [`SharedHealth`], [`Metrics`]. It answers with a [`Completion`] or a [`ChatStream`]. All of it
+//! [`Transport`], an endpoint's [`SharedHealth`], [`Metrics`], [`Totals`]. It answers with a [`Completion`] or a [`ChatStream`]. All of it
 //! runs inside an ambient tokio runtime, holds no process-wide state, and no setting of its own comes from the environment: only
 //! certificates and proxies do, by the variables that everybody uses for them.
 
 mod answer;
 mod call;
 mod chunks;
+mod count;
 mod endpoint;
 mod error;
 mod exchange;
@@ -22,11 +23,13 @@ pub mod sse;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod totals;
 mod transport;
 
-pub use answer::{Completion, Usage};
+pub use answer::{Completion, Usage, Used};
 pub use call::{Call, Timed};
 pub use chunks::{Chunk, ChunkReader, Summary, text};
+pub use count::Count;
 pub use endpoint::{ChatRequest, Endpoint, Extras, http_url};
 pub use error::{Error, StatusError, TimeoutKind};
 pub use exchange::{Answer, status_error};
@@ -40,4 +43,5 @@ pub use probe::is_healthy;
 pub use read_ahead::{Items, ReadAhead, Shape};
 pub use retry::{RetryHint, RetryPolicy};
 pub use stream::ChatStream;
+pub use totals::{MODELS_KEPT, OTHER_MODELS, Totals};
 pub use transport::{Transport, TransportSettings};

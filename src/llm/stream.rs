@@ -15,12 +15,12 @@ use tokio::time::Instant;
 
 use super::call::{Call, failure_outcome};
 use super::chunks::{Chunk, ChunkReader, Summary, text};
+use super::count::Count;
 use super::endpoint::ChatRequest;
 use super::error::{Error, TimeoutKind};
 use super::exchange::{Exchange, Opened};
 use super::health::{CallOutcome, Permit};
 use super::limit::Limit;
-use super::metrics::Metrics;
 use super::options::CallOptions;
 use super::transport::Transport;
 
@@ -36,7 +36,7 @@ pub struct ChatStream {
     transport: Arc<Transport>,
     request: ChatRequest,
     options: CallOptions,
-    metrics: Arc<Metrics>,
+    count: Option<Count>,
     permit: Option<Permit>,
     connection: Option<(Response, OwnedSemaphorePermit)>,
     reader: ChunkReader,
@@ -54,6 +54,7 @@ impl ChatStream {
         call: Call,
         opened: Opened,
         permit: Option<Permit>,
+        count: Count,
         start: Instant,
         deadline: Option<Limit>,
     ) -> Self {
@@ -62,7 +63,7 @@ impl ChatStream {
             transport: call.transport,
             request: call.request,
             options: call.options,
-            metrics: call.metrics,
+            count: Some(count),
             permit,
             connection: Some((opened.response, opened.turn)),
             start,
@@ -187,16 +188,18 @@ impl ChatStream {
             return;
         };
         let response_time = self.start.elapsed();
+        if let Some(count) = self.count.take() {
+            match &end {
+                Ok(()) => count.succeeded(response_time, self.reader.summary().usage.unwrap_or_default()),
+                Err(error) => count.failed(error.kind()),
+            }
+        }
         let outcome = match &end {
             Ok(()) => {
-                self.metrics.call_succeeded(response_time);
                 drain(response, turn);
                 CallOutcome::Success(response_time.as_secs_f64() * 1000.0)
             }
-            Err(error) => {
-                self.metrics.call_failed(error);
-                failure_outcome(error)
-            }
+            Err(error) => failure_outcome(error),
         };
         if let Some(permit) = self.permit.take() {
             permit.settle(outcome);

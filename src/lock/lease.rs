@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::boot_time::BootTime;
 use super::engine::{Engine, Grant, Hold, Status};
 use super::error::{LockError, StoreError};
-use super::metrics::Counters;
+use super::metrics::Ledger;
 use super::operation::{Operation, Renew, Won};
 
 /// A renewal that failed is tried again after this, until the lease's time is up.
@@ -42,30 +42,28 @@ struct Shared {
     hold: Arc<Hold>,
     won: Won,
     ttl: Duration,
-    acquired: BootTime,
     expires_at: AtomicU64,
     at_max_hold: AtomicBool,
     lost_because: Mutex<Option<String>>,
     /// One renewal at a time: what is believed must be what was written last.
     renewing: tokio::sync::Mutex<()>,
-    counters: Arc<Counters>,
+    ledger: Arc<Ledger>,
 }
 
 impl Lease {
     /// Takes over a grant, and begins to renew it if it is to be kept. Needs an ambient tokio runtime.
     #[must_use]
-    pub fn new(grant: Grant, keeping: Keeping, counters: Arc<Counters>) -> Self {
+    pub fn new(grant: Grant, keeping: Keeping, ledger: Arc<Ledger>) -> Self {
         let shared = Arc::new(Shared {
             engine: Arc::clone(&grant.engine),
             hold: Arc::clone(&grant.hold),
             won: grant.won,
             ttl: grant.ttl,
-            acquired: BootTime::now(),
             expires_at: AtomicU64::new(grant.won.expires_at.to_bits()),
             at_max_hold: AtomicBool::new(false),
             lost_because: Mutex::new(None),
             renewing: tokio::sync::Mutex::new(()),
-            counters,
+            ledger,
         });
         if keeping.auto_renew {
             tokio::spawn(keep(Arc::clone(&shared), keeping.max_hold));
@@ -156,9 +154,9 @@ impl Lease {
         let releasing = grant.map(|grant| {
             // What it ends as is settled here: a loss that is found later is none.
             self.shared.loss();
-            self.shared
-                .counters
-                .held_for(BootTime::now(), self.shared.acquired);
+            if self.shared.hold.status() != Status::Released {
+                self.shared.ledger.held_since(self.shared.hold.since);
+            }
             grant.release()
         });
         async move {
@@ -219,7 +217,7 @@ impl Shared {
         let mut stated = self.lost_because.lock().unwrap_or_else(PoisonError::into_inner);
         if stated.is_none() {
             *stated = Some(reason.to_owned());
-            self.counters.lost();
+            self.ledger.lost();
         }
         drop(stated);
         self.hold.end(Status::Lost);
@@ -253,7 +251,7 @@ impl Shared {
                 Ok(Ok(Ok(Some(expires_at)))) => {
                     self.hold.set_valid_until(sent + ttl);
                     self.expires_at.store(expires_at.to_bits(), Ordering::Release);
-                    self.counters.renewed();
+                    self.ledger.renewed();
                     return Ok(expires_at);
                 }
                 Ok(Ok(Ok(None))) => {
@@ -263,7 +261,7 @@ impl Shared {
                     return Err(self.lost_error());
                 }
                 Ok(Ok(Err(error))) => {
-                    self.counters.backend_failed();
+                    self.ledger.backend_failed();
                     failure = Some(error);
                 }
                 Ok(Err(_)) => return Err(LockError::backend(StoreError::closed())),

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::engine::{Engine, Grant, Progress, Request};
+use super::engine::{Engine, Grant, Hold, Progress, Request};
 use super::error::LockError;
 use super::lease::{Keeping, Lease};
-use super::metrics::Counters;
+use super::metrics::Ledger;
 use super::names::{self, LockName};
 use super::operation::{LockRow, ReleaseTarget};
 use super::registry::EngineHandle;
@@ -17,7 +17,7 @@ use super::registry::EngineHandle;
 pub struct Manager {
     engine: EngineHandle,
     id: u64,
-    counters: Arc<Counters>,
+    ledger: Arc<Ledger>,
 }
 
 /// What a caller wants.
@@ -57,9 +57,13 @@ impl Wanted {
 impl Manager {
     /// A manager on the handle's engine.
     #[must_use]
-    pub fn new(engine: EngineHandle, counters: Arc<Counters>) -> Self {
+    pub fn new(engine: EngineHandle, ledger: Ledger) -> Self {
         let id = engine.engine().number_manager();
-        Self { engine, id, counters }
+        Self {
+            engine,
+            id,
+            ledger: Arc::new(ledger),
+        }
     }
 
     /// The engine that managers of the same database share.
@@ -92,17 +96,17 @@ impl Manager {
             said_timeout: wanted.timeout,
             manager: self.id,
         };
-        let counters = Arc::clone(&self.counters);
-        counters.attempted();
+        let ledger = Arc::clone(&self.ledger);
+        ledger.attempted();
         let acquiring = self
             .engine()
-            .acquire(request, Arc::clone(&counters) as Arc<dyn Progress>);
+            .acquire(request, Arc::clone(&ledger) as Arc<dyn Progress>);
         async move {
             let outcome = acquiring.await;
-            counters.waited(started.elapsed());
+            ledger.waited(started.elapsed());
             match &outcome {
-                Ok(_) => counters.succeeded(),
-                Err(LockError::Timeout { .. }) => counters.timed_out(),
+                Ok(_) => ledger.succeeded(),
+                Err(LockError::Timeout { .. }) => ledger.timed_out(),
                 Err(_) => {}
             }
             outcome
@@ -116,8 +120,8 @@ impl Manager {
         keeping: Keeping,
     ) -> impl Future<Output = Result<Lease, LockError>> + Send + 'static + use<> {
         let acquiring = self.acquire(wanted);
-        let counters = Arc::clone(&self.counters);
-        async move { Ok(Lease::new(acquiring.await?, keeping, counters)) }
+        let ledger = Arc::clone(&self.ledger);
+        async move { Ok(Lease::new(acquiring.await?, keeping, ledger)) }
     }
 
     /// Takes several locks, all or none, one after another in the order of their keys, so that two callers can't wait for
@@ -137,7 +141,7 @@ impl Manager {
         for (position, wanted) in ordered {
             let deadline = started + wanted.timeout;
             let grant = self.acquire_until(wanted, deadline).await?;
-            leases.push((position, Lease::new(grant, keeping, Arc::clone(&self.counters))));
+            leases.push((position, Lease::new(grant, keeping, Arc::clone(&self.ledger))));
         }
         leases.sort_by_key(|(position, _)| *position);
         Ok(leases.into_iter().map(|(_, lease)| lease).collect())
@@ -151,7 +155,7 @@ impl Manager {
         holder: Arc<str>,
     ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         let (ours, theirs) = match self.engine().hold_of(&name.key, &holder) {
-            Ok(hold) => (Some(hold.release(self.engine())), None),
+            Ok(hold) => (Some(self.release_hold(hold)), None),
             Err(true) => (None, None),
             Err(false) => {
                 let target = ReleaseTarget::Holder {
@@ -176,13 +180,23 @@ impl Manager {
         name: &LockName,
     ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         let hold = self.engine().hold_by(&name.key, self.id);
-        let releasing = hold.map(|hold| hold.release(self.engine()));
+        let releasing = hold.map(|hold| self.release_hold(hold));
         async move {
             match releasing {
                 Some(releasing) => releasing.await,
                 None => Ok(false),
             }
         }
+    }
+
+    fn release_hold(
+        &self,
+        hold: Arc<Hold>,
+    ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
+        if hold.is_held() {
+            self.ledger.held_since(hold.since);
+        }
+        hold.release(self.engine())
     }
 
     /// Asks the database for nothing but an answer, now. See [`Engine::hear_from`].
@@ -223,10 +237,10 @@ impl Manager {
     pub async fn active_locks(&self, patience: Duration) -> u64 {
         match self.engine().count(patience).await {
             Ok(count) => {
-                self.counters.note_active_locks(count);
+                self.ledger.note_active_locks(count);
                 count
             }
-            Err(_) => self.counters.snapshot().active_locks,
+            Err(_) => self.ledger.own().snapshot().active_locks,
         }
     }
 

@@ -1,5 +1,6 @@
-//! What one manager has counted.
+//! What is counted of locks: by each manager, and by the process, whose counts outlive its managers.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -54,20 +55,21 @@ impl Histogram {
     }
 }
 
-/// The counters of one manager.
+/// What one manager has counted, or all of a process.
 #[derive(Debug, Default)]
 pub struct Counters {
     attempts: AtomicU64,
     successes: AtomicU64,
     conflicts: AtomicU64,
     timeouts: AtomicU64,
+    hand_offs: AtomicU64,
     renewals: AtomicU64,
     losses: AtomicU64,
     backend_errors: AtomicU64,
     active_locks: AtomicU64,
     /// How long acquisitions waited, the failed ones too.
     pub wait: Histogram,
-    /// How long leases were held until their release.
+    /// How long locks were held until their release.
     pub hold: Histogram,
 }
 
@@ -82,6 +84,8 @@ pub struct CounterSnapshot {
     pub conflicts: u64,
     /// Those whose time ran out.
     pub timeouts: u64,
+    /// Those that got it after they had found it held.
+    pub hand_offs: u64,
     /// Successful renewals.
     pub renewals: u64,
     /// Leases lost.
@@ -92,47 +96,7 @@ pub struct CounterSnapshot {
     pub active_locks: u64,
 }
 
-fn add(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
 impl Counters {
-    pub(crate) fn attempted(&self) {
-        add(&self.attempts);
-    }
-
-    pub(crate) fn succeeded(&self) {
-        add(&self.successes);
-    }
-
-    pub(crate) fn timed_out(&self) {
-        add(&self.timeouts);
-    }
-
-    pub(crate) fn renewed(&self) {
-        add(&self.renewals);
-    }
-
-    pub(crate) fn lost(&self) {
-        add(&self.losses);
-    }
-
-    pub(crate) fn backend_failed(&self) {
-        add(&self.backend_errors);
-    }
-
-    pub(crate) fn waited(&self, time: Duration) {
-        self.wait.record(time);
-    }
-
-    pub(crate) fn held_for(&self, now: BootTime, since: BootTime) {
-        self.hold.record(since.until(now));
-    }
-
-    pub(crate) fn note_active_locks(&self, count: u64) {
-        self.active_locks.store(count, Ordering::Relaxed);
-    }
-
     /// What they are now.
     #[must_use]
     pub fn snapshot(&self) -> CounterSnapshot {
@@ -142,6 +106,7 @@ impl Counters {
             successes: read(&self.successes),
             conflicts: read(&self.conflicts),
             timeouts: read(&self.timeouts),
+            hand_offs: read(&self.hand_offs),
             renewals: read(&self.renewals),
             losses: read(&self.losses),
             backend_errors: read(&self.backend_errors),
@@ -150,12 +115,87 @@ impl Counters {
     }
 }
 
-impl Progress for Counters {
+/// Where what happens is counted: in a manager's own counters, and in its process's.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    own: Arc<Counters>,
+    process: Arc<Counters>,
+}
+
+impl Ledger {
+    /// A ledger of a manager with these counters, in a process with those.
+    #[must_use]
+    pub fn new(own: Arc<Counters>, process: Arc<Counters>) -> Self {
+        Self { own, process }
+    }
+
+    /// The manager's own counters.
+    pub(crate) fn own(&self) -> &Counters {
+        &self.own
+    }
+
+    fn each(&self) -> [&Counters; 2] {
+        [&self.own, &self.process]
+    }
+
+    fn add(&self, counter: impl Fn(&Counters) -> &AtomicU64) {
+        for counters in self.each() {
+            counter(counters).fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn attempted(&self) {
+        self.add(|counters| &counters.attempts);
+    }
+
+    pub(crate) fn succeeded(&self) {
+        self.add(|counters| &counters.successes);
+    }
+
+    pub(crate) fn timed_out(&self) {
+        self.add(|counters| &counters.timeouts);
+    }
+
+    pub(crate) fn renewed(&self) {
+        self.add(|counters| &counters.renewals);
+    }
+
+    pub(crate) fn lost(&self) {
+        self.add(|counters| &counters.losses);
+    }
+
+    pub(crate) fn backend_failed(&self) {
+        self.add(|counters| &counters.backend_errors);
+    }
+
+    pub(crate) fn waited(&self, time: Duration) {
+        for counters in self.each() {
+            counters.wait.record(time);
+        }
+    }
+
+    pub(crate) fn held_since(&self, since: BootTime) {
+        let time = since.until(BootTime::now());
+        for counters in self.each() {
+            counters.hold.record(time);
+        }
+    }
+
+    pub(crate) fn note_active_locks(&self, count: u64) {
+        self.own.active_locks.store(count, Ordering::Relaxed);
+    }
+}
+
+impl Progress for Ledger {
     fn conflict(&self) {
-        add(&self.conflicts);
+        self.add(|counters| &counters.conflicts);
+    }
+
+    fn hand_off(&self) {
+        self.add(|counters| &counters.hand_offs);
     }
 
     fn backend_error(&self) {
-        add(&self.backend_errors);
+        self.backend_failed();
     }
 }

@@ -23,7 +23,7 @@ pub use engine::{Engine, Grant, Holding, Progress, Request, Waiting};
 pub use error::{LockError, StoreError};
 pub use lease::{Keeping, Lease};
 pub use manager::{Manager, Wanted};
-pub use metrics::{BOUNDS, CounterSnapshot, Counters, Histogram, HistogramSnapshot};
+pub use metrics::{BOUNDS, CounterSnapshot, Counters, Histogram, HistogramSnapshot, Ledger};
 pub use names::{LockName, lasting_time, waiting_time};
 pub use operation::LockRow;
 pub use registry::{EngineHandle, Registry};

@@ -10,14 +10,16 @@ use std::time::Duration;
 
 use super::database_url::Database;
 use super::engine::Engine;
+use super::metrics::Counters;
 use super::store::postgres::PostgresStore;
 use super::store::redis::RedisStore;
 use super::store::sqlite::{Location, SqliteStore, system_clock};
 
-/// The engines of one process.
+/// The engines of one process, and what its managers have counted.
 #[derive(Default)]
 pub struct Registry {
     engines: Mutex<HashMap<Database, Shared>>,
+    totals: Arc<Counters>,
 }
 
 #[derive(Clone)]
@@ -75,6 +77,21 @@ impl Registry {
             }
             keep
         });
+    }
+
+    /// What all managers of this process have counted, those that are gone included.
+    #[must_use]
+    pub fn totals(&self) -> &Arc<Counters> {
+        &self.totals
+    }
+
+    /// How many locks this process holds, and how many callers wait for one, on all databases.
+    #[must_use]
+    pub fn held_and_waiting(&self) -> (usize, usize) {
+        self.engines()
+            .values()
+            .map(|shared| shared.engine.held_and_waiting())
+            .fold((0, 0), |sum, more| (sum.0 + more.0, sum.1 + more.1))
     }
 
     /// Whether this process holds anything, or waits for it.

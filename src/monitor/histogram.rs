@@ -33,6 +33,14 @@ impl Histogram {
         self.sum += lag;
     }
 
+    /// Counts all that another counted.
+    pub fn add(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.sum += other.sum;
+    }
+
     /// The counts, in the order of [`BUCKETS`], each lag in one bucket; the last count is of what is longer than all.
     #[must_use]
     pub fn counts(&self) -> &[u64] {

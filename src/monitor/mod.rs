@@ -9,12 +9,16 @@
 
 mod histogram;
 mod pulse;
+mod recent;
+mod registry;
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use histogram::{BUCKETS, Histogram};
 use pulse::{Next, Pulse};
+pub use recent::RECENT_SECONDS;
+pub use registry::{Lags, Registry};
 
 /// What a loop that gives no sign is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub struct Reading {
     pub worst: Duration,
     /// Lags that reached the threshold, a stall under way included.
     pub stalls: u64,
+    /// Those of them that have ended.
+    pub ended_stalls: u64,
     /// All lags that have ended.
     pub histogram: Histogram,
 }
@@ -95,9 +101,18 @@ impl Monitor {
         self.changed.notify_all();
     }
 
+    fn is_stopped(&self) -> bool {
+        self.pulse().is_stopped()
+    }
+
     /// What was measured until now.
     pub fn reading(&self) -> Reading {
         self.pulse().reading(Instant::now())
+    }
+
+    /// The longest lag in each second since the start, or in each of the last [`RECENT_SECONDS`]; of the present one at the end.
+    pub fn recent(&self) -> Vec<Duration> {
+        self.pulse().recent(Instant::now())
     }
 
     /// The lag that grows now, if it has reached the threshold.

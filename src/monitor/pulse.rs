@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::recent::Recent;
 use super::{Histogram, Reading, Verdict};
 
 /// What the watching thread is to do next.
@@ -43,6 +44,7 @@ pub(super) struct Pulse {
     worst: Duration,
     stalls: u64,
     histogram: Histogram,
+    recent: Recent,
 }
 
 impl Pulse {
@@ -59,6 +61,7 @@ impl Pulse {
             worst: Duration::ZERO,
             stalls: 0,
             histogram: Histogram::default(),
+            recent: Recent::new(due),
         }
     }
 
@@ -70,10 +73,10 @@ impl Pulse {
             (Phase::Stopped, _) => return false,
             (Phase::Resting, _) | (_, None) => {} // nothing was due, or nobody ran the loop
             (Phase::Blocked, Some(lag)) => {
-                self.record(lag);
+                self.record(now, lag);
                 self.ended = Some(lag);
             }
-            (Phase::Beating | Phase::Asking, Some(lag)) => self.record(lag),
+            (Phase::Beating | Phase::Asking, Some(lag)) => self.record(now, lag),
         }
         self.phase = Phase::Beating;
         self.idle_before = false;
@@ -83,7 +86,7 @@ impl Pulse {
     pub(super) fn stop(&mut self, now: Instant) {
         let lag = self.overdue(now);
         if !lag.is_zero() {
-            self.record(lag);
+            self.record(now, lag);
         }
         self.phase = Phase::Stopped;
     }
@@ -149,8 +152,19 @@ impl Pulse {
             current: if overdue.is_zero() { self.last } else { overdue },
             worst: self.worst.max(overdue),
             stalls: self.stalls + u64::from(overdue >= self.threshold),
+            ended_stalls: self.stalls,
             histogram: self.histogram.clone(),
         }
+    }
+
+    /// The longest lag in each of the last seconds; that of a stall under way is the present second's.
+    pub(super) fn recent(&mut self, now: Instant) -> Vec<Duration> {
+        let overdue = self.overdue(now);
+        let mut longest = self.recent.longest(now).to_vec();
+        if let Some(present) = longest.last_mut() {
+            *present = overdue.max(*present);
+        }
+        longest
     }
 
     fn overdue(&self, now: Instant) -> Duration {
@@ -162,8 +176,9 @@ impl Pulse {
         }
     }
 
-    fn record(&mut self, lag: Duration) {
+    fn record(&mut self, now: Instant, lag: Duration) {
         self.histogram.record(lag);
+        self.recent.record(now, lag);
         self.last = lag;
         self.worst = self.worst.max(lag);
         self.stalls += u64::from(lag >= self.threshold);
@@ -236,11 +251,13 @@ mod tests {
         assert_eq!(pulse.next(after(start, 200)), Next::Sleep(None));
         assert_eq!(pulse.stalled_for(after(start, 200)), Some(2 * THRESHOLD));
         assert_eq!(pulse.reading(after(start, 200)).stalls, 1);
+        assert_eq!(pulse.recent(after(start, 200)), [2 * THRESHOLD]);
         assert!(pulse.sign(after(start, 300), None));
         assert_eq!(pulse.next(after(start, 300)), Next::TellEnd(3 * THRESHOLD));
         assert!(matches!(pulse.next(after(start, 300)), Next::Sleep(Some(_))));
         let reading = pulse.reading(after(start, 351));
         assert_eq!((reading.stalls, reading.worst), (1, 3 * THRESHOLD));
+        assert_eq!(pulse.recent(after(start, 351)), [3 * THRESHOLD]);
     }
 
     #[test]

@@ -1,14 +1,10 @@
-//! An endpoint's circuit breaker and the call counters, shared with Python.
-
-use std::sync::Arc;
-use std::time::Duration;
+//! An endpoint's circuit breaker, shared with Python.
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use super::errors::invalid_value;
 use crate::bridge::PerProcess;
-use crate::llm::{self, CallOutcome, CircuitState, LATENCY_BOUNDS, SharedHealth, Timestamp, now};
+use crate::llm::{self, CallOutcome, CircuitState, SharedHealth, Timestamp, now};
 
 /// What is known of an endpoint. Times are microseconds since the Unix epoch, or None.
 #[pyclass(frozen, module = "arbitrageai_native._native")]
@@ -134,61 +130,5 @@ shared_fields! {
     /// A call failed.
     fn record_failure(&self) {
         self.shared().lock().record(CallOutcome::Failure, now());
-    }
-}
-
-/// Counters of calls and their latency.
-#[pyclass(frozen, module = "arbitrageai_native._native")]
-pub struct CallMetrics(pub(super) Arc<llm::Metrics>);
-
-#[pymethods]
-impl CallMetrics {
-    #[new]
-    fn new() -> Self {
-        Self(Arc::default())
-    }
-
-    /// A call through a foreign client began.
-    fn started(&self) {
-        self.0.call_started();
-    }
-
-    /// It brought an answer after so many seconds.
-    fn succeeded(&self, seconds: f64) {
-        self.0
-            .call_succeeded(Duration::try_from_secs_f64(seconds).unwrap_or_default());
-    }
-
-    /// It failed.
-    fn failed(&self, kind: &str) {
-        self.0.failed(kind);
-    }
-
-    /// A blocking method was called from a running event loop.
-    fn blocked_a_loop(&self) {
-        self.0.blocked_a_loop();
-    }
-
-    /// The figures now.
-    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let snapshot = self.0.snapshot();
-        let failures = PyDict::new(py);
-        for (kind, count) in &snapshot.failures {
-            failures.set_item(kind, count)?;
-        }
-        let latency = PyDict::new(py);
-        let bounds = LATENCY_BOUNDS.iter().copied().chain([f64::INFINITY]);
-        for (bound, count) in bounds.zip(&snapshot.latency_buckets) {
-            latency.set_item(bound, count)?;
-        }
-        let figures = PyDict::new(py);
-        figures.set_item("calls", snapshot.started)?;
-        figures.set_item("successes", snapshot.succeeded)?;
-        figures.set_item("failures", failures)?;
-        figures.set_item("retries", snapshot.retries)?;
-        figures.set_item("blocking_calls_in_loop", snapshot.blocking_calls_in_loop)?;
-        figures.set_item("latency_seconds", latency)?;
-        figures.set_item("latency_seconds_total", snapshot.latency_total.as_secs_f64())?;
-        Ok(figures)
     }
 }

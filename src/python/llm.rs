@@ -13,7 +13,8 @@ use pyo3::types::PyDict;
 use serde_json::{Map, Value};
 
 use super::convert::{body_to_json, from_json, seconds, string_pairs};
-use super::health::{CallMetrics, EndpointHealth};
+use super::health::EndpointHealth;
+use super::metrics::{self, CallMetrics};
 use super::options::CallOptions;
 use super::stream::ChatStream;
 use crate::bridge::{Nothing, PerProcess, awaitable, block_on};
@@ -62,6 +63,7 @@ impl PreparedCall {
             options: self.options,
             health: self.health,
             metrics: self.metrics,
+            totals: Arc::clone(metrics::calls()),
             delay: self.delay,
         })
     }

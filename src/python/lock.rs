@@ -11,10 +11,15 @@ use pyo3::prelude::*;
 use crate::bridge::{PerProcess, ProcessBound, awaitable, block_on, receive};
 use crate::lock::{
     self, BOUNDS, CounterSnapshot, Counters, DEFAULT_URL, Database, Grant, HistogramSnapshot, Keeping,
-    LockError, LockName, Manager, Options, Registry, Wanted,
+    Ledger, LockError, LockName, Manager, Options, Registry, Wanted,
 };
 
 static REGISTRY: PerProcess<Registry> = PerProcess::new();
+
+/// This process's engines, and what its managers have counted.
+pub(super) fn registry() -> &'static Registry {
+    REGISTRY.get_or_init(Registry::default)
+}
 
 /// The managers' common settings, and this process's manager once it is needed.
 struct Settings {
@@ -34,8 +39,10 @@ impl Settings {
             let slot = settings.manager.get_or_init(Mutex::default);
             let mut manager = slot.lock().unwrap_or_else(PoisonError::into_inner);
             let make = || {
-                let engine = REGISTRY.get_or_init(Registry::default).engine(&settings.database);
-                Arc::new(Manager::new(engine, Arc::clone(&settings.counters)))
+                let engine = registry().engine(&settings.database);
+                let own = Arc::clone(&settings.counters);
+                let ledger = Ledger::new(own, Arc::clone(registry().totals()));
+                Arc::new(Manager::new(engine, ledger))
             };
             Ok::<_, LockError>(Arc::clone(manager.get_or_insert_with(make)))
         })
@@ -246,8 +253,9 @@ impl LockManager {
         awaitable(py, async move { manager.clear().await })
     }
 
-    /// Every row: (key, holder, acquired at, expires at, seconds left).
-    fn rows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    /// Every row, or the first so many: (key, holder, acquired at, expires at, seconds left).
+    #[pyo3(signature = (most = None))]
+    fn rows<'py>(&self, py: Python<'py>, most: Option<usize>) -> PyResult<Bound<'py, PyAny>> {
         let manager = self.settings.manager(py)?;
         awaitable(py, async move {
             let rows = manager.rows().await?;
@@ -260,12 +268,14 @@ impl LockManager {
                     row.expires_in,
                 )
             };
-            Ok::<_, LockError>(rows.into_iter().map(tuple).collect::<Vec<_>>())
+            let rows = rows.into_iter().take(most.unwrap_or(usize::MAX));
+            Ok::<_, LockError>(rows.map(tuple).collect::<Vec<_>>())
         })
     }
 
-    /// Who waits in this process: (key, holder, seconds).
-    fn waiting(&self) -> Vec<(String, String, f64)> {
+    /// Who waits in this process, all or the first so many: (key, holder, seconds).
+    #[pyo3(signature = (most = None))]
+    fn waiting(&self, most: Option<usize>) -> Vec<(String, String, f64)> {
         let Some(slot) = self.settings.manager.get() else {
             return Vec::new();
         };
@@ -275,6 +285,7 @@ impl LockManager {
             .unwrap_or_default();
         waiting
             .into_iter()
+            .take(most.unwrap_or(usize::MAX))
             .map(|waiter| {
                 (
                     waiter.key.to_string(),

@@ -5,5 +5,6 @@ pub mod errors;
 pub mod health;
 pub mod llm;
 pub mod lock;
+pub mod metrics;
 pub mod options;
 pub mod stream;

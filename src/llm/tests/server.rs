@@ -8,7 +8,7 @@ use serde_json::{Map, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::llm::{Call, CallOptions, Endpoint, Extras, Metrics, SharedHealth, Transport, TransportSettings};
+use crate::llm::{Call, CallOptions, Endpoint, Extras, SharedHealth, Transport, TransportSettings};
 
 /// What the server does with one request.
 pub enum Reply {
@@ -107,7 +107,8 @@ pub fn call_of(base_url: &str, options: CallOptions, transport: &Arc<Transport>)
         request: endpoint.request(&body, &Extras::default()).unwrap(),
         options,
         health: None,
-        metrics: Arc::new(Metrics::default()),
+        metrics: Arc::default(),
+        totals: Arc::default(),
         delay: Duration::ZERO,
     }
 }

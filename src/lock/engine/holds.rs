@@ -23,6 +23,7 @@ pub(crate) struct Hold {
     pub(crate) holder: Arc<str>,
     pub(crate) row: Arc<str>,
     pub(crate) manager: u64,
+    pub(crate) since: BootTime,
     valid_until: AtomicU64,
     status: AtomicU8,
     changed: Notify,
@@ -53,6 +54,7 @@ impl Hold {
             holder,
             row,
             manager,
+            since: BootTime::now(),
             valid_until: AtomicU64::new(valid_until.as_nanos()),
             status: AtomicU8::new(Status::Held as u8),
             changed: Notify::new(),
@@ -82,7 +84,11 @@ impl Hold {
 
     /// Ours, and not expired.
     pub(crate) fn is_held(&self) -> bool {
-        self.status() == Status::Held && BootTime::now() < self.valid_until()
+        self.is_held_at(BootTime::now())
+    }
+
+    pub(super) fn is_held_at(&self, now: BootTime) -> bool {
+        self.status() == Status::Held && now < self.valid_until()
     }
 
     /// Moves from held to another status; false if it was not held any more.

@@ -80,6 +80,8 @@ struct Sent {
 pub trait Progress: Send + Sync {
     /// The lock was found held, or others wait for it already; at most once a request.
     fn conflict(&self);
+    /// The lock was won after a conflict.
+    fn hand_off(&self);
     /// The database failed or did not answer.
     fn backend_error(&self);
 }
@@ -157,13 +159,13 @@ impl Engine {
             timeout: request.said_timeout,
         };
         let mut conflict_noted = false;
-        let mut note_conflict = || {
-            if !std::mem::replace(&mut conflict_noted, true) {
+        let note_conflict = |noted: &mut bool| {
+            if !std::mem::replace(noted, true) {
                 progress.conflict();
             }
         };
         if !place.came_first() {
-            note_conflict();
+            note_conflict(&mut conflict_noted);
             if timeout_at(deadline, place.first()).await.is_err() {
                 return Err(match place.failure() {
                     Some(error) => LockError::backend(error),
@@ -183,7 +185,7 @@ impl Engine {
                 && let Some(expiry) = place.held_here()
             {
                 // Held in this very process: unless something was heard, the database has nothing new to say.
-                note_conflict();
+                note_conflict(&mut conflict_noted);
                 if Instant::now() >= deadline {
                     return Err(timed_out());
                 }
@@ -205,10 +207,13 @@ impl Engine {
             match outcome {
                 Ok(Attempt::Won(won)) => {
                     place.note_failure(None);
+                    if conflict_noted {
+                        progress.hand_off();
+                    }
                     return Ok(Grant::new(self, claim, won, attempt.sent_at, request.manager));
                 }
                 Ok(Attempt::Held(by)) => {
-                    note_conflict();
+                    note_conflict(&mut conflict_noted);
                     place.note_failure(None);
                     backoff = Backoff::default();
                     if Instant::now() >= deadline {
@@ -390,6 +395,12 @@ impl Engine {
     #[must_use]
     pub fn holding(&self) -> Vec<Holding> {
         self.queues().holding()
+    }
+
+    /// How many locks this process holds, and how many callers wait for one.
+    #[must_use]
+    pub fn held_and_waiting(&self) -> (usize, usize) {
+        self.queues().held_and_waiting()
     }
 
     /// Rows of abandoned claims that are still to be deleted.

@@ -1,5 +1,6 @@
 //! The waiters for each key in the order they came, and what this process holds.
 
+use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Engine;
 use super::holds::{Hold, Tombstones};
+use crate::lock::boot_time::BootTime;
 use crate::lock::error::StoreError;
 use crate::lock::operation::LockRow;
 
@@ -133,7 +135,8 @@ impl Queues {
 
     pub(super) fn waiting(&self) -> Vec<Waiting> {
         let now = Instant::now();
-        self.keys
+        let mut waiting: Vec<_> = self
+            .keys
             .iter()
             .flat_map(|(key, state)| {
                 state.waiters.iter().map(move |waiter| Waiting {
@@ -142,7 +145,9 @@ impl Queues {
                     since: now.saturating_duration_since(waiter.since),
                 })
             })
-            .collect()
+            .collect();
+        waiting.sort_by_key(|waiting| Reverse(waiting.since));
+        waiting
     }
 
     pub(super) fn holding(&self) -> Vec<Holding> {
@@ -156,6 +161,14 @@ impl Queues {
                 })
             })
             .collect()
+    }
+
+    pub(super) fn held_and_waiting(&self) -> (usize, usize) {
+        let now = BootTime::now();
+        self.keys.values().fold((0, 0), |(held, waiting), state| {
+            let holds = state.holds.iter().filter(|hold| hold.is_held_at(now));
+            (held + holds.count(), waiting + state.waiters.len())
+        })
     }
 
     pub(super) fn hold_of(&self, key: &Arc<str>, holder: &str) -> Result<Arc<Hold>, bool> {

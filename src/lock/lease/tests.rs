@@ -51,8 +51,8 @@ async fn lease(ttl: Duration, auto_renew: bool) -> (Lease, Arc<AtomicBool>) {
         said_timeout: Duration::ZERO,
         manager: 0,
     };
-    let counters = Arc::new(Counters::default());
-    let progress: Arc<dyn Progress> = Arc::clone(&counters) as _;
+    let ledger = Arc::new(Ledger::default());
+    let progress: Arc<dyn Progress> = Arc::clone(&ledger) as _;
     let grant = engine.acquire(request, progress).await.unwrap();
     (
         Lease::new(
@@ -61,7 +61,7 @@ async fn lease(ttl: Duration, auto_renew: bool) -> (Lease, Arc<AtomicBool>) {
                 auto_renew,
                 max_hold: None,
             },
-            counters,
+            ledger,
         ),
         silent,
     )

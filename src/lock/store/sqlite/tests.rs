@@ -8,6 +8,7 @@ struct NoProgress;
 
 impl Progress for NoProgress {
     fn conflict(&self) {}
+    fn hand_off(&self) {}
     fn backend_error(&self) {}
 }
 
