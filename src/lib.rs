@@ -6,6 +6,7 @@
 pub mod llm;
 pub mod lock;
 pub mod monitor;
+pub mod versions;
 
 #[cfg(feature = "python")]
 #[allow(unsafe_code, reason = "descriptors and fork handlers need it")]
@@ -30,6 +31,10 @@ mod _native {
     use crate::bridge::watch::LoopWatch;
     #[pymodule_export]
     use crate::bridge::{Awaitable, Inbox, Receive};
+    #[pymodule_export]
+    use crate::python::diagnosis::{
+        ask_for_models, inspect_database, libraries, trusted_certificates, worker_threads,
+    };
     #[pymodule_export]
     use crate::python::health::EndpointHealth;
     #[pymodule_export]

@@ -208,6 +208,16 @@ def test_without_a_loop_it_says_where_it_is_to_be_installed() -> None:
         LoopMonitor().install()
 
 
+async def test_a_thread_without_a_loop_cannot_watch_that_of_another() -> None:
+    monitor = LoopMonitor()
+    with pytest.raises(RuntimeError, match="in a running event loop's thread"):
+        await asyncio.to_thread(monitor.install)
+    assert not monitor.is_installed
+    async with monitor:
+        with pytest.raises(RuntimeError, match="in a running event loop's thread"):
+            await asyncio.to_thread(monitor.install)
+
+
 async def test_another_thread_may_read_it_and_not_uninstall_it() -> None:
     async with LoopMonitor() as monitor:
         assert await asyncio.to_thread(lambda: monitor.worst) >= 0

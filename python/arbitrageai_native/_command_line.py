@@ -23,6 +23,7 @@ COMMAND_MODULES: Final = (
     "arbitrageai_native._locks_command",
     "arbitrageai_native._run_command",
     "arbitrageai_native._audit_command",
+    "arbitrageai_native._doctor_command",
 )
 
 EXIT_BAD_INPUT: Final = 2

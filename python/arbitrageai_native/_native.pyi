@@ -21,13 +21,18 @@ __all__ = [
     "Probe",
     "Receive",
     "Turn",
+    "ask_for_models",
     "check_lock_ttl",
+    "inspect_database",
     "is_healthy",
+    "libraries",
     "process_metrics",
     "release_all_locks",
     "requests_under_way",
     "sleep",
+    "trusted_certificates",
     "turn",
+    "worker_threads",
 ]
 
 _Result = TypeVar("_Result", covariant=True)
@@ -390,3 +395,24 @@ def check_lock_ttl(ttl: float) -> None: ...
 
 def process_metrics() -> dict[str, Any]:
     """All that this process has counted: `llm`, `locks`, `loop`, `bridge`."""
+
+# --- what `doctor` asks ---
+
+def inspect_database(database_url: str | None = None) -> Awaitable[dict[str, Any]]:
+    """Looks at the locks' database without changing anything in it.
+
+    `place`, `server`, `missing_tables` (None where none are needed), `difference` (of the locks' table; None
+    if it serves), `clock_ahead` (seconds), `encrypted`, `obstacles` and `cautions`.
+    """
+
+def ask_for_models(base_url: str, api_key: str, seconds: float) -> Awaitable[int]:
+    """Asks a model server for its list of models: the status of its answer. That costs no tokens."""
+
+def trusted_certificates() -> Awaitable[int]:
+    """How many certificates are trusted."""
+
+def worker_threads() -> int:
+    """How many threads the native runtime has, or will have when it is started."""
+
+def libraries() -> list[tuple[str, str]]:
+    """The libraries that are built in: (name, version)."""

@@ -43,7 +43,11 @@ pub(super) fn cannot_start(error: &std::io::Error) -> PyErr {
     ))
 }
 
-fn worker_threads() -> PyResult<usize> {
+/// How many workers the runtime has, or will have.
+///
+/// # Errors
+/// `ValueError` if the environment asks for a number that is none.
+pub fn worker_threads() -> PyResult<usize> {
     let Some(setting) = std::env::var_os(WORKER_THREADS_VARIABLE) else {
         return Ok(available_parallelism()
             .map_or(1, |cores| cores.get() / 2)

@@ -39,9 +39,9 @@ pub use health::{
 };
 pub use metrics::{FAILURE_KINDS, LATENCY_BOUNDS, Metrics, Snapshot};
 pub use options::{CallOptions, IdempotencyKey};
-pub use probe::is_healthy;
+pub use probe::{ask_for_models, is_healthy};
 pub use read_ahead::{Items, ReadAhead, Shape};
 pub use retry::{RetryHint, RetryPolicy};
 pub use stream::ChatStream;
 pub use totals::{MODELS_KEPT, OTHER_MODELS, Totals};
-pub use transport::{Transport, TransportSettings};
+pub use transport::{Transport, TransportSettings, trusted_certificates};

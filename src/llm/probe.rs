@@ -1,10 +1,11 @@
-//! Asks a model server whether it is alive, without a completion.
+//! Asks a model server whether it is alive, and whether it takes a key, without a completion.
 
 use std::time::Duration;
 
 use reqwest::{StatusCode, Url};
 
 use super::endpoint::{http_url, join};
+use super::error::{Error, TimeoutKind};
 use super::transport::Transport;
 
 /// Where to ask, in this order: the first that is not 404 decides. Ollama has the second, every OpenAI-compatible server the third.
@@ -28,6 +29,31 @@ pub async fn is_healthy(transport: &Transport, endpoint: &str, limit: Duration) 
         false
     };
     tokio::time::timeout(limit, asked).await.unwrap_or(false)
+}
+
+/// Asks for the list of models, as a client with this key does: the status of the answer. That costs no tokens.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] if `base_url` is none; [`Error::Timeout`] or [`Error::Connection`] if nothing answered.
+pub async fn ask_for_models(
+    transport: &Transport,
+    base_url: &str,
+    api_key: &str,
+    limit: Duration,
+) -> Result<u16, Error> {
+    let url = join(&http_url("base_url", base_url)?, "models");
+    let asking = transport.client.get(url).bearer_auth(api_key).send();
+    match tokio::time::timeout(limit, asking).await {
+        Ok(Ok(answer)) => Ok(answer.status().as_u16()),
+        Ok(Err(error)) => Err(Error::from_transport(
+            &error.without_url(),
+            transport.settings.connect_timeout,
+        )),
+        Err(_) => Err(Error::Timeout {
+            kind: TimeoutKind::Try,
+            limit,
+        }),
+    }
 }
 
 fn without_version(base: &Url) -> Url {

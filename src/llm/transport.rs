@@ -103,6 +103,15 @@ fn check_certificate_file() -> Result<(), Error> {
     })
 }
 
+/// How many certificates are trusted: those of `SSL_CERT_FILE`, or else the system's. It reads files.
+///
+/// # Errors
+/// [`Error::Connection`] if the file that `SSL_CERT_FILE` names has no certificates.
+pub fn trusted_certificates() -> Result<usize, Error> {
+    check_certificate_file()?;
+    Ok(rustls_native_certs::load_native_certs().certs.len())
+}
+
 /// `NO_PROXY=*` switches proxies off; the library takes it for all names, but for no address.
 fn proxies_are_switched_off() -> bool {
     env::var("NO_PROXY")

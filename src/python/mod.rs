@@ -1,6 +1,7 @@
 //! The bindings: Python arguments in, results and errors out, no logic.
 
 pub mod convert;
+pub mod diagnosis;
 pub mod errors;
 pub mod health;
 pub mod llm;

@@ -19,10 +19,13 @@ use crate::lock::operation::Operation;
 
 mod answers;
 mod errors;
+mod inspection;
 mod lane;
 mod listener;
 mod schema;
 mod statements;
+
+pub(in crate::lock) use inspection::inspect;
 
 /// How long a note that somebody waits is good for.
 const NOTE_LASTS: Duration = Duration::from_secs(30);

@@ -19,6 +19,15 @@ WITH (fillfactor = 50)";
 const WAITERS: &str = "\
 CREATE UNLOGGED TABLE IF NOT EXISTS arbitrageai_lock_waiters (key_hash BIGINT PRIMARY KEY, until FLOAT NOT NULL)";
 
+/// The tables, and how each is made.
+const TABLES: [(&str, &str); 3] = [
+    (LOCK_TABLE, LOCKS),
+    ("arbitrageai_lock_fences", FENCES),
+    ("arbitrageai_lock_waiters", WAITERS),
+];
+/// The original's table.
+pub(super) const LOCK_TABLE: &str = "distributed_locks";
+
 /// Any constant that no other application uses for its advisory locks by chance.
 const LOCK_WHILE_MAKING: &str = "SELECT pg_advisory_xact_lock(4796218120375551821)";
 
@@ -51,7 +60,12 @@ pub(super) async fn prepare(shared: &Shared, connection: &mut PgConnection) -> R
                 .await
                 .map_err(|error| failed(settings, &error))?;
         }
-        check(settings, connection).await?;
+        let difference = difference(connection)
+            .await
+            .map_err(|error| failed(settings, &error))?;
+        if let Some(difference) = difference {
+            return Err(StoreError::permanent(difference));
+        }
         *prepared = true;
     }
     Ok(())
@@ -65,28 +79,26 @@ fn failed(settings: &PostgresSettings, error: &sqlx::Error) -> StoreError {
         .and_then(|error| error.code().map(|code| code.into_owned()));
     failure.transient |= matches!(code.as_deref(), Some("23505" | "42P07" | "42710" | "XX000"));
     if code.as_deref() == Some("42501") {
-        failure.message = format!(
-            "{}: the role may not make the lock tables; let one who may run: {LOCKS}; {FENCES}; {WAITERS}",
-            settings.describe()
-        );
+        failure.message = format!("{}: {}", settings.describe(), may_not_make());
     }
     failure
 }
 
-async fn missing_tables(connection: &mut PgConnection) -> sqlx::Result<Vec<&'static str>> {
-    let tables = [
-        ("distributed_locks", LOCKS),
-        ("arbitrageai_lock_fences", FENCES),
-        ("arbitrageai_lock_waiters", WAITERS),
-    ];
+/// What to tell of a role that may not make the tables.
+pub(super) fn may_not_make() -> String {
+    format!("the role may not make the lock tables; let one who may run: {LOCKS}; {FENCES}; {WAITERS}")
+}
+
+/// The names of the tables that are missing.
+pub(super) async fn missing_tables(connection: &mut PgConnection) -> sqlx::Result<Vec<&'static str>> {
     let mut transaction = connection.begin().await?;
     let mut missing = Vec::new();
-    for (table, making) in tables {
+    for (table, _) in TABLES {
         let query = sqlx::query_scalar::<_, bool>("SELECT to_regclass($1) IS NULL")
             .bind(table)
             .persistent(false);
         if query.fetch_one(&mut *transaction).await? {
-            missing.push(making);
+            missing.push(table);
         }
     }
     transaction.commit().await?;
@@ -96,7 +108,7 @@ async fn missing_tables(connection: &mut PgConnection) -> sqlx::Result<Vec<&'sta
 async fn make(connection: &mut PgConnection, missing: &[&'static str]) -> sqlx::Result<()> {
     let mut transaction = connection.begin().await?;
     transaction.execute(LOCK_WHILE_MAKING).await?;
-    for statements in missing {
+    for (_, statements) in TABLES.iter().filter(|(table, _)| missing.contains(table)) {
         for statement in statements.split("; ") {
             transaction.execute(statement).await?;
         }
@@ -104,55 +116,47 @@ async fn make(connection: &mut PgConnection, missing: &[&'static str]) -> sqlx::
     transaction.commit().await
 }
 
-async fn check(settings: &PostgresSettings, connection: &mut PgConnection) -> Result<(), StoreError> {
-    let read = async {
-        let mut transaction = connection.begin().await?;
-        let columns = sqlx::query(
-            "SELECT attname::text, format_type(atttypid, NULL), attnotnull AND NOT atthasdef AND attidentity = '' \
-             FROM pg_attribute WHERE attrelid = to_regclass('distributed_locks') AND attnum > 0 AND NOT attisdropped",
-        )
-        .persistent(false)
-        .fetch_all(&mut *transaction)
-        .await?;
-        let unique = sqlx::query_scalar::<_, bool>(
-            "SELECT EXISTS (SELECT 1 FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0] \
-             WHERE indrelid = to_regclass('distributed_locks') AND indisunique AND indisvalid AND indpred IS NULL \
-             AND indnkeyatts = 1 AND attname = 'lock_key')",
-        )
-        .persistent(false)
-        .fetch_one(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        let columns = columns
-            .iter()
-            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
-            .collect::<sqlx::Result<Vec<(String, String, bool)>>>()?;
-        sqlx::Result::Ok((columns, unique))
-    };
-    let (columns, unique) = read.await.map_err(|error| failed(settings, &error))?;
-    let wrong = |column: &str, what: String| {
-        StoreError::permanent(format!(
-            "the table distributed_locks has another shape: column {column} {what}"
-        ))
-    };
+/// What is different about the table of the locks that is there; None if it serves.
+pub(super) async fn difference(connection: &mut PgConnection) -> sqlx::Result<Option<String>> {
+    let mut transaction = connection.begin().await?;
+    let columns = sqlx::query(
+        "SELECT attname::text, format_type(atttypid, NULL), attnotnull AND NOT atthasdef AND attidentity = '' \
+         FROM pg_attribute WHERE attrelid = to_regclass('distributed_locks') AND attnum > 0 AND NOT attisdropped",
+    )
+    .persistent(false)
+    .fetch_all(&mut *transaction)
+    .await?;
+    let unique = sqlx::query_scalar::<_, bool>(
+        "SELECT EXISTS (SELECT 1 FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0] \
+         WHERE indrelid = to_regclass('distributed_locks') AND indisunique AND indisvalid AND indpred IS NULL \
+         AND indnkeyatts = 1 AND attname = 'lock_key')",
+    )
+    .persistent(false)
+    .fetch_one(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    let columns = columns
+        .iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+        .collect::<sqlx::Result<Vec<(String, String, bool)>>>()?;
+    let found = wrong_column(&columns).or((!unique).then(|| "lock_key has no unique index".to_owned()));
+    Ok(found.map(|what| format!("the table {LOCK_TABLE} has another shape: column {what}")))
+}
+
+/// The first column (name, type, whether it must be given) that does not serve, and why.
+fn wrong_column(columns: &[(String, String, bool)]) -> Option<String> {
     for (expected, types) in COLUMNS {
         match columns.iter().find(|(name, _, _)| name == expected) {
-            None => return Err(wrong(expected, "is missing".into())),
+            None => return Some(format!("{expected} is missing")),
             Some((_, found, _)) if !types.contains(&found.as_str()) => {
-                return Err(wrong(expected, format!("is {found}, not {}", types[0])));
+                return Some(format!("{expected} is {found}, not {}", types[0]));
             }
             Some(_) => {}
         }
     }
     let unknown = |name: &str| !COLUMNS.iter().any(|(known, _)| *known == name);
-    if let Some((name, _, _)) = columns
+    columns
         .iter()
         .find(|(name, _, must_be_given)| *must_be_given && unknown(name))
-    {
-        return Err(wrong(name, "is unknown here, and must be given".into()));
-    }
-    if !unique {
-        return Err(wrong("lock_key", "has no unique index".into()));
-    }
-    Ok(())
+        .map(|(name, _, _)| format!("{name} is unknown here, and must be given"))
 }

@@ -21,11 +21,14 @@ use crate::lock::error::StoreError;
 use crate::lock::operation::Operation;
 
 mod errors;
+mod inspection;
 mod keys;
 mod lane;
 mod listener;
 mod listing;
 mod scripts;
+
+pub(in crate::lock) use inspection::inspect;
 
 /// How long a server may take to answer before the connection is given up: one that works does within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -18,12 +18,14 @@ use super::{Listener, Store};
 use crate::lock::operation::Operation;
 
 mod change_watch;
+mod inspection;
 mod neighbours;
 mod schema;
 mod statements;
 mod worker;
 
 use change_watch::ChangeWatch;
+pub(in crate::lock) use inspection::{inspect, inspect_memory};
 use worker::{Message, Worker};
 
 /// Where a SQLite database is.

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, ErrorCode};
 
 use crate::lock::error::StoreError;
+use crate::lock::inspection::Tables;
 
 /// As SQLAlchemy's `create_all` makes it.
 const MAKE: &str = "\
@@ -14,6 +15,10 @@ const MAKE: &str = "\
     COMMIT";
 const MAKE_FENCES: &str = "\
     CREATE TABLE IF NOT EXISTS arbitrageai_lock_fences (bucket INTEGER PRIMARY KEY, token BIGINT NOT NULL)";
+
+/// The tables' names.
+pub(super) const TABLES: [&str; 2] = [LOCK_TABLE, "arbitrageai_lock_fences"];
+const LOCK_TABLE: &str = "distributed_locks";
 
 /// The columns that the original's table has.
 const COLUMNS: [&str; 6] = [
@@ -48,22 +53,33 @@ pub(super) fn prepare(connection: &Connection) -> Result<(), StoreError> {
             _ => StoreError::permanent(message),
         }
     };
-    let found = columns(connection, "distributed_locks").map_err(failed)?;
-    if found.is_empty() {
-        connection.execute_batch(MAKE).map_err(failed)?;
-    } else {
-        check(&found)?;
-        if !has_unique_key(connection).map_err(failed)? {
-            return Err(wrong_column("lock_key", "has no unique index"));
+    match look(connection).map_err(failed)? {
+        Tables::AnotherShape(difference) => return Err(StoreError::permanent(difference)),
+        Tables::Usable { missing } => {
+            for table in missing {
+                let making = if table == LOCK_TABLE { MAKE } else { MAKE_FENCES };
+                connection.execute_batch(making).map_err(failed)?;
+            }
         }
-    }
-    if columns(connection, "arbitrageai_lock_fences")
-        .map_err(failed)?
-        .is_empty()
-    {
-        connection.execute_batch(MAKE_FENCES).map_err(failed)?;
+        Tables::NotNeeded => {}
     }
     Ok(())
+}
+
+/// What is there, without making anything.
+pub(super) fn look(connection: &Connection) -> rusqlite::Result<Tables> {
+    let mut missing = Vec::new();
+    for table in TABLES {
+        let found = columns(connection, table)?;
+        if found.is_empty() {
+            missing.push(table);
+        } else if table == LOCK_TABLE
+            && let Some(difference) = difference(connection, &found)?
+        {
+            return Ok(Tables::AnotherShape(difference));
+        }
+    }
+    Ok(Tables::Usable { missing })
 }
 
 fn columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Column>> {
@@ -79,18 +95,30 @@ fn columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Column>
         .collect()
 }
 
-fn check(found: &[Column]) -> Result<(), StoreError> {
+/// What is different about the table of the locks that is there; None if it serves.
+fn difference(connection: &Connection, found: &[Column]) -> rusqlite::Result<Option<String>> {
+    let mut what = wrong_column(found);
+    if what.is_none() && !has_unique_key(connection)? {
+        what = Some("lock_key has no unique index".to_owned());
+    }
+    Ok(what.map(|what| format!("the table {LOCK_TABLE} has another shape: column {what}")))
+}
+
+/// The first column that does not serve, and why.
+fn wrong_column(found: &[Column]) -> Option<String> {
     for expected in COLUMNS {
-        let column = found
+        let Some(column) = found
             .iter()
             .find(|column| column.name.eq_ignore_ascii_case(expected))
-            .ok_or_else(|| wrong_column(expected, "is missing"))?;
+        else {
+            return Some(format!("{expected} is missing"));
+        };
         let declared = column.declared_type.to_uppercase();
         let is_float = ["FLOA", "REAL", "DOUB"]
             .iter()
             .any(|part| declared.contains(part));
         if expected.ends_with("_at") && expected != "created_at" && !is_float {
-            return Err(wrong_column(expected, &format!("is {declared}, not FLOAT")));
+            return Some(format!("{expected} is {declared}, not FLOAT"));
         }
     }
     let unknown = |column: &&Column| {
@@ -98,10 +126,11 @@ fn check(found: &[Column]) -> Result<(), StoreError> {
             .iter()
             .any(|known| column.name.eq_ignore_ascii_case(known))
     };
-    match found.iter().filter(unknown).find(|column| column.must_be_given) {
-        Some(column) => Err(wrong_column(&column.name, "is unknown here, and must be given")),
-        None => Ok(()),
-    }
+    found
+        .iter()
+        .filter(unknown)
+        .find(|column| column.must_be_given)
+        .map(|column| format!("{} is unknown here, and must be given", column.name))
 }
 
 fn has_unique_key(connection: &Connection) -> rusqlite::Result<bool> {
@@ -112,10 +141,4 @@ fn has_unique_key(connection: &Connection) -> rusqlite::Result<bool> {
         [],
         |row| row.get(0),
     )
-}
-
-fn wrong_column(column: &str, what: &str) -> StoreError {
-    StoreError::permanent(format!(
-        "the table distributed_locks has another shape: column {column} {what}"
-    ))
 }

@@ -367,7 +367,7 @@ fn place(location: &Location) -> String {
     }
 }
 
-fn store_error(location: &Location, error: &rusqlite::Error) -> StoreError {
+pub(super) fn store_error(location: &Location, error: &rusqlite::Error) -> StoreError {
     let message = format!("SQLite database {}: {error}", place(location));
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::SchemaChanged) => {

@@ -1,0 +1,122 @@
+"""Where locks are kept: reachable, with tables of the right shape, and with a clock like ours."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+from arbitrageai_native import _native
+from arbitrageai_native.agent_execution.bid_lock_manager_factory import _wants_redis
+from arbitrageai_native.agent_execution.redis_bid_lock_manager import _url_of_the_environment
+from arbitrageai_native.exceptions import LockBackendError
+
+from .finding import Finding, Level
+
+__all__ = ["database", "redis"]
+
+_SECONDS_TO_NOTICE: Final = 1.0
+# From this part of the locks' time on, a clock that is wrong by so much takes locks from under their holders.
+_DANGEROUS_PART: Final = 0.5
+
+
+async def database(url: str | None, ttl: float) -> list[Finding]:
+    """The database of the locks."""
+    given = url or os.environ.get("DATABASE_URL") or None
+    try:
+        looking = _native.inspect_database(given)
+    except ValueError as error:
+        mend = "Set DATABASE_URL in SQLAlchemy's form, as docs/locks.md has it."
+        return [Finding("database", Level.ERROR, str(error), mend)]
+    try:
+        found = await looking
+    except LockBackendError as error:
+        mend = "See that the server runs, and that host, port, user and password in DATABASE_URL are right."
+        if given is None or given.startswith("sqlite"):
+            mend = "See that DATABASE_URL names a SQLite file that this user may read and write."
+        return [Finding("database", Level.ERROR, str(error), mend)]
+    return [*_reachable("database", found), *_tables(found), *_clock("clock", found, ttl)]
+
+
+async def redis(ttl: float) -> list[Finding]:
+    """Redis, if it is to keep the locks."""
+    if not _wants_redis(None):
+        return [Finding("Redis", Level.OK, "not configured: locks are in the database")]
+    configured = any(
+        os.environ.get(name) for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT", "USE_REDIS_LOCKS")
+    )
+    try:
+        found = await _native.inspect_database(_url_of_the_environment())
+    except (LockBackendError, ValueError) as error:
+        said = str(error).replace("database_url", "REDIS_URL")
+        mend = "See that the server runs and that REDIS_URL is right, or set USE_REDIS_LOCKS=false."
+        level = Level.ERROR if configured else Level.WARNING
+        return [Finding("Redis", level, f"{said}; locks would be in the database", mend)]
+    return [*_reachable("Redis", found), *_clock("Redis's clock", found, ttl)]
+
+
+def _reachable(check: str, found: dict[str, Any]) -> list[Finding]:
+    detail = f"{found['place']} answers" if found["clock_ahead"] is not None else found["place"]
+    if found["server"]:
+        detail += f": {found['server']}"
+    if found["encrypted"] is not None:
+        detail += ", encrypted" if found["encrypted"] else ", not encrypted"
+    findings = [
+        Finding(check, Level.ERROR, f"{found['place']}: {obstacle}", _mend(obstacle))
+        for obstacle in found["obstacles"]
+    ]
+    findings += [
+        Finding(check, Level.WARNING, f"{found['place']}: {caution}", _mend(caution))
+        for caution in found["cautions"]
+    ]
+    return findings or [Finding(check, Level.OK, detail)]
+
+
+# Words of an obstacle or a caution, and what to do about it.
+_MENDS: Final = (
+    ("standby", "Point DATABASE_URL at the primary server."),
+    ("replica", "Point REDIS_URL at the primary server."),
+    (
+        "default_transaction_read_only",
+        "Switch default_transaction_read_only off for the role or the database.",
+    ),
+    (
+        "may not read and write",
+        "Let the table's owner GRANT SELECT, INSERT, UPDATE, DELETE on it to the role.",
+    ),
+    ("may not make", "Let the database's owner run that SQL, or GRANT CREATE on the schema to the role."),
+    ("does not exist", "Make the folder."),
+    ("directory", "Let DATABASE_URL name a file."),
+    ("may not write", "Give this user the right to write there."),
+    ("maxmemory-policy", "Set maxmemory-policy to noeviction, or give the locks a server of their own."),
+    ("memory", "Set DATABASE_URL to a file or a server if several processes are to exclude each other."),
+)
+
+
+def _mend(said: str) -> str:
+    return next(mend for words, mend in _MENDS if words in said)
+
+
+def _tables(found: dict[str, Any]) -> list[Finding]:
+    if found["difference"] is not None:
+        mend = "Rename that table: the next lock makes one; or give the locks a database of their own."
+        return [Finding("lock tables", Level.ERROR, found["difference"], mend)]
+    missing = found["missing_tables"]
+    if missing is None:  # Redis has none
+        return []
+    detail = f"not there yet, made with the first lock: {', '.join(missing)}" if missing else "all there"
+    return [Finding("lock tables", Level.OK, detail)]
+
+
+def _clock(check: str, found: dict[str, Any], ttl: float) -> list[Finding]:
+    ahead = found["clock_ahead"]
+    if ahead is None:
+        return [Finding(check, Level.OK, "this machine's own decides when locks expire")]
+    off = abs(ahead)
+    detail = f"the server's is {off:.3f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
+    if off < _SECONDS_TO_NOTICE:
+        return [Finding(check, Level.OK, detail)]
+    mend = "Let NTP set the clocks of both machines."
+    if off < ttl * _DANGEROUS_PART:
+        return [Finding(check, Level.WARNING, detail, mend)]
+    detail += f": near the locks' time of {ttl:g} s, within which old processes would not exclude new ones"
+    return [Finding(check, Level.ERROR, detail, mend)]

@@ -1,0 +1,37 @@
+"""What a look found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["Finding", "Level"]
+
+
+class Level(Enum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the diagnosis.
+
+    Attributes:
+        check: what was looked at.
+        level: how bad it is.
+        detail: what was found; without secrets.
+        mend: what to do, in one sentence; empty if nothing is to be done.
+    """
+
+    check: str
+    level: Level
+    detail: str
+    mend: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """The same for JSON."""
+        return {"check": self.check, "level": self.level.value, "detail": self.detail, "mend": self.mend}

@@ -1,0 +1,131 @@
+"""The process itself: versions, runtime, limits, and what it was told."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from arbitrageai_native import _native
+from arbitrageai_native._environment import load_dotenv_file
+from arbitrageai_native._settings import default_max_connections
+
+from .finding import Finding, Level
+
+__all__ = ["Dotenv", "circuits", "descriptors", "read_dotenv", "runtime", "versions"]
+
+_TOO_FEW_DESCRIPTORS: Final = 256
+_FEW_DESCRIPTORS: Final = 1024
+
+
+async def versions() -> list[Finding]:
+    """What is installed, and what was built in."""
+    native = ", ".join(f"{name} {version}" for name, version in _native.libraries())
+    ours, python = importlib.metadata.version("arbitrageai-native"), platform.python_version()
+    machine = f"{platform.system()} {platform.machine()}"
+    detail = f"arbitrageai-native {ours}, {platform.python_implementation()} {python}, {machine}; {native}"
+    return [Finding("versions", Level.OK, detail)]
+
+
+async def runtime() -> list[Finding]:
+    """Whether the native runtime starts."""
+    try:
+        threads = _native.worker_threads()
+        started = time.perf_counter()
+        await _native.sleep(0)
+    except (ValueError, RuntimeError) as error:
+        mend = "Set ARBITRAGEAI_NATIVE_WORKER_THREADS to a whole number of at least 1, or unset it."
+        return [Finding("runtime", Level.ERROR, str(error), mend)]
+    milliseconds = (time.perf_counter() - started) * 1000
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    detail = f"answers in {milliseconds:.0f} ms; worker threads: {threads}; loop of {loop}; {_uvloop()}"
+    return [Finding("runtime", Level.OK, detail)]
+
+
+def _uvloop() -> str:
+    try:
+        return f"uvloop {importlib.metadata.version('uvloop')} is installed"
+    except importlib.metadata.PackageNotFoundError:
+        return "uvloop is not installed"
+
+
+async def descriptors() -> list[Finding]:
+    """Whether there are enough file descriptors: each connection is one."""
+    try:
+        import resource
+    except ImportError:
+        return [Finding("descriptors", Level.OK, "this system has no limit of descriptors")]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return [Finding("descriptors", Level.OK, "not limited")]
+    detail = f"{soft} at most, which leaves {default_max_connections()} requests under way at once"
+    if soft >= _FEW_DESCRIPTORS:
+        return [Finding("descriptors", Level.OK, detail)]
+    level = Level.ERROR if soft < _TOO_FEW_DESCRIPTORS else Level.WARNING
+    allowed = "as many as are needed" if hard == resource.RLIM_INFINITY else f"up to {hard}"
+    mend = f"Raise the limit ({allowed}): `ulimit -n`, or `LimitNOFILE=` of a systemd unit."
+    return [Finding("descriptors", level, detail, mend)]
+
+
+@dataclass(frozen=True)
+class Dotenv:
+    """The `.env` file that was found.
+
+    Attributes:
+        path: where it is; None if there is none.
+        overruled: its variables of which the environment had other values.
+        failure: why it can't be read.
+    """
+
+    path: str | None
+    overruled: tuple[str, ...] = ()
+    failure: str = ""
+
+    async def look(self) -> list[Finding]:
+        """What there is to say of it."""
+        if self.path is None:
+            return [Finding(".env", Level.OK, "none from the working directory upwards")]
+        if self.failure:
+            mend = "Make it a text file in UTF-8 that this user may read."
+            return [Finding(".env", Level.ERROR, f"{self.path} can't be read: {self.failure}", mend)]
+        detail = self.path
+        if self.overruled:
+            detail += f"; the environment has other values, which win, for {', '.join(self.overruled)}"
+        return [Finding(".env", Level.OK, detail)]
+
+
+def read_dotenv() -> Dotenv:
+    """Load the `.env` file, as the package does."""
+    from dotenv import dotenv_values, find_dotenv
+
+    path = find_dotenv(usecwd=True) or None
+    before = dict(os.environ)
+    try:
+        load_dotenv_file()
+        values = dotenv_values(path) if path else {}
+    except (OSError, ValueError) as error:
+        return Dotenv(path, failure=str(error))
+    overruled = sorted(name for name, value in values.items() if before.get(name, value) != value)
+    return Dotenv(path, tuple(overruled))
+
+
+async def circuits() -> list[Finding]:
+    """The circuit breakers of this process."""
+    from arbitrageai_native.llm_health_check import CircuitState, get_health_checker
+
+    from .secrets import without_secrets
+
+    known = get_health_checker().health_status
+    refusing = sorted(
+        f"{without_secrets(endpoint)} is {metrics.state.value}"
+        for endpoint, metrics in known.items()
+        if metrics.state is not CircuitState.CLOSED
+    )
+    if refusing:
+        mend = "Mend the model server: calls are refused until a probe succeeds."
+        return [Finding("circuit breakers", Level.WARNING, "; ".join(refusing), mend)]
+    return [Finding("circuit breakers", Level.OK, f"{len(known)} in this process, none open")]

@@ -1,0 +1,65 @@
+"""Keeps secrets out of what is said: the second line of defence, since no look says one of itself."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from .finding import Finding
+
+__all__ = ["Secrets", "without_secrets"]
+
+_KEYS: Final = ("API_KEY", "LOCAL_API_KEY", "OPENAI_API_KEY", "REDIS_PASSWORD")
+_URLS: Final = (
+    *("DATABASE_URL", "REDIS_URL", "BASE_URL", "LOCAL_BASE_URL", "OLLAMA_URL"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
+)
+_NO_SECRETS: Final = ("dummy-key-for-local", "not-needed")
+# A shorter one would be found within every other word.
+_SHORTEST: Final = 4
+_IN_URLS: Final = (
+    re.compile(r"//[^/?#@]*?:([^/?#]*)@"),
+    re.compile(r"[?&](?:password|api_key|key)=([^&#]*)"),
+)
+
+
+class Secrets:
+    """Texts that nobody may read."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        wanted = {text for text in texts if len(text) >= _SHORTEST and text not in _NO_SECRETS}
+        # A secret may be part of another.
+        self._texts = sorted(wanted, key=len, reverse=True)
+
+    @classmethod
+    def of_the_environment(cls, *urls: str | None) -> Secrets:
+        """Keys and passwords of the environment, and those in further URLs."""
+        texts = [os.environ.get(name, "") for name in _KEYS]
+        for url in (*(os.environ.get(name) for name in _URLS), *urls):
+            for pattern in _IN_URLS:
+                found = pattern.findall(url or "")
+                texts += [*found, *map(unquote, found)]
+        return cls(texts)
+
+    def hide(self, finding: Finding) -> Finding:
+        """The finding without them."""
+        return replace(finding, detail=self._hidden(finding.detail), mend=self._hidden(finding.mend))
+
+    def _hidden(self, text: str) -> str:
+        for secret in self._texts:
+            text = text.replace(secret, "***")
+        return text
+
+
+def without_secrets(url: str) -> str:
+    """A URL without user, password and parameters."""
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "a URL that can't be read"
+    return f"{parts.scheme}://{host}{parts.path}" if parts.scheme and host else "a URL that can't be read"

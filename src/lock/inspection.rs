@@ -1,0 +1,59 @@
+//! A look at a database that changes nothing in it: for whoever wants to know why locks don't work there.
+//!
+//! It goes past the engine and its connections, which would make the tables that are missing.
+
+use super::database_url::Database;
+use super::error::{LockError, StoreError};
+use super::store::{postgres, redis, sqlite};
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inspection {
+    /// The database, for messages; without secrets.
+    pub place: String,
+    /// The server's name and version; empty where it does not tell.
+    pub server: String,
+    /// The state of the tables.
+    pub tables: Tables,
+    /// Seconds by which the clock that decides about expiry is ahead of this machine's; None where it is the machine's.
+    pub clock_ahead: Option<f64>,
+    /// Whether the connection is encrypted; None where there is none.
+    pub encrypted: Option<bool>,
+    /// What keeps locks from being taken, though the database answers.
+    pub obstacles: Vec<String>,
+    /// What is worth knowing beforehand.
+    pub cautions: Vec<String>,
+}
+
+/// The tables of the locks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tables {
+    /// Redis has none.
+    NotNeeded,
+    /// What is there is as it should be; the first lock makes those that are missing.
+    Usable {
+        /// Their names.
+        missing: Vec<&'static str>,
+    },
+    /// The table of the locks is somebody else's: what is different about it.
+    AnotherShape(String),
+}
+
+/// Looks at a database.
+///
+/// # Errors
+/// [`LockError::Backend`]: it can't be reached, or refused.
+pub async fn inspect(database: &Database) -> Result<Inspection, LockError> {
+    let found = match database {
+        Database::Postgres(settings) => postgres::inspect(settings).await,
+        Database::Redis(settings) => redis::inspect(settings).await,
+        Database::PrivateMemory(_) => Ok(sqlite::inspect_memory()),
+        Database::Sqlite(location) => {
+            let location = location.clone();
+            tokio::task::spawn_blocking(move || sqlite::inspect(&location))
+                .await
+                .unwrap_or_else(|error| Err(StoreError::permanent(format!("the look was ended: {error}"))))
+        }
+    };
+    found.map_err(LockError::backend)
+}
