@@ -2,7 +2,7 @@
 
 python -m benchmarks list
 python -m benchmarks run [NAME…] [--quick]
-python -m benchmarks report [FILE] [--markdown]
+python -m benchmarks report [FILE] [--markdown [--into PAGE]]
 python -m benchmarks charts [FILE] [--to DIRECTORY]
 python -m benchmarks figures [FILE]
 """
@@ -13,23 +13,25 @@ import argparse
 import dataclasses
 import os
 import sys
+import time
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import model_server
+from benchmarks import lock_peers, model_server, stores
 from benchmarks.peers import PEERS
 from benchmarks.unmet import Unmet
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from benchmarks.axes.axis import Settings
+    from benchmarks.axes.axis import Axis, Settings
     from benchmarks.results import Results
 
 RESULTS = Path(__file__).parent / "results.json"
 CHARTS = Path(__file__).parent / "charts"
+LOOPS = ("asyncio", "uvloop")
 
 
 def _arguments() -> argparse.Namespace:
@@ -40,20 +42,24 @@ def _arguments() -> argparse.Namespace:
     commands.add_parser("list", help="say what can be measured, and against whom")
 
     run = commands.add_parser("run", help="measure, print tables, write JSON and charts")
-    run.add_argument("names", nargs="*", metavar="NAME", help="axes; all if none is named")
+    run.add_argument(
+        "names", nargs="*", metavar="NAME", help="axes, or how their names begin; all if none is named"
+    )
     run.add_argument("--quick", action="store_true", help="one short round, to see that it works")
     run.add_argument("--rounds", type=int, help="of each measurement (5; --quick: 1)")
-    run.add_argument("--seconds", type=float, help="of a steady load, each round (2; --quick: 0.2)")
+    run.add_argument("--seconds", type=float, help="of a steady load, each round (0.5; --quick: 0.2)")
     run.add_argument("--peers", default="", help="only these, separated by commas")
     run.add_argument("--without", default="", help="all but these, separated by commas")
-    run.add_argument("--loops", default="asyncio,uvloop", help="event loops (asyncio,uvloop)")
-    run.add_argument("--port", type=int, default=0, help="for the server (a free one)")
+    run.add_argument("--loops", default="", help="event loops (asyncio,uvloop; --quick: asyncio)")
+    run.add_argument("--stores", default=",".join(stores.TITLES), help="of locks (%(default)s)")
+    run.add_argument("--port", type=int, default=0, help="for the model server (a free one)")
     run.add_argument("--json", type=Path, help=f"where the figures go ({RESULTS.name}; --quick: nowhere)")
     run.add_argument("--charts", type=Path, help="where the charts go (charts/; --quick: nowhere)")
 
     report = commands.add_parser("report", help="print the tables of a run again")
     report.add_argument("file", nargs="?", type=Path, default=RESULTS)
     report.add_argument("--markdown", action="store_true")
+    report.add_argument("--into", type=Path, metavar="PAGE", help="put the Markdown in place of that page's")
     charts = commands.add_parser("charts", help="draw the charts of a run again")
     charts.add_argument("file", nargs="?", type=Path, default=RESULTS)
     charts.add_argument("--to", type=Path, default=CHARTS)
@@ -71,44 +77,48 @@ def _console() -> Console:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from benchmarks.axes import AXES
     from benchmarks.axes.axis import Settings
+    from benchmarks.axes.registry import AXES
     from benchmarks.report import show
     from benchmarks.results import Results, about
     from benchmarks.runner import measure
 
-    unknown = set(arguments.names) - AXES.keys()
-    if unknown:
-        raise Unmet(f"there is no axis {min(unknown)!r}; there are: {', '.join(AXES)}")
-    axes = [AXES[name] for name in arguments.names or AXES]
     quick = arguments.quick
     settings = Settings(
         rounds=arguments.rounds or (1 if quick else 5),
-        seconds=arguments.seconds or (0.2 if quick else 2.0),
-        loops=_listed(arguments.loops),
+        seconds=arguments.seconds or (0.2 if quick else 0.5),
+        loops=_listed(arguments.loops) or (LOOPS[:1] if quick else LOOPS),
         quick=quick,
+        stores=_listed(arguments.stores),
         peers=_listed(arguments.peers),
         without=_listed(arguments.without),
     )
     charts = arguments.charts or (None if quick else CHARTS)
     _check(settings, charts)
+    axes = _axes(arguments.names, settings)
     for axis in axes:
         axis.check(settings)
 
+    started = time.monotonic()
     results = Results(about(settings))
     console = _console()
     with ExitStack() as stack:
         if any(axis.needs_server for axis in axes):
             server = stack.enter_context(model_server.running(arguments.port))
             settings = dataclasses.replace(settings, server=server)
+        if any(axis.needs_stores for axis in axes):
+            databases = stack.enter_context(stores.running(settings.stores))
+            settings = dataclasses.replace(settings, databases=databases)
         for axis in axes:
             results.axes.append(measure(axis, settings, console))
+            results.about["minutes"] = round((time.monotonic() - started) / 60, 1)
+            console.print(f"{axis.name}: measured, {results.about['minutes']} minutes since the start")
     show(results, console)
 
     file = arguments.json or (None if quick else RESULTS)
     if file is not None:
         kept = Results.read(file) if file.exists() else Results({})
-        kept.merge(results)
+        kept.merge(results, AXES)
         kept.write(file)
     if charts is not None:
         from benchmarks.charts import draw
@@ -117,17 +127,34 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _axes(names: list[str], settings: Settings) -> list[Axis]:
+    """Those that are asked for, as far as anybody takes part."""
+    from benchmarks.axes.registry import AXES, named
+
+    asked = {axis.name for name in names for axis in named(name)}
+    unknown = [name for name in names if not named(name)]
+    if unknown:
+        raise Unmet(f"there is no axis {unknown[0]!r}; there are: {', '.join(AXES)}")
+    axes = [axis for axis in AXES.values() if (axis.name in asked or not names) and axis.subjects(settings)]
+    if not axes:
+        raise Unmet("nobody is left to be measured: name others with --peers and --stores")
+    return axes
+
+
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
 def _check(settings: Settings, charts: Path | None) -> None:
-    unknown = set(settings.loops) - {"asyncio", "uvloop"}
-    if unknown:
-        raise Unmet(f"there is no event loop {min(unknown)!r}; there are: asyncio, uvloop")
-    strangers = {*settings.peers, *settings.without} - PEERS.keys()
-    if strangers:
-        raise Unmet(f"there is no peer {min(strangers)!r}; there are: {', '.join(PEERS)}")
+    peers = (*PEERS, *(name for name in lock_peers.NAMES if name not in PEERS))
+    for what, wanted, known in (
+        ("event loop", settings.loops, LOOPS),
+        ("store", settings.stores, tuple(stores.TITLES)),
+        ("peer", (*settings.peers, *settings.without), peers),
+    ):
+        unknown = set(wanted) - set(known)
+        if unknown:
+            raise Unmet(f"there is no {what} {min(unknown)!r}; there are: {', '.join(known)}")
     needed = {"uvloop": "uvloop" in settings.loops, "matplotlib": charts is not None}
     missing = [name for name, is_needed in needed.items() if is_needed and find_spec(name) is None]
     if missing:
@@ -135,20 +162,24 @@ def _check(settings: Settings, charts: Path | None) -> None:
 
 
 def _list() -> int:
-    from benchmarks.axes import AXES
+    from benchmarks.axes.registry import AXES
 
     for axis in AXES.values():
-        print(f"{axis.name:12} {axis.title}")
+        print(f"{axis.name:14} {axis.title}")
     print(f"peers: {', '.join(PEERS)}")
+    print(f"peers in locking: {', '.join(lock_peers.NAMES)}")
+    print(f"stores: {', '.join(stores.TITLES)}")
     return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from benchmarks.report import markdown, show
+    from benchmarks.report import markdown, replace_in, show
 
     results = _read(arguments.file)
-    if arguments.markdown:
-        print(markdown(results), end="")
+    if arguments.into is not None:
+        replace_in(arguments.into, markdown(results, CHARTS))
+    elif arguments.markdown:
+        print(markdown(results, CHARTS), end="")
     else:
         show(results, _console())
     return 0

@@ -14,7 +14,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from benchmarks import peers
 from benchmarks.ticker import Waits, ticker
 
 Figures = dict[str, float]
+_WARM_UP_PIECES = 20
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -57,7 +58,7 @@ def switches() -> tuple[int, int]:
     return counts[main], sum(counts.values())
 
 
-def _stalls(waits: Waits) -> Figures:
+def stalls_of(waits: Waits) -> Figures:
     return {"worst_stall_ms": waits.worst * 1e3, "p99_stall_ms": waits.percentile(0.99) * 1e3}
 
 
@@ -107,7 +108,7 @@ async def load(
             await asyncio.sleep(0.02)  # the ticker is on its way before the load begins
             await _keep_in_flight(client, in_flight, seconds, failures)
             await asyncio.sleep(0.02)  # a tick that is late now still counts
-        figures |= _stalls(waits)
+        figures |= stalls_of(waits)
         figures["rss_growth_kb"] = memory.growth()
     return figures | {"failures": len(failures)}
 
@@ -133,7 +134,7 @@ async def burst(client: peers.Client, calls: int, **_: Any) -> Figures:
     return {
         "seconds": seconds,
         "cpu_us": cpu / calls * 1e6,
-        **_stalls(waits),
+        **stalls_of(waits),
         "rss_growth_kb_per_call": memory.growth() / calls,
         "failures": len(failures),
     }
@@ -141,7 +142,7 @@ async def burst(client: peers.Client, calls: int, **_: Any) -> Figures:
 
 async def streams(client: peers.Client, in_flight: int, chunks: int, **_: Any) -> Figures:
     """So many streams at once. A chunk is one event that the server sent, however many arrive together."""
-    await peers.count_pieces(client)
+    await peers.count_pieces(client, at_most=_WARM_UP_PIECES)
     switched, cpu, started = switches(), time.process_time(), time.perf_counter()
     pieces = await asyncio.gather(*(peers.count_pieces(client) for _ in range(in_flight)))
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
@@ -170,16 +171,16 @@ async def measure(request: dict[str, Any]) -> Figures:
         await client.close()
 
 
-def main() -> None:
-    request = json.loads(sys.argv[1])
-    if request["loop"] == "uvloop":
+def run_on(loop: str, measurement: Coroutine[Any, Any, Figures]) -> Figures:
+    """Run a measurement on a new event loop of the kind that is named."""
+    if loop == "uvloop":
         import uvloop
 
-        figures = uvloop.run(measure(request))
-    else:
-        figures = asyncio.run(measure(request))
-    print(json.dumps(figures))
+        figures: Figures = uvloop.run(measurement)
+        return figures
+    return asyncio.run(measurement)
 
 
 if __name__ == "__main__":
-    main()
+    _request = json.loads(sys.argv[1])
+    print(json.dumps(run_on(_request["loop"], measure(_request))))

@@ -11,20 +11,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
-from benchmarks.unmet import Unmet
+from benchmarks.installed import OURS
 
 MODEL = "gpt-4o-mini"
 PROMPT = "Write a proposal for a logo for a bakery."
 API_KEY = "not-needed"
 MOST_THREADS = 1_000
-OURS = "arbitrageai-native"
+BARE = "bare-reqwest"
+PROGRAMS = (BARE,)
 
 
 class Client(Protocol):
@@ -302,7 +302,7 @@ class Peer:
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer(OURS, Ours, "arbitrageai-native"),
+        Peer(OURS, Ours, OURS),
         Peer("openai", OpenAI, "openai"),
         Peer("openai-aiohttp", OpenAIOnAiohttp, "openai", ("aiohttp",)),
         Peer("litellm", LiteLLM, "litellm"),
@@ -311,41 +311,19 @@ PEERS = {
         Peer("pyreqwest", Pyreqwest, "pyreqwest"),
         Peer("blocking", Blocking, "openai"),
         Peer("to-thread", ToThread, "openai"),
-        Peer("bare-reqwest", None),
+        Peer(BARE, None),
     )
 }
 
 
-def check(names: list[str]) -> None:
-    """Raise `Unmet` unless every peer's packages are installed."""
-    missing = set()
-    for name in names:
-        peer = PEERS[name]
-        for distribution in filter(None, (peer.distribution, *peer.needs)):
-            try:
-                version(distribution)
-            except PackageNotFoundError:
-                missing.add(distribution)
-    if OURS in missing:
-        raise Unmet("this package is not installed: run `maturin develop --release`")
-    if missing:
-        listed = " ".join(sorted(missing))
-        raise Unmet(
-            f"not installed: {listed}; run `pip install '.[bench]'`, or leave peers out with --without"
-        )
-
-
-def versions() -> dict[str, str]:
-    """The installed version of every distribution that takes part."""
-    found = {}
-    for distribution in sorted(
-        {d for p in PEERS.values() for d in (p.distribution, *p.needs) if d} | {"uvloop"}
-    ):
-        try:
-            found[distribution] = version(distribution)
-        except PackageNotFoundError:
-            continue
-    return found
+def distributions(names: Iterable[str]) -> set[str]:
+    """What has to be installed for these peers."""
+    return {
+        distribution
+        for name in names
+        for distribution in (PEERS[name].distribution, *PEERS[name].needs)
+        if distribution
+    }
 
 
 def check_answer(result: dict[str, Any]) -> None:
@@ -354,10 +332,12 @@ def check_answer(result: dict[str, Any]) -> None:
         raise ValueError(f"not the server's answer: {json.dumps(result, default=str)[:200]}")
 
 
-async def count_pieces(client: Client) -> int:
-    """Read one stream to its end."""
+async def count_pieces(client: Client, at_most: int | None = None) -> int:
+    """Read one stream to its end, or so many pieces of it."""
     pieces = 0
     async with aclosing(client.stream()) as stream:  # type: ignore[type-var]
         async for _ in stream:
             pieces += 1
+            if pieces == at_most:
+                break
     return pieces

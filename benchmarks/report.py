@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.axes.axis import Column
+from benchmarks.reasons import why
 from benchmarks.results import Measured, Results, Series
-from benchmarks.targets import judge
+from benchmarks.targets import Verdict, judge
+from benchmarks.unmet import Unmet
+
+BEGIN, END = "<!-- generated: report --markdown -->", "<!-- end of what is generated -->"
 
 
 def _number(value: float, digits: int) -> str:
@@ -43,25 +49,38 @@ def _ratio(measured: Measured, series: Series) -> str:
 
 def rows(measured: Measured) -> Iterator[list[str]]:
     """The headings, then a row for each subject."""
-    heading = next(column.heading for column in measured.columns if column.key == measured.headline)
-    loops = any(series.subject.loop for series in measured.series)
-    sizes = any(series.subject.size for series in measured.series)
+    subjects = [series.subject for series in measured.series]
+    stores = any(subject.store for subject in subjects)
+    loops = any(subject.loop for subject in subjects)
+    sizes = any(subject.size for subject in subjects)
+    compared = bool(measured.reference)
     yield [
+        *(["store"] if stores else []),
         *(["loop"] if loops else []),
-        *(["in flight"] if sizes else []),
+        *([measured.size] if sizes else []),
         "who",
         *(column.heading for column in measured.columns),
-        f"{heading} / {measured.reference}",
+        *([f"{measured.headline_heading} / {measured.reference}"] if compared else []),
     ]
     for series in measured.series:
         subject = series.subject
         yield [
+            *([subject.store] if stores else []),
             *([subject.loop] if loops else []),
             *([f"{subject.size:,}"] if sizes else []),
             subject.name,
             *(_cell(series, column) for column in measured.columns),
-            _ratio(measured, series),
+            *([_ratio(measured, series)] if compared else []),
         ]
+
+
+def _remarks(measured: Measured) -> Iterator[str]:
+    """What stands under a table."""
+    if measured.note:
+        yield measured.note
+    for series in measured.series:
+        if series.fault:
+            yield f"{series.subject}: {series.fault}"
 
 
 def show(results: Results, console: Console) -> None:
@@ -70,48 +89,74 @@ def show(results: Results, console: Console) -> None:
         headings, *body = rows(measured)
         table = Table(title=f"{measured.title}: medians (middle half of the rounds)", title_justify="left")
         for heading in headings:
-            left = heading in ("loop", "who")
+            left = heading in ("store", "loop", "who")
             table.add_column(heading, justify="left" if left else "right")
         for row in body:
             table.add_row(*row)
         console.print(table)
-        for series in measured.series:
-            if series.fault:
-                console.print(f"{series.subject.name} {series.subject.loop}: {series.fault}")
+        for remark in _remarks(measured):
+            console.print(remark)
     verdicts = list(judge(results))
     if verdicts:
         table = Table(title="Targets", title_justify="left")
-        for heading in ("loop", "target", "measured", "bound", ""):
+        for heading in _VERDICT:
             table.add_column(heading)
         for verdict in verdicts:
-            table.add_row(
-                verdict.loop,
-                verdict.text,
-                verdict.measured,
-                verdict.bound,
-                "met" if verdict.met else "MISSED",
-            )
+            table.add_row(*_judged(verdict, "MISSED"))
         console.print(table)
 
 
-def markdown(results: Results) -> str:
-    """The same tables, to be pasted into a page."""
-    parts = []
-    for measured in results.axes:
-        parts.append(f"### {measured.title}\n\n{_markdown_table(list(rows(measured)))}")
-        parts += [
-            f"{series.subject.name} on {series.subject.loop}: {series.fault}"
-            for series in measured.series
-            if series.fault
-        ]
-    verdicts = [
-        [verdict.loop, verdict.text, verdict.measured, verdict.bound, "met" if verdict.met else "**missed**"]
-        for verdict in judge(results)
-    ]
+_VERDICT = ("loop", "target", "measured", "bound", "")
+
+
+def _judged(verdict: Verdict, missed: str) -> list[str]:
+    return [verdict.loop, verdict.text, verdict.measured, verdict.bound, "met" if verdict.met else missed]
+
+
+def markdown(results: Results, charts: Path | None = None) -> str:
+    """The same as a part of a page, with what judges it, why targets were missed, and the charts."""
+    parts = [_circumstances(results.about)] if results.about else []
+    verdicts = list(judge(results))
     if verdicts:
-        table = _markdown_table([["loop", "target", "measured", "bound", ""], *verdicts])
-        parts.append(f"### Targets\n\n{table}")
+        judged = [_judged(verdict, "**missed**") for verdict in verdicts]
+        parts.append(f"### Targets\n\n{_markdown_table([list(_VERDICT), *judged])}")
+    reasons = list(why({verdict.text for verdict in verdicts if not verdict.met}))
+    if reasons:
+        listed = "\n".join(f"- **{'; '.join(texts)}**: {reason}" for texts, reason in reasons)
+        parts.append(f"Why the missed ones are missed:\n\n{listed}")
+    for measured in results.axes:
+        parts.append(f"### {measured.title}")
+        if measured.about:
+            parts.append(f"Of another run: {_circumstances(measured.about)}")
+        parts.append(_markdown_table(list(rows(measured))))
+        parts += _remarks(measured)
+        chart = charts / f"{measured.name}.svg" if charts else None
+        if chart is not None and chart.exists():
+            parts.append(f"![{measured.title}]({chart.parent.name}/{chart.name})")
     return "\n\n".join(parts) + "\n"
+
+
+def replace_in(page: Path, text: str) -> None:
+    """Put what is generated in place of what was.
+
+    Raises `Unmet` if the page does not say where.
+    """
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise Unmet(f"{page} has no lines {BEGIN!r} and {END!r}: put them where the tables are to stand")
+    page.write_text(f"{before}{begin}\n\n{text}\n{end}{after}")
+
+
+def _circumstances(about: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    minutes = f" {about['minutes']} minutes in all;" if "minutes" in about else ""
+    return (
+        f"{about['machine']}; {about['date']}; commit {about['commit']}; "
+        f"Python {about['python']}; {versions}.\n"
+        f"{about['rounds']} rounds; a steady load lasts {about['seconds']} s a round;{minutes} "
+        f"the load of the machine before was {about['load_at_start']}."
+    )
 
 
 def _markdown_table(table: list[list[str]]) -> str:

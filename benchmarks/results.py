@@ -7,12 +7,13 @@ import os
 import platform
 import statistics
 import subprocess
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers
+from benchmarks import installed, lock_peers, peers, stores
 from benchmarks.axes.axis import Axis, Column, Figures, Settings, Subject
 
 
@@ -51,19 +52,36 @@ class Measured:
     headline: str
     reference: str
     series: list[Series]
+    size: str = "in flight"
+    """What a subject's size counts."""
+    note: str = ""
+    about: dict[str, Any] | None = None
+    """The run that measured it, if that is not the run of the others."""
 
     @classmethod
     def begin(cls, axis: Axis, settings: Settings) -> Measured:
         series = [Series(subject) for subject in axis.subjects(settings)]
-        return cls(axis.name, axis.title, list(axis.columns), axis.headline, axis.reference, series)
+        return cls(
+            axis.name,
+            axis.title,
+            list(axis.columns),
+            axis.headline,
+            axis.reference,
+            series,
+            axis.size,
+            axis.note,
+        )
 
-    def of(self, name: str, loop: str = "", size: int = 0) -> Series | None:
+    @property
+    def headline_heading(self) -> str:
+        return next(column.heading for column in self.columns if column.key == self.headline)
+
+    def of(self, subject: Subject) -> Series | None:
         """The series of one subject."""
-        wanted = Subject(name, loop, size)
-        return next((series for series in self.series if series.subject == wanted), None)
+        return next((series for series in self.series if series.subject == subject), None)
 
     def reference_for(self, subject: Subject) -> Series | None:
-        return self.of(self.reference, subject.loop, subject.size)
+        return self.of(replace(subject, name=self.reference))
 
 
 @dataclass
@@ -98,10 +116,12 @@ class Results:
         ]
         return cls(data["about"], axes)
 
-    def merge(self, other: Results) -> None:
+    def merge(self, other: Results, order: Iterable[str]) -> None:
         """Take over the axes of another run, in place of those of the same name."""
-        names = {axis.name for axis in other.axes}
-        self.axes = [axis for axis in self.axes if axis.name not in names] + other.axes
+        for axis in self.axes:
+            axis.about = axis.about or self.about
+        axes = {axis.name: axis for axis in (*self.axes, *other.axes)}
+        self.axes = [axes[name] for name in order if name in axes]
         self.about = other.about
 
 
@@ -112,10 +132,19 @@ def about(settings: Settings) -> dict[str, Any]:
         "date": datetime.now(timezone.utc).date().isoformat(),
         "commit": _commit(),
         "python": platform.python_version(),
-        "versions": peers.versions(),
+        "versions": installed.versions(_distributions()),
         "rounds": settings.rounds,
         "seconds": settings.seconds,
         "load_at_start": round(os.getloadavg()[0], 2),
+    }
+
+
+def _distributions() -> set[str]:
+    return {
+        *peers.distributions(peers.PEERS),
+        *lock_peers.distributions(lock_peers.LOCK_PEERS),
+        *stores.DISTRIBUTIONS,
+        "uvloop",
     }
 
 

@@ -12,12 +12,13 @@ from benchmarks.results import Measured
 def measure(axis: Axis, settings: Settings, console: Console) -> Measured:
     """Measure every subject `settings.rounds` times. One that fails is left out of that round, and said."""
     measured = Measured.begin(axis, settings)
+    rounds = min(settings.rounds, axis.most_rounds or settings.rounds)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(axis.title, total=settings.rounds * len(measured.series))
-        for _ in range(settings.rounds):
+        task = progress.add_task(axis.title, total=rounds * len(measured.series))
+        for _ in range(rounds):
             for series in measured.series:
                 subject = series.subject
-                progress.update(task, description=f"{axis.name}: {subject.name} {subject.loop}")
+                progress.update(task, description=f"{axis.name}: {subject}")
                 try:
                     series.rounds.append(axis.measure(subject, settings))
                 except Exception as fault:  # a peer's failure is a figure, too: the others go on

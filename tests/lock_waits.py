@@ -1,4 +1,4 @@
-"""What waiting for locks costs, and how soon it ends: for the tests and for `benchmarks/lock_waits.py`.
+"""What waiting for locks costs, and how soon it ends: for the tests and for the benchmark `waiting`.
 
 The locks that are waited for are held by the original's algorithm, which notifies nobody: as another
 machine's are after a crash.

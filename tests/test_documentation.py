@@ -22,6 +22,7 @@ NOT_RUN = {
     "$ python3 -m venv .venv && .venv/bin/pip install . &&": "`.ci/run` runs it word for word",
     "$ python3 -m venv .venv && .venv/bin/pip install '.[test]' &&": "`.ci/run` runs it word for word",
     "$ pip install 'arbitrageai-native[uvloop]'": "takes the package from an index",
+    "$ pip install 'arbitrageai-native[prometheus]'": "takes the package from an index",
     "event loop's thread ": "a drawing",
     "holder A   acquires, token 7": "a drawing",
 }

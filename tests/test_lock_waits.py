@@ -1,6 +1,6 @@
 """Waiting for locks: it ends soon, in turn, on time, and costs next to nothing meanwhile.
 
-The bounds leave room for a busy machine; `benchmarks/lock_waits.py` gives the figures.
+The bounds leave room for a busy machine; `python -m benchmarks run waiting` gives the figures.
 """
 
 from __future__ import annotations

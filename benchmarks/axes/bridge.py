@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from benchmarks import installed
+from benchmarks.axes.axis import Column, Figures, Plain, Settings, Subject
+from benchmarks.axes.own_process import measured_in
 
-from benchmarks import peers
-from benchmarks.axes.axis import Column, Figures, Settings, Subject
-from benchmarks.unmet import Unmet
+_WAYS = ("this bridge", "stock bridge", "asyncio.sleep(0)")
 
 
-class Bridge:
+class Bridge(Plain):
     """The package's bridge, the stock one, and the floor; 100 tasks at once."""
 
     name = "bridge"
     title = "One no-op await across the boundary, 100 tasks at once"
     columns = (Column("cpu_us", "CPU µs/await", 2), Column("awaits_per_s", "awaits/s"))
     headline = "cpu_us"
-    reference = "this bridge"
-    needs_server = False
+    reference = _WAYS[0]
 
     def check(self, settings: Settings) -> None:
-        peers.check([peers.OURS])
-        if find_spec("uvloop") is None:
-            raise Unmet("not installed: uvloop; run `pip install '.[bench]'`")
+        installed.require([installed.OURS])
 
     def subjects(self, settings: Settings) -> list[Subject]:
-        from benchmarks.bridge import WAYS
-
-        return [Subject(way, loop) for loop in settings.loops for way in WAYS]
+        return [Subject(way, loop) for loop in settings.loops for way in _WAYS]
 
     def measure(self, subject: Subject, settings: Settings) -> Figures:
-        from benchmarks.bridge import NEW_LOOP, WAYS, measure
-
         calls = 2_000 if settings.quick else 50_000
-        cost = measure(NEW_LOOP[subject.loop], WAYS[subject.name], calls, 100)
-        return {"cpu_us": cost.cpu * 1e6, "awaits_per_s": 1 / cost.wall}
+        request = {"way": subject.name, "loop": subject.loop, "calls": calls, "tasks": 100}
+        return measured_in("bridge", subject.name, **request)

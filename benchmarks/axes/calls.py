@@ -1,64 +1,61 @@
-"""Calls of a model server: alone, many in flight, all at once, streamed, and at growing sizes."""
+"""Calls of a model server: alone, many in flight, all at once, streamed."""
 
 from __future__ import annotations
 
-import json
-import resource
-import subprocess
-import sys
 from abc import ABC, abstractmethod
-from typing import Any
 
-from benchmarks import model_server, peers
-from benchmarks.axes.axis import Column, Figures, Settings, Subject
+from benchmarks import installed, model_server, peers
+from benchmarks.axes.axis import Column, Figures, Plain, Settings, Subject, require_descriptors
+from benchmarks.axes.own_process import figures_of, measured_in
 from benchmarks.measured import percentile
-from benchmarks.unmet import Unmet
 
-_BARE = "bare-reqwest"
-_SPARE_DESCRIPTORS = 200
-_TIMEOUT = 900
-
-
-def _in_own_process(subject: Subject, **request: Any) -> Figures:
-    request |= {"peer": subject.name, "loop": subject.loop}
-    return _figures([sys.executable, "-m", "benchmarks.measured", json.dumps(request)], subject)
+_THREADS = ("blocking", "to-thread")
+_SLOW = ("litellm", "httpx", *_THREADS)
+# So many calls at once, and every peer has answered within a second.
+_WAVE = 100
+_IN_PYTHON = tuple(name for name in peers.PEERS if name not in (*_THREADS, peers.BARE))
 
 
-def _figures(command: list[str], subject: Subject) -> Any:
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-    if ended.returncode:
-        last_line = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"{subject.name} ended with {ended.returncode}: {last_line}")
-    return json.loads(ended.stdout.splitlines()[-1])
-
-
-class _Calls(ABC):
+class Calls(Plain, ABC):
     """What all of them share: the peers, the server, a limit on descriptors."""
 
     who = tuple(peers.PEERS)
+    only_if_named: tuple[str, ...] = ()
+    """Peers that would take minutes a round."""
+    on_one_loop: tuple[str, ...] = _SLOW
+    """Peers whose cost is not the event loop's: run on the first one only."""
     reference = peers.OURS
     needs_server = True
+    size = "in flight"
 
     @abstractmethod
     def _most_in_flight(self, settings: Settings) -> int: ...
 
+    @property
+    def note(self) -> str:
+        """Who is left out."""
+        if not self.only_if_named:
+            return ""
+        return f"Only run if named with `--peers`, since a round takes long: {', '.join(self.only_if_named)}."
+
+    def chosen(self, settings: Settings) -> list[str]:
+        return settings.chosen(self.who, self.only_if_named)
+
     def check(self, settings: Settings) -> None:
-        peers.check(settings.chosen(self.who))
+        installed.require(peers.distributions(self.chosen(settings)))
+        require_descriptors(self._most_in_flight(settings))
         model_server.binary("model-server")
-        needed = self._most_in_flight(settings) + _SPARE_DESCRIPTORS
-        if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < needed:
-            raise Unmet(f"too few open files are allowed: run `ulimit -n {needed}` first")
 
     def subjects(self, settings: Settings) -> list[Subject]:
         return [
             Subject(name, loop)
             for loop in settings.loops
-            for name in settings.chosen(self.who)
-            if peers.PEERS[name].make is not None or loop == settings.loops[0]
+            for name in self.chosen(settings)
+            if name not in (*peers.PROGRAMS, *self.on_one_loop) or loop == settings.loops[0]
         ]
 
 
-_STEADY = (
+STEADY = (
     Column("cpu_us", "CPU µs/call"),
     Column("calls_per_s", "calls/s"),
     Column("p50_ms", "p50 ms", 2),
@@ -66,11 +63,16 @@ _STEADY = (
 )
 
 
-def _steady(subject: Subject, settings: Settings, in_flight: int, stalls: bool) -> Figures:
+def _measured(subject: Subject, **request: object) -> Figures:
+    return measured_in("measured", subject.name, peer=subject.name, loop=subject.loop, **request)
+
+
+def steady_load(subject: Subject, settings: Settings, in_flight: int, stalls: bool) -> Figures:
+    """So many calls in flight for `settings.seconds`."""
     base_url = f"{settings.server}/v1"
     warm_up = settings.seconds / 4
-    if subject.name != _BARE:
-        return _in_own_process(
+    if subject.name != peers.BARE:
+        return _measured(
             subject,
             kind="load",
             base_url=base_url,
@@ -80,7 +82,8 @@ def _steady(subject: Subject, settings: Settings, in_flight: int, stalls: bool) 
             stalls=stalls,
         )
     program = str(model_server.binary("bare-client"))
-    answer = _figures([program, base_url, str(in_flight), str(settings.seconds), str(warm_up)], subject)
+    command = [program, base_url, str(in_flight), str(settings.seconds), str(warm_up)]
+    answer = figures_of(command, subject.name)
     latencies = answer["latencies"]
     return {
         "cpu_us": answer["cpu_seconds"] / len(latencies) * 1e6,
@@ -91,26 +94,26 @@ def _steady(subject: Subject, settings: Settings, in_flight: int, stalls: bool) 
     }
 
 
-class Alone(_Calls):
+class Alone(Calls):
     """One call after another."""
 
     name = "alone"
     title = "One call at a time"
-    columns = _STEADY
+    columns = STEADY
     headline = "cpu_us"
 
     def _most_in_flight(self, settings: Settings) -> int:
         return 1
 
     def measure(self, subject: Subject, settings: Settings) -> Figures:
-        return _steady(subject, settings, 1, stalls=False)
+        return steady_load(subject, settings, 1, stalls=False)
 
 
-class Load(_Calls):
+class Load(Calls):
     """A steady number of calls in flight, against a server that answers at once."""
 
     columns = (
-        *_STEADY,
+        *STEADY,
         Column("worst_stall_ms", "worst stall ms", 1),
         Column("p99_stall_ms", "p99 stall ms", 1),
         Column("rss_growth_kb", "RSS growth KB"),
@@ -122,15 +125,18 @@ class Load(_Calls):
         self.name = f"load-{in_flight}"
         self.title = f"{in_flight:,} calls in flight, answered at once"
         self.in_flight = in_flight
+        if in_flight > _WAVE:
+            self.only_if_named = _SLOW
+            self.on_one_loop = ("openai", "openai-aiohttp", *_SLOW)
 
     def _most_in_flight(self, settings: Settings) -> int:
-        return self.in_flight
+        return min(self.in_flight, _WAVE) if settings.quick else self.in_flight
 
     def measure(self, subject: Subject, settings: Settings) -> Figures:
-        return _steady(subject, settings, self.in_flight, stalls=True)
+        return steady_load(subject, settings, self._most_in_flight(settings), stalls=True)
 
 
-class Burst(_Calls):
+class Burst(Calls):
     """Ten thousand calls at once, each answered two seconds later.
 
     The original's way would take as many times two seconds, threads a thousandth of that: neither is run.
@@ -138,7 +144,8 @@ class Burst(_Calls):
 
     name = "burst"
     title = "10,000 calls at once, answered after 2 s"
-    who = tuple(name for name in peers.PEERS if name not in ("blocking", "to-thread", _BARE))
+    who = _IN_PYTHON
+    only_if_named = ("openai", "openai-aiohttp", "litellm", "httpx")
     columns = (
         Column("seconds", "all done s", 2),
         Column("failures", "failed"),
@@ -155,15 +162,15 @@ class Burst(_Calls):
     def measure(self, subject: Subject, settings: Settings) -> Figures:
         delay = 200 if settings.quick else 2_000
         base_url = f"{settings.server}/delay-ms={delay}/v1"
-        return _in_own_process(subject, kind="burst", base_url=base_url, calls=self._most_in_flight(settings))
+        return _measured(subject, kind="burst", base_url=base_url, calls=self._most_in_flight(settings))
 
 
-class Streaming(_Calls):
+class Streaming(Calls):
     """Streams side by side, their events 5 ms apart on average."""
 
     name = "streaming"
     title = "20 streams at once, an event each 5 ms"
-    who = tuple(name for name in peers.PEERS if name not in ("blocking", "to-thread", _BARE))
+    who = _IN_PYTHON
     columns = (
         Column("cpu_us_per_chunk", "CPU µs/chunk", 1),
         Column("loop_wakeups_per_chunk", "loop wake-ups/chunk", 2),
@@ -179,34 +186,4 @@ class Streaming(_Calls):
     def measure(self, subject: Subject, settings: Settings) -> Figures:
         chunks = 20 if settings.quick else 400
         base_url = f"{settings.server}/chunks={chunks}/interval-ms=5/v1"
-        return _in_own_process(
-            subject, kind="streams", base_url=base_url, in_flight=self.streams, chunks=chunks
-        )
-
-
-class Sizes(_Calls):
-    """What a call costs when more and more are in flight: the curve that should be flat."""
-
-    name = "sizes"
-    title = "Cost of a call against the number in flight"
-    who = (peers.OURS, "openai", "aiohttp", "pyreqwest", _BARE)
-    columns = _STEADY
-    headline = "cpu_us"
-
-    def _sizes(self, settings: Settings) -> tuple[int, ...]:
-        return (1, 10) if settings.quick else (1, 10, 100, 1_000, 10_000)
-
-    def _most_in_flight(self, settings: Settings) -> int:
-        return max(self._sizes(settings))
-
-    def subjects(self, settings: Settings) -> list[Subject]:
-        first_loop = settings.loops[:1]
-        return [
-            Subject(name, loop, size)
-            for size in self._sizes(settings)
-            for loop in first_loop
-            for name in settings.chosen(self.who)
-        ]
-
-    def measure(self, subject: Subject, settings: Settings) -> Figures:
-        return _steady(subject, settings, subject.size, stalls=False)
+        return _measured(subject, kind="streams", base_url=base_url, in_flight=self.streams, chunks=chunks)

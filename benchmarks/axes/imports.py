@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 
-from benchmarks import peers
-from benchmarks.axes.axis import Column, Figures, Settings, Subject
+from benchmarks import installed, peers
+from benchmarks.axes.axis import Column, Figures, Plain, Settings, Subject
 
 _STATEMENTS = {
     peers.OURS: "from arbitrageai_native import LLMService",
@@ -27,7 +27,7 @@ print((time.perf_counter() - wall) * 1e3, (time.process_time() - cpu) * 1e3)
 """
 
 
-class Imports:
+class Imports(Plain):
     """Each in a fresh interpreter, its files in the page cache."""
 
     name = "import"
@@ -39,13 +39,13 @@ class Imports:
     )
     headline = "wall_ms"
     reference = peers.OURS
-    needs_server = False
 
     def check(self, settings: Settings) -> None:
-        peers.check(settings.chosen(tuple(_STATEMENTS)))
+        installed.require(peers.distributions(settings.chosen(tuple(_STATEMENTS))))
 
     def subjects(self, settings: Settings) -> list[Subject]:
-        return [*(Subject(name) for name in settings.chosen(tuple(_STATEMENTS))), Subject(_FLOOR)]
+        named = [Subject(name) for name in settings.chosen(tuple(_STATEMENTS))]
+        return [*named, Subject(_FLOOR)] if named else []
 
     def measure(self, subject: Subject, settings: Settings) -> Figures:
         statement = _STATEMENTS.get(subject.name, "import asyncio")

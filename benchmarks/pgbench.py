@@ -1,0 +1,70 @@
+"""PostgreSQL's own load generator: pairs from a C program, with prepared statements.
+
+`pgbench` sends the plain upsert and deletion of the other peers, `pgbench-ours` the statements of this
+package, a row in each: what the package's client adds to them is the difference.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+from benchmarks.axes.own_process import measured_in
+from benchmarks.installed import OURS
+from benchmarks.lock_peers import GIVE, KEYS, PGBENCH_OURS, TABLE, TAKE, TTL
+
+_STATEMENTS = Path(__file__).parent.parent / "src" / "lock" / "store" / "postgres" / "statements.rs"
+_KEY = "'key-' || :client_id || '-' || :number"
+_ID = "(:id)::text"
+
+
+def pairs_per_second(name: str, url: str, clients: int, seconds: float) -> float:
+    """What one of the two reaches on an empty database."""
+    script = _our_script(url) if name == PGBENCH_OURS else _plain_script(url)
+    variables = f"\\set id random(1, 1000000000000)\n\\set number random(1, {KEYS})\n"
+    with tempfile.TemporaryDirectory(prefix="pgbench-") as folder:
+        file = Path(folder) / "pairs.sql"
+        file.write_text(variables + script)
+        load = ["-c", str(clients), "-j", str(min(clients, 2)), "-T", str(max(round(seconds), 1))]
+        output = _output("pgbench", "-n", "-M", "prepared", *load, "-f", str(file), url)
+    found = re.search(r"tps = ([\d.]+)", output)
+    assert found is not None
+    return float(found[1])
+
+
+def _plain_script(url: str) -> str:
+    _output("psql", "-q", "-c", TABLE, url)
+    take = TAKE.format(_ID, _KEY, "'x'", ":now", f":now + {TTL:.0f}")
+    return f"\\set now 1800000000\n{take};\n{GIVE.format(_KEY, _ID)};\n"
+
+
+def _our_script(url: str) -> str:
+    # One pair of the package's makes its tables.
+    measured_in(
+        "measured_locks",
+        OURS,
+        **{"peer": OURS, "store": "postgresql", "loop": "asyncio", "url": url},
+        **{"kind": "held", "count": 0, "pairs": 1},
+    )
+    acquire = _with_rows("ACQUIRE", _KEY, _ID, "'x'", f"{TTL}", ":bucket")
+    release = _with_rows("RELEASE_ROWS", _ID, ":bucket")
+    return f"\\set bucket random(0, 4095)\n{acquire};\n{release};\n"
+
+
+def _with_rows(name: str, *values: str) -> str:
+    """A statement of the package's, its arrays filled with one row."""
+    found = re.search(rf'const {name}: &str = "\\\n(.*?)";', _STATEMENTS.read_text(), re.DOTALL)
+    assert found is not None, f"there is no statement {name}"
+    statement = found[1]
+    for number, value in enumerate(values, 1):
+        statement = statement.replace(f"${number}::", f"ARRAY[{value}]::")
+    return statement
+
+
+def _output(program: str, *arguments: str) -> str:
+    from tests.servers.postgres import PostgresServer
+
+    command = [PostgresServer.program(program), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

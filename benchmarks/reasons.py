@@ -1,0 +1,81 @@
+"""Why targets are missed: prose that outlives a run. A report shows it beside the targets that it missed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+# By the texts of targets. What needs a figure of its own says which and when; the tables have the others.
+REASONS: dict[tuple[str, ...], str] = {
+    (
+        "CPU per call / pyreqwest",
+        "calls/s / pyreqwest",
+    ): (
+        "what is left on the loop's thread is asyncio's own task and future, the conversion of "
+        "arguments and result, and one wake-up for each batch of completions."
+    ),
+    (
+        "worst stall, 1,000 in flight / pyreqwest",
+        "worst stall, 1,000 in flight",
+    ): (
+        "a ticker beside a thousand tasks waits for those that are ready before it. How much of "
+        "it is the machine's, a control in an idle process would tell (`benchmarks/in_flight.py` "
+        "has one)."
+    ),
+    (
+        "10,000 calls of 2 s: all done",
+        "10,000 calls of 2 s: worst stall",
+    ): (
+        "the 10,000 connections alone take seconds where the machine is shared, for every client. "
+        "Making 10,000 tasks, which is asyncio's part, takes the loop some 40 ms by itself."
+    ),
+    ("10,000 calls of 2 s: peak RSS growth per call",): (
+        "hyper keeps two buffers of 8 KB for each HTTP/1 connection, for which reqwest has no "
+        "setting; a call that only waits takes about 12 KB, its task and coroutines included."
+    ),
+    (
+        "CPU per chunk / openai",
+        "CPU per chunk / aiohttp",
+    ): ("chunks 5 ms apart come one by one, and each wakes a worker, then the loop."),
+    ("import above bare Python",): ("`typing`, `enum` and `datetime` take most of it."),
+    ("CPU per await / stock bridge",): (
+        "a worker that is woken for each call preempts the loop's thread as often as not; calls "
+        "made together go together (`src/bridge/outbox.rs`)."
+    ),
+    ("PostgreSQL alone: pairs/s / pgbench, 1 client",): (
+        "alone, a pair is two statements, a round trip each; what is above pgbench is the way "
+        "from the loop's thread to the worker that has the connection and back, twice, and the "
+        "fencing token in the statement."
+    ),
+    (
+        "PostgreSQL: hand-off in one process",
+        "PostgreSQL: hand-off between processes / pg_advisory_lock",
+        "SQLite: hand-off in one process",
+        "Redis: hand-off in one process",
+    ): (
+        "a hand-off is a deletion, its announcement, and an insertion that is on the disk when it "
+        "is told, while an advisory lock is memory: the disk's `fsync` alone may take 0.4 ms."
+    ),
+    (
+        "SQLite alone: CPU per pair / the original",
+        "PostgreSQL alone: CPU per pair / the original",
+        "Redis alone: CPU per pair / the original",
+    ): (
+        "alone, each statement has the wake-ups of a worker and of the loop for itself; a hundred "
+        "keys at once share them."
+    ),
+    ("Redis: 1,000 waiters, statements a second",): (
+        "old processes publish no release, so every waiter's key is looked at every 0.3 s, and in Redis by "
+        "a script of its own, all of them in one pipeline; on PostgreSQL one statement looks at all."
+    ),
+}
+
+
+def why(missed: set[str]) -> Iterator[tuple[list[str], str]]:
+    """The texts of missed targets, and the reason; those without one at the end."""
+    for texts, reason in REASONS.items():
+        concerned = [text for text in texts if text in missed]
+        if concerned:
+            yield concerned, reason
+    unexplained = missed.difference(*REASONS)
+    if unexplained:
+        yield sorted(unexplained), "not looked into yet."
