@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_queue::SegQueue;
+#[cfg(unix)]
 use pyo3::exceptions::PyNotImplementedError;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A point in time since the machine started (`CLOCK_BOOTTIME`; the monotonic clock where there is no such clock).
+/// A point in time since the machine started, or on Windows since this was first asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootTime(Duration);
 
@@ -10,24 +10,16 @@ impl BootTime {
     /// Now.
     #[must_use]
     pub fn now() -> Self {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        let clock = rustix::time::ClockId::Boottime;
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        let clock = rustix::time::ClockId::Monotonic;
-        let time = rustix::time::clock_gettime(clock);
-        Self(Duration::new(
-            time.tv_sec.unsigned_abs(),
-            u32::try_from(time.tv_nsec).unwrap_or(0),
-        ))
+        Self(clock::elapsed())
     }
 
-    /// Nanoseconds since the machine started.
+    /// Nanoseconds since the clock's beginning.
     #[must_use]
     pub fn as_nanos(self) -> u64 {
         u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// The point `nanoseconds` after the machine's start.
+    /// The point `nanoseconds` after the clock's beginning.
     #[must_use]
     pub fn from_nanos(nanoseconds: u64) -> Self {
         Self(Duration::from_nanos(nanoseconds))
@@ -44,5 +36,41 @@ impl std::ops::Add<Duration> for BootTime {
     type Output = Self;
     fn add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration))
+    }
+}
+
+#[cfg(unix)]
+mod clock {
+    //! `CLOCK_BOOTTIME`, or the monotonic clock where there is none: macOS's counts while the machine sleeps, too.
+
+    use std::time::Duration;
+
+    use rustix::time::{ClockId, clock_gettime};
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const CLOCK: ClockId = ClockId::Boottime;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    const CLOCK: ClockId = ClockId::Monotonic;
+
+    pub(super) fn elapsed() -> Duration {
+        let time = clock_gettime(CLOCK);
+        Duration::new(
+            time.tv_sec.unsigned_abs(),
+            u32::try_from(time.tv_nsec).unwrap_or(0),
+        )
+    }
+}
+
+#[cfg(not(unix))]
+mod clock {
+    //! The standard library's clock: Windows' performance counter, which counts while the machine sleeps.
+
+    use std::sync::LazyLock;
+    use std::time::{Duration, Instant};
+
+    static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+    pub(super) fn elapsed() -> Duration {
+        BEGINNING.elapsed()
     }
 }

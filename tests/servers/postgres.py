@@ -51,6 +51,16 @@ class PostgresServer:
         return self._folder
 
     @property
+    def process_id(self) -> int:
+        """The server's first process, whose children the others are."""
+        return self._process.pid
+
+    @property
+    def log(self) -> Path:
+        """What the server has to say."""
+        return self._folder / "log"
+
+    @property
     def data_folder(self) -> Path:
         """Where its data and its configuration are."""
         return self._data

