@@ -4,6 +4,7 @@ python -m benchmarks list
 python -m benchmarks run [NAME…] [--quick]
 python -m benchmarks report [FILE] [--markdown [--into PAGE]]
 python -m benchmarks charts [FILE] [--to DIRECTORY]
+python -m benchmarks figures [FILE]
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ def _arguments() -> argparse.Namespace:
     charts = commands.add_parser("charts", help="draw the charts of a run again")
     charts.add_argument("file", nargs="?", type=Path, default=RESULTS)
     charts.add_argument("--to", type=Path, default=CHARTS)
+    figures = commands.add_parser("figures", help="write the figures of a run into README.md and docs/")
+    figures.add_argument("file", nargs="?", type=Path, default=RESULTS)
     return parser.parse_args()
 
 
@@ -191,6 +194,20 @@ def _charts(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _figures(arguments: argparse.Namespace) -> int:
+    from benchmarks.figures import StaleDirectiveError, copy_charts, pages, written
+
+    results = _read(arguments.file)
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        try:
+            page.write_text(written(text, results), encoding="utf-8")
+        except StaleDirectiveError as error:
+            raise Unmet(f"{page}: {error}") from None
+    copy_charts()
+    return 0
+
+
 def _read(file: Path) -> Results:
     from benchmarks.results import Results
 
@@ -204,7 +221,13 @@ def main() -> int:
     arguments = _arguments()
     if find_spec("rich") is None:
         raise Unmet("not installed: rich; run `pip install '.[bench]'`")
-    commands = {"list": lambda _: _list(), "run": _run, "report": _report, "charts": _charts}
+    commands = {
+        "list": lambda _: _list(),
+        "run": _run,
+        "report": _report,
+        "charts": _charts,
+        "figures": _figures,
+    }
     return commands[arguments.command](arguments)
 
 

@@ -13,12 +13,27 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_CLOUD_MODEL", "DEFAULT_DISTILLED_MODEL", "DEFAULT_LOCAL_MODEL", "ModelConfig"]
 
 DEFAULT_CLOUD_MODEL = "gpt-4o-mini"
+"""The cloud's model, if nothing says otherwise."""
+
 DEFAULT_LOCAL_MODEL = "llama3.2"
+"""The local model, if nothing says otherwise."""
+
 DEFAULT_DISTILLED_MODEL = "distilled-llama3.2"
+"""The distilled model, unless the environment's `DISTILLED_MODEL_NAME` names another."""
 
 
 class ModelConfig:
-    """Which model serves which kind of task, and where."""
+    """Which model serves which kind of task, and where.
+
+    Attributes:
+        cloud_model: The cloud's model.
+        local_model: The local model.
+        local_base_url: The local endpoint: the argument, else the environment's `OLLAMA_URL`, else Ollama's.
+        local_api_key: Its key.
+        use_local_by_default: Whether a task that no map names is for the local model.
+        task_model_map: Kind of task -> model.
+        task_use_local_map: Kind of task -> whether it is for the local endpoint.
+    """
 
     def __init__(
         self,

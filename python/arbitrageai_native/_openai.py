@@ -182,7 +182,9 @@ class _Client:
             if not isinstance(value, str):
                 raise InvalidArgumentTypeError(f"{name} has to be a string, not {type(value).__name__}")
         self.base_url = base_url
+        """The endpoint."""
         self.api_key = api_key
+        """Its key."""
         headers = {**organization_headers(organization, project), **(default_headers or {})}
         settings.setdefault("max_connections", default_max_connections())
         # The SDK sends no such header, and code that came from it may compare requests.
@@ -195,6 +197,7 @@ class _Client:
         self._own_chat = Chat(self._completions_class(self))
         self._own_completions = self._own_chat.completions
         self.chat: Any = self._own_chat
+        """`chat.completions.create(...)` makes a call."""
 
     def _is_replaced(self) -> bool:
         """Whether a test (or an application) put something of its own in the place of our `create`."""
@@ -254,6 +257,7 @@ class AsyncOpenAI(_Client):
         """Do nothing: for code that closes its client."""
 
     aclose = close
+    """The same, by its other name."""
 
     async def __aenter__(self) -> AsyncOpenAI:
         return self

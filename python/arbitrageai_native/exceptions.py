@@ -15,6 +15,13 @@ Those of a model call have the names, the attributes and the hierarchy of OpenAI
                 ConflictError 409, UnprocessableEntityError 422, RateLimitError 429, InternalServerError >=
                 500
     CircuitBreakerError
+
+Those of locks:
+
+    LockError
+        LockTimeoutError (TimeoutError), LockBackendError (TimeoutError)
+        LockLostError
+        LockStoreError
 """
 
 from __future__ import annotations
@@ -36,6 +43,11 @@ __all__ = [
     "InternalServerError",
     "InvalidArgumentError",
     "InvalidArgumentTypeError",
+    "LockBackendError",
+    "LockError",
+    "LockLostError",
+    "LockStoreError",
+    "LockTimeoutError",
     "NotFoundError",
     "OpenAIError",
     "PermissionDeniedError",
@@ -65,7 +77,12 @@ class ClientClosedError(OpenAIError, RuntimeError):
 
 
 class ErrorResponse:
-    """What is left of an error answer: `status_code` and `headers` (names in lower case)."""
+    """What is left of an error answer.
+
+    Attributes:
+        status_code: The HTTP status.
+        headers: The header fields, their names in lower case.
+    """
 
     __slots__ = ("headers", "status_code")
 
@@ -84,9 +101,13 @@ def _optional_text(value: object) -> str | None:
 class APIError(OpenAIError):
     """The request was made and did not succeed.
 
-    `message` is the text, `body` the server's `error` object (or the whole body, or None), from which
-    `code`, `param` and `type` are taken. `request` is always None: what was sent is not kept, since it holds
-    the prompt and the key.
+    Attributes:
+        message: The text.
+        body: The server's `error` object, or the whole body, or None.
+        code: The `code` in it.
+        param: The `param` in it.
+        type: The `type` in it.
+        request: Always None: what was sent is not kept, since it holds the prompt and the key.
     """
 
     request: Any = None
@@ -127,7 +148,11 @@ class APITimeoutError(APIConnectionError, TimeoutError):
 
 
 class APIResponseValidationError(APIError):
-    """The server answered, but not with a chat completion. `body` is the beginning of what it sent."""
+    """The server answered, but not with a chat completion. `body` is the beginning of what it sent.
+
+    Attributes:
+        status_code: The HTTP status.
+    """
 
     def __init__(self, message: str, *, status_code: int = 200, body: object = None) -> None:
         super().__init__(message, body=body)
@@ -135,7 +160,13 @@ class APIResponseValidationError(APIError):
 
 
 class APIStatusError(APIError):
-    """The server answered with a status other than 2xx."""
+    """The server answered with a status other than 2xx.
+
+    Attributes:
+        status_code: The HTTP status.
+        response: What is left of the answer.
+        request_id: What the server calls the request: its header `x-request-id`.
+    """
 
     status_code: int = 0
 

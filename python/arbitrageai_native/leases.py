@@ -19,6 +19,8 @@ from .exceptions import LockLostError, LockTimeoutError
 if TYPE_CHECKING:
     from . import _native
 
+__all__ = ["Lease", "LockContext", "OnLost", "SyncLease", "SyncLockContext"]
+
 logger = logging.getLogger(__name__)
 
 OnLost = Literal["log", "raise", "cancel"] | Callable[["Lease"], object]

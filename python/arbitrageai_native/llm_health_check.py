@@ -29,7 +29,13 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class CircuitState(Enum):
-    """Whether calls get through: all, none, or one at a time."""
+    """Whether calls get through.
+
+    Attributes:
+        CLOSED: All of them.
+        OPEN: None.
+        HALF_OPEN: One at a time, to try.
+    """
 
     CLOSED = "closed"
     OPEN = "open"
@@ -224,7 +230,14 @@ class HealthMetrics:
 
 
 class ExponentialBackoff:
-    """Growing waits: each `base` times the last, at most `max_delay_ms`, give or take the jitter."""
+    """Growing waits: each `base` times the last, at most `max_delay_ms`, give or take the jitter.
+
+    Attributes:
+        initial_delay_ms: The first wait.
+        max_delay_ms: The longest.
+        base: By how much each is longer than the last.
+        jitter_factor: The part of a wait that is random, more or less.
+    """
 
     def __init__(
         self,
@@ -257,7 +270,12 @@ class ExponentialBackoff:
 
 
 class LLMHealthChecker:
-    """The health of endpoints, and their circuit breakers."""
+    """The health of endpoints, and their circuit breakers.
+
+    Attributes:
+        check_interval_seconds: Kept for its caller; nothing is asked unless `health_check` is called.
+        health_status: Endpoint -> what is known of it.
+    """
 
     def __init__(self, check_interval_seconds: float = 30) -> None:
         self.check_interval_seconds = check_interval_seconds

@@ -63,10 +63,16 @@ __all__ = [
 load_dotenv_file()
 
 TASK_TYPE_BASIC_ADMIN = "basic_admin"
+"""The kind of `LLMService.for_basic_admin`."""
+
 TASK_TYPE_COMPLEX = "complex"
+"""The kind of `LLMService.for_complex_task`."""
+
 TASK_TYPE_DISTILLED = "distilled"
+"""The kind of a task for the distilled model."""
 
 MIN_CLOUD_REVENUE = revenue_threshold()
+"""Cents of revenue from which the cloud's model is used: the environment's `MIN_CLOUD_REVENUE`, else 3000."""
 
 
 _default_model_config: ModelConfig | None = None
@@ -96,6 +102,17 @@ class LLMService:
     One policy for every call: `deadline` limits it as a whole, the circuit breaker may refuse it, each try
     is limited by `timeout`, and connection errors, timeouts, 408, 409, 429 and 5xx are tried again as
     OpenAI's SDK does.
+
+    Attributes:
+        base_url: The endpoint.
+        api_key: Its key.
+        model: The model of the calls to come.
+        default_temperature: That of calls that name none.
+        default_max_tokens: Likewise.
+        model_config: What the constructors by kind of task go by.
+        enable_fallback: Whether `complete_with_fallback` goes on to the local model.
+        enable_circuit_breaker: As it was given.
+        client: What makes the calls: this package's client, or any other of OpenAI's shape, put in its place.
     """
 
     def __init__(

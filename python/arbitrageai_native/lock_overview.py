@@ -9,14 +9,21 @@ __all__ = ["HeldLock", "LockOverview", "Waiter"]
 
 @dataclass(frozen=True)
 class HeldLock:
-    """A row of the table. Times are Unix seconds by the database's clock."""
+    """A row of the table. Times are Unix seconds by the database's clock.
+
+    Attributes:
+        key: `bid:lock:{marketplace}:{posting}`.
+        holder_id: The name under which it is held.
+        acquired_at: Since when.
+        expires_at: Until when, unless it is renewed.
+        remaining: Seconds until it expires; negative when it has, and nobody has taken it over.
+    """
 
     key: str
     holder_id: str
     acquired_at: float
     expires_at: float
     remaining: float
-    """Seconds until it expires; negative when it has, and nobody has taken it over."""
 
     @property
     def is_expired(self) -> bool:
@@ -26,7 +33,13 @@ class HeldLock:
 
 @dataclass(frozen=True)
 class Waiter:
-    """Someone in this process who waits for a lock."""
+    """Someone in this process who waits for a lock.
+
+    Attributes:
+        key: The lock's key.
+        holder_id: The name under which it will be held.
+        seconds: For how long so far.
+    """
 
     key: str
     holder_id: str
@@ -35,7 +48,12 @@ class Waiter:
 
 @dataclass(frozen=True)
 class LockOverview:
-    """The whole table, and this process's waiters."""
+    """The whole table, and this process's waiters.
+
+    Attributes:
+        held: Every row.
+        waiting: Who waits, in this process.
+    """
 
     held: list[HeldLock]
     waiting: list[Waiter]

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+__all__ = ["LOGGER_NAME", "LoopMonitor", "Stall"]
+
 LOGGER_NAME: Final = "arbitrageai_native.loop_monitor"
+"""The logger that stalls are told to."""
 
 _SECONDS_TO_END_AT_EXIT: Final = 1.0
 _ATTRIBUTE: Final = "_arbitrageai_native_monitor"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,24 +18,26 @@ from .system import as_nobody, from_package
 class PgBouncer:
     """Two connections to a server, shared by all clients: each has one for the length of a transaction."""
 
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer, configuration: str | None = None) -> None:
         program = from_package("pgbouncer", "/usr/sbin/pgbouncer")
         self._folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
-        self.port = free_port()
-        settings = self._folder / "pgbouncer.ini"
-        settings.write_text(
-            f"""
+        if configuration is None:
+            configuration = f"""
             [databases]
             * = host=127.0.0.1 port={server.port} user=postgres
             [pgbouncer]
             listen_addr = 127.0.0.1
-            listen_port = {self.port}
+            listen_port = {free_port()}
             unix_socket_dir =
             auth_type = any
             pool_mode = transaction
             default_pool_size = 2
             """
-        )
+        settings = self._folder / "pgbouncer.ini"
+        settings.write_text(configuration)
+        listening = re.search(r"listen_port = (\d+)", configuration)
+        assert listening is not None
+        self.port = int(listening[1])
         if os.geteuid() == 0:
             shutil.chown(self._folder, "nobody")
         with (self._folder / "log").open("w") as log:

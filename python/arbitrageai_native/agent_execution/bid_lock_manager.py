@@ -50,6 +50,8 @@ class BidLockManager:
 
     Attributes:
         ttl: seconds that a lock lasts without renewal; assigning it affects the next acquisition.
+        auto_renew: whether `with_lock` and leases renew the lock, unless they say otherwise themselves.
+        on_lost: what a block does when its lock is lost, likewise.
     """
 
     def __init__(

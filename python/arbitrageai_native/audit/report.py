@@ -10,7 +10,15 @@ from typing import Any
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """One blocking call, in the coroutine `function`; `instead` says what does not block."""
+    """One blocking call in a coroutine.
+
+    Attributes:
+        file: Where it is.
+        line: The line in it, from 1.
+        function: The coroutine.
+        call: What blocks, with the helper functions that lead to it.
+        instead: What does not block.
+    """
 
     file: str
     line: int
@@ -21,7 +29,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Problem:
-    """A file that could not be audited."""
+    """A file that could not be audited.
+
+    Attributes:
+        file: Its name.
+        message: Why.
+    """
 
     file: str
     message: str
@@ -29,7 +42,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings, what could not be read, and how much was."""
+    """What an audit found.
+
+    Attributes:
+        findings: Every blocking call.
+        errors: What could not be read.
+        files: How many files were.
+        coroutines: How many coroutines are in them.
+    """
 
     findings: list[Finding]
     errors: list[Problem]

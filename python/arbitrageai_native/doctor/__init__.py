@@ -17,6 +17,7 @@ from .secrets import Secrets
 __all__ = ["SECONDS_FOR_EACH", "Finding", "Level", "diagnose"]
 
 SECONDS_FOR_EACH: Final = 5.0
+"""How long each look may take."""
 
 _Look = Callable[[], Awaitable[Iterable[Finding]]]
 

@@ -9,7 +9,13 @@ __all__ = ["Finding", "Level"]
 
 
 class Level(Enum):
-    """How bad it is."""
+    """How bad it is.
+
+    Attributes:
+        OK: Nothing is to be done.
+        WARNING: It works, and may not do so for long, or not as it is meant to.
+        ERROR: It does not work.
+    """
 
     OK = "ok"
     WARNING = "warning"

@@ -88,7 +88,10 @@ class Disconnect:
 
 
 AnyAnswer = str | Answer | Failure | Disconnect
+"""What a server can be told to answer; text stands for an `Answer` with that content."""
+
 Answerer = Callable[[RecordedRequest], AnyAnswer | Awaitable[AnyAnswer]]
+"""A function, plain or async, that makes an answer of a request."""
 
 _numbers: Final = itertools.count(1)
 

@@ -30,14 +30,23 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may measure, in bytes."""
+    """What one request may measure, in bytes.
+
+    Attributes:
+        head: Its head: the first line and the header fields.
+        body: Its body.
+    """
 
     head: int = 64 * 1024
     body: int = 64 * 1024 * 1024
 
 
 class Headers(Mapping[str, str]):
-    """Header fields in the order sent; names are looked up without regard to case."""
+    """Header fields in the order sent; names are looked up without regard to case.
+
+    Attributes:
+        fields: (name, value) of each, as sent.
+    """
 
     def __init__(self, fields: tuple[tuple[str, str], ...]) -> None:
         self.fields = fields

@@ -13,8 +13,14 @@ from arbitrageai_native.testing.http_parser import Headers
 class RecordedRequest:
     """A request as it arrived.
 
-    `received_at` is in seconds of the server's `time.monotonic()`; `connection` numbers the server's
-    connections from 1 on, so that requests that shared one can be told.
+    Attributes:
+        method: `POST`, for one.
+        path: What was asked for, without the query.
+        query: What is behind the `?`; empty if there is none.
+        headers: The header fields.
+        body: The body, as sent.
+        received_at: When, in seconds of the server's `time.monotonic()`.
+        connection: The server's connections, numbered from 1 on: requests that shared one can be told.
     """
 
     method: str
@@ -56,7 +62,18 @@ class RecordedRequest:
 
 @dataclass(frozen=True)
 class Statistics:
-    """A server's counts at one moment. `peak_*` are the most at one time so far."""
+    """A server's counts at one moment.
+
+    Attributes:
+        connections: Made so far.
+        open_connections: Open now.
+        peak_connections: The most open at one time so far.
+        requests: That arrived so far.
+        in_flight: Not answered yet.
+        peak_in_flight: The most of these at one time so far.
+        answered: That got their answer.
+        abandoned: Whose client went away before.
+    """
 
     connections: int = 0
     open_connections: int = 0

@@ -51,6 +51,9 @@ class ModelServer:
         limits: The largest request accepted.
         port: The port; a free one if 0.
 
+    Attributes:
+        application: What answers: the part without the network.
+
     Raises:
         ValueError: `delay` is negative or not a number.
     """

@@ -1,0 +1,1 @@
+"""Runs what stands in blocks of code in the README and in `docs/`."""
