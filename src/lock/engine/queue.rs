@@ -482,7 +482,15 @@ impl Drop for Place {
         let mut queues = self.engine.queues();
         if let Entry::Occupied(mut entry) = queues.keys.entry(Arc::clone(&self.key)) {
             let state = entry.get_mut();
-            state.waiters.retain(|other| !Arc::ptr_eq(other, &self.waiter));
+            if state
+                .waiters
+                .front()
+                .is_some_and(|first| Arc::ptr_eq(first, &self.waiter))
+            {
+                state.waiters.pop_front();
+            } else {
+                state.waiters.retain(|other| !Arc::ptr_eq(other, &self.waiter));
+            }
             if let Some(next) = state.waiters.front() {
                 if !next.first.swap(true, Ordering::AcqRel) {
                     next.changed.notify_one();
