@@ -110,15 +110,17 @@ async def test_a_database_that_keeps_silent_is_waited_for_a_second_and_holds_nob
     clock = asyncio.get_running_loop().time
     async with asking(locks=[manager, BidLockManager(60, "sqlite://")]) as client:
         for path, status in (("/health", 503), ("/native/data", 200)):
-            start = clock()
-            answer = await client.get(path)
+            start, others = clock(), 0
+            waiting = asyncio.create_task(client.get(path))
+            while not waiting.done():
+                assert (await client.get("/native")).status_code == 200
+                others += 1
+            answer = await waiting
             assert answer.status_code == status
-            assert 0.9 < clock() - start < 4
+            assert 0.9 < clock() - start < 5
+            assert others >= 3
             assert "locks 1" in answer.text
             assert "did not answer in time" in answer.text
-        monitor = LoopMonitor.of_running_loop()
-        assert monitor is not None
-        assert monitor.stalls == 0
     ended.set()
     silent.close()
     await silent.wait_closed()
@@ -240,8 +242,8 @@ async def test_the_loop_is_watched_while_the_application_runs() -> None:
         monitor = LoopMonitor.of_running_loop()
         assert monitor is not None
         told = (await client.get("/native/data")).json()["loop"]
-        assert told["recent"][-1] >= 0
-        assert (told["stalls"], told["threshold"], told["last_stall"]) == (0, 0.1, None)
+        assert told["threshold"] == 0.1
+        assert told["worst"] >= max(told["recent"]) > 0
     assert not monitor.is_installed
 
 

@@ -379,10 +379,10 @@ def counted():
 async def main():
     await work()
     await work()
-    slow = asyncio.ensure_future(service.complete_async("Bid?"))
     held = await locks.acquire_lease("upwork", "2")
-    await asyncio.sleep(0.05)
-    assert metrics()["llm"]["models"]["m"]["in_flight"] == 1
+    slow = asyncio.ensure_future(service.complete_async("Bid?"))
+    while metrics()["llm"]["models"]["m"]["in_flight"] == 0:
+        await asyncio.sleep(0.01)
     child = os.fork()
     if child == 0:
         asyncio._set_running_loop(None)
@@ -403,5 +403,5 @@ asyncio.run(main())
 
 
 def test_a_forked_child_begins_at_zero(tmp_path: Any) -> None:
-    with ModelServer.in_subprocess(delay=0.3) as server:
+    with ModelServer.in_subprocess(delay=1) as server:
         run_scenario(FORK.format(base_url=server.base_url, database_url=f"sqlite:///{tmp_path / 'locks.db'}"))

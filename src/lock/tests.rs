@@ -19,7 +19,7 @@ fn file(folder: &Path) -> Database {
 }
 
 fn manager(registry: &Registry, database: &Database) -> Manager {
-    Manager::new(registry.engine(database), Arc::default())
+    Manager::new(registry.engine(database), Ledger::default())
 }
 
 fn wanted(posting: &str, ttl: f64, timeout: f64) -> Wanted {

@@ -172,7 +172,8 @@ def _held(lock: HeldLock) -> dict[str, Any]:
 def _circuit(endpoint: str, health: _native.EndpointHealth) -> dict[str, Any]:
     recovers_in = None
     if health.state == "open" and health.opened_at is not None:
-        recovers_in = max(0.0, health.opened_at / 1e6 + health.recovery_timeout_seconds - time.time())
+        recovers_at = health.opened_at / 1e6 + health.recovery_timeout_seconds
+        recovers_in = _finite(max(0.0, recovers_at - time.time()))
     return {
         "endpoint": without_secrets(endpoint),
         "state": health.state,
