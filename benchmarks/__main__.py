@@ -94,8 +94,9 @@ def _run(arguments: argparse.Namespace) -> int:
         without=_listed(arguments.without),
     )
     charts = arguments.charts or (None if quick else CHARTS)
-    _check(settings, charts)
+    _check_names(settings)
     axes = _axes(arguments.names, settings)
+    _check_installed(settings, charts)
     for axis in axes:
         axis.check(settings)
 
@@ -145,7 +146,7 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
-def _check(settings: Settings, charts: Path | None) -> None:
+def _check_names(settings: Settings) -> None:
     peers = (*PEERS, *(name for name in lock_peers.NAMES if name not in PEERS))
     for what, wanted, known in (
         ("event loop", settings.loops, LOOPS),
@@ -155,6 +156,9 @@ def _check(settings: Settings, charts: Path | None) -> None:
         unknown = set(wanted) - set(known)
         if unknown:
             raise Unmet(f"there is no {what} {min(unknown)!r}; there are: {', '.join(known)}")
+
+
+def _check_installed(settings: Settings, charts: Path | None) -> None:
     needed = {"uvloop": "uvloop" in settings.loops, "matplotlib": charts is not None}
     missing = [name for name, is_needed in needed.items() if is_needed and find_spec(name) is None]
     if missing:
