@@ -6,21 +6,22 @@
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::Engine;
 use super::holds::{Hold, Status, Tombstones};
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Attempt, Claim, LockRow};
 
-/// Waits this long when a lock was found held and then its row was gone: it is being passed from hand to hand.
-const PASSING: Duration = Duration::from_millis(5);
+mod place;
+
+pub(super) use place::Place;
+
 /// A row expires when the clock has passed its expiry: look just after.
 const AFTER_EXPIRY: Duration = Duration::from_millis(1);
 /// So many keys are not worth sweeping.
@@ -329,183 +330,6 @@ impl Queues {
             !state.waiters.is_empty() || !state.holds.is_empty()
         });
         self.sweep_at = (self.keys.len() * 2).max(FEW);
-    }
-}
-
-/// A caller's place in the queue for a key; left when dropped.
-pub(super) struct Place {
-    engine: Arc<Engine>,
-    key: Arc<str>,
-    waiter: Arc<Waiter>,
-    watched: AtomicBool,
-    had_to_wait: bool,
-}
-
-impl Place {
-    /// Takes a place at the end. If that is the front, the request is sent: only the database knows for sure who has the lock.
-    pub(super) fn join(engine: &Arc<Engine>, claim: Claim) -> (Self, Answer) {
-        let (key, holder) = (Arc::clone(&claim.key), Arc::clone(&claim.holder));
-        let (reply, answer) = oneshot::channel();
-        let mut request = Request::Ready(Acquire { claim, reply });
-        let mut queues = engine.queues();
-        let state = queues.keys.entry(Arc::clone(&key)).or_default();
-        let first = state.waiters.is_empty();
-        let to_send = if first && !state.is_being_released() {
-            take(&mut request)
-        } else {
-            None
-        };
-        let waiter = Arc::new(Waiter {
-            holder,
-            since: Instant::now(),
-            first: AtomicBool::new(first),
-            changed: Notify::new(),
-            request: Mutex::new(request),
-            seen: Mutex::new(None),
-        });
-        state.waiters.push_back(Arc::clone(&waiter));
-        drop(queues);
-        let place = Self {
-            engine: Arc::clone(engine),
-            key,
-            waiter,
-            watched: AtomicBool::new(false),
-            had_to_wait: to_send.is_none(),
-        };
-        engine.send(to_send);
-        (place, answer)
-    }
-
-    /// Whether others waited already, or had not yet released the lock.
-    pub(super) fn had_to_wait(&self) -> bool {
-        self.had_to_wait
-    }
-
-    /// Whether everyone who came before has gone.
-    pub(super) fn is_first(&self) -> bool {
-        self.waiter.first.load(Ordering::Acquire)
-    }
-
-    /// Waits to become the first.
-    pub(super) async fn changed(&self) {
-        self.waiter.changed.notified().await;
-    }
-
-    /// Since when the request has been under way; None while it is ready.
-    pub(super) fn under_way_since(&self) -> Option<Instant> {
-        match &*self.waiter.request() {
-            Request::Ready(_) => None,
-            Request::UnderWay { since, .. } => Some(*since),
-        }
-    }
-
-    /// Sends the request if it is ready.
-    pub(super) fn send(&self) {
-        let ready = take(&mut self.waiter.request());
-        self.engine.send(ready);
-    }
-
-    /// Makes the request ready anew. If the lock may have become free since the last one was sent, it is sent at once.
-    pub(super) fn ask_again(&self, claim: Claim) -> Answer {
-        let (reply, answer) = oneshot::channel();
-        let mut request = self.waiter.request();
-        let heard = matches!(*request, Request::UnderWay { heard: true, .. });
-        *request = Request::Ready(Acquire { claim, reply });
-        let to_send = if heard { take(&mut request) } else { None };
-        drop(request);
-        self.engine.send(to_send);
-        answer
-    }
-
-    /// When the lock expires that this process itself has on the key, if it has one.
-    pub(super) fn held_here(&self) -> Option<Instant> {
-        self.own_hold().map(|hold| self.expect_end_of(&hold))
-    }
-
-    fn own_hold(&self) -> Option<Arc<Hold>> {
-        let queues = self.engine.queues();
-        let holds = &queues.keys.get(&self.key)?.holds;
-        holds.iter().find(|hold| hold.is_held()).cloned()
-    }
-
-    /// Its release will send the request: only its end by other ways is to be looked out for.
-    fn expect_end_of(&self, hold: &Hold) -> Instant {
-        let expiry = Instant::now() + hold.remaining() + AFTER_EXPIRY;
-        *self.waiter.seen() = Some(Seen {
-            row: Some(hold.row.to_string()),
-            expiry,
-        });
-        expiry
-    }
-
-    /// Notes whose row stands in the way, and has the store look out for its end; answers when that row expires.
-    pub(super) fn saw(&self, row: Option<&LockRow>) -> Instant {
-        if let Some(row) = row
-            && let Some(hold) = self.own_hold()
-            && *hold.row == *row.id
-        {
-            return self.expect_end_of(&hold);
-        }
-        if !self.watched.swap(true, Ordering::AcqRel) {
-            self.engine.store.watch(&self.key, true);
-            self.engine.poller.quicken();
-        }
-        let expiry = row.map_or_else(|| Instant::now() + PASSING, |row| expiry(row) + AFTER_EXPIRY);
-        *self.waiter.seen() = Some(Seen {
-            row: row.map(|row| row.id.clone()),
-            expiry,
-        });
-        expiry
-    }
-
-    pub(super) fn failure(&self) -> Option<StoreError> {
-        self.engine
-            .queues()
-            .keys
-            .get(&self.key)
-            .and_then(|state| state.failure.clone())
-    }
-
-    pub(super) fn note_failure(&self, failure: Option<StoreError>) {
-        if let Some(state) = self.engine.queues().keys.get_mut(&self.key) {
-            state.failure = failure;
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if self.watched.load(Ordering::Acquire) {
-            self.engine.store.watch(&self.key, false);
-        }
-        let mut to_send = None;
-        let mut queues = self.engine.queues();
-        if let Entry::Occupied(mut entry) = queues.keys.entry(Arc::clone(&self.key)) {
-            let state = entry.get_mut();
-            if state
-                .waiters
-                .front()
-                .is_some_and(|first| Arc::ptr_eq(first, &self.waiter))
-            {
-                state.waiters.pop_front();
-            } else {
-                state.waiters.retain(|other| !Arc::ptr_eq(other, &self.waiter));
-            }
-            if let Some(next) = state.waiters.front() {
-                if !next.first.swap(true, Ordering::AcqRel) {
-                    next.changed.notify_one();
-                    if !state.is_held() && !state.is_being_released() {
-                        to_send = next.hear();
-                    }
-                }
-            } else if state.holds.is_empty() {
-                entry.remove();
-            } else {
-                state.failure = None;
-            }
-        }
-        drop(queues);
-        self.engine.send(to_send);
     }
 }
 

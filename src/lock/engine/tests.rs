@@ -124,13 +124,19 @@ async fn held(engine: &Arc<Engine>, asked: &Asked) -> Grant {
     acquiring.await.unwrap()
 }
 
+/// A lock that is held, and who waits for it.
+async fn held_and_waited_for(engine: &Arc<Engine>, asked: &Asked) -> (Grant, Acquiring) {
+    let grant = held(engine, asked).await;
+    let mut waiter = acquire(engine);
+    asked.acquire().held(theirs());
+    waits(&mut waiter).await;
+    (grant, waiter)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_release_hands_the_lock_over_before_the_waiters_task_has_run() {
     let (engine, asked) = engine();
-    let grant = held(&engine, &asked).await;
-    let mut waiter = acquire(&engine);
-    asked.acquire().held(theirs());
-    waits(&mut waiter).await;
+    let (grant, waiter) = held_and_waited_for(&engine, &asked).await;
     let mut next = acquire(&engine);
     waits(&mut next).await;
 
@@ -224,10 +230,7 @@ async fn who_comes_during_a_release_is_asked_for_when_it_is_done() {
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_was_gone_is_not_handed_over_and_is_asked_for_again() {
     let (engine, asked) = engine();
-    let grant = held(&engine, &asked).await;
-    let mut waiter = acquire(&engine);
-    asked.acquire().held(theirs());
-    waits(&mut waiter).await;
+    let (grant, mut waiter) = held_and_waited_for(&engine, &asked).await;
     let releasing = grant.release();
     let (release, successor) = asked.hand_over();
     release.reply.send(Ok(false)).unwrap();
@@ -243,10 +246,7 @@ async fn a_lock_that_was_gone_is_not_handed_over_and_is_asked_for_again() {
 #[tokio::test(start_paused = true)]
 async fn a_waiter_that_gave_up_while_the_lock_came_to_it_releases_it() {
     let (engine, asked) = engine();
-    let grant = held(&engine, &asked).await;
-    let mut waiter = acquire(&engine);
-    asked.acquire().held(theirs());
-    waits(&mut waiter).await;
+    let (grant, waiter) = held_and_waited_for(&engine, &asked).await;
     let releasing = grant.release();
     let (release, successor) = asked.hand_over();
     drop(waiter);
