@@ -313,7 +313,9 @@ def test_not_installed_the_application_is_not_asked(with_database: Path) -> None
 def the_file() -> str:
     """What the migration guide gives for the original's file."""
     guide = (Path(__file__).parent.parent / "docs" / "migration.md").read_text()
-    (code,) = [code for code in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "sys.modules" in code]
+    (code,) = [
+        code for code in re.findall(r"```python[^\n]*\n(.*?)```", guide, re.DOTALL) if "sys.modules" in code
+    ]
     return code
 
 

@@ -221,7 +221,7 @@ class BeforeDeletion(TcpProxy):
         self._act = act
 
     async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counts: int = 0
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_client: bool
     ) -> None:
         while data := await reader.read(65536):
             if b"$3\r\nDEL\r\n" in data:

@@ -155,7 +155,7 @@ class LastAnswerLost(TcpProxy):
     lost = False
 
     async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counts: int = 0
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_client: bool
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
