@@ -12,7 +12,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from benchmarks.lock_peers import Locker, find
@@ -103,7 +104,8 @@ async def waiters(locker: Locker, count: int, pairs: int, **_: Any) -> Figures:
     return figures
 
 
-def _statements_seen(store: str, url: str) -> Callable[[], int]:
+@contextmanager
+def _statements_seen(store: str, url: str) -> Iterator[Callable[[], int]]:
     """What tells how many statements the server has seen; 0 for ever where there is no server."""
     if store == "postgresql":
         import psycopg2
@@ -111,20 +113,26 @@ def _statements_seen(store: str, url: str) -> Callable[[], int]:
         connection = psycopg2.connect(url)
         connection.autocommit = True
         query = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+        with connection.cursor() as cursor:
+            # Its transactions would be counted, too.
+            cursor.execute("ALTER SYSTEM SET autovacuum = off")
+            cursor.execute("SELECT pg_reload_conf()")
 
-        def of_postgresql() -> int:
-            with connection.cursor() as cursor:
+            def of_postgresql() -> int:
                 cursor.execute(query)
                 return int(cursor.fetchone()[0])
 
-        return of_postgresql
-    if store == "redis":
+            yield of_postgresql
+            cursor.execute("ALTER SYSTEM RESET autovacuum")
+            cursor.execute("SELECT pg_reload_conf()")
+    elif store == "redis":
         import redis
 
         client = redis.Redis.from_url(url)
         # A script is one statement, whatever it calls.
-        return lambda: int(client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
-    return lambda: 0
+        yield lambda: int(client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
+    else:
+        yield lambda: 0
 
 
 async def waiting(locker: Locker, store: str, url: str, quick: bool, **_: Any) -> Figures:
@@ -137,7 +145,8 @@ async def waiting(locker: Locker, store: str, url: str, quick: bool, **_: Any) -
     latest = (await crowd(url, waiters // 2, timeout=1 if quick else 3, hold=0.005)).latest
     # A connection that has become idle tells PostgreSQL's statistics of its last statements 10 s later.
     seconds, settled = (1, 1) if quick else (10, 12)
-    idle = await idle_cost(url, waiters, seconds, _statements_seen(store, url), settled)
+    with _statements_seen(store, url) as count:
+        idle = await idle_cost(url, waiters, seconds, count, settled)
     figures = {
         "idle_percent": idle.cpu * 100,
         "takeover_ms": statistics.median(takeovers) * 1e3,

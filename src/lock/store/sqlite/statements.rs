@@ -1,5 +1,7 @@
 //! The SQL of one operation each. They run inside a transaction that the caller began.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,11 +140,55 @@ pub(super) fn release(connection: &Connection, target: &ReleaseTarget) -> rusqli
 
 /// The key's row, if it has one that is not expired.
 pub(super) fn observe(connection: &Connection, key: &str, now: f64) -> rusqlite::Result<Option<LockRow>> {
-    let row = connection
+    Ok(row(connection, key, now)?.filter(|row| row.expires_in > 0.0))
+}
+
+fn row(connection: &Connection, key: &str, now: f64) -> rusqlite::Result<Option<LockRow>> {
+    connection
         .prepare_cached(ROW)?
         .query_row([key], |row| read(row, now))
-        .optional()?;
-    Ok(row.filter(|row| row.expires_in > 0.0))
+        .optional()
+}
+
+/// The rows that were looked at last. While nobody writes they need not be read again, however often they are looked at.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// What changes with every commit of another connection, and with every change by this one.
+    state: Option<(i64, u64)>,
+    rows: HashMap<Arc<str>, Option<LockRow>>,
+}
+
+impl Seen {
+    /// The rows of these keys that are not expired.
+    pub(super) fn observe(
+        &mut self,
+        connection: &Connection,
+        keys: &[Arc<str>],
+        now: f64,
+    ) -> rusqlite::Result<Vec<LockRow>> {
+        let state = Some((data_version(connection)?, connection.total_changes()));
+        if self.state != state {
+            self.rows.clear();
+            self.state = state;
+        }
+        let mut found = Vec::new();
+        for key in keys {
+            let seen = match self.rows.entry(Arc::clone(key)) {
+                Entry::Occupied(seen) => seen.into_mut(),
+                Entry::Vacant(place) => place.insert(row(connection, key, now)?),
+            };
+            if let Some(row) = seen
+                && row.expires_at > now
+            {
+                let expires_in = row.expires_at - now;
+                found.push(LockRow {
+                    expires_in,
+                    ..row.clone()
+                });
+            }
+        }
+        Ok(found)
+    }
 }
 
 pub(super) fn list(connection: &Connection, now: f64) -> rusqlite::Result<Vec<LockRow>> {

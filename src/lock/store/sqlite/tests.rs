@@ -93,3 +93,39 @@ async fn a_holder_whose_row_expired_by_a_jump_learns_it_at_its_next_renewal() {
     assert!(matches!(lease.renew(None).await, Err(LockError::Lost { .. })));
     assert!(!lease.is_held());
 }
+
+#[test]
+fn what_was_looked_at_is_read_anew_when_somebody_has_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || rusqlite::Connection::open(folder.path().join("locks.db")).unwrap();
+    let (ours, theirs) = (open(), open());
+    schema::prepare(&ours).unwrap();
+    let insert = |id: &str, key: &str| {
+        format!(
+            "INSERT INTO distributed_locks (id, lock_key, holder_id, acquired_at, expires_at) VALUES ('{id}', '{key}', 'h', 0, 100)"
+        )
+    };
+    let keys: [Arc<str>; 2] = ["a".into(), "b".into()];
+    let mut seen = statements::Seen::default();
+    let mut ids = |now: f64| -> Vec<String> {
+        let rows = seen.observe(&ours, &keys, now).unwrap();
+        assert!(
+            rows.iter()
+                .all(|row| row.expires_in > 0.0 && row.expires_in <= 100.0 - now)
+        );
+        rows.into_iter().map(|row| row.id).collect()
+    };
+    assert!(ids(0.0).is_empty());
+    theirs.execute_batch(&insert("1", "a")).unwrap();
+    assert_eq!(ids(1.0), ["1"]);
+    assert_eq!(ids(2.0), ["1"]);
+    ours.execute_batch(&insert("2", "b")).unwrap();
+    assert_eq!(ids(3.0), ["1", "2"]);
+    theirs
+        .execute_batch("DELETE FROM distributed_locks WHERE id = '2'")
+        .unwrap();
+    assert_eq!(ids(4.0), ["1"]);
+    assert!(ids(100.0).is_empty());
+    ours.execute_batch("DELETE FROM distributed_locks").unwrap();
+    assert!(ids(5.0).is_empty());
+}

@@ -67,6 +67,7 @@ struct OpenDatabase {
     connection: Connection,
     file: Option<FileIdentity>,
     data_version: i64,
+    seen: statements::Seen,
 }
 
 impl Worker {
@@ -130,11 +131,14 @@ impl Worker {
         loop {
             let clock = Arc::clone(&self.clock);
             let outcome = match self.database() {
-                Ok(database) => run_batch(&database.connection, batch, answers, &clock),
+                Ok(database) => run_batch(database, batch, answers, &clock),
                 Err(error) => return Err(error),
             };
             let Err(error) = outcome else { return Ok(()) };
             answers.clear();
+            if let Some(database) = &mut self.connection {
+                database.seen = statements::Seen::default(); // perhaps of rows that are undone now
+            }
             if let Some(database) = &self.connection
                 && !database.connection.is_autocommit()
                 && database.connection.execute_batch("ROLLBACK").is_err()
@@ -240,7 +244,7 @@ impl Answer {
 }
 
 fn run_batch(
-    connection: &Connection,
+    database: &mut OpenDatabase,
     batch: &[Operation],
     answers: &mut Vec<Answer>,
     clock: &WallClock,
@@ -251,6 +255,7 @@ fn run_batch(
             Operation::Observe { .. } | Operation::List { .. } | Operation::Count { .. }
         )
     });
+    let OpenDatabase { connection, seen, .. } = database;
     statements::begin(connection, writes)?;
     let now = clock();
     let mut fence = statements::Fence::default();
@@ -265,11 +270,7 @@ fn run_batch(
             Operation::Release(release) => {
                 Answer::Released(statements::release(connection, &release.target)?)
             }
-            Operation::Observe { keys, .. } => Answer::Rows(
-                keys.iter()
-                    .filter_map(|key| statements::observe(connection, key, now).transpose())
-                    .collect::<rusqlite::Result<_>>()?,
-            ),
+            Operation::Observe { keys, .. } => Answer::Rows(seen.observe(connection, keys, now)?),
             Operation::List { .. } => Answer::Rows(statements::list(connection, now)?),
             Operation::Count { .. } => Answer::Number(statements::count(connection, now)?),
             Operation::Clear { .. } => Answer::Number(statements::clear(connection)?),
@@ -327,6 +328,7 @@ fn open(location: &Location) -> Result<OpenDatabase, StoreError> {
         connection,
         file,
         data_version,
+        seen: statements::Seen::default(),
     })
 }
 
