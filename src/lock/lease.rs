@@ -250,6 +250,9 @@ impl Shared {
             match timeout(self.hold.remaining(), answer).await {
                 Ok(Ok(Ok(Some(expires_at)))) => {
                     self.hold.set_valid_until(sent + ttl);
+                    if sent + ttl < before {
+                        self.engine.wake(&self.hold.key); // who waits here counts on a later end
+                    }
                     self.expires_at.store(expires_at.to_bits(), Ordering::Release);
                     self.ledger.renewed();
                     return Ok(expires_at);

@@ -59,6 +59,7 @@ on_each_store! {
     an_expired_holder_cannot_delete_its_successor
     a_lease_outlives_its_ttl
     a_lost_lease_is_told
+    a_lease_that_is_shortened_is_taken_over_at_its_new_end
     nobody_is_lost_between_two_processes
 }
 
@@ -197,6 +198,27 @@ async fn a_lost_lease_is_told(one: &Manager, other: &Manager) {
     let lease = one.lease(wanted("q", 0.3, 0.0), short).await.unwrap();
     let reason = lease.lost().await.unwrap();
     assert!(reason.contains("max_hold"), "{reason}");
+}
+
+async fn a_lease_that_is_shortened_is_taken_over_at_its_new_end(one: &Manager, other: &Manager) {
+    let not_renewed = Keeping {
+        auto_renew: false,
+        max_hold: None,
+    };
+    for waits in [one, other] {
+        let lease = one.lease(wanted("p", 60.0, 0.0), not_renewed).await.unwrap();
+        let waiter = waits.acquire(wanted("p", 60.0, 30.0));
+        let shorten = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            lease.renew(Some(Duration::from_millis(200))).await.unwrap();
+            Instant::now()
+        };
+        let (grant, shortened) = tokio::join!(waiter, shorten);
+        let waited = shortened.elapsed();
+        assert!(waited < Duration::from_secs(2), "{waited:?}");
+        grant.unwrap().release().await.unwrap();
+        assert!(lease.lost().await.is_some());
+    }
 }
 
 async fn nobody_is_lost_between_two_processes(one: &Manager, other: &Manager) {

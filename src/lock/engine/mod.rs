@@ -456,7 +456,7 @@ impl Engine {
     }
 
     /// Lets the first waiter for `key` try again.
-    fn wake(&self, key: &Arc<str>) {
+    pub(crate) fn wake(&self, key: &Arc<str>) {
         let request = self.queues().wake(key);
         self.send(request);
     }

@@ -24,6 +24,8 @@ pub(super) use place::Place;
 
 /// A row expires when the clock has passed its expiry: look just after.
 const AFTER_EXPIRY: Duration = Duration::from_millis(1);
+/// Seconds by which the same end may be told differently: Redis rounds those of old processes' locks.
+const ROUNDING: f64 = 0.005;
 /// So many keys are not worth sweeping.
 const FEW: usize = 1024;
 /// No timer is set further ahead.
@@ -95,7 +97,18 @@ struct Waiter {
 
 struct Seen {
     row: Option<String>,
-    expiry: Instant,
+    /// By the database's clock, in Unix seconds. None for a lock of this process, which tells by itself when it will end sooner.
+    expires_at: Option<f64>,
+}
+
+impl Seen {
+    /// Whether there is nothing new: the same row, which ends no sooner.
+    fn is(&self, row: &LockRow) -> bool {
+        let ends_sooner = self
+            .expires_at
+            .is_some_and(|expires_at| row.expires_at < expires_at - ROUNDING);
+        self.row.as_deref() == Some(&*row.id) && !ends_sooner
+    }
 }
 
 /// A waiter's request for the row.
@@ -199,9 +212,7 @@ impl Queues {
         let request = |key: &Arc<str>| {
             let first = self.keys.get(key)?.waiters.front()?;
             let as_seen = match (&*first.seen(), rows.get(&**key)) {
-                (Some(seen), Some(row)) => {
-                    seen.row.as_deref() == Some(&*row.id) && expiry(row) + AFTER_EXPIRY >= seen.expiry
-                }
+                (Some(seen), Some(row)) => seen.is(row),
                 (Some(_), None) => false,
                 (None, _) => true,
             };

@@ -115,12 +115,11 @@ impl Place {
 
     /// Its release will send the request: only its end by other ways is to be looked out for.
     fn expect_end_of(&self, hold: &Hold) -> Instant {
-        let expiry = Instant::now() + hold.remaining() + AFTER_EXPIRY;
         *self.waiter.seen() = Some(Seen {
             row: Some(hold.row.to_string()),
-            expiry,
+            expires_at: None,
         });
-        expiry
+        Instant::now() + hold.remaining() + AFTER_EXPIRY
     }
 
     /// Notes whose row stands in the way, and has the store look out for its end; answers when that row expires.
@@ -135,12 +134,11 @@ impl Place {
             self.engine.store.watch(&self.key, true);
             self.engine.poller.quicken();
         }
-        let expiry = row.map_or_else(|| Instant::now() + PASSING, |row| expiry(row) + AFTER_EXPIRY);
         *self.waiter.seen() = Some(Seen {
             row: row.map(|row| row.id.clone()),
-            expiry,
+            expires_at: row.map(|row| row.expires_at),
         });
-        expiry
+        row.map_or_else(|| Instant::now() + PASSING, |row| expiry(row) + AFTER_EXPIRY)
     }
 
     pub(in crate::lock::engine) fn failure(&self) -> Option<StoreError> {
