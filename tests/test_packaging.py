@@ -109,7 +109,6 @@ def test_a_free_threaded_python_is_refused_in_one_line() -> None:
     )
 
 
-@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="there is no such wheel then")
 def test_the_extension_is_made_for_every_python_from_3_10_on() -> None:
     import arbitrageai_native._native as native
 

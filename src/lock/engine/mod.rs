@@ -147,7 +147,7 @@ impl Engine {
             note_conflict(&mut conflict_noted);
         }
         let mut backoff = Backoff::default();
-        // When to send the request if nobody else has: at once when it is the first one's turn and nothing is in the way.
+        // When to send the request if nobody else has by then: at the known end of what is in the way, or when the time is up.
         let mut ask_at = place.held_here().unwrap_or(deadline);
         loop {
             let under_way = place.under_way_since();

@@ -1,4 +1,5 @@
 use super::*;
+use crate::lock::lease::{Keeping, Lease};
 use crate::lock::metrics::Ledger;
 use crate::lock::operation::Won;
 
@@ -57,6 +58,7 @@ impl Store for Asked {
         match operation {
             Operation::Acquire(acquire) => self.note(Request::Acquire(acquire)),
             Operation::Release(release) => self.note(Request::Release(release)),
+            Operation::Renew(renew) => drop(renew.reply.send(Ok(Some(60.0)))),
             Operation::Observe { reply, .. } => drop(reply.send(Err(StoreError::transient("not now")))),
             _ => {}
         }
@@ -272,4 +274,27 @@ async fn the_next_in_line_is_asked_for_when_the_first_gives_up() {
     drop(first);
     asked.acquire().won(won());
     second.await.unwrap().keep();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_shortened_is_asked_for_at_once_by_who_counts_on_its_end() {
+    let (engine, asked) = engine();
+    let grant = held(&engine, &asked).await;
+    let ours = LockRow {
+        id: grant.hold.row.to_string(),
+        ..theirs().unwrap()
+    };
+    let not_renewed = Keeping {
+        auto_renew: false,
+        max_hold: None,
+    };
+    let lease = Lease::new(grant, not_renewed, Arc::new(Ledger::default()));
+    let mut waiter = acquire(&engine);
+    asked.acquire().held(Some(ours));
+    waits(&mut waiter).await;
+    lease.renew(Some(MINUTE * 2)).await.unwrap();
+    assert!(asked.is_empty());
+    lease.renew(Some(MINUTE / 2)).await.unwrap();
+    asked.acquire().won(won());
+    waiter.await.unwrap().keep();
 }
