@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks import lock_peers, peers
 from benchmarks.axes.axis import Subject
-from benchmarks.lock_peers import ORIGINAL, PGBENCH
+from benchmarks.lock_peers import LEASES, ORIGINAL, PGBENCH, PGBENCH_OURS
 from benchmarks.results import Measured, Results, Series
 from benchmarks.stores import TITLES
 
@@ -79,14 +79,12 @@ _PAIRS = (
         True,
         store="sqlite",
     ),
-    Target(
-        "locks-alone",
-        "pairs_per_s",
-        "PostgreSQL alone: pairs/s / pgbench, 1 client",
-        0.8,
-        PGBENCH,
-        True,
-        store="postgresql",
+    *(
+        Target("locks-alone", "pairs_per_s", f"PostgreSQL alone: {text}", 0.8, who, True, store="postgresql")
+        for text, who in (
+            ("pairs/s / pgbench with our statements, 1 client", PGBENCH_OURS),
+            ("pairs/s / pgbench, 1 client", PGBENCH),
+        )
     ),
     Target(
         "locks-100",
@@ -116,7 +114,10 @@ _POLLERS = (
 
 _HAND_OFF = (
     *(
-        Target("hand-off", "within_ms", f"{title}: hand-off in one process", 0.5, unit=" ms", store=store)
+        Target(
+            "hand-off", "within_ms", f"{title}: {what} in one process", 0.5, unit=" ms", us=us, store=store
+        )
+        for what, us in (("hand-off of a lease", LEASES), ("hand-off", peers.OURS))
         for store, title in TITLES.items()
     ),
     *(

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from benchmarks.axes.axis import Column, Figures, Settings, Subject
 from benchmarks.axes.locks import OnStores
 from benchmarks.hands import Process
-from benchmarks.lock_peers import LEASES, LockPeer, find
+from benchmarks.lock_peers import LockPeer, find
 
 _WAITERS = 20
 _HOLD = 0.005
@@ -34,7 +34,7 @@ class HandOff(OnStores):
     )
 
     def takes_part(self, peer: LockPeer) -> bool:
-        return peer.waits and peer.name != LEASES
+        return peer.waits
 
     def measure(self, subject: Subject, settings: Settings) -> Figures:
         times = 2 if settings.quick else 6

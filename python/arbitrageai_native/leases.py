@@ -69,7 +69,10 @@ class Lease:
 
     @property
     def acquired_at(self) -> float:
-        """When it was acquired: Unix seconds by the database's clock."""
+        """When it was acquired: Unix seconds by the database's clock.
+
+        It is an estimate, to a fiftieth of a second, if the lock was handed over in memory.
+        """
         return self._native.acquired_at
 
     @property

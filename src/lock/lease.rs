@@ -5,7 +5,7 @@
 //! until the lease ends or `max_hold` has passed. Renewal never writes a row anew, so it can't revive a lock that another
 //! has taken, nor one that has been released meanwhile.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -42,7 +42,6 @@ struct Shared {
     hold: Arc<Hold>,
     won: Won,
     ttl: Duration,
-    expires_at: AtomicU64,
     at_max_hold: AtomicBool,
     lost_because: Mutex<Option<String>>,
     /// One renewal at a time: what is believed must be what was written last.
@@ -59,7 +58,6 @@ impl Lease {
             hold: Arc::clone(&grant.hold),
             won: grant.won,
             ttl: grant.ttl,
-            expires_at: AtomicU64::new(grant.won.expires_at.to_bits()),
             at_max_hold: AtomicBool::new(false),
             lost_because: Mutex::new(None),
             renewing: tokio::sync::Mutex::new(()),
@@ -101,7 +99,7 @@ impl Lease {
     /// When it expires without renewal, in Unix seconds by the database's clock.
     #[must_use]
     pub fn expires_at(&self) -> f64 {
-        f64::from_bits(self.shared.expires_at.load(Ordering::Acquire))
+        self.shared.hold.expires_at()
     }
 
     /// How long the holder may still believe in it without renewal.
@@ -234,6 +232,7 @@ impl Shared {
     /// Moves the expiry, trying until the present one is reached.
     async fn renew(&self, ttl: Duration) -> Result<f64, LockError> {
         let _one_at_a_time = self.renewing.lock().await;
+        let _ = timeout(self.hold.remaining(), self.engine.arrival(&self.hold)).await;
         let mut failure = None;
         while self.hold.is_held() {
             let before = self.hold.valid_until();
@@ -249,11 +248,11 @@ impl Shared {
             }));
             match timeout(self.hold.remaining(), answer).await {
                 Ok(Ok(Ok(Some(expires_at)))) => {
-                    self.hold.set_valid_until(sent + ttl);
+                    self.hold.set_validity(sent + ttl, expires_at);
+                    self.engine.heard(expires_at - ttl.as_secs_f64(), sent);
                     if sent + ttl < before {
                         self.engine.wake(&self.hold.key); // who waits here counts on a later end
                     }
-                    self.expires_at.store(expires_at.to_bits(), Ordering::Release);
                     self.ledger.renewed();
                     return Ok(expires_at);
                 }

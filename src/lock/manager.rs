@@ -78,13 +78,14 @@ impl Manager {
         wanted: Wanted,
     ) -> impl Future<Output = Result<Grant, LockError>> + Send + 'static + use<> {
         let deadline = Instant::now() + wanted.timeout;
-        self.acquire_until(wanted, deadline)
+        self.acquire_until(wanted, deadline, false)
     }
 
     fn acquire_until(
         &self,
         wanted: Wanted,
         deadline: Instant,
+        is_told_of_losses: bool,
     ) -> impl Future<Output = Result<Grant, LockError>> + Send + 'static + use<> {
         let started = Instant::now();
         let request = Request {
@@ -95,6 +96,7 @@ impl Manager {
             timeout: deadline.saturating_duration_since(started),
             said_timeout: wanted.timeout,
             manager: self.id,
+            is_told_of_losses,
         };
         let ledger = Arc::clone(&self.ledger);
         ledger.attempted();
@@ -119,7 +121,8 @@ impl Manager {
         wanted: Wanted,
         keeping: Keeping,
     ) -> impl Future<Output = Result<Lease, LockError>> + Send + 'static + use<> {
-        let acquiring = self.acquire(wanted);
+        let deadline = Instant::now() + wanted.timeout;
+        let acquiring = self.acquire_until(wanted, deadline, true);
         let ledger = Arc::clone(&self.ledger);
         async move { Ok(Lease::new(acquiring.await?, keeping, ledger)) }
     }
@@ -140,7 +143,7 @@ impl Manager {
         let mut leases = Vec::with_capacity(ordered.len());
         for (position, wanted) in ordered {
             let deadline = started + wanted.timeout;
-            let grant = self.acquire_until(wanted, deadline).await?;
+            let grant = self.acquire_until(wanted, deadline, true).await?;
             leases.push((position, Lease::new(grant, keeping, Arc::clone(&self.ledger))));
         }
         leases.sort_by_key(|(position, _)| *position);

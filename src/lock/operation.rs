@@ -23,6 +23,8 @@ pub enum Operation {
     Renew(Renew),
     /// Delete a row.
     Release(Release),
+    /// Give a row that is ours to another acquisition of this process: nobody else finds it free in between.
+    HandOver(HandOver),
     /// Look who holds these keys.
     Observe {
         /// The keys to look at.
@@ -89,7 +91,7 @@ pub enum Attempt {
 /// A lock just taken. Times are Unix seconds by the database's clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Won {
-    /// Grows with every acquisition of the key.
+    /// Grows with every acquisition of the key, by more than one: the next number is the one to whom the lock is handed over without asking.
     pub token: i64,
     /// When it was taken.
     pub acquired_at: f64,
@@ -107,6 +109,24 @@ pub struct Renew {
     pub ttl: Duration,
     /// The new expiry in Unix seconds, or None when the row is not ours any more.
     pub reply: Reply<Option<f64>>,
+}
+
+/// A request to give a row to another acquisition.
+pub struct HandOver {
+    /// The row.
+    pub from: Arc<str>,
+    /// Its id from now on. A row that has it already was given in an earlier try whose answer was lost.
+    pub id: Arc<str>,
+    /// Its key.
+    pub key: Arc<str>,
+    /// The new holder's name.
+    pub holder: Arc<str>,
+    /// How long it lasts from now on.
+    pub ttl: Duration,
+    /// The new holder's token, which nobody else is given later: see [`Won::token`].
+    pub token: i64,
+    /// The new holder's lock, or None when the row was not ours any more.
+    pub reply: Reply<Option<Won>>,
 }
 
 /// A request to delete a row.

@@ -7,9 +7,11 @@ compared with theirs.
 A lock with expiry is linearizable if for each operation a moment between its call and its answer can be
 named, so that at these moments, one after another, a lock in a single process would have given the same
 answers. In general that is a search; here the answers leave no choice. An acquisition happened at
-`acquired_at`, by the database's own clock, and the fencing tokens say in which order. What remains to be
-found is the moment at which a holder ceased to be one: by its release, between call and answer, or by
-expiry. The earliest such moment is the best, since it forbids the successor the least.
+`acquired_at`, by the database's own clock, and the fencing tokens say in which order. A lock that was
+handed over in memory (its token follows the one before without a gap) was acquired at some moment between
+call and answer, of which `acquired_at` is an estimate. What remains to be found is the moment at which a
+holder ceased to be one: by its release, between call and answer, or by expiry. The earliest such moment is
+the best, since it forbids the successor the least.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 CLOCK_GRAIN = 0.002
 """Seconds: times are rounded, and SQLite gives milliseconds."""
+ESTIMATE = 0.025
+"""Seconds by which the database's clock may be misjudged by a process that hands a lock over in memory."""
 
 
 class Violation(AssertionError):  # noqa: N818 - what a lock did, not an error of the program's
@@ -96,21 +100,38 @@ def check_holds(holds: Iterable[Hold]) -> list[Hold]:
         Violation: there is no such order.
     """
     order = sorted((hold for hold in holds if hold.answered is not None), key=lambda hold: hold.token)
-    for hold in order:
-        assert hold.answered is not None
-        if not hold.asked - CLOCK_GRAIN <= hold.acquired_at <= hold.answered + CLOCK_GRAIN:
-            raise Violation(f"acquired while nobody asked: {hold}")
-    for earlier, later in pairwise(order):
-        _check_succession(earlier, later)
+    moments: list[Moment] = []
+    for earlier, hold in zip([None, *order], order, strict=False):
+        moments.append(_moment(hold, is_handed_over=earlier is not None and hold.token == earlier.token + 1))
+    for (earlier, before), (later, after) in pairwise(zip(order, moments, strict=True)):
+        _check_succession(earlier, later, before, after)
     return order
 
 
-def _check_succession(earlier: Hold, later: Hold) -> None:
+class Moment(NamedTuple):
+    """Between when and when something happened."""
+
+    earliest: float
+    latest: float
+
+
+def _moment(hold: Hold, *, is_handed_over: bool) -> Moment:
+    """When a hold began; refuse a lock that was acquired by somebody who did not ask."""
+    assert hold.answered is not None
+    tolerance = ESTIMATE if is_handed_over else CLOCK_GRAIN
+    if not hold.asked - tolerance <= hold.acquired_at <= hold.answered + tolerance:
+        raise Violation(f"acquired while nobody asked: {hold}")
+    if is_handed_over:
+        return Moment(hold.asked, hold.answered)
+    return Moment(hold.acquired_at, hold.acquired_at + CLOCK_GRAIN)
+
+
+def _check_succession(earlier: Hold, later: Hold, before: Moment, after: Moment) -> None:
     """Refuse what the next holder, by its token, can't have seen."""
     if earlier.token == later.token:
         raise Violation(f"two holds with one token: {earlier} and {later}")
-    taken = later.acquired_at + CLOCK_GRAIN
-    if taken < earlier.acquired_at:
+    taken = after.latest
+    if taken < before.earliest:
         raise Violation(f"the tokens' order is not the order of holding: {earlier} and then {later}")
     if taken < earlier.earliest_end:
         raise Violation(f"two holders by the database's clock: {earlier} and {later}")

@@ -1,4 +1,7 @@
-"""A process that takes the lock until it is killed: `python -m tests.chaos.worker URL FOLDER TTL`."""
+"""A process that takes the lock until it is killed: `python -m tests.chaos.worker URL FOLDER TTL`.
+
+Some in it want the lock at a time, so that it goes from hand to hand in the process, and between processes.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from .register import Register
 
 LONGEST_HOLD = 0.03
 """Seconds."""
+TOGETHER = 3
+"""So many in a process want the lock."""
 RENEWED = 0.01
 """The share of holds that last longer than the time to live, and are renewed meanwhile."""
 
@@ -48,10 +53,16 @@ async def visit(notes: Notes, register: Register, hold: str, lease: Lease, ttl: 
 
 
 async def work(url: str, folder: Path, ttl: float) -> None:
-    """Take the lock, visit, release; for ever."""
+    """Want the lock, together; for ever."""
     manager = BidLockManager(ttl, url)
-    worker = str(os.getpid())
-    notes, register = Notes(folder, worker), Register(folder, os.getpid())
+    notes, register = Notes(folder, str(os.getpid())), Register(folder, os.getpid())
+    await asyncio.gather(
+        *(take(manager, notes, register, f"{os.getpid()}-{n}", ttl) for n in range(TOGETHER))
+    )
+
+
+async def take(manager: BidLockManager, notes: Notes, register: Register, worker: str, ttl: float) -> None:
+    """Take the lock, visit, release; for ever."""
     for number in itertools.count():
         hold = f"{worker}-{number}"
         notes.moment(hold, "asked")

@@ -20,14 +20,15 @@ pub struct Grant {
 
 impl Grant {
     pub(super) fn new(engine: &Arc<Engine>, claim: Claim, won: Won, manager: u64) -> Self {
-        let hold = Arc::new(Hold::new(
-            Arc::clone(&claim.key),
-            Arc::clone(&claim.holder),
-            Arc::clone(&claim.id),
-            manager,
-            claim.sent_at + claim.ttl,
-        ));
-        engine.queues().hold(Arc::clone(&hold));
+        let mut queues = engine.queues();
+        // One that was handed over in memory is noted already.
+        let hold = queues.hold_with(&claim.key, &claim.id).unwrap_or_else(|| {
+            engine.clock.heard(won.acquired_at, claim.sent_at);
+            let hold = Arc::new(Hold::new(&claim, manager, won, claim.sent_at + claim.ttl));
+            queues.hold(Arc::clone(&hold));
+            hold
+        });
+        drop(queues);
         Self {
             engine: Arc::clone(engine),
             hold,

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::Engine;
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::LockError;
-use crate::lock::operation::{Abandoned as _, ReleaseTarget};
+use crate::lock::operation::{Claim, ReleaseTarget, Won};
 use crate::lock::store::key_hash;
 
 /// How many past acquisitions are remembered; beyond it, a release by name goes by the holder's name alone.
@@ -23,7 +23,11 @@ pub(crate) struct Hold {
     pub(crate) row: Arc<str>,
     pub(crate) manager: u64,
     pub(crate) since: BootTime,
+    /// The fencing token.
+    pub(crate) token: i64,
     valid_until: AtomicU64,
+    /// When the row expires by the database's clock, in Unix seconds.
+    expires_at: AtomicU64,
     status: AtomicU8,
     changed: Notify,
 }
@@ -41,20 +45,16 @@ pub(crate) enum Status {
 }
 
 impl Hold {
-    pub(super) fn new(
-        key: Arc<str>,
-        holder: Arc<str>,
-        row: Arc<str>,
-        manager: u64,
-        valid_until: BootTime,
-    ) -> Self {
+    pub(super) fn new(claim: &Claim, manager: u64, won: Won, valid_until: BootTime) -> Self {
         Self {
-            key,
-            holder,
-            row,
+            key: Arc::clone(&claim.key),
+            holder: Arc::clone(&claim.holder),
+            row: Arc::clone(&claim.id),
             manager,
             since: BootTime::now(),
+            token: won.token,
             valid_until: AtomicU64::new(valid_until.as_nanos()),
+            expires_at: AtomicU64::new(won.expires_at.to_bits()),
             status: AtomicU8::new(Status::Held as u8),
             changed: Notify::new(),
         }
@@ -67,6 +67,17 @@ impl Hold {
 
     pub(crate) fn set_valid_until(&self, time: BootTime) {
         self.valid_until.store(time.as_nanos(), Ordering::Release);
+    }
+
+    /// When the row expires by the database's clock, in Unix seconds.
+    pub(crate) fn expires_at(&self) -> f64 {
+        f64::from_bits(self.expires_at.load(Ordering::Acquire))
+    }
+
+    /// The row expires then and then, by our clock and by the database's.
+    pub(crate) fn set_validity(&self, valid_until: BootTime, expires_at: f64) {
+        self.set_valid_until(valid_until);
+        self.expires_at.store(expires_at.to_bits(), Ordering::Release);
     }
 
     pub(crate) fn remaining(&self) -> Duration {
@@ -125,26 +136,15 @@ impl Hold {
         }
     }
 
-    /// Deletes the row; whether it was still there. Begun by this call, and carried through even if the future is dropped.
+    /// Ends it, and hands the lock over or deletes the row; whether that was still there. Begun by this call, and carried through even if
+    /// the future is dropped.
     pub(crate) fn release(
         self: Arc<Self>,
         engine: &Arc<Engine>,
     ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         let may_be_handed_over = self.is_held();
         self.end(Status::Released);
-        let releasing = engine.release_hold(self.target(), may_be_handed_over);
-        let mut unfinished = Unfinished {
-            hold: self,
-            engine: Arc::clone(engine),
-            done: false,
-        };
-        async move {
-            // The whole of it, whose drop counts, and not the one field.
-            let unfinished = &mut unfinished;
-            let released = releasing.await;
-            unfinished.done = released.is_ok();
-            released
-        }
+        engine.release_hold(self, may_be_handed_over)
     }
 
     pub(super) fn target(&self) -> ReleaseTarget {
@@ -152,23 +152,6 @@ impl Hold {
             id: Arc::clone(&self.row),
             key: Arc::clone(&self.key),
         }
-    }
-}
-
-/// A release under way: what it did not get done is done in the background.
-struct Unfinished {
-    hold: Arc<Hold>,
-    engine: Arc<Engine>,
-    done: bool,
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.done {
-            self.engine.abandoned(&self.hold.row, &self.hold.key, None);
-        }
-        let next = self.engine.queues().end_hold(&self.hold);
-        self.engine.send(next);
     }
 }
 

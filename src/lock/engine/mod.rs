@@ -16,16 +16,18 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::boot_time::BootTime;
 use super::error::{LockError, StoreError};
-use super::operation::{
-    Abandoned, Acquire, Attempt, Claim, LockRow, Operation, Release, ReleaseTarget, Reply,
-};
+use super::operation::{Abandoned, Acquire, Attempt, Claim, LockRow, Operation, Reply};
 use super::store::{Listener, Store, key_hash};
 
+mod arrivals;
+mod database_clock;
 mod grant;
 mod holds;
 mod poller;
 mod queue;
+mod release;
 mod retry;
 
 pub use grant::Grant;
@@ -59,6 +61,8 @@ pub struct Request {
     pub said_timeout: Duration,
     /// The manager that asks: its locks can be released together.
     pub manager: u64,
+    /// Whether the holder will learn of a loss, as a lease's does: then the lock may be handed to it before the database has answered.
+    pub is_told_of_losses: bool,
 }
 
 /// What the engine tells a caller's counters while it works.
@@ -75,6 +79,8 @@ pub trait Progress: Send + Sync {
 pub struct Engine {
     store: Box<dyn Store>,
     queues: Mutex<Queues>,
+    arrivals: arrivals::Arrivals,
+    clock: database_clock::DatabaseClock,
     poller: poller::Poller,
     runtime: Handle,
     weak: Weak<Engine>,
@@ -90,6 +96,8 @@ impl Engine {
         Arc::new_cyclic(|weak: &Weak<Engine>| Self {
             store: make(Arc::new(WakeUps(weak.clone()))),
             queues: Mutex::default(),
+            arrivals: arrivals::Arrivals::default(),
+            clock: database_clock::DatabaseClock::default(),
             poller: poller::Poller::default(),
             runtime: Handle::current(),
             weak: weak.clone(),
@@ -116,7 +124,7 @@ impl Engine {
             request.ttl,
             owner,
         );
-        let (place, answer) = Place::join(self, claim);
+        let (place, answer) = Place::join(self, claim, &request);
         let engine = Arc::clone(self);
         async move {
             engine
@@ -169,6 +177,9 @@ impl Engine {
                         return Ok(Grant::new(self, claim, won, request.manager));
                     }
                     Ok((claim, Ok(Attempt::Held(by)))) => {
+                        if let Some(row) = &by {
+                            self.clock.heard(row.expires_at - row.expires_in, claim.sent_at);
+                        }
                         note_conflict(&mut conflict_noted);
                         place.note_failure(None);
                         backoff = Backoff::default();
@@ -270,68 +281,13 @@ impl Engine {
         self.managers.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// The database's clock showed `time`, in Unix seconds, some time since `asked`.
+    pub(crate) fn heard(&self, time: f64, asked: BootTime) {
+        self.clock.heard(time, asked);
+    }
+
     pub(crate) fn submit(&self, operation: Operation) {
         self.store.submit(operation);
-    }
-
-    /// Deletes a row and wakes who waits for it here. The request is sent by this call, not by the future's first poll.
-    pub fn release_row(
-        self: &Arc<Self>,
-        target: ReleaseTarget,
-    ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
-        let (reply, answer) = oneshot::channel();
-        self.submit(Operation::Release(Release {
-            target: target.clone(),
-            reply,
-        }));
-        let engine = Arc::clone(self);
-        async move {
-            let released = engine.released(&target, answer).await;
-            engine.wake(target.key());
-            released
-        }
-    }
-
-    /// Deletes the row of a hold, or hands it over to the first waiter of this process. As [`Self::release_row`] otherwise; nobody
-    /// is woken.
-    fn release_hold(
-        self: &Arc<Self>,
-        target: ReleaseTarget,
-        may_be_handed_over: bool,
-    ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
-        let (reply, answer) = oneshot::channel();
-        let release = Release {
-            target: target.clone(),
-            reply,
-        };
-        let successor = if may_be_handed_over {
-            self.queues().successor(target.key())
-        } else {
-            None
-        };
-        match successor {
-            Some(successor) => self.store.hand_over(release, successor),
-            None => self.submit(Operation::Release(release)),
-        }
-        let engine = Arc::clone(self);
-        async move { engine.released(&target, answer).await }
-    }
-
-    /// Waits for the answer to a release; one that fails is sent again.
-    async fn released(
-        &self,
-        target: &ReleaseTarget,
-        answer: oneshot::Receiver<Result<bool, StoreError>>,
-    ) -> Result<bool, LockError> {
-        let again = |reply| {
-            Operation::Release(Release {
-                target: target.clone(),
-                reply,
-            })
-        };
-        self.ask_again(RELEASE_PATIENCE, Some(answer), again)
-            .await
-            .map_err(LockError::backend)
     }
 
     /// Deletes every row.
@@ -443,7 +399,7 @@ impl Engine {
     /// Whether anything of this process still depends on the engine.
     #[must_use]
     pub fn in_use(&self) -> bool {
-        self.queues().in_use() || self.abandoned_rows() > 0
+        self.queues().in_use() || self.abandoned_rows() > 0 || self.arrivals.any()
     }
 
     /// Lets go of the database's connections.
@@ -471,54 +427,19 @@ impl Drop for Engine {
 impl Abandoned for Engine {
     fn abandoned(&self, id: &Arc<str>, key: &Arc<str>, in_doubt: Option<Duration>) {
         let Some(engine) = self.weak.upgrade() else { return };
-        let target = ReleaseTarget::Row {
-            id: Arc::clone(id),
-            key: Arc::clone(key),
-        };
+        let (id, key) = (Arc::clone(id), Arc::clone(key));
         engine.abandoned.fetch_add(1, Ordering::AcqRel);
         // Dropped on any thread, perhaps one outside the runtime.
         self.runtime.spawn(async move {
-            let deleted = engine.delete_for_sure(target.clone()).await;
-            engine.abandoned.fetch_sub(1, Ordering::AcqRel);
-            if let Some(lasting) = in_doubt
-                && !deleted
-            {
-                let weak = Weak::clone(&engine.weak);
-                drop(engine);
-                delete_if_it_comes(weak, target, lasting).await;
+            // Handed over in memory, and never received.
+            let unreceived = engine.queues().hold_with(&key, &id);
+            if let Some(hold) = unreceived {
+                let _ = hold.release(&engine).await;
+            } else {
+                engine.delete_in_background(&id, &key, in_doubt);
             }
+            engine.abandoned.fetch_sub(1, Ordering::AcqRel);
         });
-    }
-}
-
-/// A statement whose connection was given up may still be on its way, and write its row after we have looked for it: looks
-/// again, ever more seldom, until the row would have expired, or the engine has gone.
-async fn delete_if_it_comes(engine: Weak<Engine>, target: ReleaseTarget, lasting: Duration) {
-    let end = Instant::now() + lasting;
-    let mut pause = FIRST_LOOK;
-    while Instant::now() < end {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(SELDOM_LOOK);
-        let Some(engine) = engine.upgrade() else { return };
-        if engine.delete_for_sure(target.clone()).await {
-            return;
-        }
-    }
-}
-
-impl Engine {
-    /// Deletes a row that nobody owns any more, however long the database is away, within reason; whether there was one.
-    async fn delete_for_sure(&self, target: ReleaseTarget) -> bool {
-        let deleted = self
-            .ask(retry::LONGEST, |reply| {
-                Operation::Release(Release {
-                    target: target.clone(),
-                    reply,
-                })
-            })
-            .await;
-        self.wake(target.key());
-        deleted.unwrap_or(false)
     }
 }
 

@@ -86,6 +86,8 @@ impl Key {
 
 struct Waiter {
     holder: Arc<str>,
+    manager: u64,
+    is_told_of_losses: bool,
     since: Instant,
     first: AtomicBool,
     /// It has become the first: what it waits for is another thing now.
@@ -121,6 +123,13 @@ enum Request {
         /// The lock may have become free after the database looked at it.
         heard: bool,
     },
+}
+
+/// A waiter who gets the lock next.
+pub(super) struct Successor {
+    pub(super) acquire: Acquire,
+    pub(super) manager: u64,
+    pub(super) is_told_of_losses: bool,
 }
 
 /// What becomes of a request: the claim comes back.
@@ -184,16 +193,21 @@ impl Queues {
             .collect()
     }
 
-    /// The request to which the holder may hand the lock over; None also when it is other processes' turn.
-    pub(super) fn successor(&mut self, key: &Arc<str>) -> Option<Acquire> {
+    /// To whom the holder may hand the lock over; None also when it is other processes' turn.
+    pub(super) fn successor(&mut self, key: &Arc<str>) -> Option<Successor> {
         let state = self.keys.get_mut(key)?;
         let handed_over = std::mem::take(&mut state.handed_over);
         if handed_over == MOST_HANDED_OVER {
             return None;
         }
-        let successor = take(&mut state.waiters.front()?.request())?;
+        let first = state.waiters.front()?;
+        let acquire = take(&mut first.request())?;
         state.handed_over = handed_over + 1;
-        Some(successor)
+        Some(Successor {
+            acquire,
+            manager: first.manager,
+            is_told_of_losses: first.is_told_of_losses,
+        })
     }
 
     /// The keys that the database is waited for.
@@ -271,6 +285,12 @@ impl Queues {
                     .cloned()
             })
             .ok_or_else(|| self.over.contains(key, holder))
+    }
+
+    /// The hold that has this row.
+    pub(super) fn hold_with(&self, key: &Arc<str>, row: &Arc<str>) -> Option<Arc<Hold>> {
+        let holds = &self.keys.get(key)?.holds;
+        holds.iter().find(|hold| hold.row == *row).cloned()
     }
 
     pub(super) fn hold_by(&self, key: &Arc<str>, manager: u64) -> Option<Arc<Hold>> {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::lock::lease::{Keeping, Lease};
 use crate::lock::metrics::Ledger;
-use crate::lock::operation::Won;
+use crate::lock::operation::{HandOver, Release, ReleaseTarget, Renew, Won};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -12,7 +12,8 @@ struct Asked(Arc<Mutex<Vec<Request>>>);
 enum Request {
     Acquire(Acquire),
     Release(Release),
-    HandOver(Release, Acquire),
+    HandOver(HandOver),
+    Renew(Renew),
 }
 
 impl Asked {
@@ -25,6 +26,25 @@ impl Asked {
         let mut asked = std::mem::take(&mut *self.0.lock().unwrap());
         assert_eq!(asked.len(), 1);
         asked.remove(0)
+    }
+
+    fn renew(&self) -> Renew {
+        match self.next() {
+            Request::Renew(renew) => renew,
+            _ => panic!("no renewal"),
+        }
+    }
+
+    /// All that has been asked for since the last time.
+    fn releases(&self) -> Vec<Release> {
+        let asked = std::mem::take(&mut *self.0.lock().unwrap());
+        asked
+            .into_iter()
+            .map(|request| match request {
+                Request::Release(release) => release,
+                _ => panic!("no release"),
+            })
+            .collect()
     }
 
     fn is_empty(&self) -> bool {
@@ -45,9 +65,9 @@ impl Asked {
         }
     }
 
-    fn hand_over(&self) -> (Release, Acquire) {
+    fn hand_over(&self) -> HandOver {
         match self.next() {
-            Request::HandOver(release, acquire) => (release, acquire),
+            Request::HandOver(hand_over) => hand_over,
             _ => panic!("not handed over"),
         }
     }
@@ -58,14 +78,11 @@ impl Store for Asked {
         match operation {
             Operation::Acquire(acquire) => self.note(Request::Acquire(acquire)),
             Operation::Release(release) => self.note(Request::Release(release)),
-            Operation::Renew(renew) => drop(renew.reply.send(Ok(Some(60.0)))),
+            Operation::HandOver(hand_over) => self.note(Request::HandOver(hand_over)),
+            Operation::Renew(renew) => self.note(Request::Renew(renew)),
             Operation::Observe { reply, .. } => drop(reply.send(Err(StoreError::transient("not now")))),
             _ => {}
         }
-    }
-
-    fn hand_over(&self, release: Release, successor: Acquire) {
-        self.note(Request::HandOver(release, successor));
     }
 
     fn watch(&self, _: &Arc<str>, _: bool) {}
@@ -100,15 +117,21 @@ fn engine() -> (Arc<Engine>, Asked) {
 
 type Acquiring = std::pin::Pin<Box<dyn Future<Output = Result<Grant, LockError>> + Send>>;
 
+/// One who will have a lease.
 fn acquire(engine: &Arc<Engine>) -> Acquiring {
+    acquire_for(engine, MINUTE, true)
+}
+
+fn acquire_for(engine: &Arc<Engine>, ttl: Duration, is_told_of_losses: bool) -> Acquiring {
     let request = super::Request {
         key: "k".into(),
         holder: "holder".into(),
-        ttl: MINUTE,
+        ttl,
         timeout: MINUTE,
         name: "m:p".into(),
         said_timeout: MINUTE,
         manager: 0,
+        is_told_of_losses,
     };
     Box::pin(engine.acquire(request, Arc::new(Ledger::default())))
 }
@@ -118,6 +141,15 @@ async fn waits(acquiring: &mut Acquiring) {
     let outcome =
         std::future::poll_fn(|context| std::task::Poll::Ready(acquiring.as_mut().poll(context))).await;
     assert!(outcome.is_pending());
+}
+
+/// A lease that nobody renews.
+fn leased(grant: Grant) -> Lease {
+    let keeping = Keeping {
+        auto_renew: false,
+        max_hold: None,
+    };
+    Lease::new(grant, keeping, Arc::new(Ledger::default()))
 }
 
 async fn held(engine: &Arc<Engine>, asked: &Asked) -> Grant {
@@ -135,25 +167,204 @@ async fn held_and_waited_for(engine: &Arc<Engine>, asked: &Asked) -> (Grant, Acq
     (grant, waiter)
 }
 
+/// Lets the engine's tasks run until they wait.
+async fn others_run() {
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_release_hands_the_lock_over_before_the_waiters_task_has_run() {
+async fn a_lease_is_handed_over_in_memory_and_the_database_is_told() {
     let (engine, asked) = engine();
     let (grant, waiter) = held_and_waited_for(&engine, &asked).await;
+    let (former, token) = (Arc::clone(&grant.hold.row), grant.won.token);
+
+    let releasing = grant.release();
+    let grant = waiter.await.unwrap();
+    assert!(grant.hold.is_held());
+    assert_eq!(grant.won.token, token + 1);
+    others_run().await;
+    let told = asked.hand_over();
+    assert_eq!((&told.from, &told.id), (&former, &grant.hold.row));
+    assert_eq!(told.token, token + 1);
+    told.reply.send(Ok(Some(won()))).unwrap();
+    assert!(releasing.await.unwrap());
+    grant.keep();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_handed_over_is_believed_in_no_longer_than_before_until_the_database_has_answered() {
+    let (engine, asked) = engine();
+    let grant = held(&engine, &asked).await;
+    let mut waiter = acquire_for(&engine, MINUTE * 3 / 2, true);
+    asked.acquire().held(theirs());
+    waits(&mut waiter).await;
+
+    let believed_until = grant.hold.valid_until();
+    drop(grant.release());
+    let grant = waiter.await.unwrap();
+    assert_eq!(grant.hold.valid_until(), believed_until);
+    others_run().await;
+    asked.hand_over().reply.send(Ok(Some(won()))).unwrap();
+    others_run().await;
+    assert!(grant.hold.remaining() > MINUTE);
+    grant.keep();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_has_little_time_left_is_handed_over_by_the_database() {
+    let (engine, asked) = engine();
+    let grant = held(&engine, &asked).await;
+    let mut waiter = acquire_for(&engine, MINUTE * 3, true);
+    asked.acquire().held(theirs());
+    waits(&mut waiter).await;
+    let releasing = grant.release();
+    others_run().await;
+    waits(&mut waiter).await;
+    asked.hand_over().reply.send(Ok(Some(won()))).unwrap();
+    waiter.await.unwrap().keep();
+    assert!(releasing.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_could_not_be_told_of_a_loss_gets_the_lock_when_the_database_has_answered() {
+    let (engine, asked) = engine();
+    let grant = held(&engine, &asked).await;
+    let mut waiter = acquire_for(&engine, MINUTE, false);
+    asked.acquire().held(theirs());
+    waits(&mut waiter).await;
     let mut next = acquire(&engine);
     waits(&mut next).await;
 
     let releasing = grant.release();
-    let (release, successor) = asked.hand_over();
-    successor.won(won());
-    release.reply.send(Ok(true)).unwrap();
+    others_run().await;
+    waits(&mut waiter).await;
+    asked.hand_over().reply.send(Ok(Some(won()))).unwrap();
     let grant = waiter.await.unwrap();
     assert!(releasing.await.unwrap());
     // The lock is held again: nobody asks for it.
     assert!(asked.is_empty());
+    grant.keep();
+}
 
+#[tokio::test(start_paused = true)]
+async fn both_hear_that_a_lock_that_was_handed_over_had_been_lost() {
+    let (engine, asked) = engine();
+    let (grant, waiter) = held_and_waited_for(&engine, &asked).await;
+    let mut next = acquire(&engine);
     waits(&mut next).await;
+    let releasing = grant.release();
+    let lease = leased(waiter.await.unwrap());
+    assert!(lease.is_held());
+    others_run().await;
+    asked.hand_over().reply.send(Ok(None)).unwrap();
+    assert!(!releasing.await.unwrap());
+    assert!(!lease.is_held());
+    assert!(lease.lost().await.is_some());
+    // The next one in line asks who has it now.
+    asked.acquire().held(theirs());
+    waits(&mut next).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_on_its_way_is_released_or_renewed_when_it_has_arrived() {
+    let (engine, asked) = engine();
+    let (grant, waiter) = held_and_waited_for(&engine, &asked).await;
     drop(grant.release());
-    assert!(matches!(asked.next(), Request::HandOver(..)));
+    let lease = leased(waiter.await.unwrap());
+    others_run().await;
+    let told = asked.hand_over();
+    let renewing = tokio::spawn(lease.renew(None));
+    let mut releasing = Box::pin(lease.release());
+    others_run().await;
+    assert!(asked.is_empty());
+
+    told.reply.send(Ok(Some(won()))).unwrap();
+    others_run().await;
+    let released = asked.release();
+    assert!(matches!(&released.target, ReleaseTarget::Row { id, .. } if *id == told.id));
+    released.reply.send(Ok(true)).unwrap();
+    assert!(releasing.as_mut().await.unwrap());
+    assert!(renewing.await.unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_goes_on_when_it_has_arrived_and_its_holder_has_done_already() {
+    let (engine, asked) = engine();
+    let (grant, first) = held_and_waited_for(&engine, &asked).await;
+    let mut second = acquire(&engine);
+    waits(&mut second).await;
+    drop(grant.release());
+    drop(first.await.unwrap().release());
+    others_run().await;
+    let told = asked.hand_over();
+    waits(&mut second).await;
+    let token = told.token;
+    told.reply.send(Ok(Some(won()))).unwrap();
+    let grant = second.await.unwrap();
+    assert_eq!(grant.won.token, token + 1);
+    others_run().await;
+    assert_eq!(asked.hand_over().from, told.id);
+    grant.keep();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_database_is_told_again_when_it_has_failed() {
+    let (engine, asked) = engine();
+    let (grant, waiter) = held_and_waited_for(&engine, &asked).await;
+    let releasing = grant.release();
+    let grant = waiter.await.unwrap();
+    others_run().await;
+    let failed = asked.hand_over();
+    failed
+        .reply
+        .send(Err(StoreError::unknown_outcome("cut")))
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let again = asked.hand_over();
+    assert_eq!(
+        (again.from, again.id, again.token),
+        (failed.from, failed.id, failed.token)
+    );
+    again.reply.send(Ok(Some(won()))).unwrap();
+    assert!(releasing.await.unwrap());
+    assert!(grant.hold.is_held());
+    grant.keep();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_of_which_the_database_was_never_told_ends_with_its_predecessors_time() {
+    let (engine, asked) = engine();
+    let (grant, waiter) = held_and_waited_for(&engine, &asked).await;
+    let former = Arc::clone(&grant.hold.row);
+    let releasing = grant.release();
+    let lease = leased(waiter.await.unwrap());
+    others_run().await;
+    let told = asked.hand_over();
+    told.reply
+        .send(Err(StoreError::permanent("no such right")))
+        .unwrap();
+    assert!(matches!(releasing.await, Err(LockError::Backend { .. })));
+    others_run().await;
+    // Its predecessor's row still keeps others out.
+    assert!(lease.is_held());
+    assert!(asked.is_empty());
+    let releasing = lease.release();
+    let mut deleted = vec![asked.release()];
+    others_run().await;
+    deleted.extend(asked.releases());
+    let rows: Vec<_> = deleted.iter().map(|release| release.target.clone()).collect();
+    for row in [former, told.id] {
+        assert!(
+            rows.iter()
+                .any(|target| matches!(target, ReleaseTarget::Row { id, .. } if *id == row))
+        );
+    }
+    for release in deleted {
+        let _ = release.reply.send(Ok(true));
+    }
+    let _ = releasing.await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,10 +379,10 @@ async fn other_processes_get_their_chance_after_many_hand_overs() {
     while let Some(mut waiter) = waiters.pop() {
         waits(&mut waiter).await;
         let releasing = grant.release();
+        others_run().await;
         match asked.next() {
-            Request::HandOver(release, successor) => {
-                release.reply.send(Ok(true)).unwrap();
-                successor.won(won());
+            Request::HandOver(told) => {
+                told.reply.send(Ok(Some(won()))).unwrap();
                 handed_over += 1;
             }
             Request::Release(release) => {
@@ -179,7 +390,7 @@ async fn other_processes_get_their_chance_after_many_hand_overs() {
                 (handed_over, releases) = (0, releases + 1);
                 release.reply.send(Ok(true)).unwrap();
             }
-            Request::Acquire(_) => panic!("asked for what is held"),
+            _ => panic!("asked for what is held"),
         }
         assert!(releasing.await.unwrap());
         if handed_over == 0 {
@@ -232,11 +443,13 @@ async fn who_comes_during_a_release_is_asked_for_when_it_is_done() {
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_was_gone_is_not_handed_over_and_is_asked_for_again() {
     let (engine, asked) = engine();
-    let (grant, mut waiter) = held_and_waited_for(&engine, &asked).await;
+    let grant = held(&engine, &asked).await;
+    let mut waiter = acquire_for(&engine, MINUTE, false);
+    asked.acquire().held(theirs());
+    waits(&mut waiter).await;
     let releasing = grant.release();
-    let (release, successor) = asked.hand_over();
-    release.reply.send(Ok(false)).unwrap();
-    successor.held(None);
+    others_run().await;
+    asked.hand_over().reply.send(Ok(None)).unwrap();
     assert!(!releasing.await.unwrap());
     waits(&mut waiter).await;
     tokio::time::sleep(Duration::from_millis(10)).await;
@@ -248,18 +461,56 @@ async fn a_lock_that_was_gone_is_not_handed_over_and_is_asked_for_again() {
 #[tokio::test(start_paused = true)]
 async fn a_waiter_that_gave_up_while_the_lock_came_to_it_releases_it() {
     let (engine, asked) = engine();
-    let (grant, waiter) = held_and_waited_for(&engine, &asked).await;
+    let grant = held(&engine, &asked).await;
+    let mut waiter = acquire_for(&engine, MINUTE, false);
+    asked.acquire().held(theirs());
+    waits(&mut waiter).await;
     let releasing = grant.release();
-    let (release, successor) = asked.hand_over();
+    others_run().await;
+    let told = asked.hand_over();
     drop(waiter);
-    let row = Arc::clone(&successor.claim.id);
-    successor.won(won());
-    release.reply.send(Ok(true)).unwrap();
+    told.reply.send(Ok(Some(won()))).unwrap();
     releasing.await.unwrap();
-    tokio::task::yield_now().await;
+    others_run().await;
     let undone = asked.release();
-    assert!(matches!(&undone.target, ReleaseTarget::Row { id, .. } if *id == row));
+    assert!(matches!(&undone.target, ReleaseTarget::Row { id, .. } if *id == told.id));
     undone.reply.send(Ok(true)).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_gave_up_when_the_lock_had_come_to_it_passes_it_on() {
+    let (engine, asked) = engine();
+    let (grant, waiter) = held_and_waited_for(&engine, &asked).await;
+    let mut next = acquire(&engine);
+    waits(&mut next).await;
+    let releasing = grant.release();
+    drop(waiter); // has the lock, and has not been told
+    others_run().await;
+    let told = asked.hand_over();
+    told.reply.send(Ok(Some(won()))).unwrap();
+    assert!(releasing.await.unwrap());
+    let grant = next.await.unwrap();
+    others_run().await;
+    assert_eq!(asked.hand_over().from, told.id);
+    grant.keep();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_drops_a_lock_on_its_way_deletes_it_when_it_has_arrived() {
+    let (engine, asked) = engine();
+    let (grant, waiter) = held_and_waited_for(&engine, &asked).await;
+    drop(grant.release());
+    drop(waiter.await.unwrap());
+    others_run().await;
+    let told = asked.hand_over();
+    assert!(asked.is_empty());
+    told.reply.send(Ok(Some(won()))).unwrap();
+    others_run().await;
+    let undone = asked.release();
+    assert!(matches!(&undone.target, ReleaseTarget::Row { id, .. } if *id == told.id));
+    undone.reply.send(Ok(true)).unwrap();
+    others_run().await;
+    assert!(!engine.in_use());
 }
 
 #[tokio::test(start_paused = true)]
@@ -284,17 +535,17 @@ async fn a_lease_that_is_shortened_is_asked_for_at_once_by_who_counts_on_its_end
         id: grant.hold.row.to_string(),
         ..theirs().unwrap()
     };
-    let not_renewed = Keeping {
-        auto_renew: false,
-        max_hold: None,
-    };
-    let lease = Lease::new(grant, not_renewed, Arc::new(Ledger::default()));
+    let lease = leased(grant);
     let mut waiter = acquire(&engine);
     asked.acquire().held(Some(ours));
     waits(&mut waiter).await;
-    lease.renew(Some(MINUTE * 2)).await.unwrap();
-    assert!(asked.is_empty());
-    lease.renew(Some(MINUTE / 2)).await.unwrap();
+    for (ttl, is_shortened) in [(MINUTE * 2, false), (MINUTE / 2, true)] {
+        let renewing = tokio::spawn(lease.renew(Some(ttl)));
+        others_run().await;
+        asked.renew().reply.send(Ok(Some(60.0))).unwrap();
+        renewing.await.unwrap().unwrap();
+        assert_eq!(asked.is_empty(), !is_shortened);
+    }
     asked.acquire().won(won());
     waiter.await.unwrap().keep();
 }

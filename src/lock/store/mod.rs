@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::operation::{Acquire, Operation, Release};
+use super::operation::Operation;
 
 pub mod postgres;
 pub mod redis;
@@ -15,13 +15,6 @@ pub mod sqlite;
 pub trait Store: Send + Sync + 'static {
     /// Takes a request; never waits. After [`Store::close`] every request is answered with an error.
     fn submit(&self, operation: Operation);
-
-    /// Takes a release and the request that is to follow it on the same key. The store carries them out in this order, at one moment
-    /// if it can.
-    fn hand_over(&self, release: Release, successor: Acquire) {
-        self.submit(Operation::Release(release));
-        self.submit(Operation::Acquire(successor));
-    }
 
     /// Tells that a key is waited for from now on, or is no more: while it is, the store calls the listener it was made with
     /// when the key may have become free. It may miss a change (polling makes up for it) and may call in vain.

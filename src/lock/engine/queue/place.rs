@@ -28,7 +28,11 @@ pub(in crate::lock::engine) struct Place {
 
 impl Place {
     /// Takes a place at the end. If that is the front, the request is sent: only the database knows for sure who has the lock.
-    pub(in crate::lock::engine) fn join(engine: &Arc<Engine>, claim: Claim) -> (Self, Answer) {
+    pub(in crate::lock::engine) fn join(
+        engine: &Arc<Engine>,
+        claim: Claim,
+        wanted: &super::super::Request,
+    ) -> (Self, Answer) {
         let (key, holder) = (Arc::clone(&claim.key), Arc::clone(&claim.holder));
         let (reply, answer) = oneshot::channel();
         let mut request = Request::Ready(Acquire { claim, reply });
@@ -42,6 +46,8 @@ impl Place {
         };
         let waiter = Arc::new(Waiter {
             holder,
+            manager: wanted.manager,
+            is_told_of_losses: wanted.is_told_of_losses,
             since: Instant::now(),
             first: AtomicBool::new(first),
             changed: Notify::new(),

@@ -9,16 +9,15 @@ use sqlx::postgres::PgRow;
 use super::errors::{Phase, store_error};
 use super::{Job, Shared};
 use crate::lock::error::StoreError;
-use crate::lock::operation::{Acquire, LockRow, Operation, Release, Renew, Reply, Won};
+use crate::lock::operation::{Acquire, HandOver, LockRow, Operation, Release, Renew, Reply, Won};
 
 /// Gives each request its part of the rows.
 pub(super) fn answer(batch: Vec<Job>, rows: &[PgRow], shared: &Shared) {
     let failed = |error: &sqlx::Error| store_error(&shared.settings, Phase::Executing, error);
     let numbered = match batch.first() {
-        Some(
-            Job::HandOver(..)
-            | Job::Operation(Operation::Acquire(_) | Operation::Renew(_) | Operation::Release(_)),
-        ) => by_number(rows, batch.len()),
+        Some(Job::Operation(
+            Operation::Acquire(_) | Operation::Renew(_) | Operation::Release(_) | Operation::HandOver(_),
+        )) => by_number(rows, batch.len()),
         _ => Vec::new(),
     };
     let row_of = |index: usize| numbered.get(index).copied().flatten();
@@ -31,10 +30,6 @@ pub(super) fn answer(batch: Vec<Job>, rows: &[PgRow], shared: &Shared) {
     for (index, job) in batch.into_iter().enumerate() {
         let operation = match job {
             Job::Operation(operation) => operation,
-            Job::HandOver(release, successor) => {
-                answer_hand_over(release, successor, row_of(index), failed);
-                continue;
-            }
             Job::Note(_) => continue,
         };
         match operation {
@@ -44,6 +39,10 @@ pub(super) fn answer(batch: Vec<Job>, rows: &[PgRow], shared: &Shared) {
                 give(reply, expiry.map_err(|error| failed(&error)));
             }
             Operation::Release(Release { reply, .. }) => give(reply, Ok(row_of(index).is_some())),
+            Operation::HandOver(HandOver { token, reply, .. }) => {
+                let won = row_of(index).map(|row| read_won(row, token)).transpose();
+                give(reply, won.map_err(|error| failed(&error)));
+            }
             Operation::Observe { keys, reply } => {
                 let keys: HashSet<Arc<str>> = keys.into_iter().collect();
                 let rows = observed.as_ref().map_err(failed).map(|rows| {
@@ -86,24 +85,10 @@ fn give<T>(reply: Reply<T>, value: Result<T, StoreError>) {
     let _ = reply.send(value);
 }
 
-fn answer_hand_over(
-    release: Release,
-    successor: Acquire,
-    row: Option<&PgRow>,
-    failed: impl Fn(&sqlx::Error) -> StoreError,
-) {
-    give(release.reply, Ok(row.is_some()));
-    match row.map(read_won) {
-        Some(Ok(won)) => successor.won(won),
-        Some(Err(error)) => successor.failed(failed(&error)),
-        None => successor.held(None),
-    }
-}
-
-/// A row just won: when, until when, and the token, from the second column on.
-fn read_won(row: &PgRow) -> sqlx::Result<Won> {
+/// A row just won: when, and until when, from the second column on.
+fn read_won(row: &PgRow, token: i64) -> sqlx::Result<Won> {
     Ok(Won {
-        token: row.try_get(3)?,
+        token,
         acquired_at: row.try_get(1)?,
         expires_at: row.try_get(2)?,
     })
@@ -111,8 +96,8 @@ fn read_won(row: &PgRow) -> sqlx::Result<Won> {
 
 fn answer_acquire(acquire: Acquire, row: Option<&PgRow>, failed: impl Fn(&sqlx::Error) -> StoreError) {
     let read = |row: &PgRow| -> sqlx::Result<Result<Won, Option<LockRow>>> {
-        if row.try_get::<Option<i64>, _>(3)?.is_some() {
-            return read_won(row).map(Ok);
+        if let Some(token) = row.try_get(3)? {
+            return read_won(row, token).map(Ok);
         }
         let holder: Option<String> = row.try_get(4)?;
         holder

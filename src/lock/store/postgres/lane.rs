@@ -36,10 +36,10 @@ fn take_batch(jobs: &mut std::collections::VecDeque<Job>) -> Vec<Job> {
         let fits = batch.len() < LARGEST_BATCH
             && kind(&job) == first
             && match &job {
-                Job::HandOver(_, Acquire { claim, .. })
-                | Job::Operation(Operation::Acquire(Acquire { claim, .. })) => {
+                Job::Operation(Operation::Acquire(Acquire { claim, .. })) => {
                     keys.insert(Arc::clone(&claim.key))
                 }
+                Job::Operation(Operation::HandOver(hand_over)) => keys.insert(Arc::clone(&hand_over.key)),
                 _ => true,
             };
         if fits {
@@ -55,14 +55,12 @@ fn take_batch(jobs: &mut std::collections::VecDeque<Job>) -> Vec<Job> {
 #[derive(PartialEq)]
 enum Kind {
     Operation(std::mem::Discriminant<Operation>, bool),
-    HandOver,
     Note,
 }
 
 fn kind(job: &Job) -> Kind {
     match job {
         Job::Note(_) => Kind::Note,
-        Job::HandOver(..) => Kind::HandOver,
         Job::Operation(operation) => {
             let by_row = matches!(
                 operation,

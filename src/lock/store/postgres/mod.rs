@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use self::lane::Lane;
 use super::{Listener, Store, key_hash};
 use crate::lock::error::StoreError;
-use crate::lock::operation::{Acquire, Operation, Release};
+use crate::lock::operation::Operation;
 
 mod answers;
 mod errors;
@@ -119,8 +119,6 @@ struct Work {
 /// Something for a lane to do.
 enum Job {
     Operation(Operation),
-    /// Give a row to another acquisition.
-    HandOver(Release, Acquire),
     /// Note that somebody waits for the key of this hash.
     Note(i64),
 }
@@ -129,10 +127,6 @@ impl Job {
     fn fail(self, error: &StoreError) {
         match self {
             Self::Operation(operation) => operation.fail(error),
-            Self::HandOver(release, successor) => {
-                Operation::Release(release).fail(error);
-                Operation::Acquire(successor).fail(error);
-            }
             Self::Note(_) => {}
         }
     }
@@ -237,10 +231,6 @@ fn signed_hash(key: &str) -> i64 {
 impl Store for PostgresStore {
     fn submit(&self, operation: Operation) {
         self.shared.add(Job::Operation(operation));
-    }
-
-    fn hand_over(&self, release: Release, successor: Acquire) {
-        self.shared.add(Job::HandOver(release, successor));
     }
 
     fn watch(&self, key: &Arc<str>, waiting: bool) {

@@ -6,7 +6,7 @@ use sqlx::postgres::{PgArguments, Postgres};
 use sqlx::query::Query;
 
 use super::{Job, NOTE_LASTS, signed_hash, statements};
-use crate::lock::operation::{Acquire, Operation, Release, ReleaseTarget};
+use crate::lock::operation::{Acquire, HandOver, Operation, Release, ReleaseTarget};
 
 /// Tokens are drawn from so many counters, chosen by the key: enough that batches seldom meet, few enough to keep for ever.
 const FENCE_BUCKETS: u64 = 4096;
@@ -36,6 +36,16 @@ fn query_for_one(job: &Job) -> Option<PgQuery<'static>> {
             sqlx::query(statements::RELEASE_ONE)
                 .bind(text(id))
                 .bind(signed_hash(key)),
+        ),
+        Job::Operation(Operation::HandOver(hand_over)) => Some(
+            sqlx::query(statements::HAND_OVER_ONE)
+                .bind(text(&hand_over.key))
+                .bind(text(&hand_over.from))
+                .bind(text(&hand_over.id))
+                .bind(text(&hand_over.holder))
+                .bind(hand_over.ttl.as_secs_f64())
+                .bind(fence_bucket(&hand_over.key))
+                .bind(hand_over.token),
         ),
         _ => None,
     }
@@ -76,26 +86,6 @@ pub(super) fn query(batch: &[Job]) -> Option<PgQuery<'static>> {
             sqlx::query(statements::NOTE_WAITERS)
                 .bind(hashes)
                 .bind(NOTE_LASTS.as_secs_f64())
-        }
-        Job::HandOver(..) => {
-            let pairs = || {
-                batch.iter().filter_map(|job| match job {
-                    Job::HandOver(release, successor) => Some((&release.target, &successor.claim)),
-                    _ => None,
-                })
-            };
-            let previous = pairs().map(|(target, _)| match target {
-                ReleaseTarget::Row { id, .. } => text(id),
-                // Only an acquisition of this process is handed over; no row has this id.
-                ReleaseTarget::Holder { .. } | ReleaseTarget::Key { .. } => String::new(),
-            });
-            let claims = || pairs().map(|(_, claim)| claim);
-            sqlx::query(statements::HAND_OVER)
-                .bind(previous.collect::<Vec<_>>())
-                .bind(claims().map(|claim| text(&claim.id)).collect::<Vec<_>>())
-                .bind(claims().map(|claim| text(&claim.holder)).collect::<Vec<_>>())
-                .bind(claims().map(|claim| claim.ttl.as_secs_f64()).collect::<Vec<_>>())
-                .bind(claims().map(|claim| fence_bucket(&claim.key)).collect::<Vec<_>>())
         }
         Job::Operation(Operation::Acquire(_)) => {
             let claims = || {
@@ -152,6 +142,29 @@ pub(super) fn query(batch: &[Job]) -> Option<PgQuery<'static>> {
                     .bind(holders.collect::<Vec<_>>())
                     .bind(hashes)
             }
+        }
+        Job::Operation(Operation::HandOver(_)) => {
+            let hand_overs = || {
+                operations().filter_map(|operation| match operation {
+                    Operation::HandOver(hand_over) => Some(hand_over),
+                    _ => None,
+                })
+            };
+            let texts = |of: fn(&HandOver) -> &Arc<str>| {
+                hand_overs()
+                    .map(|hand_over| text(of(hand_over)))
+                    .collect::<Vec<_>>()
+            };
+            let ttls = hand_overs().map(|hand_over| hand_over.ttl.as_secs_f64());
+            let buckets = hand_overs().map(|hand_over| fence_bucket(&hand_over.key));
+            sqlx::query(statements::HAND_OVER)
+                .bind(texts(|hand_over| &hand_over.key))
+                .bind(texts(|hand_over| &hand_over.from))
+                .bind(texts(|hand_over| &hand_over.id))
+                .bind(texts(|hand_over| &hand_over.holder))
+                .bind(ttls.collect::<Vec<_>>())
+                .bind(buckets.collect::<Vec<_>>())
+                .bind(hand_overs().map(|hand_over| hand_over.token).collect::<Vec<_>>())
         }
         Job::Operation(Operation::Observe { .. }) => {
             let keys = operations().filter_map(|operation| match operation {

@@ -10,6 +10,7 @@
 /// from an earlier try whose answer was lost. The counters are asked only after all rows have been won, since `GROUP BY`
 /// needs them all: a token drawn earlier would tell the order of coming, not of holding. For the same reason the caller is told
 /// the time after the row was won: an insert may have waited, with the times of its coming, until another had come and gone.
+/// Tokens leave one out: it is the one with which the lock can be handed over without asking.
 pub(super) const ACQUIRE: &str = "\
 WITH input AS MATERIALIZED (
     SELECT rows.* FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::int4[])
@@ -37,7 +38,7 @@ WITH input AS MATERIALIZED (
     SELECT input.bucket, (max(won.acquired_at) * 1000000)::int8
     FROM won JOIN input ON input.key = won.lock_key
     GROUP BY input.bucket ORDER BY input.bucket
-    ON CONFLICT (bucket) DO UPDATE SET token = greatest(fences.token + 1, excluded.token)
+    ON CONFLICT (bucket) DO UPDATE SET token = greatest(fences.token + 2, excluded.token)
     RETURNING fences.bucket, fences.token
 )
 SELECT input.position, won.acquired_at, won.expires_at, fence.token,
@@ -67,7 +68,7 @@ WITH seen AS MATERIALIZED (
 ), fence AS (
     INSERT INTO arbitrageai_lock_fences AS fences (bucket, token)
     SELECT $5::int4, (won.acquired_at * 1000000)::int8 FROM won
-    ON CONFLICT (bucket) DO UPDATE SET token = greatest(fences.token + 1, excluded.token)
+    ON CONFLICT (bucket) DO UPDATE SET token = greatest(fences.token + 2, excluded.token)
     RETURNING fences.token
 )
 SELECT 1::int8, won.acquired_at, won.expires_at, fence.token,
@@ -75,31 +76,47 @@ SELECT 1::int8, won.acquired_at, won.expires_at, fence.token,
     seen.expires_at - extract(epoch FROM clock_timestamp())::float8
 FROM (SELECT) AS answer LEFT JOIN won ON true LEFT JOIN fence ON true LEFT JOIN seen ON true";
 
-/// Gives rows that are still ours to other acquisitions of this process: nobody else finds them free in between. Tokens and times as in
-/// [`ACQUIRE`].
+/// Gives rows that are ours to other acquisitions of this process: nobody else finds them free in between. Their tokens are given; the
+/// counters are brought up to them. A row that has its new id already was given in an earlier try whose answer was lost.
 pub(super) const HAND_OVER: &str = "\
 WITH input AS MATERIALIZED (
-    SELECT rows.* FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::int4[])
-        WITH ORDINALITY AS rows (previous, id, holder, ttl, bucket, position),
+    SELECT rows.* FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::float8[], $6::int4[], $7::int8[])
+        WITH ORDINALITY AS rows (key, previous, id, holder, ttl, bucket, token, position),
         (SELECT set_config('lock_timeout', '800', true)) AS limits (waiting)
     WHERE limits.waiting IS NOT NULL
 ), ours AS MATERIALIZED (
-    SELECT input.* FROM distributed_locks AS locks JOIN input ON locks.id = input.previous
+    SELECT input.* FROM distributed_locks AS locks
+    JOIN input ON locks.lock_key = input.key AND locks.id IN (input.previous, input.id)
     ORDER BY locks.lock_key FOR UPDATE OF locks
 ), won AS (
     UPDATE distributed_locks AS locks SET id = ours.id, holder_id = ours.holder,
         acquired_at = extract(epoch FROM clock_timestamp())::float8,
         expires_at = extract(epoch FROM clock_timestamp())::float8 + ours.ttl,
         created_at = clock_timestamp() AT TIME ZONE 'UTC'
-    FROM ours WHERE locks.id = ours.previous
-    RETURNING ours.position, ours.bucket, extract(epoch FROM clock_timestamp())::float8 AS acquired_at, locks.expires_at
+    FROM ours WHERE locks.lock_key = ours.key AND locks.id IN (ours.previous, ours.id)
+    RETURNING ours.position, ours.bucket, ours.token, locks.acquired_at, locks.expires_at
 ), fence AS (
     INSERT INTO arbitrageai_lock_fences AS fences (bucket, token)
-    SELECT won.bucket, (max(won.acquired_at) * 1000000)::int8 FROM won GROUP BY won.bucket ORDER BY won.bucket
-    ON CONFLICT (bucket) DO UPDATE SET token = greatest(fences.token + 1, excluded.token)
-    RETURNING fences.bucket, fences.token
+    SELECT won.bucket, max(won.token) FROM won GROUP BY won.bucket ORDER BY won.bucket
+    ON CONFLICT (bucket) DO UPDATE SET token = greatest(fences.token, excluded.token)
 )
-SELECT won.position, won.acquired_at, won.expires_at, fence.token FROM won JOIN fence ON fence.bucket = won.bucket";
+SELECT position, acquired_at, expires_at FROM won";
+
+/// [`HAND_OVER`] for one row.
+pub(super) const HAND_OVER_ONE: &str = "\
+WITH won AS (
+    UPDATE distributed_locks SET id = $3::text, holder_id = $4::text,
+        acquired_at = extract(epoch FROM clock_timestamp())::float8,
+        expires_at = extract(epoch FROM clock_timestamp())::float8 + $5::float8,
+        created_at = clock_timestamp() AT TIME ZONE 'UTC'
+    WHERE lock_key = $1::text AND id IN ($2::text, $3::text) AND set_config('lock_timeout', '800', true) IS NOT NULL
+    RETURNING acquired_at, expires_at
+), fence AS (
+    INSERT INTO arbitrageai_lock_fences AS fences (bucket, token)
+    SELECT $6::int4, $7::int8 FROM won
+    ON CONFLICT (bucket) DO UPDATE SET token = greatest(fences.token, excluded.token)
+)
+SELECT 1::int8, acquired_at, expires_at FROM won";
 
 /// Moves the expiry of rows that are still ours and not expired.
 pub(super) const RENEW: &str = "\

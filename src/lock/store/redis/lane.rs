@@ -10,7 +10,7 @@ use super::errors::{Phase, connection_survives, no_answer, store_error};
 use super::scripts::{Answer, MOST_OBSERVED, Scripts, Standing, milliseconds, read, read_each, seconds};
 use super::{PATIENCE, RedisSettings, Shared, listing};
 use crate::lock::error::StoreError;
-use crate::lock::operation::{Acquire, LockRow, Operation, Release, Renew, Won};
+use crate::lock::operation::{Acquire, HandOver, LockRow, Operation, Release, Renew, Won};
 
 /// The most requests in one pipeline: the server does not serve others meanwhile.
 const LARGEST_BATCH: usize = 256;
@@ -138,6 +138,7 @@ fn add_commands(pipeline: &mut Pipeline, scripts: &Scripts, operation: &Operatio
         Operation::Acquire(acquire) => drop(pipeline.add_command(scripts.acquire(&acquire.claim))),
         Operation::Renew(renew) => drop(pipeline.add_command(scripts.renew(renew))),
         Operation::Release(release) => drop(pipeline.add_command(scripts.release(&release.target))),
+        Operation::HandOver(hand_over) => drop(pipeline.add_command(scripts.hand_over(hand_over))),
         // Whoever looks at nothing wants to know whether the server answers.
         Operation::Observe { keys, .. } if keys.is_empty() => drop(pipeline.cmd("PING")),
         Operation::Observe { keys, .. } => {
@@ -195,6 +196,19 @@ impl Values<'_> {
                     .next_answer()
                     .map(|answer| matches!(answer, Answer::Number(_)));
                 let _ = reply.send(released);
+            }
+            Operation::HandOver(HandOver {
+                ttl, token, reply, ..
+            }) => {
+                let won = self.next_answer().map(|answer| match answer {
+                    Answer::Number(now) => Some(Won {
+                        token,
+                        acquired_at: seconds(now),
+                        expires_at: seconds(now) + whole_seconds(ttl),
+                    }),
+                    _ => None,
+                });
+                let _ = reply.send(won);
             }
             Operation::Observe { keys, reply } if keys.is_empty() => {
                 let _ = reply.send(self.next().map(|_| Vec::new()));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
 
 use super::keys;
-use crate::lock::operation::{Claim, ReleaseTarget, Renew};
+use crate::lock::operation::{Claim, HandOver, ReleaseTarget, Renew};
 
 /// So many keys the server looks at before it serves others.
 pub(super) const MOST_OBSERVED: usize = 1000;
@@ -42,12 +42,12 @@ end
 ";
 
 /// Takes the lock if it is free (a lock of the same id is ours from an earlier try whose answer was lost). The token is drawn first:
-/// if that fails, nothing has been taken.
+/// if that fails, nothing has been taken. It leaves one out, with which the lock can be handed over without asking.
 const ACQUIRE: &str = "\
 local by, theirs, since, left = standing(KEYS[1], KEYS[2])
 if by and theirs ~= ARGV[1] then return {0, digits(now), by, theirs, since, left} end
 local last = tonumber(redis.call('HGET', KEYS[3], ARGV[4])) or 0
-local token = digits(math.max(last + 1, now))
+local token = digits(math.max(last + 2, now))
 redis.call('HSET', KEYS[3], ARGV[4], token)
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 take_note(ARGV[1], digits(now), ARGV[2], ARGV[3])
@@ -60,6 +60,18 @@ local holder, id, since = standing(KEYS[1], KEYS[2])
 if id ~= ARGV[1] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 take_note(id, since, holder, ARGV[2])
+return digits(now)
+";
+
+/// Gives a lock that is ours to another acquisition (it has it already if the answer to an earlier try was lost), with a token that is
+/// given, too: the counter is brought up to it.
+const HAND_OVER: &str = "\
+local holder, id = standing(KEYS[1], KEYS[2])
+if id ~= ARGV[1] and id ~= ARGV[2] then return 0 end
+local last = tonumber(redis.call('HGET', KEYS[3], ARGV[5])) or 0
+redis.call('HSET', KEYS[3], ARGV[5], digits(math.max(last, tonumber(ARGV[6]))))
+redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+take_note(ARGV[2], digits(now), ARGV[3], ARGV[4])
 return digits(now)
 ";
 
@@ -90,13 +102,14 @@ pub(super) struct Scripts {
     acquire: String,
     renew: String,
     release: String,
+    hand_over: String,
     observe: String,
 }
 
 impl Scripts {
     /// Tells the server the scripts: once for each connection, as it forgets them when it ends.
     pub(super) async fn load(connection: &mut MultiplexedConnection) -> RedisResult<Self> {
-        let scripts = [ACQUIRE, RENEW, RELEASE, OBSERVE];
+        let scripts = [ACQUIRE, RENEW, RELEASE, HAND_OVER, OBSERVE];
         let mut pipeline = redis::Pipeline::with_capacity(scripts.len());
         for script in scripts {
             pipeline
@@ -107,13 +120,14 @@ impl Scripts {
         let names = connection
             .send_packed_commands(&pipeline, 0, scripts.len())
             .await?;
-        // One refusal says as much as four.
+        // One refusal says as much as five.
         let names = Value::Array(names).extract_error()?;
-        let (acquire, renew, release, observe) = redis::from_redis_value(names)?;
+        let (acquire, renew, release, hand_over, observe) = redis::from_redis_value(names)?;
         Ok(Self {
             acquire,
             renew,
             release,
+            hand_over,
             observe,
         })
     }
@@ -131,6 +145,18 @@ impl Scripts {
     pub(super) fn renew(&self, renew: &Renew) -> Cmd {
         let mut command = on_key(&self.renew, &renew.key, None);
         command.arg(&*renew.id).arg(milliseconds(renew.ttl));
+        command
+    }
+
+    pub(super) fn hand_over(&self, hand_over: &HandOver) -> Cmd {
+        let mut command = on_key(&self.hand_over, &hand_over.key, Some(keys::FENCES));
+        command
+            .arg(&*hand_over.from)
+            .arg(&*hand_over.id)
+            .arg(&*hand_over.holder)
+            .arg(milliseconds(hand_over.ttl))
+            .arg(keys::fence_bucket(&hand_over.key))
+            .arg(hand_over.token);
         command
     }
 

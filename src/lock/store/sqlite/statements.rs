@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::lock::operation::{Attempt, Claim, LockRow, ReleaseTarget, Won};
+use crate::lock::operation::{Attempt, Claim, HandOver, LockRow, ReleaseTarget, Won};
 
 /// `created_at` is written as SQLAlchemy writes a `DateTime`.
 const TAKE: &str = "\
@@ -16,6 +16,9 @@ const TAKE: &str = "\
     ON CONFLICT (lock_key) DO UPDATE SET id = excluded.id, holder_id = excluded.holder_id, \
     acquired_at = excluded.acquired_at, expires_at = excluded.expires_at, created_at = excluded.created_at \
     WHERE distributed_locks.expires_at <= excluded.acquired_at";
+const GIVE: &str = "\
+    UPDATE distributed_locks SET id = ?2, holder_id = ?4, acquired_at = ?5, expires_at = ?6, \
+    created_at = strftime('%Y-%m-%d %H:%M:%f000', ?5, 'unixepoch') WHERE lock_key = ?3 AND id IN (?1, ?2)";
 const ROW: &str =
     "SELECT lock_key, id, holder_id, acquired_at, expires_at FROM distributed_locks WHERE lock_key = ?1";
 const ROWS: &str =
@@ -47,13 +50,13 @@ pub(super) struct Fence {
 }
 
 impl Fence {
-    /// Draws a token: more than any before, and no less than the clock in microseconds, which makes up for a counter that
-    /// was lost with the file or with an undurable commit.
+    /// Draws a token: more than any before by two, so that each lock can be handed over with the one between, and no less than the
+    /// clock in microseconds, which makes up for a counter that was lost with the file or with an undurable commit.
     fn draw(&mut self, connection: &Connection, now: f64) -> rusqlite::Result<i64> {
         let token = match self.last {
             Some(last) => {
                 self.unwritten = true;
-                last.saturating_add(1)
+                last.saturating_add(2)
             }
             None => {
                 #[allow(
@@ -64,13 +67,31 @@ impl Fence {
                 connection
                     .prepare_cached(
                         "INSERT INTO arbitrageai_lock_fences (bucket, token) VALUES (0, ?1) \
-                         ON CONFLICT (bucket) DO UPDATE SET token = max(token + 1, excluded.token) RETURNING token",
+                         ON CONFLICT (bucket) DO UPDATE SET token = max(token + 2, excluded.token) RETURNING token",
                     )?
                     .query_row([clock], |row| row.get(0))?
             }
         };
         self.last = Some(token);
         Ok(token)
+    }
+
+    /// Makes sure that all tokens from now on are more than this one.
+    fn reach(&mut self, connection: &Connection, token: i64) -> rusqlite::Result<()> {
+        let last = match self.last {
+            Some(last) => {
+                self.unwritten |= token > last;
+                last.max(token)
+            }
+            None => connection
+                .prepare_cached(
+                    "INSERT INTO arbitrageai_lock_fences (bucket, token) VALUES (0, ?1) \
+                     ON CONFLICT (bucket) DO UPDATE SET token = max(token, excluded.token) RETURNING token",
+                )?
+                .query_row([token], |row| row.get(0))?,
+        };
+        self.last = Some(last);
+        Ok(())
     }
 
     /// Writes the counter as it is after the last token.
@@ -121,6 +142,35 @@ pub(super) fn renew(
         .prepare_cached("UPDATE distributed_locks SET expires_at = ?2 WHERE id = ?1 AND expires_at > ?3")?
         .execute(params![id, expires_at, now])?;
     Ok((renewed > 0).then_some(expires_at))
+}
+
+pub(super) fn hand_over(
+    connection: &Connection,
+    HandOver {
+        from,
+        id,
+        key,
+        holder,
+        ttl,
+        token,
+        ..
+    }: &HandOver,
+    now: f64,
+    fence: &mut Fence,
+) -> rusqlite::Result<Option<Won>> {
+    let expires_at = now + ttl.as_secs_f64();
+    let given = connection
+        .prepare_cached(GIVE)?
+        .execute(params![&**from, &**id, &**key, &**holder, now, expires_at])?;
+    if given == 0 {
+        return Ok(None);
+    }
+    fence.reach(connection, *token)?;
+    Ok(Some(Won {
+        token: *token,
+        acquired_at: now,
+        expires_at,
+    }))
 }
 
 pub(super) fn release(connection: &Connection, target: &ReleaseTarget) -> rusqlite::Result<bool> {

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{Location, WallClock, neighbours, schema, statements};
 use crate::lock::error::StoreError;
-use crate::lock::operation::{Acquire, Operation, Release, Renew, Reply};
+use crate::lock::operation::{Acquire, HandOver, Operation, Release, Renew, Reply, Won};
 use crate::lock::store::{Listener, key_hash};
 
 /// The most requests that share a transaction: more would keep other processes from writing for too long.
@@ -48,6 +48,7 @@ impl Operation {
             Self::Acquire(acquire) => acquire.failed(error.clone()),
             Self::Renew(Renew { reply, .. }) => answer(reply, error),
             Self::Release(Release { reply, .. }) => answer(reply, error),
+            Self::HandOver(HandOver { reply, .. }) => answer(reply, error),
             Self::Observe { reply, .. } | Self::List { reply } => answer(reply, error),
             Self::Count { reply } | Self::Clear { reply } => answer(reply, error),
         }
@@ -218,6 +219,7 @@ enum Answer {
     Attempt(crate::lock::operation::Attempt),
     Renewed(Option<f64>),
     Released(bool),
+    HandedOver(Option<Won>),
     Rows(Vec<crate::lock::operation::LockRow>),
     Number(u64),
 }
@@ -232,6 +234,7 @@ impl Answer {
             (Self::Released(existed), Operation::Release(Release { reply, .. })) => {
                 drop(reply.send(Ok(existed)))
             }
+            (Self::HandedOver(won), Operation::HandOver(HandOver { reply, .. })) => drop(reply.send(Ok(won))),
             (Self::Rows(rows), Operation::Observe { reply, .. } | Operation::List { reply }) => {
                 drop(reply.send(Ok(rows)));
             }
@@ -269,6 +272,9 @@ fn run_batch(
             }
             Operation::Release(release) => {
                 Answer::Released(statements::release(connection, &release.target)?)
+            }
+            Operation::HandOver(hand_over) => {
+                Answer::HandedOver(statements::hand_over(connection, hand_over, now, &mut fence)?)
             }
             Operation::Observe { keys, .. } => Answer::Rows(seen.observe(connection, keys, now)?),
             Operation::List { .. } => Answer::Rows(statements::list(connection, now)?),

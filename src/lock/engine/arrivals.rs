@@ -1,0 +1,56 @@
+//! Rows that are on their way to another acquisition of this process.
+//!
+//! Until the database has answered, such a row has its old id or its new one: whoever wants to do something with it by its new id
+//! waits until it has arrived.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+/// The new ids of the rows that are on their way.
+#[derive(Default)]
+pub(super) struct Arrivals(Mutex<HashMap<Arc<str>, watch::Receiver<bool>>>);
+
+/// A row on its way; when this is dropped, nobody waits for it any more.
+pub(super) struct Journey {
+    told: watch::Sender<bool>,
+}
+
+/// A row that is waited for.
+pub(super) struct Arrival(watch::Receiver<bool>);
+
+impl Arrivals {
+    /// The row of this id is on its way from now on.
+    pub(super) fn expect(&self, row: &Arc<str>) -> Journey {
+        let (told, expected) = watch::channel(false);
+        self.rows().insert(Arc::clone(row), expected);
+        Journey { told }
+    }
+
+    /// It is on its way no more, whatever has come of it.
+    pub(super) fn settle(&self, row: &Arc<str>, journey: Journey, arrived: bool) {
+        self.rows().remove(row);
+        journey.told.send_replace(arrived);
+    }
+
+    /// The row, if it is on its way.
+    pub(super) fn of(&self, row: &Arc<str>) -> Option<Arrival> {
+        self.rows().get(row).cloned().map(Arrival)
+    }
+
+    pub(super) fn any(&self) -> bool {
+        !self.rows().is_empty()
+    }
+
+    fn rows(&self) -> MutexGuard<'_, HashMap<Arc<str>, watch::Receiver<bool>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Arrival {
+    /// Waits until it is settled; whether it has arrived.
+    pub(super) async fn settled(mut self) -> bool {
+        self.0.wait_for(|arrived| *arrived).await.is_ok()
+    }
+}

@@ -1,0 +1,388 @@
+//! How a lock ends, and goes to the next: to a waiter of this process directly, or to whoever finds the row gone.
+//!
+//! A waiter that will have a lease is handed the lock in memory, with the token that its predecessor's acquisition set aside, and the
+//! database is told after that: until it has answered, the row is the predecessor's, and keeps everybody else out; the new holder
+//! believes in it for as long as the predecessor might have. If the database then says that the lock had been lost, both are told.
+//! A waiter that could not be told waits for the answer.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use super::arrivals::{Arrival, Journey};
+use super::holds::{Hold, Status};
+use super::queue::Successor;
+use super::retry::{self, Backoff};
+use super::{Engine, FIRST_LOOK, RELEASE_PATIENCE, SELDOM_LOOK};
+use crate::lock::boot_time::BootTime;
+use crate::lock::error::{LockError, StoreError};
+use crate::lock::operation::{Acquire, HandOver, Operation, Release, ReleaseTarget, Reply, Won};
+
+/// Where the holder hears whether the lock was still there.
+type Told = oneshot::Sender<Result<bool, LockError>>;
+
+/// A lock that has been handed over, and of which the database does not know yet.
+struct Passing {
+    from: Arc<str>,
+    /// When the predecessor's time is up.
+    until: BootTime,
+    hold: Arc<Hold>,
+    ttl: Duration,
+    journey: Journey,
+}
+
+impl Passing {
+    fn hand_over(&self, reply: Reply<Option<Won>>) -> Operation {
+        Operation::HandOver(HandOver {
+            from: Arc::clone(&self.from),
+            id: Arc::clone(&self.hold.row),
+            key: Arc::clone(&self.hold.key),
+            holder: Arc::clone(&self.hold.holder),
+            ttl: self.ttl,
+            token: self.hold.token,
+            reply,
+        })
+    }
+}
+
+/// A release that has begun.
+enum Begun {
+    /// The database has been asked to delete the row.
+    Deletion(Unfinished, oneshot::Receiver<Result<bool, StoreError>>),
+    /// A task sees to it, which needs nobody to wait.
+    InTheBackground(oneshot::Receiver<Result<bool, LockError>>),
+}
+
+impl Engine {
+    /// Ends a hold: hands the lock over to the first waiter of this process, if it may be, or deletes the row; whether it was still
+    /// there. Begun by this call, and carried through even if the future is dropped.
+    pub(super) fn release_hold(
+        self: &Arc<Self>,
+        hold: Arc<Hold>,
+        may_be_handed_over: bool,
+    ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
+        let begun = match self.arrivals.of(&hold.row) {
+            Some(arrival) => self.release_on_arrival(hold, arrival, may_be_handed_over),
+            None => self.begin_release(hold, may_be_handed_over),
+        };
+        let engine = Arc::clone(self);
+        async move { engine.outcome(begun).await }
+    }
+
+    async fn outcome(&self, begun: Begun) -> Result<bool, LockError> {
+        match begun {
+            Begun::Deletion(mut unfinished, answer) => {
+                let released = self.released(&unfinished.hold.target(), Some(answer)).await;
+                unfinished.done = released.is_ok();
+                released
+            }
+            Begun::InTheBackground(outcome) => match timeout(RELEASE_PATIENCE, outcome).await {
+                Ok(Ok(released)) => released,
+                Ok(Err(_)) => Err(LockError::backend(StoreError::closed())),
+                Err(_) => Err(LockError::backend(self.no_answer(None))),
+            },
+        }
+    }
+
+    fn begin_release(self: &Arc<Self>, hold: Arc<Hold>, may_be_handed_over: bool) -> Begun {
+        let successor = if may_be_handed_over {
+            self.queues().successor(&hold.key)
+        } else {
+            None
+        };
+        let Some(successor) = successor else {
+            let (reply, answer) = oneshot::channel();
+            let target = hold.target();
+            self.submit(Operation::Release(Release { target, reply }));
+            return Begun::Deletion(Unfinished::of(hold, self), answer);
+        };
+        let (told, outcome) = oneshot::channel();
+        let lasts_long = hold.remaining() >= successor.acquire.claim.ttl / 2;
+        match self.clock.now() {
+            Some(now) if successor.is_told_of_losses && lasts_long => {
+                self.hand_over_now(&hold, successor, now, told);
+            }
+            _ => {
+                let engine = Arc::clone(self);
+                let handing_over = async move {
+                    engine
+                        .hand_over_when_answered(hold, successor.acquire, told)
+                        .await
+                };
+                self.runtime.spawn(handing_over);
+            }
+        }
+        Begun::InTheBackground(outcome)
+    }
+
+    /// The row is still on its way here.
+    fn release_on_arrival(
+        self: &Arc<Self>,
+        hold: Arc<Hold>,
+        arrival: Arrival,
+        may_be_handed_over: bool,
+    ) -> Begun {
+        let (told, outcome) = oneshot::channel();
+        let engine = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let arrived = arrival.settled().await;
+            let may_be_handed_over = arrived && may_be_handed_over && !hold.remaining().is_zero();
+            let begun = engine.begin_release(hold, may_be_handed_over);
+            let _ = told.send(engine.outcome(begun).await);
+        });
+        Begun::InTheBackground(outcome)
+    }
+
+    /// Hands a lock over in memory, and tells the database, whose clock shows `acquired_at`.
+    fn hand_over_now(self: &Arc<Self>, from: &Arc<Hold>, successor: Successor, acquired_at: f64, told: Told) {
+        let Successor { acquire, manager, .. } = successor;
+        let claim = &acquire.claim;
+        let (now, until) = (BootTime::now(), from.valid_until());
+        let lasting = now.until(until).min(claim.ttl);
+        let won = Won {
+            token: from.token.saturating_add(1),
+            acquired_at,
+            expires_at: from.expires_at().min(acquired_at + claim.ttl.as_secs_f64()),
+        };
+        let hold = Arc::new(Hold::new(claim, manager, won, now + lasting));
+        let passing = Passing {
+            from: Arc::clone(&from.row),
+            until,
+            journey: self.arrivals.expect(&hold.row),
+            ttl: claim.ttl,
+            hold: Arc::clone(&hold),
+        };
+        self.queues().hold(hold);
+        acquire.won(won);
+        let engine = Arc::clone(self);
+        self.runtime
+            .spawn(async move { engine.pass_on(passing, told).await });
+    }
+
+    /// Tells the database of a lock that has been handed over.
+    async fn pass_on(self: &Arc<Self>, passing: Passing, told: Told) {
+        let outcome = self.give(&passing).await;
+        let Passing {
+            hold,
+            journey,
+            from,
+            ttl,
+            ..
+        } = passing;
+        match outcome {
+            Ok(Some((won, valid_until))) => {
+                hold.set_validity(valid_until, won.expires_at);
+                self.arrivals.settle(&hold.row, journey, true);
+                let _ = told.send(Ok(true));
+            }
+            Ok(None) => {
+                hold.end(Status::Lost);
+                self.arrivals.settle(&hold.row, journey, false);
+                self.wake(&hold.key);
+                let _ = told.send(Ok(false));
+            }
+            Err(error) => {
+                self.arrivals.settle(&hold.row, journey, false);
+                let _ = told.send(Err(LockError::backend(error)));
+                // The row is the one's or the other's, and keeps everybody else out for as long as it is believed in.
+                let _ = timeout(hold.remaining(), hold.ended()).await;
+                self.delete_in_background(&from, &hold.key, None);
+                self.delete_in_background(&hold.row, &hold.key, Some(ttl));
+            }
+        }
+    }
+
+    /// Gives the row away, trying until the predecessor's time is up: what the database said, and until when it may be believed.
+    async fn give(&self, passing: &Passing) -> Result<Option<(Won, BootTime)>, StoreError> {
+        let mut backoff = Backoff::default();
+        loop {
+            let sent = BootTime::now();
+            let left = sent.until(passing.until);
+            let (reply, answer) = oneshot::channel();
+            self.submit(passing.hand_over(reply));
+            let failure = match timeout(left, answer).await {
+                Ok(Ok(Ok(Some(won)))) => {
+                    self.clock.heard(won.acquired_at, sent);
+                    return Ok(Some((won, sent + passing.ttl)));
+                }
+                Ok(Ok(Ok(None))) => return Ok(None),
+                Ok(Ok(Err(error))) => error,
+                Ok(Err(_)) => return Err(StoreError::closed()),
+                Err(_) => return Err(self.no_answer(None)),
+            };
+            if !failure.transient || BootTime::now() >= passing.until {
+                return Err(failure);
+            }
+            tokio::time::sleep_until(backoff.next()).await;
+        }
+    }
+
+    /// Hands a lock over to one who can't be told of its loss: when the database has answered.
+    async fn hand_over_when_answered(self: &Arc<Self>, from: Arc<Hold>, acquire: Acquire, told: Told) {
+        let claim = &acquire.claim;
+        let sent = BootTime::now();
+        let (reply, answer) = oneshot::channel();
+        self.submit(Operation::HandOver(HandOver {
+            from: Arc::clone(&from.row),
+            id: Arc::clone(&claim.id),
+            key: Arc::clone(&claim.key),
+            holder: Arc::clone(&claim.holder),
+            ttl: claim.ttl,
+            token: from.token.saturating_add(1),
+            reply,
+        }));
+        let outcome = answer.await.unwrap_or_else(|_| Err(StoreError::closed()));
+        let mut unfinished = Unfinished::of(from, self);
+        unfinished.done = true;
+        let released = match outcome {
+            Ok(Some(won)) => {
+                self.clock.heard(won.acquired_at, sent);
+                acquire.won(won);
+                Ok(true)
+            }
+            Ok(None) => {
+                acquire.held(None);
+                Ok(false)
+            }
+            Err(error) => {
+                acquire.failed(error);
+                let target = unfinished.hold.target();
+                let released = self.released(&target, None).await;
+                unfinished.done = released.is_ok();
+                released
+            }
+        };
+        drop(unfinished);
+        let _ = told.send(released);
+    }
+
+    /// Deletes a row and wakes who waits for it here. The request is sent by this call, not by the future's first poll.
+    pub fn release_row(
+        self: &Arc<Self>,
+        target: ReleaseTarget,
+    ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
+        let (reply, answer) = oneshot::channel();
+        self.submit(Operation::Release(Release {
+            target: target.clone(),
+            reply,
+        }));
+        let engine = Arc::clone(self);
+        async move {
+            let released = engine.released(&target, Some(answer)).await;
+            engine.wake(target.key());
+            released
+        }
+    }
+
+    /// Waits for the answer to a release, if it has been sent; one that fails is sent again.
+    async fn released(
+        &self,
+        target: &ReleaseTarget,
+        sent: Option<oneshot::Receiver<Result<bool, StoreError>>>,
+    ) -> Result<bool, LockError> {
+        let release = |reply| {
+            Operation::Release(Release {
+                target: target.clone(),
+                reply,
+            })
+        };
+        self.ask_again(RELEASE_PATIENCE, sent, release)
+            .await
+            .map_err(LockError::backend)
+    }
+}
+
+impl Engine {
+    /// Waits until a hold's row has its id in the database, too; usually it does.
+    pub(crate) async fn arrival(&self, hold: &Hold) {
+        if let Some(arrival) = self.arrivals.of(&hold.row) {
+            arrival.settled().await;
+        }
+    }
+
+    /// Deletes a row that nobody owns any more. `in_doubt` is given when it may yet be written, by a statement that is still under way:
+    /// for how long it would last then.
+    pub(super) fn delete_in_background(&self, id: &Arc<str>, key: &Arc<str>, in_doubt: Option<Duration>) {
+        let Some(engine) = self.weak.upgrade() else { return };
+        let target = ReleaseTarget::Row {
+            id: Arc::clone(id),
+            key: Arc::clone(key),
+        };
+        let arrival = engine.arrivals.of(id);
+        engine.abandoned.fetch_add(1, Ordering::AcqRel);
+        self.runtime.spawn(async move {
+            if let Some(arrival) = arrival {
+                arrival.settled().await;
+            }
+            let deleted = engine.delete_for_sure(target.clone()).await;
+            engine.abandoned.fetch_sub(1, Ordering::AcqRel);
+            if let Some(lasting) = in_doubt
+                && !deleted
+            {
+                let weak = Weak::clone(&engine.weak);
+                drop(engine);
+                delete_if_it_comes(weak, target, lasting).await;
+            }
+        });
+    }
+
+    /// Deletes a row that nobody owns any more, however long the database is away, within reason; whether there was one.
+    async fn delete_for_sure(&self, target: ReleaseTarget) -> bool {
+        let deleted = self
+            .ask(retry::LONGEST, |reply| {
+                Operation::Release(Release {
+                    target: target.clone(),
+                    reply,
+                })
+            })
+            .await;
+        self.wake(target.key());
+        deleted.unwrap_or(false)
+    }
+}
+
+/// A statement whose connection was given up may still be on its way, and write its row after we have looked for it: looks
+/// again, ever more seldom, until the row would have expired, or the engine has gone.
+async fn delete_if_it_comes(engine: Weak<Engine>, target: ReleaseTarget, lasting: Duration) {
+    let end = Instant::now() + lasting;
+    let mut pause = FIRST_LOOK;
+    while Instant::now() < end {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(SELDOM_LOOK);
+        let Some(engine) = engine.upgrade() else { return };
+        if engine.delete_for_sure(target.clone()).await {
+            return;
+        }
+    }
+}
+
+/// A release under way: what it did not get done is done in the background.
+struct Unfinished {
+    hold: Arc<Hold>,
+    engine: Arc<Engine>,
+    done: bool,
+}
+
+impl Unfinished {
+    fn of(hold: Arc<Hold>, engine: &Arc<Engine>) -> Self {
+        Self {
+            hold,
+            engine: Arc::clone(engine),
+            done: false,
+        }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.done {
+            self.engine
+                .delete_in_background(&self.hold.row, &self.hold.key, None);
+        }
+        let next = self.engine.queues().end_hold(&self.hold);
+        self.engine.send(next);
+    }
+}

@@ -1,0 +1,134 @@
+"""A lock that goes from hand to hand in one process, on every kind of database."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
+
+from .lock_fixtures import MakeManager
+from .servers.postgres import PostgresServer
+
+
+async def in_line(manager: BidLockManager) -> None:
+    """Wait until someone has asked, and been told that another has it."""
+    while not (await manager.get_metrics_async())["lock_conflicts"]:
+        pass
+
+
+async def until_held_by(manager: BidLockManager, *holders: str) -> None:
+    """Wait until the table says so."""
+    deadline = time.monotonic() + 20
+    while [lock.holder_id for lock in (await manager.locks()).held] != list(holders):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
+
+
+async def test_the_next_holder_has_the_next_token_and_soon_a_row_of_its_own(
+    make_manager: MakeManager,
+) -> None:
+    manager, other = make_manager(ttl=300), make_manager(ttl=400)
+    first = await manager.acquire_lease("m", "p", holder_id="first")
+    waiting = asyncio.create_task(other.acquire_lease("m", "p", holder_id="second"))
+    await in_line(other)
+    assert await first.release()
+    second = await waiting
+    assert second.fencing_token == first.fencing_token + 1
+    assert second.is_held
+    assert abs(second.acquired_at - time.time()) < 60
+    await until_held_by(manager, "second")
+    assert second.remaining > 350
+    assert await second.release()
+    await until_held_by(manager)
+
+
+async def test_a_lease_on_its_way_can_be_renewed(manager: BidLockManager) -> None:
+    first = await manager.acquire_lease("m", "p")
+    waiting = asyncio.create_task(manager.acquire_lease("m", "p"))
+    await in_line(manager)
+    releasing = asyncio.create_task(first.release())
+    second = await waiting
+    assert await second.renew(1_000) == second.expires_at
+    assert second.remaining > 900
+    assert await releasing
+    assert await second.release()
+
+
+async def test_whoever_comes_later_has_a_greater_token(make_manager: MakeManager) -> None:
+    manager = make_manager()
+    tokens: list[int] = []
+
+    async def take() -> None:
+        async with manager.with_lock("m", "p", timeout=30) as lease:
+            tokens.append(lease.fencing_token)
+
+    for _ in range(3):
+        await asyncio.gather(*(take() for _ in range(30)))
+        lease = await manager.acquire_lease("m", "p", timeout=30)
+        tokens.append(lease.fencing_token)
+        await manager.cleanup_all()
+    assert tokens == sorted(set(tokens))
+
+
+async def test_only_one_at_a_time_has_it(manager: BidLockManager) -> None:
+    inside = 0
+
+    async def take(number: int) -> None:
+        nonlocal inside
+        holding = manager.with_lock("m", "p", timeout=60, holder_id=f"holder {number}")
+        async with holding as lease:
+            inside += 1
+            assert inside == 1
+            if number % 3:
+                await asyncio.sleep(random.uniform(0, 0.003))
+            assert lease.is_held
+            inside -= 1
+
+    # Every fourth is a plain lock: it waits for the database.
+    async def take_plainly(number: int) -> None:
+        nonlocal inside
+        assert await manager.acquire_lock("m", "p", timeout=60, holder_id=f"holder {number}")
+        inside += 1
+        assert inside == 1
+        await asyncio.sleep(0)
+        inside -= 1
+        assert await manager.release_lock("m", "p", holder_id=f"holder {number}")
+
+    await asyncio.gather(*(take(number) if number % 4 else take_plainly(number) for number in range(200)))
+    await until_held_by(manager)
+
+
+async def test_who_is_cancelled_in_line_or_with_the_lock_in_hand_leaves_nothing(
+    manager: BidLockManager,
+) -> None:
+    async def take() -> None:
+        async with manager.with_lock("m", "p", timeout=60):
+            await asyncio.sleep(random.choice((0, 0.001)))
+
+    tasks = [asyncio.create_task(take()) for _ in range(300)]
+    while not all(task.done() for task in tasks):
+        await asyncio.sleep(random.uniform(0, 0.002))
+        random.choice(tasks).cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(outcome is None or isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+    await until_held_by(manager)
+    assert await manager.acquire_lock("m", "p", timeout=5)
+
+
+async def test_both_hear_of_it_when_the_lock_had_been_broken(
+    postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    manager = BidLockManager(database_url=postgres_url, on_lost=lambda lease: None)
+    first = await manager.acquire_lease("m", "p")
+    waiting = asyncio.create_task(manager.acquire_lease("m", "p"))
+    await in_line(manager)
+    # By someone who tells nobody; who waits looks only now and then.
+    postgres_server.execute("UPDATE distributed_locks SET id = 'taken', holder_id = 'another'")
+    assert not await first.release()
+    second = await waiting
+    assert await second.lost() is not None
+    assert not second.is_held
+    await until_held_by(manager, "another")
+    await manager.aclose()
