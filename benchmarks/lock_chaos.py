@@ -35,6 +35,7 @@ def main() -> None:
     print(f"{arguments.store}, {arguments.workers} workers, {arguments.seconds:.0f} s; load {load:.1f}")
     print(f"  faults: {', '.join(f'{count} x {fault}' for fault, count in outcome.faults.items())}")
     print(f"  {outcome.holds} holds, in the order of their tokens, never two at a time")
+    print(f"  {outcome.handed_over} of them handed over in memory")
     print(f"  {outcome.died_holding} ended with their worker, {outcome.losses} losses were told")
     print(f"  {outcome.unanswered} acquisitions without an answer")
     print(f"  {outcome.writes} writes, none lost; {outcome.stale} stale visits turned away")

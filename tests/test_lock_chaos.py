@@ -13,4 +13,5 @@ async def test_no_two_holders_and_no_stale_write(store: str) -> None:
     outcome = await run(store, workers=4, ttl=1.0, faults=faults)
     assert outcome.faults.total() == len(faults)
     assert outcome.holds > len(faults)
+    assert outcome.handed_over > 0
     assert outcome.writes > 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import random
 import time
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ import pytest
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.exceptions import LockLostError, LockTimeoutError
 
+from .lock_cancellation import cancel_at_random
 from .lock_fixtures import MakeManager
 
 
@@ -279,18 +279,7 @@ async def test_any_text_is_an_identifier(manager: BidLockManager, identifier: st
 
 
 async def test_cancelled_acquisitions_leave_nothing(manager: BidLockManager) -> None:
-    chance = random.Random(1)
-
-    async def work(number: int) -> None:
-        async with manager.with_lock("m", str(number % 5), timeout=30):
-            await asyncio.sleep(0)
-
-    for _ in range(10):
-        tasks = [asyncio.create_task(work(number)) for number in range(40)]
-        for task in chance.sample(tasks, 30):
-            await asyncio.sleep(chance.random() * 0.002)
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await cancel_at_random(manager, 300)
     await until_empty(manager)
     assert (await manager.locks()).waiting == []
 

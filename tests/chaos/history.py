@@ -102,10 +102,15 @@ def check_holds(holds: Iterable[Hold]) -> list[Hold]:
     order = sorted((hold for hold in holds if hold.answered is not None), key=lambda hold: hold.token)
     moments: list[Moment] = []
     for earlier, hold in zip([None, *order], order, strict=False):
-        moments.append(_moment(hold, is_handed_over=earlier is not None and hold.token == earlier.token + 1))
+        moments.append(_moment(hold, in_memory=earlier is not None and is_handed_over(earlier, hold)))
     for (earlier, before), (later, after) in pairwise(zip(order, moments, strict=True)):
         _check_succession(earlier, later, before, after)
     return order
+
+
+def is_handed_over(earlier: Hold, later: Hold) -> bool:
+    """Whether the lock went from one to the other in a process's memory: all other tokens leave a gap."""
+    return later.token == earlier.token + 1
 
 
 class Moment(NamedTuple):
@@ -115,13 +120,13 @@ class Moment(NamedTuple):
     latest: float
 
 
-def _moment(hold: Hold, *, is_handed_over: bool) -> Moment:
+def _moment(hold: Hold, *, in_memory: bool) -> Moment:
     """When a hold began; refuse a lock that was acquired by somebody who did not ask."""
     assert hold.answered is not None
-    tolerance = ESTIMATE if is_handed_over else CLOCK_GRAIN
+    tolerance = ESTIMATE if in_memory else CLOCK_GRAIN
     if not hold.asked - tolerance <= hold.acquired_at <= hold.answered + tolerance:
         raise Violation(f"acquired while nobody asked: {hold}")
-    if is_handed_over:
+    if in_memory:
         return Moment(hold.asked, hold.answered)
     return Moment(hold.acquired_at, hold.acquired_at + CLOCK_GRAIN)
 

@@ -20,7 +20,7 @@ from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 from tests.servers.tcp_proxy import TcpProxy
 
-from .history import check_holds, check_visits, read_history
+from .history import check_holds, check_visits, is_handed_over, read_history
 from .register import Register
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,6 +40,8 @@ class Outcome:
 
     faults: Counter[str] = field(default_factory=Counter)
     holds: int = 0
+    handed_over: int = 0
+    """Holds that went on to a waiter of the same process in memory."""
     unanswered: int = 0
     """Acquisitions whose worker was killed, or which failed."""
     died_holding: int = 0
@@ -193,6 +195,7 @@ def check(folder: Path, faults: Counter[str]) -> Outcome:
     return Outcome(
         faults=faults,
         holds=len(order),
+        handed_over=sum(is_handed_over(earlier, later) for earlier, later in itertools.pairwise(order)),
         unanswered=len(history) - len(order),
         died_holding=sum(hold.releasing is None for hold in order),
         losses=sum(hold.loss is not None for hold in order),
