@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
+
+import pytest
 
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 
 from .lock_fixtures import MakeManager
 from .servers.postgres import PostgresServer
+from .servers.redis import RedisServer
 
 
 async def in_line(manager: BidLockManager) -> None:
@@ -132,3 +136,43 @@ async def test_both_hear_of_it_when_the_lock_had_been_broken(
     assert not second.is_held
     await until_held_by(manager, "another")
     await manager.aclose()
+
+
+AHEAD = 5_000_000_000_000_000
+"""More than the clock: tokens are one after another."""
+
+
+def set_tokens_ahead(request: pytest.FixtureRequest, store: str) -> None:
+    """As if so many had been given already."""
+    if store == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        buckets = itertools.chain.from_iterable((str(bucket), str(AHEAD)) for bucket in range(4096))
+        server.execute("HSET", "arbitrageai:lock_fences", *buckets)
+    else:
+        request.getfixturevalue("postgres_server").execute(
+            f"INSERT INTO arbitrageai_lock_fences SELECT bucket, {AHEAD} FROM generate_series(0, 4095) "
+            "AS bucket ON CONFLICT (bucket) DO UPDATE SET token = excluded.token"
+        )
+
+
+@pytest.mark.parametrize("store", ["postgresql", "redis"])
+async def test_who_is_handed_a_lost_lock_comes_before_its_next_holder(
+    store: str, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue({"postgresql": "postgres_url", "redis": "redis_url"}[store])
+    manager = BidLockManager(database_url=url, on_lost=lambda lease: None)
+    another = BidLockManager(database_url=url.replace("test-", "another-"))
+    assert await another.try_lock("makes", "tables") is not None
+    set_tokens_ahead(request, store)
+    first = await manager.acquire_lease("m", "p")
+    waiting = asyncio.create_task(manager.acquire_lease("m", "p"))
+    await in_line(manager)
+    assert await another.break_lock(first.key)
+    taken = await another.acquire_lease("m", "p")
+    await asyncio.sleep(0.1)  # the waiter hears of the break, and is told that another has it
+    assert not await first.release()
+    second = await waiting
+    assert AHEAD < first.fencing_token < second.fencing_token < taken.fencing_token
+    assert await second.lost() is not None
+    for each in (manager, another):
+        await each.aclose()

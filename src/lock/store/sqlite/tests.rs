@@ -47,7 +47,8 @@ async fn tokens_grow_though_the_clock_is_set_back() {
             .acquire(request(Duration::ZERO), Arc::new(NoProgress))
             .await
             .unwrap();
-        assert!(grant.won.token > last);
+        // The one between is for handing the lock over.
+        assert!(grant.won.token > last + 1);
         last = grant.won.token;
         grant.release().await.unwrap();
     }
