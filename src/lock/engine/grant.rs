@@ -19,16 +19,7 @@ pub struct Grant {
 }
 
 impl Grant {
-    pub(super) fn new(engine: &Arc<Engine>, claim: Claim, won: Won, manager: u64) -> Self {
-        let mut queues = engine.queues();
-        // One that was handed over in memory is noted already.
-        let hold = queues.hold_with(&claim.key, &claim.id).unwrap_or_else(|| {
-            engine.clock.heard(won.acquired_at, claim.sent_at);
-            let hold = Arc::new(Hold::new(&claim, manager, won, claim.sent_at + claim.ttl));
-            queues.hold(Arc::clone(&hold));
-            hold
-        });
-        drop(queues);
+    pub(super) fn new(engine: &Arc<Engine>, claim: Claim, won: Won, hold: Arc<Hold>) -> Self {
         Self {
             engine: Arc::clone(engine),
             hold,

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::boot_time::BootTime;
 use super::error::{LockError, StoreError};
-use super::operation::{Abandoned, Acquire, Attempt, Claim, LockRow, Operation, Reply};
+use super::operation::{Abandoned, Acquire, Attempt, Claim, LockRow, Operation, Reply, Won};
 use super::store::{Listener, Store, key_hash};
 
 mod arrivals;
@@ -174,7 +174,8 @@ impl Engine {
                         if conflict_noted {
                             progress.hand_off();
                         }
-                        return Ok(Grant::new(self, claim, won, request.manager));
+                        let hold = place.received().unwrap_or_else(|| self.hold(&claim, request.manager, won));
+                        return Ok(Grant::new(self, claim, won, hold));
                     }
                     Ok((claim, Ok(Attempt::Held(by)))) => {
                         if let Some(row) = &by {
@@ -220,6 +221,14 @@ impl Engine {
                 },
             }
         }
+    }
+
+    /// Notes a lock that the database has just given.
+    fn hold(&self, claim: &Claim, manager: u64, won: Won) -> Arc<Hold> {
+        self.clock.heard(won.acquired_at, claim.sent_at);
+        let hold = Arc::new(Hold::new(claim, manager, won, claim.sent_at + claim.ttl));
+        self.queues().hold(Arc::clone(&hold));
+        hold
     }
 
     /// Sends requests whose time has come.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::holds::{Hold, Status, Tombstones};
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::StoreError;
-use crate::lock::operation::{Acquire, Attempt, Claim, LockRow};
+use crate::lock::operation::{Acquire, Attempt, Claim, LockRow, Won};
 
 mod place;
 
@@ -95,6 +95,8 @@ struct Waiter {
     request: Mutex<Request>,
     /// The row that stands in the way, and when it expires: set while the poller is to look at it.
     seen: Mutex<Option<Seen>>,
+    /// The lock, if it was handed over in memory.
+    received: Mutex<Option<Arc<Hold>>>,
 }
 
 struct Seen {
@@ -128,8 +130,23 @@ enum Request {
 /// A waiter who gets the lock next.
 pub(super) struct Successor {
     pub(super) acquire: Acquire,
-    pub(super) manager: u64,
-    pub(super) is_told_of_losses: bool,
+    waiter: Arc<Waiter>,
+}
+
+impl Successor {
+    pub(super) fn is_told_of_losses(&self) -> bool {
+        self.waiter.is_told_of_losses
+    }
+
+    pub(super) fn manager(&self) -> u64 {
+        self.waiter.manager
+    }
+
+    /// Gives it the lock.
+    pub(super) fn receive(self, hold: Arc<Hold>, won: Won) {
+        *self.waiter.received() = Some(hold);
+        self.acquire.won(won);
+    }
 }
 
 /// What becomes of a request: the claim comes back.
@@ -148,6 +165,10 @@ impl Waiter {
             return None;
         }
         take(&mut request)
+    }
+
+    fn received(&self) -> std::sync::MutexGuard<'_, Option<Arc<Hold>>> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Option<Seen>> {
@@ -200,14 +221,10 @@ impl Queues {
         if handed_over == MOST_HANDED_OVER {
             return None;
         }
-        let first = state.waiters.front()?;
-        let acquire = take(&mut first.request())?;
+        let waiter = Arc::clone(state.waiters.front()?);
+        let acquire = take(&mut waiter.request())?;
         state.handed_over = handed_over + 1;
-        Some(Successor {
-            acquire,
-            manager: first.manager,
-            is_told_of_losses: first.is_told_of_losses,
-        })
+        Some(Successor { acquire, waiter })
     }
 
     /// The keys that the database is waited for.
@@ -348,7 +365,7 @@ impl Queues {
     }
 
     /// Forgets what expired without ever being released. Its cost is spread over the acquisitions since the last time.
-    fn sweep(&mut self) {
+    pub(super) fn sweep(&mut self) {
         let over = &mut self.over;
         self.keys.retain(|_, state| {
             state.holds.retain(|hold| {

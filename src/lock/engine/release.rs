@@ -102,7 +102,7 @@ impl Engine {
         let (told, outcome) = oneshot::channel();
         let lasts_long = hold.remaining() >= successor.acquire.claim.ttl / 2;
         match self.clock.now() {
-            Some(now) if successor.is_told_of_losses && lasts_long => {
+            Some(now) if successor.is_told_of_losses() && lasts_long => {
                 self.hand_over_now(&hold, successor, now, told);
             }
             _ => {
@@ -138,8 +138,7 @@ impl Engine {
 
     /// Hands a lock over in memory, and tells the database, whose clock shows `acquired_at`.
     fn hand_over_now(self: &Arc<Self>, from: &Arc<Hold>, successor: Successor, acquired_at: f64, told: Told) {
-        let Successor { acquire, manager, .. } = successor;
-        let claim = &acquire.claim;
+        let claim = &successor.acquire.claim;
         let (now, until) = (BootTime::now(), from.valid_until());
         let lasting = now.until(until).min(claim.ttl);
         let won = Won {
@@ -147,7 +146,7 @@ impl Engine {
             acquired_at,
             expires_at: from.expires_at().min(acquired_at + claim.ttl.as_secs_f64()),
         };
-        let hold = Arc::new(Hold::new(claim, manager, won, now + lasting));
+        let hold = Arc::new(Hold::new(claim, successor.manager(), won, now + lasting));
         let passing = Passing {
             from: Arc::clone(&from.row),
             until,
@@ -155,8 +154,8 @@ impl Engine {
             ttl: claim.ttl,
             hold: Arc::clone(&hold),
         };
-        self.queues().hold(hold);
-        acquire.won(won);
+        self.queues().hold(Arc::clone(&hold));
+        successor.receive(hold, won);
         let engine = Arc::clone(self);
         self.runtime
             .spawn(async move { engine.pass_on(passing, told).await });

@@ -268,6 +268,26 @@ async fn both_hear_that_a_lock_that_was_handed_over_had_been_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lock_that_is_lost_before_it_is_received_is_not_believed_in() {
+    let (engine, asked) = engine();
+    let (grant, waiter) = held_and_waited_for(&engine, &asked).await;
+    let mut next = acquire(&engine);
+    waits(&mut next).await;
+    drop(grant.release());
+    others_run().await;
+    asked.hand_over().reply.send(Ok(None)).unwrap();
+    others_run().await;
+    engine.queues().sweep();
+    let lease = leased(waiter.await.unwrap());
+    assert!(!lease.is_held());
+    asked.acquire().won(won());
+    let grant = next.await.unwrap();
+    assert!(grant.hold.is_held());
+    assert!(!lease.is_held());
+    grant.keep();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lock_on_its_way_is_released_or_renewed_when_it_has_arrived() {
     let (engine, asked) = engine();
     let (grant, waiter) = held_and_waited_for(&engine, &asked).await;

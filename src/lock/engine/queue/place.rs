@@ -53,6 +53,7 @@ impl Place {
             changed: Notify::new(),
             request: Mutex::new(request),
             seen: Mutex::new(None),
+            received: Mutex::new(None),
         });
         state.waiters.push_back(Arc::clone(&waiter));
         drop(queues);
@@ -145,6 +146,11 @@ impl Place {
             expires_at: row.map(|row| row.expires_at),
         });
         row.map_or_else(|| Instant::now() + PASSING, |row| expiry(row) + AFTER_EXPIRY)
+    }
+
+    /// The lock, if it was handed over in memory.
+    pub(in crate::lock::engine) fn received(&self) -> Option<Arc<Hold>> {
+        self.waiter.received().take()
     }
 
     pub(in crate::lock::engine) fn failure(&self) -> Option<StoreError> {
