@@ -233,8 +233,10 @@ class Pyreqwest:
         return _result_of_json(await response.json())
 
     async def stream(self) -> AsyncIterator[str]:
-        request = self._client.post(self._url).body_json(_request(stream=True)).build_streamed()
-        async with request as response:
+        request = self._client.post(self._url).body_json(_request(stream=True))
+        # By its default it waits until 64 KB have come.
+        streamed = request.streamed_read_buffer_limit(0).build_streamed()
+        async with streamed as response:
             while (chunk := await response.body_reader.read_chunk()) is not None:
                 yield chunk  # type: ignore[misc]  # bytes will do: they are only counted
 
