@@ -42,10 +42,6 @@ REASONS: dict[tuple[str, ...], str] = {
         "`eventfd` between them), a fifth to three tenths the loop's Python, the rest native and spread "
         "over hyper, tokio and the parser."
     ),
-    ("import above bare Python",): (
-        "a third is `typing` with what it imports (an application that has imported asyncio has it "
-        "already), over half the package's own modules, a twentieth the native one."
-    ),
     ("CPU per await / stock bridge",): (
         "a worker that is woken for each call preempts the loop's thread as often as not; calls "
         "made together go together (`src/bridge/outbox.rs`)."

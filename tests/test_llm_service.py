@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 from unittest.mock import MagicMock, patch
 
 import pytest
@@ -417,14 +417,23 @@ def test_a_dotenv_file_is_loaded_at_import_and_the_environment_wins(tmp_path: Pa
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     program = """
-import sys, threading, arbitrageai_native
+import sys
+before = set(sys.modules)
+import threading, arbitrageai_native
 assert not {"asyncio", "dotenv", "rich", "arbitrageai_native._native"} & sys.modules.keys()
 import arbitrageai_native.llm_service
 assert not {"rich", "openai", "sqlalchemy", "opentelemetry", "concurrent.futures.thread"} & sys.modules.keys()
+heavy = {"contextlib", "dataclasses", "datetime", "enum", "inspect", "logging", "re", "typing"} - before
+assert not heavy & sys.modules.keys()
 assert threading.active_count() == 1
 assert {"LLMService", "OpenAI", "safe_sleep"} <= set(dir(arbitrageai_native))
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("method", ["complete", "complete_streaming", "complete_many_async", "get_config"])
+def test_annotations_can_be_evaluated(method: str) -> None:
+    assert "return" in get_type_hints(getattr(LLMService, method))
 
 
 # Closing, copying

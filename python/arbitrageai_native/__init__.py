@@ -7,8 +7,8 @@ starts nothing. (PYTEST_DONT_REWRITE: it may be imported before pytest finds the
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from arbitrageai_native import exceptions as exceptions
     from arbitrageai_native import opentelemetry as opentelemetry

@@ -6,18 +6,17 @@ checker that is not ours to be told, is counted here.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
-
-from arbitrageai_native import _native
-from arbitrageai_native._circuits import CountedCall, CountedStream
-from arbitrageai_native._observation import Observation
+from arbitrageai_native import _late, _native
 from arbitrageai_native._openai import AsyncOpenAI, OpenAI
 from arbitrageai_native.exceptions import APITimeoutError, CircuitBreakerError
-from arbitrageai_native.llm_health_check import HealthMetrics, LLMHealthChecker
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from typing import Any
+
+    from arbitrageai_native._circuits import CountedCall
+    from arbitrageai_native._observation import Observation
     from arbitrageai_native._request import Request
     from arbitrageai_native.llm_service import LLMService
 
@@ -25,7 +24,6 @@ __all__ = ["complete", "complete_async", "open_stream", "refuse_if_open"]
 
 _NATIVE_CLIENTS = (OpenAI, AsyncOpenAI)
 _CHECKER_METHODS = frozenset(("should_allow_request", "record_success", "record_failure"))
-_NOT_COUNTED = nullcontext()
 
 
 def complete(
@@ -43,9 +41,21 @@ def complete(
             counted.usage = result["usage"]
             return result
     health, checker = _circuit(service)
-    with CountedCall(checker, service.base_url) if checker is not None else _NOT_COUNTED:
-        native_arguments = request.native_arguments(service._metrics, health, observation)
-        answered: dict[str, Any] = client._native.complete(*native_arguments, stealth_mode, request.raw)
+    if checker is None:
+        return _complete_natively(service, request, observation, health, stealth_mode)
+    with _late.CountedCall(checker, service.base_url):
+        return _complete_natively(service, request, observation, None, stealth_mode)
+
+
+def _complete_natively(
+    service: LLMService,
+    request: Request,
+    observation: Observation | None,
+    health: _native.EndpointHealth | None,
+    stealth_mode: bool,
+) -> dict[str, Any]:
+    arguments = request.native_arguments(service._metrics, health, observation)
+    answered: dict[str, Any] = service.client._native.complete(*arguments, stealth_mode, request.raw)
     return answered
 
 
@@ -72,7 +82,7 @@ async def _complete_async_counted(
         await _within_deadline(_native.sleep(delay), request.options.deadline)
         request.waited(delay)
     if native:
-        with CountedCall(service._health_checker, service.base_url):
+        with _late.CountedCall(service._health_checker, service.base_url):
             native_arguments = request.native_arguments(service._metrics, None, observation)
             answered: dict[str, Any] = await client._native.complete_async(
                 *native_arguments, delay, request.raw
@@ -99,15 +109,19 @@ def open_stream(service: LLMService, request: Request, observation: Observation 
         foreign = _foreign.ForeignStream(
             lambda: _foreign.create(client, arguments), lambda: _foreign.create_async(client, arguments)
         )
-        return CountedStream(foreign, _counted_foreign(service, arguments))
+        return _late.CountedStream(foreign, _counted_foreign(service, arguments))
     health, checker = _circuit(service)
     stream = client._native.stream(*request.native_arguments(service._metrics, health, observation))
-    return stream if checker is None else CountedStream(stream, CountedCall(checker, service.base_url))
+    return (
+        stream
+        if checker is None
+        else _late.CountedStream(stream, _late.CountedCall(checker, service.base_url))
+    )
 
 
 def _counted_foreign(service: LLMService, arguments: dict[str, Any]) -> CountedCall:
     model = arguments.get("model")
-    return CountedCall(service._health_checker, service.base_url, service._metrics, model)
+    return _late.CountedCall(service._health_checker, service.base_url, service._metrics, model)
 
 
 def refuse_if_open(service: LLMService) -> None:
@@ -122,12 +136,12 @@ def _circuit(service: LLMService) -> tuple[_native.EndpointHealth | None, Any]:
     checker = service._health_checker
     if checker is None:
         return None, None
-    if type(checker) is not LLMHealthChecker or not _CHECKER_METHODS.isdisjoint(checker.__dict__):
+    if type(checker) is not _late.LLMHealthChecker or not _CHECKER_METHODS.isdisjoint(checker.__dict__):
         return None, checker
     metrics = checker.health_status.get(service.base_url)
     if metrics is None:
         return None, None
-    if type(metrics) is not HealthMetrics:
+    if type(metrics) is not _late.HealthMetrics:
         return None, checker
     return metrics._native, None
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from arbitrageai_native._observation import logger
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["cloud_api_key", "cloud_base_url", "json_object", "load_dotenv_file", "revenue_threshold"]
 

@@ -10,14 +10,15 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
+    from typing import Any
 
 __all__ = ["Listener", "Observation", "listen", "logger", "observe", "trace_headers"]
 
-Listener = Callable[[float, Mapping[str, Any], Mapping[str, Any]], None]
+Listener = Callable[[float, Mapping[str, object], Mapping[str, object]], None]
 """Is told of a call that has ended: its seconds, its tokens, and its attributes by OpenTelemetry's names."""
 
 _listeners: tuple[Listener, ...] = ()

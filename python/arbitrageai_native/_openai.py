@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from arbitrageai_native import _native
+from arbitrageai_native import _late, _native
+from arbitrageai_native import _late_typing as typing
 from arbitrageai_native._settings import CALL_SETTINGS, default_max_connections
-from arbitrageai_native._streams import AsyncStream, Stream
 from arbitrageai_native.exceptions import InvalidArgumentTypeError, OpenAIError
 
 __all__ = ["AsyncOpenAI", "ChatObject", "OpenAI"]
@@ -43,28 +42,28 @@ _OPTIONAL = frozenset(
 class ChatObject:
     """What the server sent, with attribute access all the way down; `model_dump()` gives plain dicts."""
 
-    def __init__(self, members: dict[str, Any]) -> None:
+    def __init__(self, members: dict[str, typing.Any]) -> None:
         self.__dict__.update({name: _wrapped(value) for name, value in members.items()})
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> typing.Any:
         if name in _OPTIONAL:
             return None
         raise AttributeError(f"the answer has no member {name!r}")
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> typing.Any:
         return self.__dict__[name]
 
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
+    def __iter__(self) -> Iterator[tuple[str, typing.Any]]:
         return iter(self.__dict__.items())
 
-    def model_dump(self, *, exclude_none: bool = False, **_: Any) -> dict[str, Any]:
+    def model_dump(self, *, exclude_none: bool = False, **_: typing.Any) -> dict[str, typing.Any]:
         """What the server sent, as a dict."""
         plain = {name: _plain(value, exclude_none) for name, value in self.__dict__.items()}
         return {name: value for name, value in plain.items() if not (exclude_none and value is None)}
 
     to_dict = model_dump
 
-    def model_dump_json(self, *, indent: int | None = None, **_: Any) -> str:
+    def model_dump_json(self, *, indent: int | None = None, **_: typing.Any) -> str:
         """What the server sent, as JSON."""
         import json  # nothing else here needs it
 
@@ -81,7 +80,7 @@ class ChatObject:
         return f"ChatObject({', '.join(f'{name}={value!r}' for name, value in self.__dict__.items())})"
 
 
-def _wrapped(value: Any) -> Any:
+def _wrapped(value: typing.Any) -> typing.Any:
     if isinstance(value, dict):
         return ChatObject(value)
     if isinstance(value, list):
@@ -89,7 +88,7 @@ def _wrapped(value: Any) -> Any:
     return value
 
 
-def _plain(value: Any, exclude_none: bool) -> Any:
+def _plain(value: typing.Any, exclude_none: bool) -> typing.Any:
     if isinstance(value, ChatObject):
         return value.model_dump(exclude_none=exclude_none)
     if isinstance(value, list):
@@ -102,8 +101,8 @@ class _Completions:
         self._client = client
 
     def _prepare(
-        self, arguments: dict[str, Any]
-    ) -> tuple[dict[str, Any], _native.CallOptions, _native.CallMetrics, Any, Any]:
+        self, arguments: dict[str, typing.Any]
+    ) -> tuple[dict[str, typing.Any], _native.CallOptions, _native.CallMetrics, typing.Any, typing.Any]:
         for name in ("model", "messages"):
             if name not in arguments:
                 raise InvalidArgumentTypeError(f"{name} is missing")
@@ -119,7 +118,7 @@ class _Completions:
 class Completions(_Completions):
     """`client.chat.completions`, synchronous."""
 
-    def create(self, **arguments: Any) -> Any:
+    def create(self, **arguments: typing.Any) -> typing.Any:
         """Make the call and wait for its answer; with `stream=True` an iterator of chunks.
 
         Keywords are members of the request, except `extra_headers`, `extra_query`, `extra_body` and the
@@ -131,7 +130,7 @@ class Completions(_Completions):
         streaming = bool(arguments.get("stream"))
         body, options, metrics, headers, query = self._prepare(arguments)
         if streaming:
-            return Stream(
+            return _late.Stream(
                 self._client._native.stream(body, options, metrics, None, headers, query), ChatObject
             )
         return ChatObject(self._client._native.create(body, options, metrics, headers, query))
@@ -140,12 +139,12 @@ class Completions(_Completions):
 class AsyncCompletions(_Completions):
     """`client.chat.completions`, for coroutines."""
 
-    async def create(self, **arguments: Any) -> Any:
+    async def create(self, **arguments: typing.Any) -> typing.Any:
         """Make the call, as `Completions.create`; with `stream=True` an asynchronous iterator of chunks."""
         streaming = bool(arguments.get("stream"))
         body, options, metrics, headers, query = self._prepare(arguments)
         if streaming:
-            return AsyncStream(
+            return _late.AsyncStream(
                 self._client._native.stream(body, options, metrics, None, headers, query), ChatObject
             )
         return ChatObject(await self._client._native.create_async(body, options, metrics, headers, query))
@@ -155,7 +154,7 @@ class Chat:
     """`client.chat`."""
 
     def __init__(self, completions: _Completions) -> None:
-        self.completions: Any = completions
+        self.completions: typing.Any = completions
 
 
 class _Client:
@@ -171,7 +170,7 @@ class _Client:
         timeout: float | None = 600.0,
         max_retries: int = 2,
         default_headers: Mapping[str, str | None] | None = None,
-        **settings: Any,
+        **settings: typing.Any,
     ) -> None:
         api_key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY")
         if api_key is None:
@@ -196,7 +195,7 @@ class _Client:
         self._native = _native.ChatClient(base_url, api_key)
         self._own_chat = Chat(self._completions_class(self))
         self._own_completions = self._own_chat.completions
-        self.chat: Any = self._own_chat
+        self.chat: typing.Any = self._own_chat
         """`chat.completions.create(...)` makes a call."""
 
     def _is_replaced(self) -> bool:
@@ -208,14 +207,14 @@ class _Client:
             or "create" in self._own_completions.__dict__
         )
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, typing.Any]:
         """Counters of this client's own `create` calls."""
         return self._metrics.snapshot()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r})"
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> typing.Any:
         raise TypeError(f"{type(self).__name__} holds an API key and is not pickled")
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from arbitrageai_native._observation import Observation, trace_headers
 from arbitrageai_native._settings import CALL_SETTINGS
 from arbitrageai_native.exceptions import ClientClosedError, InvalidArgumentTypeError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from arbitrageai_native import _native
     from arbitrageai_native.llm_service import LLMService
 

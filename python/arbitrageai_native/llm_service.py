@@ -12,11 +12,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
 
-from arbitrageai_native import _dispatch, _native
+from arbitrageai_native import _dispatch, _late, _native
+from arbitrageai_native import _late_typing as typing
 from arbitrageai_native._environment import cloud_api_key, cloud_base_url, load_dotenv_file, revenue_threshold
-from arbitrageai_native._fallback import FallbackPlan
 from arbitrageai_native._model_config import (
     DEFAULT_CLOUD_MODEL,
     DEFAULT_DISTILLED_MODEL,
@@ -28,14 +27,13 @@ from arbitrageai_native._observation import observe
 from arbitrageai_native._openai import OpenAI, organization_headers
 from arbitrageai_native._request import Request
 from arbitrageai_native._settings import default_max_connections
-from arbitrageai_native._streams import AsyncStream, Stream
 from arbitrageai_native.exceptions import (
     CircuitBreakerError,
     InvalidArgumentError,
     InvalidArgumentTypeError,
 )
-from arbitrageai_native.llm_health_check import LLMHealthChecker, get_health_checker
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -124,7 +122,7 @@ class LLMService:
         default_max_tokens: int = 1000,
         model_config: ModelConfig | None = None,
         enable_fallback: bool = True,
-        enable_circuit_breaker: bool | Literal["always"] = True,
+        enable_circuit_breaker: bool | typing.Literal["always"] = True,
         **settings: Unpack[ServiceSettings],
     ) -> None:
         self.base_url = base_url or cloud_base_url()
@@ -141,11 +139,11 @@ class LLMService:
         self._options = _options(dict(settings))
         self._metrics = _native.CallMetrics()
         self._closed = False
-        self.client: Any = OpenAI(base_url=self.base_url, api_key=self.api_key)
+        self.client: typing.Any = OpenAI(base_url=self.base_url, api_key=self.api_key)
         self._is_local = "localhost" in self.base_url or "127.0.0.1" in self.base_url
-        self._health_checker: LLMHealthChecker | None = None
+        self._health_checker: _late.LLMHealthChecker | None = None
         if enable_circuit_breaker == "always" or (enable_circuit_breaker and self._is_local):
-            self._health_checker = get_health_checker()
+            self._health_checker = _this_module.get_health_checker()
             self._health_checker.register_endpoint(
                 self.base_url, failure_threshold=3, recovery_timeout_seconds=60
             )
@@ -159,8 +157,8 @@ class LLMService:
         max_tokens: int | None = None,
         system_prompt: str | None = None,
         stealth_mode: bool = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+        **kwargs: typing.Any,
+    ) -> dict[str, typing.Any]:
         """Complete a prompt and wait for it in this thread; under a running event loop use `complete_async`.
 
         `messages=[…]` may stand in the prompt's place. Further keywords are members of the request (`top_p`,
@@ -206,8 +204,8 @@ class LLMService:
         max_tokens: int | None = None,
         system_prompt: str | None = None,
         stealth_mode: bool = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+        **kwargs: typing.Any,
+    ) -> dict[str, typing.Any]:
         """Complete a prompt without blocking the event loop; arguments, result and errors as `complete`."""
         await _native.turn()
         request = Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
@@ -239,8 +237,8 @@ class LLMService:
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
-        **kwargs: Any,
-    ) -> Stream[str]:
+        **kwargs: typing.Any,
+    ) -> _late.Stream[str]:
         """Iterate over the pieces of an answer as they come; arguments as `complete`.
 
         The call is made when the first piece is asked for. `timeout` limits the first piece and each gap.
@@ -256,7 +254,7 @@ class LLMService:
             self._metrics.blocked_a_loop()
         request.body["stream"] = True
         observation = observe(self.model, request.body, self.base_url)
-        return Stream(_dispatch.open_stream(self, request, observation), None, observation)
+        return _late.Stream(_dispatch.open_stream(self, request, observation), None, observation)
 
     def complete_streaming_async(
         self,
@@ -264,13 +262,13 @@ class LLMService:
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
-        **kwargs: Any,
-    ) -> AsyncStream[str]:
+        **kwargs: typing.Any,
+    ) -> _late.AsyncStream[str]:
         """As `complete_streaming`, as an asynchronous iterator that never blocks the event loop."""
         request = Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
         request.body["stream"] = True
         observation = observe(self.model, request.body, self.base_url)
-        return AsyncStream(_dispatch.open_stream(self, request, observation), None, observation)
+        return _late.AsyncStream(_dispatch.open_stream(self, request, observation), None, observation)
 
     # Fallback
 
@@ -280,8 +278,8 @@ class LLMService:
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+        **kwargs: typing.Any,
+    ) -> dict[str, typing.Any]:
         """As `complete`; where that fails, once more, and then by the local model.
 
         Attempt 0 has 10 s for each of its tries; 2 s later attempt 1 has 20 s; 5 s later, unless this
@@ -295,7 +293,7 @@ class LLMService:
         Raises:
             Exception: the cloud's error if all failed, the local one as its cause.
         """
-        plan = FallbackPlan(self, kwargs)
+        plan = _late.FallbackPlan(self, kwargs)
         while (step := plan.next_step()) is not None:
             if step.wait:
                 time.sleep(step.wait)
@@ -316,10 +314,10 @@ class LLMService:
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+        **kwargs: typing.Any,
+    ) -> dict[str, typing.Any]:
         """As `complete_with_fallback`, without blocking the event loop."""
-        plan = FallbackPlan(self, kwargs)
+        plan = _late.FallbackPlan(self, kwargs)
         while (step := plan.next_step()) is not None:
             if step.wait:
                 await _native.sleep(step.wait)
@@ -338,12 +336,12 @@ class LLMService:
 
     def complete_many(
         self,
-        prompts: Iterable[str | Mapping[str, Any]],
+        prompts: Iterable[str | Mapping[str, typing.Any]],
         *,
         concurrency: int = 16,
         progress: bool = False,
-        **kwargs: Any,
-    ) -> list[dict[str, Any] | Exception]:
+        **kwargs: typing.Any,
+    ) -> list[dict[str, typing.Any] | Exception]:
         """Complete many prompts, `concurrency` at a time, and wait for all of them in this thread.
 
         A prompt is a string, or a mapping of `complete`'s arguments; `kwargs` hold for all. `progress=True`
@@ -362,15 +360,15 @@ class LLMService:
 
     async def complete_many_async(
         self,
-        prompts: Iterable[str | Mapping[str, Any]],
+        prompts: Iterable[str | Mapping[str, typing.Any]],
         *,
         concurrency: int = 16,
         progress: bool = False,
-        **kwargs: Any,
-    ) -> list[dict[str, Any] | Exception]:
+        **kwargs: typing.Any,
+    ) -> list[dict[str, typing.Any] | Exception]:
         """As `complete_many`, without blocking the event loop."""
 
-        async def one(prompt: str | Mapping[str, Any]) -> dict[str, Any]:
+        async def one(prompt: str | Mapping[str, typing.Any]) -> dict[str, typing.Any]:
             if isinstance(prompt, Mapping):
                 return await self.complete_async(**{**kwargs, **prompt})
             return await self.complete_async(prompt, **kwargs)
@@ -393,7 +391,7 @@ class LLMService:
         """Whether the endpoint is on this machine."""
         return self._is_local
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, typing.Any]:
         """The settings, without the key."""
         return {
             "base_url": self.base_url,
@@ -404,7 +402,7 @@ class LLMService:
             "enable_fallback": self.enable_fallback,
         }
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, typing.Any]:
         """Counters and latencies of this service's calls.
 
         `calls`, `successes`, `failures` by kind, `cancelled`, `retries`; `tokens`: `prompt` and `completion`;
@@ -440,13 +438,13 @@ class LLMService:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r}, model={self.model!r})"
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: typing.Any) -> typing.Any:
         raise TypeError(f"{type(self).__name__} holds an API key and is not pickled")
 
     # Constructors
 
     @classmethod
-    def for_task(cls, task_type: str, model_config: ModelConfig | None = None, **kwargs: Any) -> Self:
+    def for_task(cls, task_type: str, model_config: ModelConfig | None = None, **kwargs: typing.Any) -> Self:
         """A service for a kind of task, as the model configuration says."""
         config = model_config or get_default_model_config()
         model, base_url, api_key, _ = config.get_model_for_task(task_type)
@@ -454,22 +452,22 @@ class LLMService:
         return cls(**{**chosen, **kwargs})
 
     @classmethod
-    def for_basic_admin(cls, **kwargs: Any) -> Self:
+    def for_basic_admin(cls, **kwargs: typing.Any) -> Self:
         """A service for simple administrative tasks."""
         return cls.for_task(TASK_TYPE_BASIC_ADMIN, **kwargs)
 
     @classmethod
-    def for_complex_task(cls, **kwargs: Any) -> Self:
+    def for_complex_task(cls, **kwargs: typing.Any) -> Self:
         """A service for complex tasks."""
         return cls.for_task(TASK_TYPE_COMPLEX, **kwargs)
 
     @classmethod
-    def for_distilled_task(cls, model: str | None = None, **kwargs: Any) -> Self:
+    def for_distilled_task(cls, model: str | None = None, **kwargs: typing.Any) -> Self:
         """A service for the distilled model (`DISTILLED_MODEL_NAME`) on the local endpoint."""
         return cls.with_local(model or os.getenv("DISTILLED_MODEL_NAME") or DEFAULT_DISTILLED_MODEL, **kwargs)
 
     @classmethod
-    def with_local(cls, model: str | None = None, **kwargs: Any) -> Self:
+    def with_local(cls, model: str | None = None, **kwargs: typing.Any) -> Self:
         """A service of the local endpoint."""
         config = kwargs.get("model_config") or get_default_model_config()
         chosen = {
@@ -481,7 +479,7 @@ class LLMService:
         return cls(**{**chosen, **kwargs})
 
     @classmethod
-    def with_cloud(cls, model: str | None = None, **kwargs: Any) -> Self:
+    def with_cloud(cls, model: str | None = None, **kwargs: typing.Any) -> Self:
         """A service of the cloud endpoint."""
         config = kwargs.get("model_config") or get_default_model_config()
         chosen = {
@@ -494,7 +492,7 @@ class LLMService:
 
     @classmethod
     def get_optimized_service(
-        cls, potential_revenue_cents: int, min_cloud_revenue: int | None = None, **kwargs: Any
+        cls, potential_revenue_cents: int, min_cloud_revenue: int | None = None, **kwargs: typing.Any
     ) -> Self:
         """The local model below the revenue (`MIN_CLOUD_REVENUE`, in cents) that pays for the cloud's."""
         threshold = MIN_CLOUD_REVENUE if min_cloud_revenue is None else min_cloud_revenue
@@ -503,27 +501,29 @@ class LLMService:
 
 def _in_event_loop() -> bool:
     events = sys.modules.get("asyncio.events")  # not imported by anyone: then no loop is running
-    running: Any = getattr(events, "_get_running_loop", None)
+    running: typing.Any = getattr(events, "_get_running_loop", None)
     return running is not None and running() is not None
 
 
 # What code written for the original finds in this module, but what takes longer to import than all the rest.
-_FOUND_HERE: dict[str, Callable[[], Any]] = {
+_FOUND_HERE: dict[str, Callable[[], object]] = {
+    "LLMHealthChecker": lambda: _late.LLMHealthChecker,
     "asyncio": lambda: importlib.import_module("asyncio"),
+    "get_health_checker": lambda: _late.get_health_checker,
     "logger": _logger,
     "random": lambda: importlib.import_module("random"),
 }
-_this_module: Any = sys.modules[__name__]
+_this_module: typing.Any = sys.modules[__name__]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _FOUND_HERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found = _FOUND_HERE[name]()
     return found
 
 
-def _stealth_range(given: Any) -> tuple[float, float]:
+def _stealth_range(given: typing.Any) -> tuple[float, float]:
     try:
         least, longest = (float(seconds) for seconds in given)
     except (TypeError, ValueError):
@@ -533,7 +533,7 @@ def _stealth_range(given: Any) -> tuple[float, float]:
     return least, longest
 
 
-def _options(settings: dict[str, Any]) -> _native.CallOptions:
+def _options(settings: dict[str, typing.Any]) -> _native.CallOptions:
     organization = organization_headers(settings.pop("organization", None), settings.pop("project", None))
     settings["default_headers"] = {**organization, **(settings.get("default_headers") or {})}
     settings.setdefault("max_connections", default_max_connections())
