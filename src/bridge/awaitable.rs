@@ -28,11 +28,13 @@ where
     E: Into<PyErr> + Send + 'static,
 {
     let (mut sender, receiver) = oneshot::channel();
+    // By itself: within the work it would take its room twice, as what was moved in and as what is polled.
+    let mut future = Box::pin(future);
     let work = Box::pin(async move {
         tokio::select! {
             biased;
             () = sender.closed() => {}
-            result = future => drop(sender.send(result)),
+            result = &mut future => drop(sender.send(result)),
         }
     });
     let call = Unstarted {

@@ -95,12 +95,9 @@ impl Exchange<'_> {
         let start = Instant::now();
         let try_limit = Limit::after(start, self.options.timeout, TimeoutKind::Try);
         let first_byte = Limit::after(start, self.options.first_byte_timeout, TimeoutKind::FirstByte);
-        let mut request = Request::new(Method::POST, self.request.url.clone());
-        *request.headers_mut() = self.request.headers.clone();
-        *request.body_mut() = Some(self.request.body.clone().into());
         let mut response = within(
             &[self.deadline, try_limit, first_byte],
-            self.transport.client.execute(request),
+            self.transport.client.execute(self.to_be_sent()),
         )
         .await
         .and_then(|answer| answer.map_err(|error| self.transport_error(error)))
@@ -124,6 +121,13 @@ impl Exchange<'_> {
             error: status_error(status, headers, &body),
             hint,
         })
+    }
+
+    fn to_be_sent(&self) -> Request {
+        let mut request = Request::new(Method::POST, self.request.url.clone());
+        *request.headers_mut() = self.request.headers.clone();
+        *request.body_mut() = Some(self.request.body.clone().into());
+        request
     }
 
     /// The next part of a body; `None` at its end.
