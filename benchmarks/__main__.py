@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -235,8 +236,14 @@ def main() -> int:
     return commands[arguments.command](arguments)
 
 
+def _end(number: int, _: object) -> None:
+    """Leave in good order, so that the servers that were started end as well."""
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
     os.chdir(Path(__file__).parent.parent)  # the measured processes import `benchmarks` from here
+    signal.signal(signal.SIGTERM, _end)
     try:
         sys.exit(main())
     except Unmet as unmet:

@@ -32,7 +32,7 @@ REASONS: dict[tuple[str, ...], str] = {
         "hyper keeps three blocks of 8 KB for each HTTP/1 connection, two buffers and a channel's, for "
         "which reqwest has no setting; reqwest's futures take about 8 KB, and what is ours about 7 KB, "
         "asyncio's task and coroutines included. The rest, about 10 KB, are the unused parts of huge pages, "
-        "for which the allocator asks: without them a call under load costs an eighth more CPU time. "
+        "for which the allocator asks: without them a call under load costs a seventh more CPU time. "
         "`pyreqwest`, with the same HTTP client, grows by 49 KB."
     ),
     (

@@ -3,9 +3,11 @@
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,35 @@ def test_a_quick_run_measures_locks(tmp_path, axis, store, peers, keys):
         assert keys <= round_.keys()
         assert all(round_[key] > 0 for key in keys)
     assert f"| {store} | asyncio |" in run("report", figures, "--markdown").stdout
+
+
+def processes_of_session(session: int) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            name, _, rest = (process / "stat").read_text().rpartition(")")
+        except OSError:
+            continue  # it has ended
+        state, _parent, _group, its_session, *_ = rest.split()
+        if int(its_session) == session and state != "Z":
+            found.append(name)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_run_that_is_told_to_end_leaves_no_server_behind():
+    command = [sys.executable, "-m", "benchmarks", "run", "locks-alone", "--quick", "--rounds", "99"]
+    command += ["--stores", "redis", "--peers", OURS]
+    running = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(processes_of_session(running.pid)) < 3:  # the run, the server, who is measured
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    running.terminate()
+    assert running.wait(30) == 128 + signal.SIGTERM
+    while left := processes_of_session(running.pid):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
