@@ -6,20 +6,32 @@ import asyncio
 import itertools
 import random
 import time
+from collections.abc import Callable
 
 import pytest
 
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
+from arbitrageai_native.exceptions import LockBackendError
+from arbitrageai_native.leases import Lease
 
 from .lock_fixtures import MakeManager
 from .servers.postgres import PostgresServer
 from .servers.redis import RedisServer
+from .servers.tcp_proxy import TcpProxy
 
 
-async def in_line(manager: BidLockManager) -> None:
-    """Wait until someone has asked, and been told that another has it."""
-    while not (await manager.get_metrics_async())["lock_conflicts"]:
+async def stand_in_line(manager: BidLockManager, **settings: str) -> asyncio.Task[Lease]:
+    """Someone who has asked for the lock, and been told that another has it."""
+
+    async def conflicts() -> int:
+        count: int = (await manager.get_metrics_async())["lock_conflicts"]
+        return count
+
+    before = await conflicts()
+    waiting = asyncio.create_task(manager.acquire_lease("m", "p", **settings))
+    while await conflicts() == before:
         pass
+    return waiting
 
 
 async def until_held_by(manager: BidLockManager, *holders: str) -> None:
@@ -35,8 +47,7 @@ async def test_the_next_holder_has_the_next_token_and_soon_a_row_of_its_own(
 ) -> None:
     manager, other = make_manager(ttl=300), make_manager(ttl=400)
     first = await manager.acquire_lease("m", "p", holder_id="first")
-    waiting = asyncio.create_task(other.acquire_lease("m", "p", holder_id="second"))
-    await in_line(other)
+    waiting = await stand_in_line(other, holder_id="second")
     assert await first.release()
     second = await waiting
     assert second.fencing_token == first.fencing_token + 1
@@ -50,8 +61,7 @@ async def test_the_next_holder_has_the_next_token_and_soon_a_row_of_its_own(
 
 async def test_a_lease_on_its_way_can_be_renewed(manager: BidLockManager) -> None:
     first = await manager.acquire_lease("m", "p")
-    waiting = asyncio.create_task(manager.acquire_lease("m", "p"))
-    await in_line(manager)
+    waiting = await stand_in_line(manager)
     releasing = asyncio.create_task(first.release())
     second = await waiting
     assert await second.renew(1_000) == second.expires_at
@@ -126,8 +136,7 @@ async def test_both_hear_of_it_when_the_lock_had_been_broken(
 ) -> None:
     manager = BidLockManager(database_url=postgres_url, on_lost=lambda lease: None)
     first = await manager.acquire_lease("m", "p")
-    waiting = asyncio.create_task(manager.acquire_lease("m", "p"))
-    await in_line(manager)
+    waiting = await stand_in_line(manager)
     # By someone who tells nobody; who waits looks only now and then.
     postgres_server.execute("UPDATE distributed_locks SET id = 'taken', holder_id = 'another'")
     assert not await first.release()
@@ -165,8 +174,7 @@ async def test_who_is_handed_a_lost_lock_comes_before_its_next_holder(
     assert await another.try_lock("makes", "tables") is not None
     set_tokens_ahead(request, store)
     first = await manager.acquire_lease("m", "p")
-    waiting = asyncio.create_task(manager.acquire_lease("m", "p"))
-    await in_line(manager)
+    waiting = await stand_in_line(manager)
     assert await another.break_lock(first.key)
     taken = await another.acquire_lease("m", "p")
     await asyncio.sleep(0.1)  # the waiter hears of the break, and is told that another has it
@@ -176,3 +184,59 @@ async def test_who_is_handed_a_lost_lock_comes_before_its_next_holder(
     assert await second.lost() is not None
     for each in (manager, another):
         await each.aclose()
+
+
+async def handed_over(
+    manager: BidLockManager, proxy_fault: Callable[[], None]
+) -> tuple[Lease, asyncio.Task[bool]]:
+    """A lease that was handed over just after a fault, and its predecessor's release."""
+    first = await manager.acquire_lease("m", "p", holder_id="first")
+    waiting = await stand_in_line(manager, holder_id="second")
+    proxy_fault()
+    releasing = asyncio.create_task(first.release())
+    second = await asyncio.wait_for(waiting, 4)
+    assert second.fencing_token == first.fencing_token + 1
+    return second, releasing
+
+
+async def test_a_lease_is_handed_over_while_the_database_is_away(
+    postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    async with TcpProxy(postgres_server.port) as proxy:
+        url = postgres_url.replace(f":{postgres_server.port}/", f":{proxy.port}/")
+        async with BidLockManager(300, url) as manager:
+            second, releasing = await handed_over(manager, proxy.refuse)
+            assert second.is_held
+            assert not releasing.done()
+            proxy.accept()
+            assert await releasing
+            await until_held_by(manager, "second")
+            assert await second.release()
+            await until_held_by(manager)
+
+
+async def test_a_statement_that_comes_late_does_not_shorten_a_lease(
+    postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    async with TcpProxy(postgres_server.port) as proxy:
+        url = postgres_url.replace(f":{postgres_server.port}/", f":{proxy.port}/")
+        async with (
+            BidLockManager(300, url, max_connections=1) as manager,  # the one that knows the statement
+            BidLockManager(300, postgres_url) as direct,
+        ):
+            second, releasing = await handed_over(manager, lambda: None)  # prepares the statement
+            assert await releasing
+            assert await second.release()
+            second, releasing = await handed_over(manager, proxy.hold_back)
+            # That connection is given up, and the row given on another.
+            with pytest.raises(LockBackendError, match="no answer in time"):
+                await releasing
+            await second.renew(1_000)
+            (before,) = (await direct.locks()).held
+            proxy.let_go()
+            deadline = time.monotonic() + 20
+            while (after := (await direct.locks()).held[0]).acquired_at == before.acquired_at:
+                assert time.monotonic() < deadline, "the late statement was not carried out"
+                await asyncio.sleep(0.01)
+            assert after.expires_at == before.expires_at
+            assert await second.release()

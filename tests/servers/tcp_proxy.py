@@ -49,6 +49,10 @@ class TcpProxy:
         self._refusing = True
         self.cut()
 
+    def accept(self) -> None:
+        """Serve new connections again."""
+        self._refusing = False
+
     def hold_back(self) -> None:
         """Keep what clients send on the connections there are, until `let_go`; new connections are served."""
         self._late = set(self._writers)

@@ -77,7 +77,8 @@ SELECT 1::int8, won.acquired_at, won.expires_at, fence.token,
 FROM (SELECT) AS answer LEFT JOIN won ON true LEFT JOIN fence ON true LEFT JOIN seen ON true";
 
 /// Gives rows that are ours to other acquisitions of this process: nobody else finds them free in between. Their tokens are given; the
-/// counters are brought up to them. A row that has its new id already was given in an earlier try whose answer was lost.
+/// counters are brought up to them. A row that has its new id already was given in an earlier try whose answer was lost; or this one comes
+/// late, when its holder believes in a later end: it ends no sooner.
 pub(super) const HAND_OVER: &str = "\
 WITH input AS MATERIALIZED (
     SELECT rows.* FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::float8[], $6::int4[], $7::int8[])
@@ -91,7 +92,8 @@ WITH input AS MATERIALIZED (
 ), won AS (
     UPDATE distributed_locks AS locks SET id = ours.id, holder_id = ours.holder,
         acquired_at = extract(epoch FROM clock_timestamp())::float8,
-        expires_at = extract(epoch FROM clock_timestamp())::float8 + ours.ttl,
+        expires_at = greatest(extract(epoch FROM clock_timestamp())::float8 + ours.ttl,
+            CASE WHEN locks.id = ours.id THEN locks.expires_at END),
         created_at = clock_timestamp() AT TIME ZONE 'UTC'
     FROM ours WHERE locks.lock_key = ours.key AND locks.id IN (ours.previous, ours.id)
     RETURNING ours.position, ours.bucket, ours.token, locks.acquired_at, locks.expires_at
@@ -107,7 +109,8 @@ pub(super) const HAND_OVER_ONE: &str = "\
 WITH won AS (
     UPDATE distributed_locks SET id = $3::text, holder_id = $4::text,
         acquired_at = extract(epoch FROM clock_timestamp())::float8,
-        expires_at = extract(epoch FROM clock_timestamp())::float8 + $5::float8,
+        expires_at = greatest(extract(epoch FROM clock_timestamp())::float8 + $5::float8,
+            CASE WHEN id = $3::text THEN expires_at END),
         created_at = clock_timestamp() AT TIME ZONE 'UTC'
     WHERE lock_key = $1::text AND id IN ($2::text, $3::text) AND set_config('lock_timeout', '800', true) IS NOT NULL
     RETURNING acquired_at, expires_at

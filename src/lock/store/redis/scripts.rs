@@ -63,10 +63,11 @@ take_note(id, since, holder, ARGV[2])
 return digits(now)
 ";
 
-/// Gives a lock that is ours to another acquisition (it has it already if the answer to an earlier try was lost), with a token that is
-/// given, too: the counter is brought up to it.
+/// Gives a lock that is ours to another acquisition, with a token that is given, too: the counter is brought up to it. The new one has it
+/// already if the answer to an earlier try was lost, or if this one comes late: then it ends no sooner than it would have.
 const HAND_OVER: &str = "\
-local holder, id = standing(KEYS[1], KEYS[2])
+local holder, id, since, left = standing(KEYS[1], KEYS[2])
+if id == ARGV[2] and tonumber(left) > ARGV[4] * 1000 then return digits(now) end
 if id ~= ARGV[1] and id ~= ARGV[2] then return 0 end
 local last = tonumber(redis.call('HGET', KEYS[3], ARGV[5])) or 0
 redis.call('HSET', KEYS[3], ARGV[5], digits(math.max(last, tonumber(ARGV[6]))))
