@@ -44,8 +44,9 @@ struct Shared {
     ttl: Duration,
     at_max_hold: AtomicBool,
     lost_because: Mutex<Option<String>>,
-    /// One renewal at a time: what is believed must be what was written last.
-    renewing: tokio::sync::Mutex<()>,
+    /// One renewal at a time: what is believed must be what was written last. The shortest time of those that may yet be carried out, as
+    /// nobody knows what became of them.
+    renewing: tokio::sync::Mutex<Duration>,
     ledger: Arc<Ledger>,
 }
 
@@ -60,7 +61,7 @@ impl Lease {
             ttl: grant.ttl,
             at_max_hold: AtomicBool::new(false),
             lost_because: Mutex::new(None),
-            renewing: tokio::sync::Mutex::new(()),
+            renewing: tokio::sync::Mutex::new(Duration::MAX),
             ledger,
         });
         if keeping.auto_renew {
@@ -231,7 +232,7 @@ impl Shared {
 
     /// Moves the expiry, trying until the present one is reached.
     async fn renew(&self, ttl: Duration) -> Result<f64, LockError> {
-        let _one_at_a_time = self.renewing.lock().await;
+        let mut in_doubt = self.renewing.lock().await;
         let _ = timeout(self.hold.remaining(), self.engine.arrival(&self.hold)).await;
         let mut failure = None;
         while self.hold.is_held() {
@@ -248,9 +249,10 @@ impl Shared {
             }));
             match timeout(self.hold.remaining(), answer).await {
                 Ok(Ok(Ok(Some(expires_at)))) => {
-                    self.hold.set_validity(sent + ttl, expires_at);
+                    let valid_until = sent + ttl.min(*in_doubt);
+                    self.hold.set_validity(valid_until, expires_at);
                     self.engine.heard(expires_at - ttl.as_secs_f64(), sent);
-                    if sent + ttl < before {
+                    if valid_until < before {
                         self.engine.wake(&self.hold.key); // who waits here counts on a later end
                     }
                     self.ledger.renewed();
@@ -263,6 +265,9 @@ impl Shared {
                     return Err(self.lost_error());
                 }
                 Ok(Ok(Err(error))) => {
+                    if error.outcome_unknown {
+                        *in_doubt = ttl.min(*in_doubt);
+                    }
                     self.ledger.backend_failed();
                     failure = Some(error);
                 }

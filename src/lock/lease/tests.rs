@@ -88,6 +88,19 @@ async fn an_unanswered_shorter_renewal_shortens_what_is_believed() {
     assert!(lease.remaining() <= Duration::from_millis(50));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_may_yet_be_carried_out_limits_what_is_believed_after_a_longer_one() {
+    let (lease, silent) = lease(Duration::from_secs(300), false).await;
+    silent.store(true, Ordering::SeqCst);
+    let unanswered = tokio::spawn(lease.renew(Some(Duration::from_secs(5))));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    silent.store(false, Ordering::SeqCst);
+    unanswered.await.unwrap().unwrap();
+    lease.renew(Some(Duration::from_secs(100))).await.unwrap();
+    assert!(lease.is_held());
+    assert!(lease.remaining() <= Duration::from_secs(5));
+}
+
 #[tokio::test]
 async fn a_released_lease_is_not_lost() {
     let (lease, _) = lease(Duration::from_secs(300), true).await;
