@@ -34,6 +34,7 @@ def test_control_c_ends_a_blocking_call_and_drops_its_future() -> None:
     script = """
 import signal, sys, time
 from arbitrageai_native._native import Probe
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 print("ready", flush=True)
 try:
     Probe.guarded_blocking(60)
