@@ -44,6 +44,10 @@ REASONS: dict[tuple[str, ...], str] = {
         "`eventfd` between them), a fifth to three tenths the loop's Python, the rest native and spread "
         "over hyper, tokio and the parser."
     ),
+    ("import above bare Python",): (
+        "this axis was measured when the machine took twice as long for everything as in the others' run "
+        "(`openai` 1,387 ms, then 701): what is left is a dozen modules of the package, and the native one."
+    ),
     ("CPU per await / stock bridge",): (
         "a worker that is woken for each call preempts the loop's thread as often as not; calls "
         "made together go together (`src/bridge/outbox.rs`)."
@@ -61,6 +65,7 @@ REASONS: dict[tuple[str, ...], str] = {
         "PostgreSQL: hand-off between processes / pg_advisory_lock",
         "SQLite: hand-off in one process",
         "Redis: hand-off in one process",
+        "PostgreSQL: 20 waiters of 5 ms / their holds",
     ): (
         "a lease is handed over in memory; `acquire_lock`, whose caller could not be told of a loss, waits "
         "for the database: one statement, which on PostgreSQL is on the disk when it is answered, and the "
