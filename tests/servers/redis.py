@@ -73,12 +73,17 @@ class RedisServer:
             self._process = subprocess.Popen(
                 [str(_program()), str(configuration)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        deadline = time.monotonic() + 60
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self._process.kill()
-                raise RuntimeError(f"Redis did not start: {(self._folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.02)
+        try:
+            deadline = time.monotonic() + 60
+            while not self._answers():
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"Redis did not start: {(self._folder / 'log').read_text()[-2000:]}")
+                time.sleep(0.02)
+        except BaseException:
+            # Whoever is told to end meanwhile leaves no server behind either.
+            self._process.kill()
+            self._process.wait()
+            raise
 
     def restart(self, pause: float = 0.0) -> None:
         """Restart the server after what is a crash for it: what was not on disk is lost."""

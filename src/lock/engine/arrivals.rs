@@ -22,7 +22,7 @@ pub(super) struct Arrival(watch::Receiver<bool>);
 
 impl Arrivals {
     /// The row of this id is on its way from now on.
-    pub(super) fn expect(&self, row: &Arc<str>) -> Journey {
+    pub(super) fn announce(&self, row: &Arc<str>) -> Journey {
         let (told, expected) = watch::channel(false);
         self.rows().insert(Arc::clone(row), expected);
         Journey { told }

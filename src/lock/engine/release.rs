@@ -150,7 +150,7 @@ impl Engine {
         let passing = Passing {
             from: Arc::clone(&from.row),
             until,
-            journey: self.arrivals.expect(&hold.row),
+            journey: self.arrivals.announce(&hold.row),
             ttl: claim.ttl,
             hold: Arc::clone(&hold),
         };
