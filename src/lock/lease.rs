@@ -47,6 +47,8 @@ struct Shared {
     /// One renewal at a time: what is believed must be what was written last. The shortest time of those that may yet be carried out, as
     /// nobody knows what became of them.
     renewing: tokio::sync::Mutex<Duration>,
+    /// Held while the release is under way: only its answer tells whether the lock had been lost.
+    releasing: Arc<tokio::sync::Mutex<()>>,
     ledger: Arc<Ledger>,
 }
 
@@ -62,6 +64,7 @@ impl Lease {
             at_max_hold: AtomicBool::new(false),
             lost_because: Mutex::new(None),
             renewing: tokio::sync::Mutex::new(Duration::MAX),
+            releasing: Arc::default(),
             ledger,
         });
         if keeping.auto_renew {
@@ -147,22 +150,29 @@ impl Lease {
     }
 
     /// Deletes the row; whether the lock was still ours. Begun by this call, and carried through even if the future is
-    /// dropped. When the database does not answer ([`LockError::Backend`]), the row is deleted in the background.
+    /// dropped. When the database does not answer ([`LockError::Backend`]), the row is deleted in the background, and so it is if the lock
+    /// is known to be lost: then nobody waits for the database.
     pub fn release(&self) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         let grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let releasing = grant.map(|grant| {
-            // What it ends as is settled here: a loss that is found later is none.
-            self.shared.loss();
+        let releasing = grant.and_then(|grant| {
+            let under_way = Arc::clone(&self.shared.releasing).try_lock_owned();
+            let is_lost = self.shared.loss().is_some();
             if self.shared.hold.status() != Status::Released {
                 self.shared.ledger.held_since(self.shared.hold.since);
             }
-            grant.release()
+            let releasing = grant.release();
+            (!is_lost).then(|| (Arc::clone(&self.shared), releasing, under_way))
         });
         async move {
-            match releasing {
-                Some(releasing) => releasing.await,
-                None => Ok(false),
+            let Some((shared, releasing, _under_way)) = releasing else {
+                return Ok(false);
+            };
+            let released = releasing.await;
+            if shared.hold.status() == Status::Lost {
+                shared
+                    .lose("it was found gone at its release: another holder has it, or its row was deleted");
             }
+            released
         }
     }
 
@@ -172,7 +182,10 @@ impl Lease {
         async move {
             loop {
                 match shared.hold.status() {
-                    Status::Released => return shared.stated_loss(),
+                    Status::Released => {
+                        drop(shared.releasing.lock().await);
+                        return shared.loss();
+                    }
                     Status::Lost => return shared.loss(),
                     Status::Held => {}
                 }

@@ -188,6 +188,17 @@ pub struct LockRow {
     pub expires_in: f64,
 }
 
+impl LockRow {
+    /// The farthest expiry, in seconds, whose difference to now still tells the time exactly; endless ones and NaN do not tell it.
+    const TELLS_THE_TIME: f64 = 1e8;
+
+    /// When it was read, in Unix seconds by the clock that decides, if its expiry tells that.
+    #[must_use]
+    pub fn read_at(&self) -> Option<f64> {
+        (self.expires_in.abs() <= Self::TELLS_THE_TIME).then_some(self.expires_at - self.expires_in)
+    }
+}
+
 /// Who cleans up after an abandoned claim.
 pub trait Abandoned: Send + Sync {
     /// Deletes the row soon, in the background. `in_doubt` is given when the row may yet be written, by a statement that is

@@ -10,28 +10,39 @@ use tokio::sync::watch;
 
 /// The new ids of the rows that are on their way.
 #[derive(Default)]
-pub(super) struct Arrivals(Mutex<HashMap<Arc<str>, watch::Receiver<bool>>>);
+pub(super) struct Arrivals(Mutex<HashMap<Arc<str>, watch::Receiver<Option<Arrived>>>>);
 
 /// A row on its way; when this is dropped, nobody waits for it any more.
 pub(super) struct Journey {
-    told: watch::Sender<bool>,
+    told: watch::Sender<Option<Arrived>>,
+}
+
+/// What has become of a row on its way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Arrived {
+    /// It has its new id.
+    Yes,
+    /// It was not ours any more.
+    No,
+    /// Nobody knows.
+    Perhaps,
 }
 
 /// A row that is waited for.
-pub(super) struct Arrival(watch::Receiver<bool>);
+pub(super) struct Arrival(watch::Receiver<Option<Arrived>>);
 
 impl Arrivals {
     /// The row of this id is on its way from now on.
     pub(super) fn announce(&self, row: &Arc<str>) -> Journey {
-        let (told, expected) = watch::channel(false);
+        let (told, expected) = watch::channel(None);
         self.rows().insert(Arc::clone(row), expected);
         Journey { told }
     }
 
     /// It is on its way no more, whatever has come of it.
-    pub(super) fn settle(&self, row: &Arc<str>, journey: Journey, arrived: bool) {
+    pub(super) fn settle(&self, row: &Arc<str>, journey: Journey, arrived: Arrived) {
         self.rows().remove(row);
-        journey.told.send_replace(arrived);
+        journey.told.send_replace(Some(arrived));
     }
 
     /// The row, if it is on its way.
@@ -43,14 +54,17 @@ impl Arrivals {
         !self.rows().is_empty()
     }
 
-    fn rows(&self) -> MutexGuard<'_, HashMap<Arc<str>, watch::Receiver<bool>>> {
+    fn rows(&self) -> MutexGuard<'_, HashMap<Arc<str>, watch::Receiver<Option<Arrived>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Arrival {
-    /// Waits until it is settled; whether it has arrived.
-    pub(super) async fn settled(mut self) -> bool {
-        self.0.wait_for(|arrived| *arrived).await.is_ok()
+    /// Waits until it is settled; what has become of it.
+    pub(super) async fn settled(mut self) -> Arrived {
+        match self.0.wait_for(Option::is_some).await {
+            Ok(arrived) => arrived.unwrap_or(Arrived::Perhaps),
+            Err(_) => Arrived::Perhaps,
+        }
     }
 }

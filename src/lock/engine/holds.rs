@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::Engine;
+use super::release::Released;
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::LockError;
 use crate::lock::operation::{Claim, ReleaseTarget, Won};
@@ -40,7 +41,7 @@ pub(crate) enum Status {
     Held = 0,
     /// Released by its holder, or about to be.
     Released = 1,
-    /// Renewed too late, or found to be another's.
+    /// Renewed too late, or found to be another's, perhaps only when it was to be released.
     Lost = 2,
 }
 
@@ -103,14 +104,18 @@ impl Hold {
 
     /// Moves from held to another status; false if it was not held any more.
     pub(crate) fn end(&self, status: Status) -> bool {
+        self.move_on(Status::Held, status)
+    }
+
+    /// Its release has found that the row had gone.
+    pub(super) fn found_gone(&self) {
+        self.move_on(Status::Released, Status::Lost);
+    }
+
+    fn move_on(&self, from: Status, to: Status) -> bool {
         let ended = self
             .status
-            .compare_exchange(
-                Status::Held as u8,
-                status as u8,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            )
+            .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire)
             .is_ok();
         if ended {
             self.changed.notify_waiters();
@@ -137,14 +142,22 @@ impl Hold {
     }
 
     /// Ends it, and hands the lock over or deletes the row; whether that was still there. Begun by this call, and carried through even if
-    /// the future is dropped.
+    /// the future is dropped. When the row had certainly gone before, the hold has been lost.
     pub(crate) fn release(
         self: Arc<Self>,
         engine: &Arc<Engine>,
     ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         let may_be_handed_over = self.is_held();
-        self.end(Status::Released);
-        engine.release_hold(self, may_be_handed_over)
+        // Who has released it already has deleted the row.
+        let is_first = self.end(Status::Released);
+        let releasing = engine.release_hold(Arc::clone(&self), may_be_handed_over);
+        async move {
+            let released = releasing.await?;
+            if is_first && released == Released::Gone {
+                self.found_gone();
+            }
+            Ok(released == Released::Deleted)
+        }
     }
 
     pub(super) fn target(&self) -> ReleaseTarget {

@@ -36,8 +36,8 @@ use queue::{Answer, Place, Queues};
 pub use queue::{Holding, Waiting};
 use retry::Backoff;
 
-/// How long a request may take that was sent when its caller's time was nearly up.
-const GRACE: Duration = Duration::from_secs(1);
+/// How long a request may take that was sent when its caller's time was nearly up: the caller gets its answer within a second.
+const GRACE: Duration = Duration::from_millis(900);
 /// How long a release is tried for before its caller is told; it goes on in the background.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
 /// When a row that may yet come is looked for again, at first and at last.
@@ -73,6 +73,13 @@ pub trait Progress: Send + Sync {
     fn hand_off(&self);
     /// The database failed or did not answer.
     fn backend_error(&self);
+}
+
+/// A store's answer.
+struct Answered<T> {
+    value: T,
+    /// Whether an earlier try, whose answer was lost, may have been carried out.
+    carried_out_before: bool,
 }
 
 /// One database's locks as this process sees them.
@@ -156,7 +163,7 @@ impl Engine {
         }
         let mut backoff = Backoff::default();
         // When to send the request if nobody else has by then: at the known end of what is in the way, or when the time is up.
-        let mut ask_at = place.held_here().unwrap_or(deadline);
+        let mut ask_at = place.ask_at(deadline);
         loop {
             let under_way = place.under_way_since();
             let until = match under_way {
@@ -179,7 +186,9 @@ impl Engine {
                     }
                     Ok((claim, Ok(Attempt::Held(by)))) => {
                         if let Some(row) = &by {
-                            self.clock.heard(row.expires_at - row.expires_in, claim.sent_at);
+                            if let Some(time) = row.read_at() {
+                                self.clock.heard(time, claim.sent_at);
+                            }
                         }
                         note_conflict(&mut conflict_noted);
                         place.note_failure(None);
@@ -201,24 +210,27 @@ impl Engine {
                     }
                     Err(_) => return Err(LockError::backend(StoreError::closed())),
                 },
-                () = place.changed() => ask_at = place.held_here().unwrap_or(deadline),
-                () = sleep_until(until) => match (place.under_way_since(), place.held_here()) {
-                    (Some(_), _) if under_way.is_none() => {} // sent by another just now
-                    (Some(_), _) => {
-                        progress.backend_error();
-                        return Err(LockError::backend(self.no_answer(place.failure())));
+                () = place.changed() => ask_at = place.ask_at(deadline),
+                () = sleep_until(until) => {
+                    let is_over = Instant::now() >= deadline;
+                    match (place.under_way_since(), place.held_here()) {
+                        (Some(_), _) if under_way.is_none() => {} // sent by another just now
+                        (Some(_), _) => {
+                            progress.backend_error();
+                            return Err(LockError::backend(self.no_answer(place.failure())));
+                        }
+                        (None, _) if is_over && !place.is_first() => {
+                            return Err(match place.failure() {
+                                Some(error) => LockError::backend(error),
+                                None => timed_out(),
+                            });
+                        }
+                        (None, Some(_)) if is_over => return Err(timed_out()),
+                        (None, None) if place.is_first() => place.send(),
+                        // It has become the first, or what is in the way has been renewed.
+                        _ => ask_at = place.ask_at(deadline),
                     }
-                    (None, _) if !place.is_first() => {
-                        return Err(match place.failure() {
-                            Some(error) => LockError::backend(error),
-                            None => timed_out(),
-                        });
-                    }
-                    (None, Some(_)) if Instant::now() >= deadline => return Err(timed_out()),
-                    // Renewed meanwhile.
-                    (None, Some(expiry)) => ask_at = expiry,
-                    (None, None) => place.send(),
-                },
+                }
             }
         }
     }
@@ -244,7 +256,8 @@ impl Engine {
         patience: Duration,
         operation: impl FnMut(Reply<T>) -> Operation,
     ) -> Result<T, StoreError> {
-        self.ask_again(patience, None, operation).await
+        let answered = self.ask_again(patience, None, operation).await?;
+        Ok(answered.value)
     }
 
     /// As [`Self::ask`], when a first request has been sent already.
@@ -253,10 +266,11 @@ impl Engine {
         patience: Duration,
         mut sent: Option<oneshot::Receiver<Result<T, StoreError>>>,
         mut operation: impl FnMut(Reply<T>) -> Operation,
-    ) -> Result<T, StoreError> {
+    ) -> Result<Answered<T>, StoreError> {
         let deadline = Instant::now() + patience;
         let mut backoff = Backoff::default();
         let mut failed_before = None;
+        let mut carried_out_before = false;
         loop {
             let answer = sent.take().unwrap_or_else(|| {
                 let (reply, answer) = oneshot::channel();
@@ -264,7 +278,12 @@ impl Engine {
                 answer
             });
             let failure = match timeout_at(deadline, answer).await {
-                Ok(Ok(Ok(value))) => return Ok(value),
+                Ok(Ok(Ok(value))) => {
+                    return Ok(Answered {
+                        value,
+                        carried_out_before,
+                    });
+                }
                 Ok(Ok(Err(error))) => error,
                 Ok(Err(_)) => return Err(StoreError::closed()),
                 Err(_) => return Err(self.no_answer(failed_before)),
@@ -272,6 +291,7 @@ impl Engine {
             if !failure.transient || Instant::now() >= deadline {
                 return Err(failure);
             }
+            carried_out_before |= failure.outcome_unknown;
             failed_before = Some(failure);
             tokio::time::sleep_until(backoff.next().min(deadline)).await;
         }

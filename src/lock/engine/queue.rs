@@ -381,6 +381,12 @@ impl Queues {
     }
 }
 
+/// An expiry that is no number never comes: PostgreSQL, too, takes it to be later than any other.
 fn expiry(row: &LockRow) -> Instant {
-    Instant::now() + Duration::from_secs_f64(row.expires_in.clamp(0.0, FAR))
+    let seconds = if row.expires_in.is_nan() {
+        FAR
+    } else {
+        row.expires_in
+    };
+    Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, FAR))
 }

@@ -12,17 +12,46 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::arrivals::{Arrival, Journey};
+use super::arrivals::{Arrival, Arrived, Journey};
 use super::holds::{Hold, Status};
 use super::queue::Successor;
 use super::retry::{self, Backoff};
-use super::{Engine, FIRST_LOOK, RELEASE_PATIENCE, SELDOM_LOOK};
+use super::{Answered, Engine, FIRST_LOOK, RELEASE_PATIENCE, SELDOM_LOOK};
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::{LockError, StoreError};
 use crate::lock::operation::{Acquire, HandOver, Operation, Release, ReleaseTarget, Reply, Won};
 
 /// Where the holder hears whether the lock was still there.
-type Told = oneshot::Sender<Result<bool, LockError>>;
+type Told = oneshot::Sender<Result<Released, LockError>>;
+
+/// What a release has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Released {
+    /// The row was there, and is deleted or given to another.
+    Deleted,
+    /// The row was not there any more: the lock had been lost.
+    Gone,
+    /// The row was not there any more, perhaps because an earlier try has deleted it whose answer was lost.
+    GoneOrDeleted,
+}
+
+impl Released {
+    fn of(answered: &Answered<bool>) -> Self {
+        match (answered.value, answered.carried_out_before) {
+            (true, _) => Self::Deleted,
+            (false, false) => Self::Gone,
+            (false, true) => Self::GoneOrDeleted,
+        }
+    }
+
+    /// As found by one who does not know whether this was the first try.
+    fn in_doubt(self) -> Self {
+        match self {
+            Self::Gone => Self::GoneOrDeleted,
+            other => other,
+        }
+    }
+}
 
 /// A lock that has been handed over, and of which the database does not know yet.
 struct Passing {
@@ -53,7 +82,7 @@ enum Begun {
     /// The database has been asked to delete the row.
     Deletion(Unfinished, oneshot::Receiver<Result<bool, StoreError>>),
     /// A task sees to it, which needs nobody to wait.
-    InTheBackground(oneshot::Receiver<Result<bool, LockError>>),
+    InTheBackground(oneshot::Receiver<Result<Released, LockError>>),
 }
 
 impl Engine {
@@ -63,7 +92,7 @@ impl Engine {
         self: &Arc<Self>,
         hold: Arc<Hold>,
         may_be_handed_over: bool,
-    ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
+    ) -> impl Future<Output = Result<Released, LockError>> + Send + 'static + use<> {
         let begun = match self.arrivals.of(&hold.row) {
             Some(arrival) => self.release_on_arrival(hold, arrival, may_be_handed_over),
             None => self.begin_release(hold, may_be_handed_over),
@@ -72,7 +101,7 @@ impl Engine {
         async move { engine.outcome(begun).await }
     }
 
-    async fn outcome(&self, begun: Begun) -> Result<bool, LockError> {
+    async fn outcome(&self, begun: Begun) -> Result<Released, LockError> {
         match begun {
             Begun::Deletion(mut unfinished, answer) => {
                 let released = self.released(&unfinished.hold.target(), Some(answer)).await;
@@ -129,9 +158,15 @@ impl Engine {
         let engine = Arc::clone(self);
         self.runtime.spawn(async move {
             let arrived = arrival.settled().await;
-            let may_be_handed_over = arrived && may_be_handed_over && !hold.remaining().is_zero();
+            let may_be_handed_over =
+                arrived == Arrived::Yes && may_be_handed_over && !hold.remaining().is_zero();
             let begun = engine.begin_release(hold, may_be_handed_over);
-            let _ = told.send(engine.outcome(begun).await);
+            let mut released = engine.outcome(begun).await;
+            if arrived == Arrived::Perhaps {
+                // The row may have its former id, and is deleted by others, too.
+                released = released.map(Released::in_doubt);
+            }
+            let _ = told.send(released);
         });
         Begun::InTheBackground(outcome)
     }
@@ -172,19 +207,29 @@ impl Engine {
             ..
         } = passing;
         match outcome {
-            Ok(Some((won, valid_until))) => {
+            Ok(Answered {
+                value: Some((won, valid_until)),
+                ..
+            }) => {
                 hold.set_validity(valid_until, won.expires_at);
-                self.arrivals.settle(&hold.row, journey, true);
-                let _ = told.send(Ok(true));
+                self.arrivals.settle(&hold.row, journey, Arrived::Yes);
+                let _ = told.send(Ok(Released::Deleted));
             }
-            Ok(None) => {
+            Ok(Answered {
+                value: None,
+                carried_out_before,
+            }) => {
                 hold.end(Status::Lost);
-                self.arrivals.settle(&hold.row, journey, false);
+                self.arrivals.settle(&hold.row, journey, Arrived::No);
                 self.wake(&hold.key);
-                let _ = told.send(Ok(false));
+                let answered = Answered {
+                    value: false,
+                    carried_out_before,
+                };
+                let _ = told.send(Ok(Released::of(&answered)));
             }
             Err(error) => {
-                self.arrivals.settle(&hold.row, journey, false);
+                self.arrivals.settle(&hold.row, journey, Arrived::Perhaps);
                 let _ = told.send(Err(LockError::backend(error)));
                 // The row is the one's or the other's, and keeps everybody else out for as long as it is believed in.
                 let _ = timeout(hold.remaining(), hold.ended()).await;
@@ -195,19 +240,24 @@ impl Engine {
     }
 
     /// Gives the row away, trying until the predecessor's time is up: what the database said, and until when it may be believed.
-    async fn give(&self, passing: &Passing) -> Result<Option<(Won, BootTime)>, StoreError> {
+    async fn give(&self, passing: &Passing) -> Result<Answered<Option<(Won, BootTime)>>, StoreError> {
         let mut backoff = Backoff::default();
+        let mut carried_out_before = false;
         loop {
             let sent = BootTime::now();
             let left = sent.until(passing.until);
             let (reply, answer) = oneshot::channel();
             self.submit(passing.hand_over(reply));
             let failure = match timeout(left, answer).await {
-                Ok(Ok(Ok(Some(won)))) => {
-                    self.clock.heard(won.acquired_at, sent);
-                    return Ok(Some((won, sent + passing.ttl)));
+                Ok(Ok(Ok(won))) => {
+                    if let Some(won) = won {
+                        self.clock.heard(won.acquired_at, sent);
+                    }
+                    return Ok(Answered {
+                        value: won.map(|won| (won, sent + passing.ttl)),
+                        carried_out_before,
+                    });
                 }
-                Ok(Ok(Ok(None))) => return Ok(None),
                 Ok(Ok(Err(error))) => error,
                 Ok(Err(_)) => return Err(StoreError::closed()),
                 Err(_) => return Err(self.no_answer(None)),
@@ -215,6 +265,7 @@ impl Engine {
             if !failure.transient || BootTime::now() >= passing.until {
                 return Err(failure);
             }
+            carried_out_before |= failure.outcome_unknown;
             tokio::time::sleep_until(backoff.next()).await;
         }
     }
@@ -240,18 +291,23 @@ impl Engine {
             Ok(Some(won)) => {
                 self.clock.heard(won.acquired_at, sent);
                 acquire.won(won);
-                Ok(true)
+                Ok(Released::Deleted)
             }
             Ok(None) => {
                 acquire.held(None);
-                Ok(false)
+                Ok(Released::Gone)
             }
             Err(error) => {
+                let given_perhaps = error.outcome_unknown;
                 acquire.failed(error);
                 let target = unfinished.hold.target();
                 let released = self.released(&target, None).await;
                 unfinished.done = released.is_ok();
-                released
+                if given_perhaps {
+                    released.map(Released::in_doubt)
+                } else {
+                    released
+                }
             }
         };
         drop(unfinished);
@@ -272,7 +328,7 @@ impl Engine {
         async move {
             let released = engine.released(&target, Some(answer)).await;
             engine.wake(target.key());
-            released
+            released.map(|released| released == Released::Deleted)
         }
     }
 
@@ -281,7 +337,7 @@ impl Engine {
         &self,
         target: &ReleaseTarget,
         sent: Option<oneshot::Receiver<Result<bool, StoreError>>>,
-    ) -> Result<bool, LockError> {
+    ) -> Result<Released, LockError> {
         let release = |reply| {
             Operation::Release(Release {
                 target: target.clone(),
@@ -290,6 +346,7 @@ impl Engine {
         };
         self.ask_again(RELEASE_PATIENCE, sent, release)
             .await
+            .map(|answered| Released::of(&answered))
             .map_err(LockError::backend)
     }
 }

@@ -123,6 +123,10 @@ fn acquire(engine: &Arc<Engine>) -> Acquiring {
 }
 
 fn acquire_for(engine: &Arc<Engine>, ttl: Duration, is_told_of_losses: bool) -> Acquiring {
+    acquire_by(engine, 0, ttl, is_told_of_losses)
+}
+
+fn acquire_by(engine: &Arc<Engine>, manager: u64, ttl: Duration, is_told_of_losses: bool) -> Acquiring {
     let request = super::Request {
         key: "k".into(),
         holder: "holder".into(),
@@ -130,7 +134,7 @@ fn acquire_for(engine: &Arc<Engine>, ttl: Duration, is_told_of_losses: bool) -> 
         timeout: MINUTE,
         name: "m:p".into(),
         said_timeout: MINUTE,
-        manager: 0,
+        manager,
         is_told_of_losses,
     };
     Box::pin(engine.acquire(request, Arc::new(Ledger::default())))
@@ -145,11 +149,47 @@ async fn waits(acquiring: &mut Acquiring) {
 
 /// A lease that nobody renews.
 fn leased(grant: Grant) -> Lease {
+    counted(grant).0
+}
+
+/// A lease that nobody renews, and where its loss is counted.
+fn counted(grant: Grant) -> (Lease, Arc<Ledger>) {
     let keeping = Keeping {
         auto_renew: false,
         max_hold: None,
     };
-    Lease::new(grant, keeping, Arc::new(Ledger::default()))
+    let ledger = Arc::new(Ledger::default());
+    (Lease::new(grant, keeping, Arc::clone(&ledger)), ledger)
+}
+
+/// The lease, its waiters and the counters agree on whether it was lost.
+async fn assert_lost(lease: &Lease, ledger: &Ledger, is_lost: bool) {
+    assert_eq!(lease.loss().is_some(), is_lost, "{:?}", lease.loss());
+    assert_eq!(lease.lost().await, lease.loss());
+    assert_eq!(ledger.own().snapshot().losses, u64::from(is_lost));
+    assert!(!lease.is_held());
+}
+
+/// One who waits, in a task of its own, and when it has its answer: (whether it got the lock, after how long).
+fn waiting(acquiring: Acquiring) -> tokio::task::JoinHandle<(bool, Duration)> {
+    let started = Instant::now();
+    tokio::spawn(async move {
+        let outcome = acquiring.await;
+        let (got_it, waited) = (outcome.is_ok(), started.elapsed());
+        match outcome {
+            Ok(grant) => grant.keep(),
+            Err(error) => assert!(matches!(error, LockError::Timeout { .. }), "{error}"),
+        }
+        (got_it, waited)
+    })
+}
+
+fn assert_waited_in_full((got_it, waited): (bool, Duration)) {
+    assert!(!got_it);
+    assert!(
+        waited >= MINUTE && waited <= MINUTE + Duration::from_secs(1),
+        "{waited:?}"
+    );
 }
 
 async fn held(engine: &Arc<Engine>, asked: &Asked) -> Grant {
@@ -568,4 +608,287 @@ async fn a_lease_that_is_shortened_is_asked_for_at_once_by_who_counts_on_its_end
     }
     asked.acquire().won(won());
     waiter.await.unwrap().keep();
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_wait_for_the_whole_of_their_time_while_a_lock_is_kept_beyond_its_first_end() {
+    for (is_told_of_losses, other_manager) in [(false, 0), (true, 0), (false, 1), (true, 1)] {
+        let (engine, asked) = engine();
+        // The clock that a hold is measured on stands still in this test: the hold never ends, as if it were renewed.
+        let holder = acquire_for(&engine, MINUTE / 6, true);
+        asked.acquire().won(won());
+        let grant = holder.await.unwrap();
+        let ours = LockRow {
+            id: grant.hold.row.to_string(),
+            ..theirs().unwrap()
+        };
+        let waiters: Vec<_> = [0, other_manager, other_manager]
+            .map(|manager| waiting(acquire_by(&engine, manager, MINUTE / 6, is_told_of_losses)))
+            .into();
+        asked.acquire().held(Some(ours));
+        tokio::time::sleep(MINUTE / 2).await;
+        assert_eq!(engine.waiting().len(), 3);
+        for waiter in waiters {
+            assert_waited_in_full(waiter.await.unwrap());
+        }
+        assert!(grant.hold.is_held());
+        grant.keep();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_behind_the_first_waits_on_when_the_first_gets_a_lock_that_was_never_released() {
+    let (engine, asked) = engine();
+    let forgotten = held(&engine, &asked).await;
+    let hold = Arc::clone(&forgotten.hold);
+    forgotten.keep();
+    let mut waiters: Vec<_> = (0..4)
+        .map(|_| waiting(acquire_for(&engine, MINUTE * 10, false)))
+        .collect();
+    others_run().await;
+    asked.acquire().held(Some(LockRow {
+        id: hold.row.to_string(),
+        ..theirs().unwrap()
+    }));
+    others_run().await;
+    hold.set_valid_until(BootTime::now());
+    engine.wake(&hold.key); // stands for the first waiter's timer, or the poller
+    asked.acquire().won(won());
+    assert!(waiters.remove(0).await.unwrap().0);
+    tokio::time::sleep(MINUTE / 2).await;
+    assert_eq!(engine.waiting().len(), 3);
+    for waiter in waiters {
+        assert_waited_in_full(waiter.await.unwrap());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_asks_for_a_lock_that_was_never_released_at_its_end() {
+    let (engine, asked) = engine();
+    let holder = acquire_for(&engine, MINUTE / 6, false);
+    asked.acquire().won(won());
+    let grant = holder.await.unwrap();
+    let hold = Arc::clone(&grant.hold);
+    grant.keep();
+    let first = waiting(acquire_for(&engine, MINUTE, false));
+    let second = waiting(acquire_for(&engine, MINUTE, false));
+    asked.acquire().held(Some(LockRow {
+        id: hold.row.to_string(),
+        ..theirs().unwrap()
+    }));
+    others_run().await;
+    hold.set_valid_until(BootTime::now());
+    tokio::time::sleep(MINUTE / 5).await;
+    asked.acquire().won(won());
+    let (got_it, waited) = first.await.unwrap();
+    assert!(got_it && waited < MINUTE / 4, "{waited:?}");
+    assert_waited_in_full(second.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_becomes_the_first_when_the_lock_has_just_ended_asks_for_it_at_once() {
+    let (engine, asked) = engine();
+    let grant = held(&engine, &asked).await;
+    let hold = Arc::clone(&grant.hold);
+    grant.keep();
+    let mut first = acquire(&engine);
+    asked.acquire().held(theirs());
+    waits(&mut first).await;
+    let mut second = acquire(&engine);
+    waits(&mut second).await;
+    drop(first);
+    hold.set_valid_until(BootTime::now());
+    let second = waiting(second);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    asked.acquire().won(won());
+    assert!(second.await.unwrap().0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gets_no_answer_waits_no_longer_than_a_second_beyond_its_time() {
+    let (engine, asked) = engine();
+    let started = Instant::now();
+    let waiter = acquire(&engine);
+    let unanswered = asked.acquire();
+    assert!(matches!(waiter.await, Err(LockError::Backend { .. })));
+    assert!(started.elapsed() >= MINUTE && started.elapsed() < MINUTE + Duration::from_secs(1));
+    drop(unanswered);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_odd_expiry_is_waited_for_in_full_and_tells_no_time() {
+    for (expires_at, expires_in) in [
+        (f64::NAN, f64::NAN),
+        (f64::INFINITY, f64::INFINITY),
+        (1e300, 1e300),
+        (9e12, 9e12),
+    ] {
+        let (engine, asked) = engine();
+        let waiter = waiting(acquire(&engine));
+        asked.acquire().held(Some(LockRow {
+            expires_at,
+            expires_in,
+            ..theirs().unwrap()
+        }));
+        assert_eq!(engine.clock.now(), None);
+        let last = tokio::spawn({
+            let asked = asked.clone();
+            async move {
+                tokio::time::sleep(MINUTE).await;
+                others_run().await;
+                asked.acquire().held(theirs());
+            }
+        });
+        assert_waited_in_full(waiter.await.unwrap());
+        last.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_that_the_release_finds_is_one() {
+    let (engine, asked) = engine();
+    let (lease, ledger) = counted(held(&engine, &asked).await);
+    let watching = tokio::spawn(lease.lost());
+    others_run().await;
+    let releasing = tokio::spawn(lease.release());
+    others_run().await;
+    assert!(!watching.is_finished());
+    // Nothing was carried out at first.
+    asked
+        .release()
+        .reply
+        .send(Err(StoreError::transient("busy")))
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    asked.release().reply.send(Ok(false)).unwrap();
+    assert!(!releasing.await.unwrap().unwrap());
+    assert_lost(&lease, &ledger, true).await;
+    assert_eq!(watching.await.unwrap(), lease.loss());
+    assert!(!lease.release().await.unwrap());
+    assert_lost(&lease, &ledger, true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_an_unanswered_release_may_have_deleted_was_not_lost() {
+    let (engine, asked) = engine();
+    let (lease, ledger) = counted(held(&engine, &asked).await);
+    let releasing = tokio::spawn(lease.release());
+    others_run().await;
+    let cut = Err(StoreError::unknown_outcome("cut"));
+    asked.release().reply.send(cut).unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    asked.release().reply.send(Ok(false)).unwrap();
+    assert!(!releasing.await.unwrap().unwrap());
+    assert_lost(&lease, &ledger, false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_released_by_name_was_not_lost() {
+    let (engine, asked) = engine();
+    let (lease, ledger) = counted(held(&engine, &asked).await);
+    let by_name = engine
+        .hold_of(&"k".into(), "holder")
+        .ok()
+        .unwrap()
+        .release(&engine);
+    asked.release().reply.send(Ok(true)).unwrap();
+    assert!(by_name.await.unwrap());
+    let releasing = lease.release();
+    asked.release().reply.send(Ok(false)).unwrap();
+    assert!(!releasing.await.unwrap());
+    assert_lost(&lease, &ledger, false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_the_database_to_release_what_is_lost() {
+    let (engine, asked) = engine();
+    let grant = held(&engine, &asked).await;
+    let hold = Arc::clone(&grant.hold);
+    let (lease, ledger) = counted(grant);
+    hold.set_valid_until(BootTime::now());
+    assert!(lease.loss().is_some());
+    assert!(!lease.release().await.unwrap());
+    others_run().await;
+    assert!(!asked.releases().is_empty());
+    assert_lost(&lease, &ledger, true).await;
+}
+
+/// A lease that is released while another waits; `is_told_of_losses` decides whether it is handed over in memory.
+async fn released_to_a_waiter(
+    is_told_of_losses: bool,
+) -> (
+    (Lease, Arc<Ledger>),
+    Acquiring,
+    tokio::task::JoinHandle<Result<bool, LockError>>,
+    Asked,
+) {
+    let (engine, asked) = engine();
+    let (lease, ledger) = counted(held(&engine, &asked).await);
+    let mut waiter = acquire_for(&engine, MINUTE, is_told_of_losses);
+    asked.acquire().held(theirs());
+    waits(&mut waiter).await;
+    let releasing = tokio::spawn(lease.release());
+    others_run().await;
+    ((lease, ledger), waiter, releasing, asked)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hand_over_that_finds_the_lock_gone_is_a_loss_for_both_and_one_each() {
+    let ((lease, ledger), waiter, releasing, asked) = released_to_a_waiter(true).await;
+    let (next, next_ledger) = counted(waiter.await.unwrap());
+    asked.hand_over().reply.send(Ok(None)).unwrap();
+    assert!(!releasing.await.unwrap().unwrap());
+    assert_lost(&lease, &ledger, true).await;
+    assert_lost(&next, &next_ledger, true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hand_over_that_may_have_been_carried_out_is_no_loss_for_who_released() {
+    let ((lease, ledger), waiter, releasing, asked) = released_to_a_waiter(true).await;
+    let (next, next_ledger) = counted(waiter.await.unwrap());
+    let cut = Err(StoreError::unknown_outcome("cut"));
+    asked.hand_over().reply.send(cut).unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    asked.hand_over().reply.send(Ok(None)).unwrap();
+    assert!(!releasing.await.unwrap().unwrap());
+    assert_lost(&lease, &ledger, false).await;
+    assert_lost(&next, &next_ledger, true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_released_a_lock_on_its_way_learns_that_it_had_gone() {
+    for (answer, is_lost) in [
+        (Ok(None), true),
+        (Err(StoreError::permanent("no such right")), false),
+    ] {
+        let (_, waiter, _, asked) = released_to_a_waiter(true).await;
+        let (next, ledger) = counted(waiter.await.unwrap());
+        let releasing = tokio::spawn(next.release());
+        others_run().await;
+        asked.hand_over().reply.send(answer).unwrap();
+        others_run().await;
+        for release in asked.releases() {
+            let _ = release.reply.send(Ok(false));
+        }
+        assert!(!releasing.await.unwrap().unwrap());
+        assert_lost(&next, &ledger, is_lost).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hand_over_by_the_database_that_finds_the_lock_gone_is_a_loss() {
+    let cut = StoreError::unknown_outcome("cut");
+    let busy = StoreError::transient("busy");
+    for (answer, is_lost) in [(Ok(None), true), (Err(cut), false), (Err(busy), true)] {
+        let ((lease, ledger), waiter, releasing, asked) = released_to_a_waiter(false).await;
+        let has_failed = answer.is_err();
+        asked.hand_over().reply.send(answer).unwrap();
+        others_run().await;
+        if has_failed {
+            asked.release().reply.send(Ok(false)).unwrap();
+        }
+        assert!(!releasing.await.unwrap().unwrap());
+        assert_lost(&lease, &ledger, is_lost).await;
+        drop(waiter);
+    }
 }

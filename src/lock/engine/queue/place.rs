@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::{AFTER_EXPIRY, Answer, Request, Seen, Waiter, expiry, take};
+use super::{AFTER_EXPIRY, Answer, Key, Request, Seen, Waiter, expiry, take};
 use crate::lock::engine::Engine;
 use crate::lock::engine::holds::Hold;
 use crate::lock::error::StoreError;
@@ -107,6 +107,25 @@ impl Place {
         drop(request);
         self.engine.send(to_send);
         answer
+    }
+
+    /// When to send the request if nobody has by then: for the first, at the end of the lock that this process itself has on the key, or now
+    /// if there is none. Those behind it have only their time limit to look out for, and so has who waits for a release: it sends the request.
+    pub(in crate::lock::engine) fn ask_at(&self, deadline: Instant) -> Instant {
+        if !self.is_first() {
+            return deadline;
+        }
+        self.held_here().unwrap_or_else(|| {
+            let is_being_released = {
+                let queues = self.engine.queues();
+                queues.keys.get(&self.key).is_some_and(Key::is_being_released)
+            };
+            if is_being_released {
+                deadline
+            } else {
+                Instant::now()
+            }
+        })
     }
 
     /// When the lock expires that this process itself has on the key, if it has one.

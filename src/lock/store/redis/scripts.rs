@@ -243,8 +243,17 @@ pub(super) fn read(value: &Value) -> Option<Answer> {
         holder: text(2)?,
         id: text(3)?,
         since: seconds(number(4)?),
-        left: number(5)?,
+        left: microseconds(&text(5)?)?,
     }))
+}
+
+/// Reads a number of microseconds; one that is too great becomes the greatest there is.
+#[allow(clippy::cast_possible_truncation, reason = "it saturates")]
+fn microseconds(digits: &str) -> Option<i64> {
+    digits
+        .parse()
+        .ok()
+        .or_else(|| digits.parse::<f64>().ok().map(|number| number as i64))
 }
 
 /// Reads what was answered about each of so many keys.
