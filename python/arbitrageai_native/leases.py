@@ -3,13 +3,14 @@
 A lease is kept by the native side: renewed at a third of its time to live while it is held, released when the
 block is left. If it is lost nevertheless (the process was stopped for too long, the row was deleted, the
 database stayed away), the holder can always find out: `lease.is_held`, `await lease.lost()`, and what the
-manager's `on_lost` says.
+manager's `on_lost` says. A loss is found at the next renewal, at the lease's end, or at its release.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import warnings
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -26,9 +27,15 @@ logger = logging.getLogger(__name__)
 OnLost = Literal["log", "raise", "cancel"] | Callable[["Lease"], object]
 """What a block does when its lease is lost.
 
-`"log"` warns when the block is left. `"raise"` raises `LockLostError` there. `"cancel"` cancels the block at
-once, and `LockLostError` comes out of it, as `asyncio.timeout` does it. A callable is called with the lease
-at once, on the loop.
+`"log"` logs a warning when the block is left. `"raise"` raises `LockLostError` there. `"cancel"` cancels the
+block as soon as the loss is found, and `LockLostError` comes out of it, as `asyncio.timeout` does it. A
+callable is called with the lease as soon as the loss is found, on the loop, and exactly once; an exception
+that it raises is logged.
+
+The end of the block does what has not been done by then: if the loss is found only at the release, or if the
+body never let the loop run, `"cancel"` raises `LockLostError` there, and the callable is called before the
+block is left. In a thread (`with_lock_sync`) it is always so, as a thread can't be cancelled or interrupted.
+When the body itself raised, its exception comes out, and the loss is logged.
 """
 
 
@@ -39,12 +46,30 @@ def check_on_lost(on_lost: object) -> None:
 
 
 class Lease:
-    """A lock that is held. Dropping it releases the lock in the background."""
+    """A lock that is held, for as long as the lease is kept and not released.
+
+    When the last reference goes away while the lock is held, the lock is released in the background, with a
+    `ResourceWarning` and a logged warning: whoever wanted the lock has gone on without it. So
+    `if await locks.try_lock(...):` protects nothing; keep the lease and release it, or use `with_lock`.
+    """
 
     __slots__ = ("__weakref__", "_native")
 
     def __init__(self, native: _native.Lease) -> None:
         self._native = native
+
+    def __del__(self) -> None:
+        """Release the lock if it is still held, and warn."""
+        native = self._native
+        if not native.is_held:  # released, lost, or, in a forked child, the parent's
+            return
+        native.release()  # begun by this call, whatever becomes of what it returns
+        message = (
+            f"the lease of {native.key} was dropped while it was held, and is released now: keep it "
+            "(`lease = await ...`) and release it, or use `async with locks.with_lock(...)`"
+        )
+        logger.warning("%s", message[0].upper() + message[1:])
+        warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
 
     @property
     def key(self) -> str:
@@ -96,7 +121,10 @@ class Lease:
 
     @property
     def loss(self) -> str | None:
-        """Why it was lost; None while it is held, and when it was released."""
+        """Why it was lost; None while it is held, and when it was released.
+
+        It is known at the latest when `release` has returned: a release that finds the lock gone is a loss.
+        """
         return self._native.loss
 
     async def renew(self, ttl: float | None = None) -> float:
@@ -111,13 +139,20 @@ class Lease:
     async def release(self) -> bool:
         """Release the lock; False if it was not ours any more. Carried through even when cancelled.
 
+        False means a loss, and `loss` says why, unless the lock had been released before, or the database
+        had to be asked again after an answer was lost. A lease that is known to be lost does not wait for
+        the database.
+
         Raises:
             LockBackendError: the database did not answer; the release goes on in the background.
         """
         return await self._native.release()
 
     async def lost(self) -> str | None:
-        """Wait until the lease ends: the reason when it was lost, None when it was released."""
+        """Wait until the lease ends: the reason when it was lost, None when it was released.
+
+        A release that is under way is waited for, since it may find that the lock was lost.
+        """
         return await self._native.lost()
 
     def __repr__(self) -> str:
@@ -170,23 +205,56 @@ class LockContext:
         if lease is None:
             return
         cancelled_here = guard is not None and guard.stop()
-        loss = lease.loss
+        called = guard is not None and guard.has_acted
         try:
             await lease.release()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancellation:
             # Carried through natively; our own cancellation, arriving late, is no reason to cancel what is
             # around us.
             if not cancelled_here or error is not None:
+                _act_on_loss(lease, self._on_lost, error or cancellation, called=called)
                 raise
         except Exception as failure:
             logger.warning("Failed to release lock %s, it goes on in the background: %s", lease.key, failure)
-        if loss is None:
-            return
-        if cancelled_here and (kind is None or kind is asyncio.CancelledError):
-            raise LockLostError(f"the lock {lease.key} was lost: {loss}") from error
-        if self._on_lost == "raise" and error is None:
-            raise LockLostError(f"the lock {lease.key} was lost: {loss}")
-        logger.warning("Lock %s was lost before it was released: %s", lease.key, loss)
+        ours = cancelled_here and kind is asyncio.CancelledError
+        _act_on_loss(lease, self._on_lost, error, called=called, replaces_error=ours)
+
+
+def _act_on_loss(
+    lease: Lease,
+    on_lost: OnLost,
+    error: BaseException | None,
+    *,
+    called: bool = False,
+    replaces_error: bool = False,
+) -> None:
+    """Do at a block's end what `on_lost` says, if the lease was lost.
+
+    Args:
+        lease: the block's, released by now.
+        on_lost: the block's.
+        error: what the body raised. It comes out, whatever `on_lost` says, unless `replaces_error`.
+        called: whether a callable has been called already.
+        replaces_error: whether the error is the cancellation by which the body learned of the loss.
+
+    Raises:
+        LockLostError: `on_lost` is "raise" or "cancel", and the body raised nothing of its own.
+    """
+    loss = lease.loss
+    if loss is None:
+        return
+    if on_lost in ("raise", "cancel") and (error is None or replaces_error):
+        raise LockLostError(f"the lock {lease.key} was lost: {loss}") from error
+    logger.warning("Lock %s was lost before it was released: %s", lease.key, loss)
+    if not isinstance(on_lost, str) and not called:
+        _call(on_lost, lease)
+
+
+def _call(on_lost: Callable[[Lease], object], lease: Lease) -> None:
+    try:
+        on_lost(lease)
+    except Exception:
+        logger.exception("on_lost failed for %s", lease.key)
 
 
 class _Guard:
@@ -197,20 +265,18 @@ class _Guard:
         self._on_lost = on_lost
         self._body = asyncio.current_task()
         self._cancelled = False
+        self.has_acted = False
         self._watch = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         if await self._lease.lost() is None:
             return
-        if self._on_lost == "cancel":
-            if self._body is not None:
-                self._cancelled = True
-                self._body.cancel()
-            return
-        try:
-            self._on_lost(self._lease)
-        except Exception:
-            logger.exception("on_lost failed for %s", self._lease.key)
+        self.has_acted = True
+        if self._on_lost != "cancel":
+            _call(self._on_lost, self._lease)
+        elif self._body is not None:
+            self._cancelled = True
+            self._body.cancel()
 
     def stop(self) -> bool:
         """Stop waiting; whether the body was cancelled from here, and by nobody else."""
@@ -226,8 +292,6 @@ class SyncLockContext:
     """`with` over a lock, for threads. Kept natively meanwhile, as the asynchronous one is."""
 
     def __init__(self, acquire: Callable[[], _native.Lease], on_lost: OnLost, timeout_message: str) -> None:
-        if on_lost == "cancel":
-            on_lost = "raise"  # a thread can't be cancelled; it learns of the loss when it leaves the block
         self._acquire = acquire
         self._on_lost = on_lost
         self._timeout_message = timeout_message
@@ -255,18 +319,11 @@ class SyncLockContext:
         lease, self._lease = self._lease, None
         if lease is None:
             return
-        loss = lease.loss
         try:
             lease.release_sync()
         except Exception as failure:
             logger.warning("Failed to release lock %s, it goes on in the background: %s", lease.key, failure)
-        if loss is None:
-            return
-        if self._on_lost == "raise" and error is None:
-            raise LockLostError(f"the lock {lease.key} was lost: {loss}")
-        logger.warning("Lock %s was lost before it was released: %s", lease.key, loss)
-        if callable(self._on_lost):
-            self._on_lost(lease)
+        _act_on_loss(lease, self._on_lost, error)
 
 
 class SyncLease(Lease):
