@@ -12,6 +12,7 @@ import pytest
 
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.exceptions import LockLostError, LockTimeoutError
+from arbitrageai_native.leases import Lease
 
 from .lock_cancellation import cancel_at_random
 from .lock_fixtures import MakeManager
@@ -151,6 +152,7 @@ async def test_renewal_moves_the_expiry(make_manager: MakeManager) -> None:
     assert lease.remaining > 90
     await lease.renew(1)
     assert lease.remaining <= 1
+    assert await lease.release()
 
 
 async def test_tokens_grow_over_holders_and_clean_ups(make_manager: MakeManager) -> None:
@@ -168,7 +170,8 @@ async def test_tokens_grow_over_holders_and_clean_ups(make_manager: MakeManager)
 
 async def test_a_dropped_lease_releases(manager: BidLockManager) -> None:
     lease = await manager.acquire_lease("m", "p")
-    del lease
+    with pytest.warns(ResourceWarning):
+        del lease
     assert await manager.acquire_lock("m", "p", timeout=5)
 
 
@@ -189,6 +192,8 @@ async def test_many_locks_all_or_none(manager: BidLockManager) -> None:
     assert await manager.acquire_lock("m", "b", timeout=5)
     with pytest.raises(ValueError, match="twice"):
         await manager.lock_many([("m", "a"), ("m", "a")])
+    for lease in leases[1:]:
+        assert await lease.release()
 
 
 async def test_opposite_orders_do_not_deadlock(manager: BidLockManager) -> None:
@@ -319,10 +324,13 @@ async def cancel_when_delivered(
 async def test_a_result_that_is_never_received_is_released(manager: BidLockManager, method: str) -> None:
     cancelled = 0
     while cancelled < 20:
-        if await cancel_when_delivered(asyncio.create_task(getattr(manager, method)("m", "p"))):
+        acquiring = asyncio.create_task(getattr(manager, method)("m", "p"))
+        if await cancel_when_delivered(acquiring):
             cancelled += 1
         else:
             await manager.cleanup_all()
+            if isinstance(received := acquiring.result(), Lease):
+                await received.release()
     await until_empty(manager)
 
 
