@@ -47,7 +47,7 @@ struct Shared {
     /// One renewal at a time: what is believed must be what was written last. The shortest time of those that may yet be carried out, as
     /// nobody knows what became of them.
     renewing: tokio::sync::Mutex<Duration>,
-    /// Held while the release is under way: only its answer tells whether the lock had been lost.
+    /// Held while the release is under way: its answer decides whether the lock had been lost.
     releasing: Arc<tokio::sync::Mutex<()>>,
     ledger: Arc<Ledger>,
 }
@@ -150,8 +150,8 @@ impl Lease {
     }
 
     /// Deletes the row; whether the lock was still ours. Begun by this call, and carried through even if the future is
-    /// dropped. When the database does not answer ([`LockError::Backend`]), the row is deleted in the background, and so it is if the lock
-    /// is known to be lost: then nobody waits for the database.
+    /// dropped. When the database does not answer ([`LockError::Backend`]), the row is deleted in the
+    /// background. If the lock is known to be lost, that is done at once: nobody waits for the database.
     pub fn release(&self) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         let grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner).take();
         let releasing = grant.and_then(|grant| {

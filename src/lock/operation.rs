@@ -189,10 +189,12 @@ pub struct LockRow {
 }
 
 impl LockRow {
-    /// The farthest expiry, in seconds, whose difference to now still tells the time exactly; endless ones and NaN do not tell it.
+    /// The farthest expiry, in seconds, from which the time can be computed exactly. Floats that are
+    /// greater have no room for the fraction.
     const TELLS_THE_TIME: f64 = 1e8;
 
-    /// When it was read, in Unix seconds by the clock that decides, if its expiry tells that.
+    /// When it was read, in Unix seconds by the clock that decides; None if its expiry is too far
+    /// away, infinite or NaN.
     #[must_use]
     pub fn read_at(&self) -> Option<f64> {
         (self.expires_in.abs() <= Self::TELLS_THE_TIME).then_some(self.expires_at - self.expires_in)

@@ -309,7 +309,9 @@ class BidLockManager:
         *,
         auto_renew: bool | None = None,
     ) -> Lease:
-        """Acquire a lock as a lease, which is kept until it is released or dropped.
+        """Acquire a lock as a lease: keep it (`lease = await ...`), and release it.
+
+        A lease that is dropped while it is held is released in the background, with a `ResourceWarning`.
 
         Raises:
             LockTimeoutError: it was still held `timeout` seconds later.
@@ -326,6 +328,15 @@ class BidLockManager:
         auto_renew: bool | None = None,
     ) -> Lease | None:
         """Acquire a lock as a lease if it is free now; None if it is held.
+
+        Keep the lease: `if await locks.try_lock(...):` drops it at once, which releases the lock.
+
+            lease = await locks.try_lock("jobs", "nightly")
+            if lease is not None:
+                try:
+                    ...
+                finally:
+                    await lease.release()
 
         Raises:
             LockBackendError: the database could not be asked.
@@ -346,7 +357,7 @@ class BidLockManager:
         """Acquire several locks, (marketplace, posting) each: all of them, or none.
 
         They are taken in the order of their keys, so that two callers can't wait for each other; the leases
-        come in the order asked for.
+        come in the order asked for. Keep them, as that of `acquire_lease`.
 
         Raises:
             LockTimeoutError: one of them was still held `timeout` seconds after the call.
@@ -368,7 +379,11 @@ class BidLockManager:
         auto_renew: bool | None = None,
         on_lost: OnLost | None = None,
     ) -> SyncLockContext:
-        """As `with_lock`, for threads: a plain `with`, which waits in the calling thread."""
+        """As `with_lock`, for threads: a plain `with`, which waits in the calling thread.
+
+        A thread can't be cancelled or interrupted: what `on_lost` says is done when the block is left, and
+        "cancel" is as "raise".
+        """
         on_lost = self.on_lost if on_lost is None else on_lost
         check_on_lost(on_lost)
 

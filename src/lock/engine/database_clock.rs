@@ -31,6 +31,9 @@ impl Reading {
 impl DatabaseClock {
     /// An answer to a question that was asked at `asked` tells that the clock showed `shown` meanwhile.
     pub(super) fn heard(&self, shown: f64, asked: BootTime) {
+        if !shown.is_finite() {
+            return; // it would stay for good: nothing is nearer to it
+        }
         let now = BootTime::now();
         let error = asked.until(now).as_secs_f64() / 2.0;
         let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);

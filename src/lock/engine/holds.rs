@@ -41,7 +41,7 @@ pub(crate) enum Status {
     Held = 0,
     /// Released by its holder, or about to be.
     Released = 1,
-    /// Renewed too late, or found to be another's, perhaps only when it was to be released.
+    /// Renewed too late, or found to be another's: by a renewal or by the release.
     Lost = 2,
 }
 
@@ -142,13 +142,13 @@ impl Hold {
     }
 
     /// Ends it, and hands the lock over or deletes the row; whether that was still there. Begun by this call, and carried through even if
-    /// the future is dropped. When the row had certainly gone before, the hold has been lost.
+    /// the future is dropped. If the row had certainly gone before, the hold becomes lost.
     pub(crate) fn release(
         self: Arc<Self>,
         engine: &Arc<Engine>,
     ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         let may_be_handed_over = self.is_held();
-        // Who has released it already has deleted the row.
+        // A second release finds no row, because the first has deleted it: that is no loss.
         let is_first = self.end(Status::Released);
         let releasing = engine.release_hold(Arc::clone(&self), may_be_handed_over);
         async move {

@@ -36,7 +36,8 @@ use queue::{Answer, Place, Queues};
 pub use queue::{Holding, Waiting};
 use retry::Backoff;
 
-/// How long a request may take that was sent when its caller's time was nearly up: the caller gets its answer within a second.
+/// How long a request may take that was sent when its caller's time was nearly up: no caller
+/// waits longer than a second beyond its time.
 const GRACE: Duration = Duration::from_millis(900);
 /// How long a release is tried for before its caller is told; it goes on in the background.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(5);

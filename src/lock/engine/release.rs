@@ -31,7 +31,7 @@ pub(super) enum Released {
     Deleted,
     /// The row was not there any more: the lock had been lost.
     Gone,
-    /// The row was not there any more, perhaps because an earlier try has deleted it whose answer was lost.
+    /// The row was not there any more. An earlier try, whose answer was lost, may have deleted it.
     GoneOrDeleted,
 }
 
@@ -44,7 +44,7 @@ impl Released {
         }
     }
 
-    /// As found by one who does not know whether this was the first try.
+    /// The same, if others may have deleted the row on our behalf.
     fn in_doubt(self) -> Self {
         match self {
             Self::Gone => Self::GoneOrDeleted,
@@ -163,7 +163,7 @@ impl Engine {
             let begun = engine.begin_release(hold, may_be_handed_over);
             let mut released = engine.outcome(begun).await;
             if arrived == Arrived::Perhaps {
-                // The row may have its former id, and is deleted by others, too.
+                // The row may still have its former id; and `pass_on` deletes it, too.
                 released = released.map(Released::in_doubt);
             }
             let _ = told.send(released);

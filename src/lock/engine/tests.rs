@@ -170,7 +170,7 @@ async fn assert_lost(lease: &Lease, ledger: &Ledger, is_lost: bool) {
     assert!(!lease.is_held());
 }
 
-/// One who waits, in a task of its own, and when it has its answer: (whether it got the lock, after how long).
+/// One who waits, in a task of its own: whether it got the lock, and after how long.
 fn waiting(acquiring: Acquiring) -> tokio::task::JoinHandle<(bool, Duration)> {
     let started = Instant::now();
     tokio::spawn(async move {
@@ -614,7 +614,8 @@ async fn a_lease_that_is_shortened_is_asked_for_at_once_by_who_counts_on_its_end
 async fn all_wait_for_the_whole_of_their_time_while_a_lock_is_kept_beyond_its_first_end() {
     for (is_told_of_losses, other_manager) in [(false, 0), (true, 0), (false, 1), (true, 1)] {
         let (engine, asked) = engine();
-        // The clock that a hold is measured on stands still in this test: the hold never ends, as if it were renewed.
+        // A hold is measured on the machine's clock, which is not paused: the hold goes on, as if it
+        // were renewed.
         let holder = acquire_for(&engine, MINUTE / 6, true);
         asked.acquire().won(won());
         let grant = holder.await.unwrap();
@@ -813,7 +814,8 @@ async fn nobody_waits_for_the_database_to_release_what_is_lost() {
     assert_lost(&lease, &ledger, true).await;
 }
 
-/// A lease that is released while another waits; `is_told_of_losses` decides whether it is handed over in memory.
+/// A lease that is released while another waits; it is handed over in memory if the other will
+/// have a lease, too.
 async fn released_to_a_waiter(
     is_told_of_losses: bool,
 ) -> (

@@ -109,8 +109,10 @@ impl Place {
         answer
     }
 
-    /// When to send the request if nobody has by then: for the first, at the end of the lock that this process itself has on the key, or now
-    /// if there is none. Those behind it have only their time limit to look out for, and so has who waits for a release: it sends the request.
+    /// When this waiter has to send the request if nobody else has sent it by then. The first does
+    /// so at the end of the lock that this process itself has on the key, or now if there is none.
+    /// The others only wait, until their deadline at most. So does the first while the lock is being
+    /// released, since the end of the release sends the request.
     pub(in crate::lock::engine) fn ask_at(&self, deadline: Instant) -> Instant {
         if !self.is_first() {
             return deadline;
