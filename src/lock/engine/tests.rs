@@ -640,7 +640,9 @@ async fn all_wait_for_the_whole_of_their_time_while_a_lock_is_kept_beyond_its_fi
 #[tokio::test(start_paused = true)]
 async fn who_waits_behind_the_first_waits_on_when_the_first_gets_a_lock_that_was_never_released() {
     let (engine, asked) = engine();
-    let forgotten = held(&engine, &asked).await;
+    let holder = acquire_for(&engine, MINUTE / 6, false);
+    asked.acquire().won(won());
+    let forgotten = holder.await.unwrap();
     let hold = Arc::clone(&forgotten.hold);
     forgotten.keep();
     let mut waiters: Vec<_> = (0..4)
@@ -709,9 +711,11 @@ async fn who_becomes_the_first_when_the_lock_has_just_ended_asks_for_it_at_once(
 async fn who_gets_no_answer_waits_no_longer_than_a_second_beyond_its_time() {
     let (engine, asked) = engine();
     let started = Instant::now();
-    let waiter = acquire(&engine);
+    let waiter = tokio::spawn(acquire(&engine));
+    asked.acquire().held(theirs());
+    tokio::time::sleep(MINUTE + Duration::from_millis(5)).await;
     let unanswered = asked.acquire();
-    assert!(matches!(waiter.await, Err(LockError::Backend { .. })));
+    assert!(matches!(waiter.await.unwrap(), Err(LockError::Backend { .. })));
     assert!(started.elapsed() >= MINUTE && started.elapsed() < MINUTE + Duration::from_secs(1));
     drop(unanswered);
 }
