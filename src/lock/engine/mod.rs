@@ -186,10 +186,8 @@ impl Engine {
                         return Ok(Grant::new(self, claim, won, hold));
                     }
                     Ok((claim, Ok(Attempt::Held(by)))) => {
-                        if let Some(row) = &by {
-                            if let Some(time) = row.read_at() {
-                                self.clock.heard(time, claim.sent_at);
-                            }
+                        if let Some(time) = by.as_ref().and_then(LockRow::read_at) {
+                            self.clock.heard(time, claim.sent_at);
                         }
                         note_conflict(&mut conflict_noted);
                         place.note_failure(None);
