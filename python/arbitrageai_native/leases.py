@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from ._printable import in_one_line, printable
 from .exceptions import LockLostError, LockTimeoutError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Lease", "LockContext", "OnLost", "SyncLease", "SyncLockContext"]
 
 logger = logging.getLogger(__name__)
+logger.addFilter(in_one_line)
 
 OnLost = Literal["log", "raise", "cancel"] | Callable[["Lease"], object]
 """What a block does when its lease is lost.
@@ -123,7 +125,7 @@ class Lease:
     def __repr__(self) -> str:
         """Tell the key, the holder and how long it lasts."""
         state = f"{self.remaining:.1f}s left" if self.is_held else (self.loss or "released")
-        return f"<Lease {self.key} held by {self.holder_id!r}, {state}>"
+        return f"<Lease {printable(self.key)} held by {self.holder_id!r}, {state}>"
 
 
 class LeaseSource(Protocol):
@@ -183,9 +185,9 @@ class LockContext:
         if loss is None:
             return
         if cancelled_here and (kind is None or kind is asyncio.CancelledError):
-            raise LockLostError(f"the lock {lease.key} was lost: {loss}") from error
+            raise LockLostError(f"the lock {printable(lease.key)} was lost: {printable(loss)}") from error
         if self._on_lost == "raise" and error is None:
-            raise LockLostError(f"the lock {lease.key} was lost: {loss}")
+            raise LockLostError(f"the lock {printable(lease.key)} was lost: {printable(loss)}")
         logger.warning("Lock %s was lost before it was released: %s", lease.key, loss)
 
 
@@ -263,7 +265,7 @@ class SyncLockContext:
         if loss is None:
             return
         if self._on_lost == "raise" and error is None:
-            raise LockLostError(f"the lock {lease.key} was lost: {loss}")
+            raise LockLostError(f"the lock {printable(lease.key)} was lost: {printable(loss)}")
         logger.warning("Lock %s was lost before it was released: %s", lease.key, loss)
         if callable(self._on_lost):
             self._on_lost(lease)

@@ -18,6 +18,7 @@ class Blocker:
     """A call that blocks by itself. `is_followed`: it is worth telling those who call the function, too."""
 
     line: int
+    column: int
     call: str
     instead: str
     is_followed: bool = True
@@ -66,6 +67,11 @@ class Module:
         """Whether a line says `# noqa`."""
         return "# noqa" in self.lines[line - 1] if 0 < line <= len(self.lines) else False
 
+    def column(self, call: ast.Call) -> int:
+        """The column of a call, in characters from 1."""
+        before = self.lines[call.lineno - 1].encode()[: call.col_offset]
+        return len(before.decode(errors="replace")) + 1
+
     @cached_property
     def lines(self) -> list[str]:
         """The text, line by line."""
@@ -85,7 +91,7 @@ def read_functions(source: Source) -> Module:
         for call in function.calls:
             found = blocking_method(call, types_here)
             if found is not None and not module.is_silenced(call.lineno):
-                function.blockers.append(Blocker(call.lineno, *found))
+                function.blockers.append(Blocker(call.lineno, module.column(call), *found))
     return module
 
 

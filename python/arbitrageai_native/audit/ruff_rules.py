@@ -69,7 +69,9 @@ def _add(module: Module, found: dict[str, Any]) -> None:
     calls = [call for call in function.calls if (call.lineno, call.col_offset) == start]
     exact = [call for call in calls if end in (_end(call), _end(call.func))]
     text = ast.unparse((exact or calls)[0].func) if calls else message
-    function.blockers.append(Blocker(line, text, INSTEAD.get(code, message), code not in NOT_FOLLOWED))
+    function.blockers.append(
+        Blocker(line, start[1] + 1, text, INSTEAD.get(code, message), code not in NOT_FOLLOWED)
+    )
 
 
 def _place(function: Function, location: dict[str, int]) -> tuple[int, int]:

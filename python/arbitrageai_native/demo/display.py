@@ -1,7 +1,7 @@
 """How a run is shown: live on a terminal, as plain lines elsewhere, or not at all.
 
-What comes from a postings file or a server is shown without its control characters, which could take over a
-terminal.
+What comes from a postings file or a server is shown with its control characters written out: they could take
+over a terminal.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from arbitrageai_native._printable import printable
 from arbitrageai_native.demo.messages import CallEnded
 from arbitrageai_native.demo.progress import Outcome, Progress, ScannerProgress
 
@@ -327,8 +328,3 @@ def title_of(title: str) -> str:
 def shortened(text: str, longest: int) -> str:
     """Cut a text that is too long, visibly."""
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
-
-
-def printable(text: str) -> str:
-    """Replace what a terminal might obey."""
-    return "".join(character if character.isprintable() else " " for character in text)
