@@ -23,13 +23,12 @@ def findings(modules: Sequence[Module]) -> list[Finding]:
                 place = (path, blocker.line, function.name, blocker.call, blocker.instead)
                 found.add(Finding(*place, column=blocker.column))
             for made, helper in graph.calls_of(function):
-                line = made.lineno
+                line, column = module.start(made)
                 chain = graph.chain(helper)
                 if chain and not module.is_silenced(line):
                     names, blocker, where = chain
                     call = " -> ".join([*names, f"{blocker.call} ({where}:{blocker.line})"])
                     instead = f"asyncio.to_thread for the helper, or in it: {blocker.instead}"
-                    column = module.column(made)
                     found.add(Finding(path, line, function.name, call, instead, column))
     return sorted(found)
 

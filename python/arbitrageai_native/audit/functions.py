@@ -67,10 +67,18 @@ class Module:
         """Whether a line says `# noqa`."""
         return "# noqa" in self.lines[line - 1] if 0 < line <= len(self.lines) else False
 
-    def column(self, call: ast.Call) -> int:
-        """The column of a call, in characters from 1."""
-        before = self.lines[call.lineno - 1].encode()[: call.col_offset]
-        return len(before.decode(errors="replace")) + 1
+    def start(self, node: ast.expr) -> tuple[int, int]:
+        """The line and the column at which it begins, both from 1."""
+        return node.lineno, self._column(node.lineno, node.col_offset)
+
+    def end(self, node: ast.expr) -> tuple[int, int]:
+        """Likewise, behind its last character."""
+        line = node.end_lineno or node.lineno
+        return line, self._column(line, node.end_col_offset or 0)
+
+    def _column(self, line: int, offset: int) -> int:
+        # The parser counts bytes; people, editors and ruff count characters.
+        return len(self.lines[line - 1].encode()[:offset].decode(errors="replace")) + 1
 
     @cached_property
     def lines(self) -> list[str]:
@@ -91,7 +99,7 @@ def read_functions(source: Source) -> Module:
         for call in function.calls:
             found = blocking_method(call, types_here)
             if found is not None and not module.is_silenced(call.lineno):
-                function.blockers.append(Blocker(call.lineno, module.column(call), *found))
+                function.blockers.append(Blocker(*module.start(call), *found))
     return module
 
 
