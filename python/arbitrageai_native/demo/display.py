@@ -203,7 +203,7 @@ class LiveDisplay:
 def scanner_table(progress: Progress) -> Table:
     """Draw a row for each scanner."""
     table = Table(box=ROUNDED, expand=True)
-    table.add_column("scanner")
+    table.add_column("scanner", no_wrap=True)
     for title in ("bids placed", "conflicts", "calls in flight", "loop lag now", "worst"):
         table.add_column(title, justify="right")
     for scanner in progress.scanners:
@@ -227,17 +227,18 @@ def scanner_table(progress: Progress) -> Table:
 def recent_table(progress: Progress) -> Table:
     """Draw the latest bids."""
     table = Table(box=None, show_header=False, padding=(0, 1))
-    table.add_column(style="dim")
-    table.add_column(justify="right", style="green")
+    # Where it is narrow the title gives way: a column that may wrap is the first that rich makes narrower.
     table.add_column(style="dim", no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column(justify="right", style="green", no_wrap=True)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
     for scanner, call in progress.recent:
         posting = progress.postings[call.posting]
         table.add_row(
             scanner.name,
             price_text(call),
             Text(shortened(printable(posting.key), 24)),
-            Text(title_of(posting.title)),
+            Text(title_of(posting.title), no_wrap=True, overflow="ellipsis"),
         )
     return table
 
