@@ -100,6 +100,7 @@ pub(in crate::lock) fn look(path: &Path) -> Result<Vec<LockRow>, StoreError> {
     };
     let failed = |error: rusqlite::Error| store_error(&location, &error);
     let connection = open(path).map_err(failed)?;
+    connection.busy_timeout(WRITER_PATIENCE).map_err(failed)?;
     match schema::look(&connection).map_err(failed)? {
         Tables::AnotherShape(difference) => {
             let message = format!("SQLite database {}: {difference}", path.display());
@@ -151,9 +152,7 @@ fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
 fn open(path: &Path) -> rusqlite::Result<Connection> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let connection = Connection::open_with_flags(address(path), flags)?;
-    connection.busy_timeout(WRITER_PATIENCE)?;
-    Ok(connection)
+    Connection::open_with_flags(address(path), flags)
 }
 
 /// The file as a URI. If its journal is a write-ahead log and there is none, nobody has it open: it is read as it is, which
