@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// The text with everything written out that a terminal obeys or that ends a line of a log: `\n`, `\x1b`, `\u202e`.
+/// The text with everything written out that a terminal obeys or that ends a line of a log: `\n`,
+/// `\x1b`, `\u202e`.
 ///
-/// These are the control characters (C0, DEL and C1), the separators of lines and paragraphs, and what changes the direction
-/// of writing. Letters of every language stay as they are.
+/// These are the control characters (C0, DEL and C1), the separators of lines and paragraphs, and
+/// what changes the direction of writing. Letters of every language stay as they are.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_obeyed) {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::printable::printable;
 
-/// An error of a lock operation, as its caller sees it. Its text is one line, whatever is in the names of locks and in the
-/// answers of servers: it goes to logs and terminals.
+/// An error of a lock operation, as its caller sees it. Its text is one line, whatever is in the
+/// names of locks and in the answers of servers: it goes to logs and terminals.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LockError {
     /// An argument that no store could take; `argument` names it.

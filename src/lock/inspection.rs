@@ -59,11 +59,13 @@ pub async fn inspect(database: &Database) -> Result<Inspection, LockError> {
     found.map_err(LockError::backend)
 }
 
-/// Every row, or that of one key, without making or changing anything: a database without the locks' table has none.
-/// `manager` is asked where reading changes nothing anyway, or where nobody else can be: Redis, and memory.
+/// Every row, or that of one key, without making or changing anything: a database without the
+/// locks' table has none. `manager` is asked where reading changes nothing anyway, or where nobody
+/// else can be: Redis, and memory.
 ///
 /// # Errors
-/// [`LockError::Backend`]: there is no such file, it can't be read, the server can't be reached or refused.
+/// [`LockError::Backend`]: there is no such file, it can't be read, the server can't be reached or
+/// refused.
 pub async fn look(
     database: &Database,
     manager: &Manager,

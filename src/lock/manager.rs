@@ -228,8 +228,8 @@ impl Manager {
         self.engine().clear().await
     }
 
-    /// Deletes the rows that have expired, by the database's clock; how many there were. Rows of other keys than
-    /// [`LockName`]s are not this package's: they stay.
+    /// Deletes the rows that have expired, by the database's clock; how many there were. Rows of
+    /// other keys than [`LockName`]s are not this package's: they stay.
     ///
     /// # Errors
     /// [`LockError::Backend`].

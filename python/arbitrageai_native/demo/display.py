@@ -227,7 +227,8 @@ def scanner_table(progress: Progress) -> Table:
 def recent_table(progress: Progress) -> Table:
     """Draw the latest bids."""
     table = Table(box=None, show_header=False, padding=(0, 1))
-    # Where it is narrow the title gives way: a column that may wrap is the first that rich makes narrower.
+    # Where it is narrow the title gives way: a column that may wrap is the first that rich makes
+    # narrower.
     table.add_column(style="dim", no_wrap=True)
     table.add_column(justify="right", style="green", no_wrap=True)
     table.add_column(style="dim", no_wrap=True)

@@ -129,7 +129,8 @@ fn rows(connection: &Connection) -> rusqlite::Result<Vec<LockRow>> {
         .collect()
 }
 
-/// A time. SQLite's columns take anything: what is no number is none here either, and does not spoil the list.
+/// A time. SQLite's columns take anything: what is no number is none here either, and does not
+/// spoil the list.
 fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<f64> {
     #[allow(clippy::cast_precision_loss, reason = "seconds fit")]
     Ok(match row.get_ref(column)? {
@@ -155,8 +156,8 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(address(path), flags)
 }
 
-/// The file as a URI. If its journal is a write-ahead log and there is none, nobody has it open: it is read as it is, which
-/// spares SQLite a log of ours.
+/// The file as a URI. If its journal is a write-ahead log and there is none, nobody has it open: it
+/// is read as it is, which spares SQLite a log of ours.
 fn address(path: &Path) -> String {
     let mut address = "file:".to_owned();
     for byte in path.as_os_str().as_encoded_bytes() {
@@ -175,7 +176,8 @@ fn address(path: &Path) -> String {
     address
 }
 
-/// Whether readers need a log. The file's header tells: <https://www.sqlite.org/fileformat2.html#file_format_version_numbers>
+/// Whether readers need a log. The file's header tells:
+/// <https://www.sqlite.org/fileformat2.html#file_format_version_numbers>
 fn is_in_wal_mode(path: &Path) -> bool {
     let mut header = [0; 20];
     std::fs::File::open(path)

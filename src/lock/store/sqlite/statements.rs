@@ -262,7 +262,8 @@ pub(super) fn clear(connection: &Connection) -> rusqlite::Result<u64> {
         .map(|deleted| deleted as u64)
 }
 
-/// Deletes what has expired. Text and blobs, which SQLite takes for times, are greater than any number: they stay.
+/// Deletes what has expired. Text and blobs, which SQLite takes for times, are greater than any
+/// number: they stay.
 pub(super) fn sweep(connection: &Connection, now: f64) -> rusqlite::Result<u64> {
     connection
         .prepare_cached(
