@@ -6,6 +6,7 @@
 pub mod llm;
 pub mod lock;
 pub mod monitor;
+pub mod printable;
 pub mod versions;
 
 #[cfg(feature = "python")]
@@ -47,6 +48,8 @@ mod _native {
     use crate::python::options::CallOptions;
     #[pymodule_export]
     use crate::python::stream::ChatStream;
+    #[pymodule_export]
+    use crate::python::text::printable;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

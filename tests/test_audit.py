@@ -1,6 +1,7 @@
 """`python -m arbitrageai_native audit` finds what blocks a coroutine, and nothing else."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -9,6 +10,8 @@ import pytest
 
 from arbitrageai_native._command_line import main
 from arbitrageai_native.audit import Finding, audit
+
+from .terminal import on_a_terminal
 
 HIDDEN = """
 import asyncio
@@ -192,6 +195,43 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert result["locations"][0]["physicalLocation"]["region"] == {"startLine": 15}
     (tmp_path / "app.py").write_text(CLEAN)
     assert main(["audit", "--fail-on-findings", str(tmp_path)]) == 0
+
+
+def test_a_finding_is_a_whole_line_that_leads_to_its_place(tmp_path: Path) -> None:
+    long_name = "a_module_with_a_rather_long_name_in_a_folder_with_another_long_name"
+    text = "import time\nasync def handler():\n    x = 'größe 日本'; time.sleep(1)\n    helper()\n"
+    found_in(tmp_path, **{f"{long_name}__{long_name}": f"{text}def helper(): time.sleep(1)\n"})
+    path = tmp_path / long_name / f"{long_name}.py"
+    expected = [
+        f"{path}:3:21: handler blocks in time.sleep: await asyncio.sleep(…)",
+        f"{path}:4:5: handler blocks in helper -> time.sleep ({path}:5): "
+        "asyncio.to_thread for the helper, or in it: await asyncio.sleep(…)",
+        "1 of 1 coroutines in 1 files block",
+    ]
+    command = [sys.executable, "-m", "arbitrageai_native", "audit", str(tmp_path)]
+    piped = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=True).stdout
+    assert piped.splitlines() == expected
+    status, on_terminal = on_a_terminal(command, columns=60)
+    assert status == 0
+    assert on_terminal == piped
+
+
+def test_names_of_files_reach_no_terminal_as_they_are(tmp_path: Path) -> None:
+    for name in ("a\x1b[2J\n\u202e.py", "b\udcff.py"):
+        (tmp_path / name).write_text(HIDDEN)
+    (tmp_path / "c\x1b.py").write_text("def f(:\n")
+    command = [sys.executable, "-m", "arbitrageai_native", "audit"]
+    ended = subprocess.run(
+        [*command, tmp_path], capture_output=True, encoding="utf-8", timeout=60, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    first, second, _ = ended.stdout.splitlines()
+    assert r"/a\x1b[2J\n\u202e.py:15:5: handler" in first
+    assert r"/b\udcff.py:15:5: handler" in second
+    assert r"/c\x1b.py: syntax error" in ended.stderr
+    ended = subprocess.run([*command, "no\x1b[2J"], capture_output=True, encoding="utf-8", check=False)
+    assert ended.returncode == 2
+    assert r"no\x1b[2J does not exist" in ended.stderr
 
 
 def test_a_path_that_does_not_exist_and_a_missing_ruff(

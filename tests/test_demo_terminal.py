@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -27,6 +28,7 @@ from tests.demo import (
     wait_for_exit,
     write_postings,
 )
+from tests.terminal import on_a_terminal
 
 
 class Terminal:
@@ -115,6 +117,20 @@ def test_the_live_display(tmp_path: Path, marker: dict[str, str]) -> None:
     for title in ("bids placed", "conflicts", "calls in flight", "loop lag now", "12/12"):
         assert title in text
     assert text.rstrip().endswith("Every posting was bid on exactly once.")
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_scanners_and_prices_are_whole_on_a_narrow_terminal(tmp_path: Path, columns: int) -> None:
+    titled = [
+        {**posting, "title": "A title that is as long as there is room for one"} for posting in POSTINGS
+    ]
+    command = [*COMMAND, "--postings", str(write_postings(tmp_path, titled)), *QUICK]
+    status, output = on_a_terminal(command, columns=columns)
+    assert status == 0
+    frame = last_frame(output.encode())
+    assert frame.count("scanner-1") > 1
+    assert re.search(r"scanner-\d +\$[\d,]+ +market-\d:\d+ +A title.*…", frame)
+    assert "scanner…" not in frame
 
 
 def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path, marker: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import socket
 import sqlite3
@@ -29,6 +30,7 @@ from .servers.faulty_http import FaultyServer, answer
 from .servers.postgres import PostgresServer, free_port
 from .servers.redis import RedisServer
 from .servers.system import from_package
+from .terminal import on_a_terminal
 
 SECRET = "hush-hush-42"
 HOUR = 3600
@@ -112,6 +114,27 @@ def test_a_healthy_set_up_has_no_fault(healthy: Setup, model: ModelServer) -> No
     assert found[".env"]["detail"].endswith(".env")
     assert "tokio" in found["versions"]["detail"]
     assert {request.path for request in model.requests[before:]} == {"/v1/models"}
+
+
+def test_a_path_is_whole_on_a_terminal_of_any_width_and_nothing_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.delenv("BASE_URL", raising=False)
+    folder = tmp_path / ("a-rather-long-name-" * 4) / "\x1b[2Jhostile\n"
+    folder.mkdir(parents=True)
+    (folder / ".env").write_text(f"DATABASE_URL=sqlite:///{folder.parent}/locks.db\nBASE_URL=nonsense\n")
+    command = [sys.executable, "-m", "arbitrageai_native", "doctor"]
+    piped = subprocess.run(
+        command, cwd=folder, capture_output=True, encoding="utf-8", timeout=60, check=False
+    )
+    status, on_terminal = on_a_terminal(command, columns=60, folder=str(folder))
+    assert piped.returncode == status == 1
+    for output in (piped.stdout, re.sub(r"\x1b\[[0-9;]*m", "", on_terminal)):
+        assert f"SQLite database {folder.parent}/locks.db" in output
+        assert rf"{folder.parent}/\x1b[2Jhostile\n/.env" in output
+        assert "\x1b" not in output
+        assert not any(character in output for character in "│┃─━…")
 
 
 def test_the_table_for_people_says_the_same(healthy: Setup) -> None:

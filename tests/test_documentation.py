@@ -7,15 +7,17 @@ what they print is compared with what is shown.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.documentation.blocks import PAGES, ROOT, Block, blocks, commands, name_of
+from tests.documentation.blocks import PAGES, ROOT, Block, Command, blocks, commands, name_of
 from tests.documentation.page_run import PageRun
-from tests.documentation.shell import shows
+from tests.documentation.shell import Shell, shows
 
 #: What does not run here, by its beginning, and why.
 NOT_RUN = {
@@ -75,6 +77,40 @@ def test_the_files_of_a_page_are_used_by_its_commands(page: Path) -> None:
         file = Path(block.title)
         reader = READ_BY.get(block.title, "pytest" if file.name.startswith("test_") else file.stem)
         assert words & {reader, file.name, *file.parent.parts}, f"{block}: {block.title}"
+
+
+def typed(text: str) -> list[Command]:
+    """The commands of a console block."""
+    return list(commands(Block(ROOT / "README.md", 1, "console", "", text)))
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(tmp_path, dict(os.environ))
+    yield shell
+    shell.close()
+
+
+def test_what_runs_in_the_background_prints_into_no_other_command(shell: Shell) -> None:
+    for command in typed(
+        "$ (echo ready; until [ -e go ]; do sleep 0.01; done; echo late >&2; > said) &\nready\n"
+    ):
+        shell.run(command)
+    for command in typed("$ > go; until [ -e said ]; do sleep 0.01; done; echo mine\nmine\n"):
+        shell.run(command)
+
+
+@pytest.mark.parametrize("redirected", ["", " > server.log 2>&1"])
+@pytest.mark.parametrize("shown", ["", "ready"])
+def test_a_server_that_ends_at_its_start_is_reported_with_its_log(
+    shell: Shell, redirected: str, shown: str
+) -> None:
+    server, client = typed(
+        f'$ python -c \'import sys; sys.exit("no port" + " is free")\'{redirected} &\n{shown}\n$ sleep 50\n'
+    )
+    with pytest.raises(AssertionError, match="no port is free"):
+        for command in (server, client):
+            shell.run(command)
 
 
 @pytest.mark.parametrize(

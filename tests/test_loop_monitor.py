@@ -65,6 +65,39 @@ def test_the_log_names_the_line_three_calls_deep(new_loop: NewLoop, caplog: pyte
     assert sum(monitor.histogram.values()) == monitor.snapshot()["count"] >= 3
 
 
+def test_a_loop_that_no_task_blocks_is_not_blamed_on_its_own_code(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with LoopMonitor():
+            asyncio.get_running_loop().call_soon(time.sleep, 0.3)
+            await clean()
+
+    with caplog.at_level(logging.WARNING, LOGGER_NAME):
+        asyncio.run(main())
+    (stalled,) = [record for record in caplog.records if record.name == LOGGER_NAME]
+    assert "no Python code of a task was running: C code, or a machine" in stalled.getMessage()
+
+
+def test_names_of_files_cannot_forge_lines_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    names: dict[str, Callable[[], None]] = {}
+    source = "import time\ndef block(): time.sleep(0.3)\n"
+    exec(compile(source, "a\x1b[2J\nCRITICAL forged\u202e.py", "exec"), names)
+
+    async def main() -> LoopMonitor:
+        async with LoopMonitor() as monitor:
+            names["block"]()
+            await asyncio.sleep(0)
+        return monitor
+
+    with caplog.at_level(logging.WARNING, LOGGER_NAME):
+        monitor = asyncio.run(main())
+    (stalled,) = [record.getMessage() for record in caplog.records if record.name == LOGGER_NAME]
+    assert r"by a\x1b[2J\nCRITICAL forged\u202e.py:2 in block" in stalled
+    assert "\x1b" not in stalled
+    assert not any(line.startswith("CRITICAL") for line in stalled.splitlines())
+    assert monitor.last_stall is not None
+    assert monitor.last_stall.location.startswith("a\x1b[2J\n")
+
+
 def test_an_idle_loop_is_not_woken() -> None:
     async def main() -> int:
         async with LoopMonitor(0.02) as monitor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from arbitrageai_native._command_line import BadInputError
 
@@ -13,12 +13,28 @@ if TYPE_CHECKING:
     from arbitrageai_native._command_line import Subcommands
     from arbitrageai_native.audit import Report
 
-_WIDTH_OF_A_FILE = 200
+DESCRIPTION: Final = """\
+Finds what blocks the event loop in a tree of sources, without running them. Prints a line for each finding:
+path:line:column: FUNCTION blocks in WHAT: what to use instead. `# noqa` at a line silences it."""
+
+EXAMPLES: Final = """\
+examples:
+  %(prog)s src
+  %(prog)s --fail-on-findings src tests         in CI
+  %(prog)s --sarif src > audit.sarif
+
+exit status: 0; 1 for findings with --fail-on-findings; 2 for bad input, or without ruff; 130 after Ctrl-C"""
 
 
 def add_command(subcommands: Subcommands) -> None:
     """Add the subcommand's parser."""
-    parser = subcommands.add_parser("audit", help="find what blocks the event loop in a tree of sources")
+    parser = subcommands.add_parser(
+        "audit",
+        help="find what blocks the event loop in a tree of sources",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file or a folder")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help='print {"findings": […], "errors": […]}')
@@ -44,23 +60,15 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.sarif:
         print(report.as_sarif())
     else:
-        _print_table(report)
+        _print_lines(report)
     return 1 if report.findings and arguments.fail_on_findings else 0
 
 
-def _print_table(report: Report) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_A_FILE)
-    if report.findings:
-        table = Table("where", "in", "blocks", "instead")
-        for finding in report.findings:
-            where = f"{finding.file}:{finding.line}"
-            table.add_row(*map(Text, (where, finding.function, finding.call, finding.instead)))
-        console.print(table)
+def _print_lines(report: Report) -> None:
+    """A line for each finding, never cut: an editor or a terminal finds the place by it."""
+    for finding in report.findings:
+        print(finding)
     blocking = len({(finding.file, finding.function) for finding in report.findings})
     print(f"{blocking} of {report.coroutines} coroutines in {report.files} files block")
     for error in report.errors:
-        print(f"audit: {error.file}: {error.message}", file=sys.stderr)
+        print(f"audit: {error}", file=sys.stderr)

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from arbitrageai_native._command_line import BadInputError
+from arbitrageai_native._command_line import BadInputError, seconds
 
 if TYPE_CHECKING:
     from arbitrageai_native._command_line import Subcommands
     from arbitrageai_native.doctor import Finding
 
-_WIDTH_OF_A_FILE = 200
+DESCRIPTION: Final = """\
+Checks the set-up: database, Redis, model servers, certificates, proxies, limits. Prints what was found, and
+below each warning and error what to do. Changes nothing, and costs no tokens."""
+
+EXAMPLES: Final = """\
+examples:
+  %(prog)s
+  %(prog)s --database-url postgresql://user@host/db --ttl 60
+  %(prog)s --json
+
+exit status: 0; 1 if anything is an error; 2 for bad input; 130 after Ctrl-C"""
 
 
 def add_command(subcommands: Subcommands) -> None:
     """Add the subcommand's parser."""
     parser = subcommands.add_parser(
-        "doctor", help="check the set-up: database, Redis, model servers, certificates, limits"
+        "doctor",
+        help="check the set-up: database, Redis, model servers, certificates, limits",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--database-url",
@@ -29,7 +42,7 @@ def add_command(subcommands: Subcommands) -> None:
     )
     parser.add_argument(
         "--ttl",
-        type=_seconds,
+        type=seconds,
         default=300.0,
         metavar="SECONDS",
         help="the locks' time to live, against which clocks are judged (default: 300)",
@@ -57,38 +70,35 @@ def run(arguments: argparse.Namespace) -> int:
 
         print(json.dumps({"findings": [finding.as_dict() for finding in findings]}, indent=2))
     else:
-        _print_table(findings)
+        _print_findings(findings)
     return 1 if any(finding.level is Level.ERROR for finding in findings) else 0
 
 
-def _print_table(findings: list[Finding]) -> None:
+def _print_findings(findings: list[Finding]) -> None:
+    """A line each, never cut: what is in it may have to be copied."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
+    from arbitrageai_native._printable import printable
     from arbitrageai_native.doctor import Level
 
     colours = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
-    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_A_FILE)
-    table = Table("check", "", "found")
+    width = max(len(finding.check) for finding in findings)
+    indentation = " " * (width + 2 + len("warning") + 2)
+    lines = []
     for finding in findings:
-        found = Text(finding.detail)
+        level = Text(f"{finding.level.value:<7}", colours[finding.level])
+        lines.append(Text.assemble(f"{finding.check:<{width}}  ", level, "  ", printable(finding.detail)))
         if finding.mend:
-            found.append(f"\n{finding.mend}", "italic")
-        table.add_row(finding.check, Text(finding.level.value, colours[finding.level]), found)
-    console.print(table)
+            lines.append(Text.assemble(indentation, (printable(finding.mend), "italic")))
     counts = [
         f"{sum(finding.level is level for finding in findings)} {level.value}"
         for level in (Level.OK, Level.WARNING, Level.ERROR)
     ]
-    print(", ".join(counts))
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
+    lines.append(Text(", ".join(counts)))
+    if sys.stdout.isatty():
+        console = Console(highlight=False)
+        for line in lines:
+            console.print(line, soft_wrap=True)
+    else:
+        print("\n".join(line.plain for line in lines))

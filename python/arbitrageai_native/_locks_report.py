@@ -1,95 +1,238 @@
-"""What `python -m arbitrageai_native locks` does: look at the locks of a database, and mend them."""
+"""What `python -m arbitrageai_native locks` does: look at the locks of a database, and release them."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import math
 import sys
 import time
+from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import datetime
+from typing import Final
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from ._printable import printable
 from .agent_execution.bid_lock_manager import BidLockManager
 from .exceptions import LockError
-from .lock_overview import LockOverview
+from .lock_overview import HeldLock
 
-_WIDTH_OF_A_FILE = 200
+_PREFIX: Final = "bid:lock:"
+_UNKNOWN: Final = "unknown"
+# What is longer stands out of its column, and does not widen it for all others.
+_WIDEST_COLUMN: Final = 60
+_MOST_HOLDERS_NAMED: Final = 3
+# Some 3,000 years. Whoever writes such a time means no time.
+_LONGEST: Final = 1e11
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line says.
 
-    The exit status is 0, or 1 if there was no such lock, or 2 if the database can't be used.
+    The exit status is 0, or 1 if there was no such lock or the user has answered with no, or 2 if the
+    database can't be used.
     """
     try:
-        return asyncio.run(_run(arguments))
-    except KeyboardInterrupt:
-        return 0
-    except (LockError, ValueError) as error:
-        print(f"locks: {error}", file=sys.stderr)
-        return 2
-
-
-async def _run(arguments: argparse.Namespace) -> int:
-    async with BidLockManager(database_url=arguments.database_url) as manager:
+        manager = BidLockManager(database_url=arguments.database_url)
         if arguments.action == "watch":
-            await _watch(manager, max(arguments.every, 0.1))
+            asyncio.run(_watch(manager, arguments.every))
         elif arguments.action == "release":
-            return await _release(manager, arguments.key)
+            return asyncio.run(_release(manager, arguments.key))
         elif arguments.action == "cleanup":
-            await _cleanup(manager, only_expired=arguments.expired)
+            return _cleanup_all(manager, arguments.yes) if arguments.all else asyncio.run(_sweep(manager))
         else:
-            console = Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_A_FILE)
-            console.print(_table(await manager.locks()))
+            _print_list(manager, asyncio.run(_look(manager)), as_json=arguments.json)
+    except (LockError, ValueError) as error:
+        print(f"locks: {printable(error)}", file=sys.stderr)
+        return 2
     return 0
 
 
+async def _look(manager: BidLockManager, key: str | None = None) -> list[HeldLock]:
+    """Every row, or that of one key. Nothing is made or changed.
+
+    Raises:
+        LockBackendError: there is no such file, or the database can't be used.
+    """
+    return [HeldLock(*row) for row in await manager._locks().look(key)]
+
+
+# --- list and watch ---
+
+
+def _print_list(manager: BidLockManager, held: list[HeldLock], *, as_json: bool) -> None:
+    if as_json:
+        print(_json(manager, held))
+    elif sys.stdout.isatty():
+        console = Console(highlight=False)
+        for line in _lines(manager, held, console.width):
+            console.print(line, soft_wrap=True)  # a terminal wraps long lines so that they are copied whole
+    else:
+        for line in _lines(manager, held):
+            print(line.plain)
+
+
 async def _watch(manager: BidLockManager, seconds: float) -> None:
-    console = Console()
-    with Live(_table(await manager.locks()), console=console, auto_refresh=False) as live:
+    if not sys.stdout.isatty():
+        while True:
+            _print_list(manager, await _look(manager), as_json=False)
+            sys.stdout.flush()
+            await asyncio.sleep(seconds)
+    console = Console(highlight=False)
+
+    async def draw() -> Text:
+        return Text("\n", overflow="fold").join(_lines(manager, await _look(manager), console.width))
+
+    with Live(await draw(), console=console, auto_refresh=False) as live:
         while True:
             await asyncio.sleep(seconds)
-            live.update(_table(await manager.locks()), refresh=True)
+            live.update(await draw(), refresh=True)
+
+
+def _lines(manager: BidLockManager, held: list[HeldLock], width: int | None = None) -> Iterable[Text]:
+    """The list, a line for each lock; in less width without what can be spared."""
+    rows = [_row(lock) for lock in held]
+    lines = _in_columns(["key", "holder", "since", "held for", "expires in"], rows)
+    if width is not None and max(map(cell_len, lines)) > width:
+        if all(lock.key.startswith(_PREFIX) for lock in held):
+            rows = [[key.removeprefix(_PREFIX), *others] for key, *others in rows]
+        rows = [[key, holder, *times] for key, holder, _since, *times in rows]
+        lines = _in_columns(["key", "holder", "held for", "expires in"], rows)
+    place = printable(manager._locks().place)
+    yield Text(f"{_count(len(held))} in {place} at {datetime.now():%H:%M:%S}", style="bold")
+    if held:
+        yield Text(lines[0], style="dim")
+    for lock, line in zip(held, lines[1:], strict=True):
+        yield Text(line, style="red" if lock.is_expired else "")
+
+
+def _row(lock: HeldLock) -> list[str]:
+    # The database's clock, unless the row's times make no sense.
+    now = lock.expires_at - lock.remaining
+    held_for = (now if math.isfinite(now) else time.time()) - lock.acquired_at
+    return [
+        printable(lock.key),
+        printable(lock.holder_id),
+        _moment(lock.acquired_at),
+        f"{max(held_for, 0):.0f}s" if abs(held_for) < _LONGEST else _UNKNOWN,
+        _expiry(lock),
+    ]
+
+
+def _moment(unix_seconds: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(unix_seconds):%Y-%m-%d %H:%M:%S}"
+    except (OverflowError, ValueError, OSError):  # no year that there is a calendar for
+        return _UNKNOWN
+
+
+def _expiry(lock: HeldLock) -> str:
+    if lock.is_expired:
+        return "expired"
+    if math.isnan(lock.remaining):
+        return _UNKNOWN
+    return f"{lock.remaining:.1f}s" if lock.remaining < _LONGEST else "never"
+
+
+def _in_columns(headings: list[str], rows: list[list[str]]) -> list[str]:
+    table = [headings, *rows]
+    widths = [min(max(map(cell_len, column)), _WIDEST_COLUMN) for column in zip(*table, strict=True)]
+
+    def padded(cell: str, width: int) -> str:
+        return cell + " " * (width - cell_len(cell))
+
+    return ["  ".join(map(padded, row, widths)).rstrip() for row in table]
+
+
+def _count(locks: int) -> str:
+    return "1 lock" if locks == 1 else f"{locks:,} locks"
+
+
+def _json(manager: BidLockManager, held: list[HeldLock]) -> str:
+    def known(value: str | float) -> str | float | None:
+        return value if isinstance(value, str) or math.isfinite(value) else None
+
+    locks = [
+        {**{name: known(value) for name, value in asdict(lock).items()}, "is_expired": lock.is_expired}
+        for lock in held
+    ]
+    return json.dumps({"database": manager._locks().place, "locks": locks}, indent=2)
+
+
+# --- release and cleanup ---
 
 
 async def _release(manager: BidLockManager, key: str) -> int:
-    for name in (key, f"bid:lock:{key}"):
-        if await manager.break_lock(name):
-            print(f"released {name}")
-            return 0
-    print(f"locks: nobody holds {key}", file=sys.stderr)
+    async with manager:
+        for name in (key, f"{_PREFIX}{key}"):
+            for lock in await _look(manager, name):
+                if await manager.break_lock(lock.key):
+                    print(_released(lock))
+                    return 0
+    print(f"locks: nobody holds {printable(key)}", file=sys.stderr)
     return 1
 
 
-async def _cleanup(manager: BidLockManager, *, only_expired: bool) -> None:
-    held = (await manager.locks()).held
-    if not only_expired:
-        await manager.cleanup_all()
-        print(f"released {len(held)} locks")
-        return
-    expired = [lock for lock in held if lock.is_expired]
-    for lock in expired:
-        # Taken over first, and released then: it may be somebody's again by now.
-        marketplace, _, posting = lock.key.removeprefix("bid:lock:").partition(":")
-        lease = await manager.try_lock(marketplace, posting) if marketplace and posting else None
-        if lease is not None:
-            await lease.release()
-    print(f"deleted {len(expired)} expired rows")
+def _released(lock: HeldLock) -> str:
+    key, holder, _since, held_for, _expires = _row(lock)
+    if lock.is_expired:
+        return f"deleted {key}, which had expired; {holder} had held it"
+    since = f" for {held_for}" if held_for != _UNKNOWN else ""
+    return (
+        f"released {key}, which {holder} had held{since}; "
+        "a holder that renews it learns of this within a third of its ttl"
+    )
 
 
-def _table(overview: LockOverview) -> Table:
-    table = Table(title=f"{len(overview.held)} locks at {datetime.now():%H:%M:%S}", title_justify="left")
-    for heading in ("key", "holder", "since", "held for"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("expires in", justify="right")
-    now = time.time()
-    for lock in overview.held:
-        since = datetime.fromtimestamp(lock.acquired_at)
-        expires = "[red]expired[/red]" if lock.is_expired else f"{lock.remaining:.1f}s"
-        held_for = f"{max(now - lock.acquired_at, 0):.0f}s"
-        table.add_row(Text(lock.key), Text(lock.holder_id), f"{since:%Y-%m-%d %H:%M:%S}", held_for, expires)
-    return table
+async def _sweep(manager: BidLockManager) -> int:
+    async with manager:
+        deleted = await manager._locks().sweep() if await _look(manager) else 0
+    print(f"deleted {deleted:,} expired lock{'s' * (deleted != 1)}")
+    return 0
+
+
+def _cleanup_all(manager: BidLockManager, is_sure: bool) -> int:
+    found = asyncio.run(_look(manager))
+    # Not within a coroutine: a question waits, and Ctrl-C has to end it.
+    if (
+        found
+        and not is_sure
+        and not _is_confirmed([lock for lock in found if not lock.is_expired], len(found))
+    ):
+        return 1
+
+    async def clear() -> int:
+        async with manager:
+            return await manager._locks().clear()
+
+    print(f"released {_count(asyncio.run(clear()) if found else 0)}")
+    return 0
+
+
+def _is_confirmed(held: list[HeldLock], rows: int) -> bool:
+    """Whether the user wants to release what is held, and delete all rows.
+
+    Raises:
+        ValueError: there is no terminal to ask at.
+    """
+    what = f"release {_count(len(held))} that {'is' if len(held) == 1 else 'are'} held"
+    if not held:
+        what = f"delete {_count(rows)}, all expired"
+    holders = sorted({printable(lock.holder_id) for lock in held})
+    names = ", ".join(holders[:_MOST_HOLDERS_NAMED])
+    if len(holders) > _MOST_HOLDERS_NAMED:
+        names += f" and {len(holders) - _MOST_HOLDERS_NAMED} more"
+    if not sys.stdin.isatty():
+        by = f" ({names})" if names else ""
+        raise ValueError(f"cleanup --all would {what}{by}; without a terminal to ask at, it needs --yes")
+    print(f"{what}? {names + '; ' if names else ''}y/N ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() in ("y", "yes"):
+        return True
+    print("nothing released", file=sys.stderr)
+    return False

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from ._printable import in_one_line, printable
 from .exceptions import LockLostError, LockTimeoutError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Lease", "LockContext", "OnLost", "SyncLease", "SyncLockContext"]
 
 logger = logging.getLogger(__name__)
+logger.addFilter(in_one_line)
 
 OnLost = Literal["log", "raise", "cancel"] | Callable[["Lease"], object]
 """What a block does when its lease is lost.
@@ -65,7 +67,7 @@ class Lease:
             return
         native.release()  # begun by this call, whatever becomes of what it returns
         message = (
-            f"the lease of {native.key} was dropped while it was held, and is released now: keep it "
+            f"the lease of {printable(native.key)} was dropped while it was held, and is released now: keep it "
             "(`lease = await ...`) and release it, or use `async with locks.with_lock(...)`"
         )
         logger.warning("%s", message[0].upper() + message[1:])
@@ -158,7 +160,7 @@ class Lease:
     def __repr__(self) -> str:
         """Tell the key, the holder and how long it lasts."""
         state = f"{self.remaining:.1f}s left" if self.is_held else (self.loss or "released")
-        return f"<Lease {self.key} held by {self.holder_id!r}, {state}>"
+        return f"<Lease {printable(self.key)} held by {self.holder_id!r}, {state}>"
 
 
 class LeaseSource(Protocol):
@@ -244,7 +246,7 @@ def _act_on_loss(
     if loss is None:
         return
     if on_lost in ("raise", "cancel") and (error is None or replaces_error):
-        raise LockLostError(f"the lock {lease.key} was lost: {loss}") from error
+        raise LockLostError(f"the lock {printable(lease.key)} was lost: {printable(loss)}") from error
     logger.warning("Lock %s was lost before it was released: %s", lease.key, loss)
     if not isinstance(on_lost, str) and not called:
         _call(on_lost, lease)

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from arbitrageai_native._native import LoopWatch
+from arbitrageai_native._printable import printable
 
 if TYPE_CHECKING:
     from traceback import StackSummary
@@ -255,19 +256,25 @@ def _stalled(reference: weakref.ref[LoopMonitor], seconds: float, lasts: bool) -
     frames = traceback.StackSummary.extract(traceback.walk_stack(frame), lookup_lines=False)
     del frame
     frames.reverse()
-    frames = _below_the_loop(frames)
-    stack = "".join(frames.format())
+    of_a_task = _below_the_loop(frames)
+    frames = of_a_task or frames
     innermost = frames[-1]
     location = f"{innermost.filename}:{innermost.lineno} in {innermost.name}"
-    stall = Stall(seconds, stack, location, lasts)
+    stall = Stall(seconds, "".join(frames.format()), location, lasts)
     monitor._last_stall = stall
+    if not of_a_task:
+        by = "and no Python code of a task was running: C code, or a machine without time for it; seen in"
+    elif lasts:
+        by = "by"
+    else:
+        by = "by C code that kept the interpreter to itself, shortly before"
     logging.getLogger(LOGGER_NAME).warning(
         "the event loop %s %.3f s %s %s\n%s",
         "has been blocked for" if lasts else "was blocked for",
         seconds,
-        "by" if lasts else "by C code that kept the interpreter to itself, shortly before",
-        location,
-        stack.rstrip(),
+        by,
+        printable(location),
+        "".join(_printable(frames).format()).rstrip(),
     )
     if monitor._on_stall is not None:
         monitor._on_stall(stall)
@@ -281,7 +288,10 @@ def _ended(seconds: float) -> None:
 
 
 def _below_the_loop(frames: StackSummary) -> StackSummary:
-    """Leave out how the loop was started: the same in every stack, and long under a server."""
+    """Leave out how the loop was started: the same in every stack, and long under a server.
+
+    Nothing is left if the loop was at work itself, or called something that is not Python.
+    """
     from traceback import StackSummary
 
     last = -1
@@ -291,8 +301,24 @@ def _below_the_loop(frames: StackSummary) -> StackSummary:
             last = index
         elif last >= 0:
             break
-    rest = list(frames)[last + 1 :]
-    return StackSummary.from_list(rest) if rest else frames
+    return StackSummary.from_list(list(frames)[last + 1 :])
+
+
+def _printable(frames: StackSummary) -> StackSummary:
+    """The same for a log: names of files and lines of sources may be anything."""
+    from traceback import FrameSummary, StackSummary
+
+    return StackSummary.from_list(
+        [
+            FrameSummary(
+                printable(frame.filename),
+                frame.lineno,
+                printable(frame.name),
+                line=printable(frame.line or ""),
+            )
+            for frame in frames
+        ]
+    )
 
 
 @atexit.register

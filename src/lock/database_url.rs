@@ -1,6 +1,7 @@
 //! Database URLs in SQLAlchemy's form, with libpq's parameters; and Redis's.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -85,6 +86,20 @@ impl Database {
                     "database_url has the unknown scheme {scheme:?}; known are sqlite, postgresql and redis"
                 ),
             )),
+        }
+    }
+}
+
+impl fmt::Display for Database {
+    /// The kind and the place, without secrets.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(Location::File { path, .. }) => write!(formatter, "SQLite {}", path.display()),
+            Self::Sqlite(Location::Memory) | Self::PrivateMemory(_) => {
+                formatter.write_str("SQLite in memory")
+            }
+            Self::Postgres(settings) => formatter.write_str(&settings.describe()),
+            Self::Redis(settings) => formatter.write_str(&settings.place),
         }
     }
 }

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-/// An error of a lock operation, as its caller sees it.
+use crate::printable::printable;
+
+/// An error of a lock operation, as its caller sees it. Its text is one line, whatever is in the
+/// names of locks and in the answers of servers: it goes to logs and terminals.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LockError {
     /// An argument that no store could take; `argument` names it.
-    #[error("{message}")]
+    #[error("{}", printable(.message))]
     InvalidArgument {
         /// The argument at fault.
         argument: &'static str,
@@ -15,7 +18,7 @@ pub enum LockError {
         message: String,
     },
     /// The lock was still held when the time was up.
-    #[error("Failed to acquire lock for {name} within {}s", seconds(.timeout))]
+    #[error("Failed to acquire lock for {} within {}s", printable(.name), seconds(.timeout))]
     Timeout {
         /// The lock's name as a person writes it, `marketplace:posting`.
         name: String,
@@ -23,7 +26,7 @@ pub enum LockError {
         timeout: Duration,
     },
     /// The database could not be reached, or answered with an error.
-    #[error("{message}")]
+    #[error("{}", printable(.message))]
     Backend {
         /// What was tried, and what the database said.
         message: String,
@@ -32,7 +35,7 @@ pub enum LockError {
         source: Option<Arc<StoreError>>,
     },
     /// A lease ended before its holder released it.
-    #[error("the lock {key} was lost: {reason}")]
+    #[error("the lock {} was lost: {}", printable(.key), printable(.reason))]
     Lost {
         /// The lock's key.
         key: String,

@@ -4,6 +4,9 @@
 
 use super::database_url::Database;
 use super::error::{LockError, StoreError};
+use super::manager::Manager;
+use super::operation::LockRow;
+use super::store::sqlite::Location;
 use super::store::{postgres, redis, sqlite};
 
 /// What was found.
@@ -50,10 +53,48 @@ pub async fn inspect(database: &Database) -> Result<Inspection, LockError> {
         Database::PrivateMemory(_) => Ok(sqlite::inspect_memory()),
         Database::Sqlite(location) => {
             let location = location.clone();
-            tokio::task::spawn_blocking(move || sqlite::inspect(&location))
-                .await
-                .unwrap_or_else(|error| Err(StoreError::permanent(format!("the look was ended: {error}"))))
+            beside_the_loop(move || sqlite::inspect(&location)).await
         }
     };
     found.map_err(LockError::backend)
+}
+
+/// Every row, or that of one key, without making or changing anything: a database without the
+/// locks' table has none. `manager` is asked where reading changes nothing anyway, or where nobody
+/// else can be: Redis, and memory.
+///
+/// # Errors
+/// [`LockError::Backend`]: there is no such file, it can't be read, the server can't be reached or
+/// refused.
+pub async fn look(
+    database: &Database,
+    manager: &Manager,
+    key: Option<&str>,
+) -> Result<Vec<LockRow>, LockError> {
+    let rows = match database {
+        Database::Postgres(settings) => postgres::look(settings).await,
+        Database::Sqlite(Location::File { path, .. }) => {
+            let path = path.clone();
+            beside_the_loop(move || sqlite::look(&path)).await
+        }
+        Database::Sqlite(Location::Memory) | Database::PrivateMemory(_) | Database::Redis(_) => {
+            return match key {
+                Some(key) => Ok(manager.row(key).await?.into_iter().collect()),
+                None => manager.rows().await,
+            };
+        }
+    };
+    let mut rows = rows.map_err(LockError::backend)?;
+    if let Some(key) = key {
+        rows.retain(|row| &*row.key == key);
+    }
+    Ok(rows)
+}
+
+async fn beside_the_loop<T: Send + 'static>(
+    look: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(look)
+        .await
+        .unwrap_or_else(|error| Err(StoreError::permanent(format!("the look was ended: {error}"))))
 }

@@ -228,12 +228,29 @@ impl Manager {
         self.engine().clear().await
     }
 
+    /// Deletes the rows that have expired, by the database's clock; how many there were. Rows of
+    /// other keys than [`LockName`]s are not this package's: they stay.
+    ///
+    /// # Errors
+    /// [`LockError::Backend`].
+    pub async fn sweep(&self) -> Result<u64, LockError> {
+        self.engine().sweep().await
+    }
+
     /// Every row of the table.
     ///
     /// # Errors
     /// [`LockError::Backend`].
     pub async fn rows(&self) -> Result<Vec<LockRow>, LockError> {
         self.engine().list().await
+    }
+
+    /// The row of a key, if it has one that is not expired.
+    ///
+    /// # Errors
+    /// [`LockError::Backend`].
+    pub async fn row(&self, key: &str) -> Result<Option<LockRow>, LockError> {
+        self.engine().row(&key.into()).await
     }
 
     /// Counts the rows that are not expired; the last known count if that takes longer than `patience`.

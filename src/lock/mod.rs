@@ -22,7 +22,7 @@ pub use boot_time::BootTime;
 pub use database_url::{DEFAULT_URL, Database, Options};
 pub use engine::{Engine, Grant, Holding, Progress, Request, Waiting};
 pub use error::{LockError, StoreError};
-pub use inspection::{Inspection, Tables, inspect};
+pub use inspection::{Inspection, Tables, inspect, look};
 pub use lease::{Keeping, Lease};
 pub use manager::{Manager, Wanted};
 pub use metrics::{BOUNDS, CounterSnapshot, Counters, Histogram, HistogramSnapshot, Ledger};

@@ -47,6 +47,11 @@ pub enum Operation {
         /// How many there were.
         reply: Reply<u64>,
     },
+    /// Delete the rows that have expired, if their keys are [`LockName`](super::names::LockName)s.
+    Sweep {
+        /// How many there were.
+        reply: Reply<u64>,
+    },
 }
 
 /// A request to take a lock.

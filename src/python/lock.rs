@@ -253,23 +253,37 @@ impl LockManager {
         awaitable(py, async move { manager.clear().await })
     }
 
+    /// Deletes the rows that have expired; how many there were.
+    fn sweep<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let manager = self.settings.manager(py)?;
+        awaitable(py, async move { manager.sweep().await })
+    }
+
+    /// Which database it is; without secrets.
+    #[getter]
+    fn place(&self) -> String {
+        self.settings.database.to_string()
+    }
+
+    /// Every row, or that of one key, without making or changing anything: as `rows` otherwise.
+    #[pyo3(signature = (key = None))]
+    fn look<'py>(&self, py: Python<'py>, key: Option<String>) -> PyResult<Bound<'py, PyAny>> {
+        let manager = self.settings.manager(py)?;
+        let settings = Arc::clone(&self.settings);
+        awaitable(py, async move {
+            let rows = lock::look(&settings.database, &manager, key.as_deref()).await?;
+            Ok::<_, LockError>(rows.into_iter().map(as_tuple).collect::<Vec<_>>())
+        })
+    }
+
     /// Every row, or the first so many: (key, holder, acquired at, expires at, seconds left).
     #[pyo3(signature = (most = None))]
     fn rows<'py>(&self, py: Python<'py>, most: Option<usize>) -> PyResult<Bound<'py, PyAny>> {
         let manager = self.settings.manager(py)?;
         awaitable(py, async move {
             let rows = manager.rows().await?;
-            let tuple = |row: lock::LockRow| {
-                (
-                    row.key.to_string(),
-                    row.holder,
-                    row.acquired_at,
-                    row.expires_at,
-                    row.expires_in,
-                )
-            };
             let rows = rows.into_iter().take(most.unwrap_or(usize::MAX));
-            Ok::<_, LockError>(rows.map(tuple).collect::<Vec<_>>())
+            Ok::<_, LockError>(rows.map(as_tuple).collect::<Vec<_>>())
         })
     }
 
@@ -356,6 +370,17 @@ impl LockManager {
             settings: Arc::new(settings),
         }
     }
+}
+
+/// A row as Python gets it.
+fn as_tuple(row: lock::LockRow) -> (String, String, f64, f64, f64) {
+    (
+        row.key.to_string(),
+        row.holder,
+        row.acquired_at,
+        row.expires_at,
+        row.expires_in,
+    )
 }
 
 fn keeping(auto_renew: bool, max_hold: Option<f64>) -> Result<Keeping, LockError> {

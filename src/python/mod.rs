@@ -9,3 +9,4 @@ pub mod lock;
 pub mod metrics;
 pub mod options;
 pub mod stream;
+pub mod text;

@@ -7,14 +7,43 @@ import re
 import selectors
 import signal
 import subprocess
+import tempfile
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.documentation.blocks import Command
 
 SECONDS = 60
 SECONDS_TO_END = 3
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A command in the background, and where its output goes."""
+
+    command: Command
+    folder: Path
+    log: Path
+
+    @property
+    def printed(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text(errors="replace").replace(f"{self.folder}/", "")
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has ended, and not well."""
+        status = self.log.with_suffix(".status")
+        return status.exists() and status.read_text() not in ("", "0\n")
+
+    @property
+    def report(self) -> str:
+        """The command, and all that it has printed, wherever the page lets it go."""
+        files = [self.folder / name for name in re.findall(r">\s*([^\s&>]+)", self.command.text)]
+        said = [file.read_text(errors="replace") for file in files if file.is_file()]
+        return f"$ {self.command.text}\n{''.join([self.printed, *said])}"
 
 
 class Shell:
@@ -37,16 +66,26 @@ class Shell:
         os.set_blocking(self._output.fileno(), False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._output, selectors.EVENT_READ)
+        self._logs = tempfile.TemporaryDirectory()
+        self._jobs: list[_Job] = []
+        # Background jobs, whose output goes elsewhere, have this open until they end.
+        self._tell("exec 9>&1")
 
     def run(self, command: Command) -> None:
         """Run a command.
 
         Raises:
-            AssertionError: it printed something else than what is shown, or failed without showing it.
+            AssertionError: it printed something else than what is shown, or failed without showing it; or
+                something in the background has failed.
         """
+        if command.is_in_background:
+            self._run_in_background(command)
+        else:
+            self._run(command)
+
+    def _run(self, command: Command) -> None:
         marker = uuid.uuid4().hex
-        self._input.write(f"{command.text}\necho {marker}$?\n".encode())
-        self._input.flush()
+        self._tell(f"{command.text}\necho {marker}$?")
         end = re.compile(rf"{marker}(\d+)\n")
         printed = ""
         deadline = time.monotonic() + SECONDS
@@ -54,14 +93,38 @@ class Shell:
             printed += self._read(deadline)
             ended = end.search(printed)
             if ended is None:
+                self._check_jobs()
                 continue
             output = end.sub("", printed).replace(f"{self._folder}/", "")
-            shown = shows(command.output, output)
-            if shown or not command.is_in_background:
-                assert shown, f"{command.block}: $ {command.text}\nprinted:\n{output}"
-                assert command.output or ended[1] == "0", f"{command.block}: $ {command.text}\n{output}"
-                return
-        raise AssertionError(f"{command.block}: $ {command.text}\nprinted in {SECONDS} s:\n{printed}")
+            is_right = shows(command.output, output) and (command.output or ended[1] == "0")
+            assert is_right, f"{command.block}: $ {command.text}\nprinted:\n{output}{self._what_jobs_said()}"
+            return
+        said = f"{printed}{self._what_jobs_said()}"
+        raise AssertionError(f"{command.block}: $ {command.text}\nprinted in {SECONDS} s:\n{said}")
+
+    def _run_in_background(self, command: Command) -> None:
+        """Start it, its output in a file: what it prints later is not that of another command."""
+        job = _Job(command, self._folder, Path(self._logs.name, str(len(self._jobs))))
+        self._jobs.append(job)
+        text = command.text.rstrip().removesuffix("&")
+        status = f"status=$?; echo $status > {job.log}.status; (exit $status)"
+        self._tell(f"{{ {text}\n{status}; }} > {job.log} 2>&1 &")
+        deadline = time.monotonic() + SECONDS
+        while not (job.log.exists() and shows(command.output, job.printed)):
+            self._check_jobs()
+            assert time.monotonic() < deadline, f"in {SECONDS} s:{self._what_jobs_said()}"
+            time.sleep(0.01)
+
+    def _check_jobs(self) -> None:
+        failed = [job for job in self._jobs if job.has_failed]
+        assert not failed, "\n".join(f"{job.command.block} has failed: {job.report}" for job in failed)
+
+    def _what_jobs_said(self) -> str:
+        return "".join(f"\nin the background: {job.report}" for job in self._jobs)
+
+    def _tell(self, text: str) -> None:
+        self._input.write(f"{text}\n".encode())
+        self._input.flush()
 
     def _read(self, deadline: float) -> str:
         self._selector.select(min(0.1, deadline - time.monotonic()))
@@ -78,6 +141,7 @@ class Shell:
         finally:
             self._selector.close()
             self._output.close()
+            self._logs.cleanup()
 
     def _has_ended(self) -> bool:
         """Whether nobody has the output open any more, after waiting for it."""

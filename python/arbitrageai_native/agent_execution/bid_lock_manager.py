@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import _native
+from .._printable import in_one_line, printable
 from .._sessions import Place, place_of_engine, place_of_session
 from ..drop_in import application_database
 from ..exceptions import LockBackendError, LockTimeoutError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["BidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
 
 logger = logging.getLogger(__name__)
+logger.addFilter(in_one_line)
 
 _TEN_TTLS = object()
 _RELEASE_AT_EXIT_SECONDS = 1.0
@@ -223,7 +225,7 @@ class BidLockManager:
             return False
         if not released:
             logger.warning(
-                "Lock %s:%s is not held by %r: nothing released", marketplace_id, posting_id, holder_id
+                "Lock %s:%s is not held by '%s': nothing released", marketplace_id, posting_id, holder_id
             )
         return released
 
@@ -476,7 +478,7 @@ class BidLockManager:
 
 
 def _timeout_message(marketplace_id: str, posting_id: str, timeout: float) -> str:
-    return f"Failed to acquire lock for {marketplace_id}:{posting_id} within {timeout}s"
+    return f"Failed to acquire lock for {printable(f'{marketplace_id}:{posting_id}')} within {timeout}s"
 
 
 def _original_metrics(counters: Mapping[str, int], active_locks: int) -> dict[str, int]:

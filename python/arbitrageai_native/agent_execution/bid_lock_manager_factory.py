@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
+from .._printable import in_one_line
 from .bid_lock_manager import BidLockManager
 from .redis_bid_lock_manager import RedisBidLockManager
 
@@ -16,6 +17,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+logger.addFilter(in_one_line)
 
 _Manager = BidLockManager | RedisBidLockManager
 

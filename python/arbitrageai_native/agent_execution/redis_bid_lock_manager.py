@@ -15,6 +15,7 @@ import uuid
 from urllib.parse import quote
 
 from .. import _native
+from .._printable import in_one_line
 from ..exceptions import LockBackendError
 from ..leases import LockContext, OnLost
 from .bid_lock_manager import BidLockManager
@@ -22,6 +23,7 @@ from .bid_lock_manager import BidLockManager
 __all__ = ["RedisBidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
 
 logger = logging.getLogger(__name__)
+logger.addFilter(in_one_line)
 
 _SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 _HEALTH_CHECK_SECONDS = 2.0

@@ -20,14 +20,16 @@ def findings(modules: Sequence[Module]) -> list[Finding]:
             if not function.is_async:
                 continue
             for blocker in function.blockers:
-                found.add(Finding(path, blocker.line, function.name, blocker.call, blocker.instead))
-            for line, helper in graph.calls_of(function):
+                place = (path, blocker.line, function.name, blocker.call, blocker.instead)
+                found.add(Finding(*place, column=blocker.column))
+            for made, helper in graph.calls_of(function):
+                line, column = module.start(made)
                 chain = graph.chain(helper)
                 if chain and not module.is_silenced(line):
                     names, blocker, where = chain
                     call = " -> ".join([*names, f"{blocker.call} ({where}:{blocker.line})"])
                     instead = f"asyncio.to_thread for the helper, or in it: {blocker.instead}"
-                    found.add(Finding(path, line, function.name, call, instead))
+                    found.add(Finding(path, line, function.name, call, instead, column))
     return sorted(found)
 
 
@@ -66,12 +68,12 @@ class _CallGraph:
         blocker = _reason(helper)
         return None if blocker is None else (names, blocker, str(helper.module.source.path))
 
-    def calls_of(self, function: Function) -> Iterator[tuple[int, Function]]:
-        """The calls of a function to helpers of the tree, each with its line."""
+    def calls_of(self, function: Function) -> Iterator[tuple[ast.Call, Function]]:
+        """The calls of a function to helpers of the tree."""
         for call in function.calls:
             called = self._resolve(function, call.func)
             if called is not None and _is_helper(called):
-                yield call.lineno, called
+                yield call, called
 
     def _resolve(self, function: Function, expression: ast.expr) -> Function | None:
         name = dotted(expression)

@@ -18,6 +18,7 @@ class Blocker:
     """A call that blocks by itself. `is_followed`: it is worth telling those who call the function, too."""
 
     line: int
+    column: int
     call: str
     instead: str
     is_followed: bool = True
@@ -66,6 +67,19 @@ class Module:
         """Whether a line says `# noqa`."""
         return "# noqa" in self.lines[line - 1] if 0 < line <= len(self.lines) else False
 
+    def start(self, node: ast.expr) -> tuple[int, int]:
+        """The line and the column at which it begins, both from 1."""
+        return node.lineno, self._column(node.lineno, node.col_offset)
+
+    def end(self, node: ast.expr) -> tuple[int, int]:
+        """Likewise, behind its last character."""
+        line = node.end_lineno or node.lineno
+        return line, self._column(line, node.end_col_offset or 0)
+
+    def _column(self, line: int, offset: int) -> int:
+        # The parser counts bytes; people, editors and ruff count characters.
+        return len(self.lines[line - 1].encode()[:offset].decode(errors="replace")) + 1
+
     @cached_property
     def lines(self) -> list[str]:
         """The text, line by line."""
@@ -85,7 +99,7 @@ def read_functions(source: Source) -> Module:
         for call in function.calls:
             found = blocking_method(call, types_here)
             if found is not None and not module.is_silenced(call.lineno):
-                function.blockers.append(Blocker(call.lineno, *found))
+                function.blockers.append(Blocker(*module.start(call), *found))
     return module
 
 

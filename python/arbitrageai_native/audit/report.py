@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from arbitrageai_native._printable import printable
+
 
 @dataclass(frozen=True, order=True)
 class Finding:
@@ -18,6 +20,7 @@ class Finding:
         function: The coroutine.
         call: What blocks, with the helper functions that lead to it.
         instead: What does not block.
+        column: The column of the call, from 1.
     """
 
     file: str
@@ -25,6 +28,12 @@ class Finding:
     function: str
     call: str
     instead: str
+    column: int = 1
+
+    def __str__(self) -> str:
+        """One line, in the form that editors and terminals find the place by."""
+        place = f"{self.file}:{self.line}:{self.column}"
+        return printable(f"{place}: {self.function} blocks in {self.call}: {self.instead}")
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,10 @@ class Problem:
 
     file: str
     message: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return printable(f"{self.file}: {self.message}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,8 @@ class Report:
 
     def as_json(self) -> str:
         """`{"findings": [...], "errors": [...]}`."""
-        found = [asdict(finding) for finding in self.findings]
+        members = ("file", "line", "function", "call", "instead")
+        found = [{name: getattr(finding, name) for name in members} for finding in self.findings]
         return json.dumps({"findings": found, "errors": [asdict(error) for error in self.errors]}, indent=2)
 
     def as_sarif(self) -> str:

@@ -66,20 +66,16 @@ def _add(module: Module, found: dict[str, Any]) -> None:
         return
     start, end = (_place(function, found[name]) for name in ("location", "end_location"))
     # In `run(…).stdout.strip()` every call begins at one place: the end tells which is meant.
-    calls = [call for call in function.calls if (call.lineno, call.col_offset) == start]
-    exact = [call for call in calls if end in (_end(call), _end(call.func))]
+    calls = [call for call in function.calls if module.start(call) == start]
+    exact = [call for call in calls if end in (module.end(call), module.end(call.func))]
     text = ast.unparse((exact or calls)[0].func) if calls else message
-    function.blockers.append(Blocker(line, text, INSTEAD.get(code, message), code not in NOT_FOLLOWED))
+    function.blockers.append(Blocker(*start, text, INSTEAD.get(code, message), code not in NOT_FOLLOWED))
 
 
 def _place(function: Function, location: dict[str, int]) -> tuple[int, int]:
     """Where that is in the source itself: a definition's own line was moved by the word put into it."""
     moved = not function.is_async and location["row"] == function.node.lineno
-    return location["row"], location["column"] - 1 - (len(_ASYNC) if moved else 0)
-
-
-def _end(node: ast.expr) -> tuple[int | None, int | None]:
-    return node.end_lineno, node.end_col_offset
+    return location["row"], location["column"] - (len(_ASYNC) if moved else 0)
 
 
 def _all_asynchronous(module: Module) -> str:

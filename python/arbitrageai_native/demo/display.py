@@ -1,7 +1,7 @@
 """How a run is shown: live on a terminal, as plain lines elsewhere, or not at all.
 
-What comes from a postings file or a server is shown without its control characters, which could take over a
-terminal.
+What comes from a postings file or a server is shown with its control characters written out: they could take
+over a terminal.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from arbitrageai_native._printable import printable
 from arbitrageai_native.demo.messages import CallEnded
 from arbitrageai_native.demo.progress import Outcome, Progress, ScannerProgress
 
@@ -202,7 +203,7 @@ class LiveDisplay:
 def scanner_table(progress: Progress) -> Table:
     """Draw a row for each scanner."""
     table = Table(box=ROUNDED, expand=True)
-    table.add_column("scanner")
+    table.add_column("scanner", no_wrap=True)
     for title in ("bids placed", "conflicts", "calls in flight", "loop lag now", "worst"):
         table.add_column(title, justify="right")
     for scanner in progress.scanners:
@@ -226,17 +227,19 @@ def scanner_table(progress: Progress) -> Table:
 def recent_table(progress: Progress) -> Table:
     """Draw the latest bids."""
     table = Table(box=None, show_header=False, padding=(0, 1))
-    table.add_column(style="dim")
-    table.add_column(justify="right", style="green")
+    # Where it is narrow the title gives way: a column that may wrap is the first that rich makes
+    # narrower.
     table.add_column(style="dim", no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column(justify="right", style="green", no_wrap=True)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
     for scanner, call in progress.recent:
         posting = progress.postings[call.posting]
         table.add_row(
             scanner.name,
             price_text(call),
             Text(shortened(printable(posting.key), 24)),
-            Text(title_of(posting.title)),
+            Text(title_of(posting.title), no_wrap=True, overflow="ellipsis"),
         )
     return table
 
@@ -327,8 +330,3 @@ def title_of(title: str) -> str:
 def shortened(text: str, longest: int) -> str:
     """Cut a text that is too long, visibly."""
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
-
-
-def printable(text: str) -> str:
-    """Replace what a terminal might obey."""
-    return "".join(character if character.isprintable() else " " for character in text)

@@ -40,7 +40,7 @@ async def database(url: str | None, ttl: float) -> list[Finding]:
 async def redis(ttl: float) -> list[Finding]:
     """Redis, if it is to keep the locks."""
     if not _wants_redis(None):
-        return [Finding("Redis", Level.OK, "not configured: locks are in the database")]
+        return [Finding("Redis", Level.OK, "not configured: the locks are in the database above")]
     configured = any(
         os.environ.get(name) for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT", "USE_REDIS_LOCKS")
     )

@@ -299,7 +299,7 @@ impl Engine {
     /// The time is up and the database has said nothing: what it said the last time may tell why.
     fn no_answer(&self, failed_before: Option<StoreError>) -> StoreError {
         StoreError::unknown_outcome(match failed_before {
-            Some(failure) => format!("{failure}; and then no answer in time"),
+            Some(failure) => format!("no answer in time; the last error was: {failure}"),
             None => format!("{}: no answer in time", self.store.describe()),
         })
     }
@@ -329,6 +329,31 @@ impl Engine {
         let requests = self.queues().wake_all();
         self.send(requests);
         cleared.map_err(LockError::backend)
+    }
+
+    /// Deletes the rows that have expired: nobody holds them, and nobody has to be woken.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn sweep(&self) -> Result<u64, LockError> {
+        self.ask(RELEASE_PATIENCE, |reply| Operation::Sweep { reply })
+            .await
+            .map_err(LockError::backend)
+    }
+
+    /// The row of a key, if it has one that is not expired.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn row(&self, key: &Arc<str>) -> Result<Option<LockRow>, LockError> {
+        let keys = || vec![Arc::clone(key)];
+        self.ask(RELEASE_PATIENCE, |reply| Operation::Observe {
+            keys: keys(),
+            reply,
+        })
+        .await
+        .map(|rows| rows.into_iter().next())
+        .map_err(LockError::backend)
     }
 
     /// Every row of the table.

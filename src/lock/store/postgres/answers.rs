@@ -54,7 +54,7 @@ pub(super) fn answer(batch: Vec<Job>, rows: &[PgRow], shared: &Shared) {
                 give(reply, rows);
             }
             Operation::List { reply } => give(reply, observed.as_ref().map_err(failed).cloned()),
-            Operation::Count { reply } | Operation::Clear { reply } => {
+            Operation::Count { reply } | Operation::Clear { reply } | Operation::Sweep { reply } => {
                 let count = rows.first().map_or(Ok(0), |row| row.try_get::<i64, _>(0));
                 give(
                     reply,
@@ -117,7 +117,7 @@ fn answer_acquire(acquire: Acquire, row: Option<&PgRow>, failed: impl Fn(&sqlx::
 }
 
 /// A row as `OBSERVE` has it, from a column on; the key is the first of them unless it is known.
-fn read_row(row: &PgRow, from: usize, key: Option<&Arc<str>>) -> sqlx::Result<LockRow> {
+pub(super) fn read_row(row: &PgRow, from: usize, key: Option<&Arc<str>>) -> sqlx::Result<LockRow> {
     Ok(LockRow {
         key: match key {
             Some(key) => Arc::clone(key),

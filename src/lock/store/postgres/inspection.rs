@@ -2,13 +2,15 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _};
 use tokio::time::timeout;
 
+use super::answers::read_row;
 use super::errors::{Phase, store_error};
-use super::{PostgresSettings, schema};
+use super::{PostgresSettings, schema, statements};
 use crate::lock::error::StoreError;
 use crate::lock::inspection::{Inspection, Tables};
+use crate::lock::operation::LockRow;
 
 const SERVER: &str = "\
 SELECT current_setting('server_version'), pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on', \
@@ -21,9 +23,21 @@ const CLOCK: &str = "SELECT extract(epoch FROM clock_timestamp())::float8";
 
 /// See [`crate::lock::inspect`].
 pub(in crate::lock) async fn inspect(settings: &PostgresSettings) -> Result<Inspection, StoreError> {
+    connected(settings, async |connection| examine(settings, connection).await).await
+}
+
+/// See [`crate::lock::look`].
+pub(in crate::lock) async fn look(settings: &PostgresSettings) -> Result<Vec<LockRow>, StoreError> {
+    connected(settings, async |connection| list(connection).await).await
+}
+
+async fn connected<T>(
+    settings: &PostgresSettings,
+    look: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+) -> Result<T, StoreError> {
     let looking = async {
         let mut connection = settings.connect.connect().await?;
-        let found = look(settings, &mut connection).await;
+        let found = look(&mut connection).await;
         let _ = connection.close().await;
         found
     };
@@ -36,7 +50,26 @@ pub(in crate::lock) async fn inspect(settings: &PostgresSettings) -> Result<Insp
     }
 }
 
-async fn look(settings: &PostgresSettings, connection: &mut PgConnection) -> sqlx::Result<Inspection> {
+async fn list(connection: &mut PgConnection) -> sqlx::Result<Vec<LockRow>> {
+    let mut transaction = connection.begin_with("BEGIN READ ONLY").await?;
+    // A server goes on waiting for a table after its client has gone.
+    transaction.execute("SET LOCAL lock_timeout = 2000").await?;
+    let rows = if schema::missing_tables(&mut transaction)
+        .await?
+        .contains(&schema::LOCK_TABLE)
+    {
+        Vec::new()
+    } else {
+        sqlx::query(statements::LIST)
+            .persistent(false)
+            .fetch_all(&mut *transaction)
+            .await?
+    };
+    transaction.rollback().await?;
+    rows.iter().map(|row| read_row(row, 0, None)).collect()
+}
+
+async fn examine(settings: &PostgresSettings, connection: &mut PgConnection) -> sqlx::Result<Inspection> {
     let mut transaction = connection.begin_with("BEGIN READ ONLY").await?;
     let server = sqlx::query(SERVER)
         .persistent(false)

@@ -27,7 +27,7 @@ mod queries;
 mod schema;
 mod statements;
 
-pub(in crate::lock) use inspection::inspect;
+pub(in crate::lock) use inspection::{inspect, look};
 
 /// How long a note that somebody waits is good for.
 const NOTE_LASTS: Duration = Duration::from_secs(30);
@@ -58,7 +58,7 @@ impl std::fmt::Debug for PostgresSettings {
 
 impl PostgresSettings {
     /// The server and the database, for messages.
-    fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let host = match self.connect.get_socket() {
             Some(socket) => socket.display().to_string(),
             None => self.connect.get_host().to_owned(),

@@ -176,6 +176,7 @@ pub(super) fn query(batch: &[Job]) -> Option<PgQuery<'static>> {
         Job::Operation(Operation::List { .. }) => sqlx::query(statements::LIST),
         Job::Operation(Operation::Count { .. }) => sqlx::query(statements::COUNT),
         Job::Operation(Operation::Clear { .. }) => sqlx::query(statements::CLEAR),
+        Job::Operation(Operation::Sweep { .. }) => sqlx::query(statements::SWEEP),
     })
 }
 

@@ -200,6 +200,17 @@ WITH everything AS MATERIALIZED (
 )
 SELECT count(*), CASE WHEN count(*) > 0 THEN pg_notify('arbitrageai_locks', '')::text END FROM gone";
 
+/// Deletes what has expired, but for rows that somebody is just taking.
+pub(super) const SWEEP: &str = "\
+WITH expired AS MATERIALIZED (
+    SELECT id FROM distributed_locks
+    WHERE expires_at <= extract(epoch FROM clock_timestamp())::float8 AND lock_key LIKE 'bid:lock:_%:_%'
+    ORDER BY lock_key FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM distributed_locks AS locks USING expired WHERE locks.id = expired.id RETURNING locks.id
+)
+SELECT count(*) FROM gone";
+
 /// Who holds which of these keys.
 pub(super) const OBSERVE: &str = "\
 SELECT lock_key, id, holder_id, acquired_at, expires_at, expires_at - extract(epoch FROM clock_timestamp())::float8

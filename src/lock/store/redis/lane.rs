@@ -146,7 +146,10 @@ fn add_commands(pipeline: &mut Pipeline, scripts: &Scripts, operation: &Operatio
                 pipeline.add_command(scripts.observe(keys));
             }
         }
-        Operation::List { .. } | Operation::Count { .. } | Operation::Clear { .. } => {}
+        Operation::List { .. }
+        | Operation::Count { .. }
+        | Operation::Clear { .. }
+        | Operation::Sweep { .. } => {}
     }
 }
 
@@ -222,7 +225,10 @@ impl Values<'_> {
                 let answers: Result<Vec<Vec<LockRow>>, StoreError> = answers.into_iter().collect();
                 let _ = reply.send(answers.map(|rows| rows.into_iter().flatten().collect()));
             }
-            Operation::List { .. } | Operation::Count { .. } | Operation::Clear { .. } => {}
+            Operation::List { .. }
+            | Operation::Count { .. }
+            | Operation::Clear { .. }
+            | Operation::Sweep { .. } => {}
         }
     }
 }

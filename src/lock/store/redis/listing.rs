@@ -20,7 +20,7 @@ const STEP: usize = 1000;
 pub(super) fn goes_over_all_keys(operation: &Operation) -> bool {
     matches!(
         operation,
-        Operation::List { .. } | Operation::Count { .. } | Operation::Clear { .. }
+        Operation::List { .. } | Operation::Count { .. } | Operation::Clear { .. } | Operation::Sweep { .. }
     )
 }
 
@@ -33,6 +33,8 @@ pub(super) async fn carry_out(connected: Connected, settings: Arc<RedisSettings>
             drop(reply.send(walk.all_locks().await.map(|locks| locks.len() as u64)))
         }
         Operation::Clear { reply } => drop(reply.send(walk.clear().await)),
+        // Redis has deleted what has expired.
+        Operation::Sweep { reply } => drop(reply.send(Ok(0))),
         other => other.fail(&StoreError::permanent("this operation is about single keys")),
     }
 }

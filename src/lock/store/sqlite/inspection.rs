@@ -2,14 +2,21 @@
 //! application from its database.
 
 use std::fmt::Write as _;
+use std::io::{ErrorKind, Read as _};
 use std::path::Path;
+use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags, Row};
 
 use super::worker::store_error;
-use super::{Location, neighbours, schema};
+use super::{Location, neighbours, schema, statements, system_clock};
 use crate::lock::error::StoreError;
 use crate::lock::inspection::{Inspection, Tables};
+use crate::lock::operation::LockRow;
+
+/// How long a look waits for somebody who writes to a file without a write-ahead log.
+const WRITER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// See [`crate::lock::inspect`]. It blocks.
 pub(in crate::lock) fn inspect(location: &Location) -> Result<Inspection, StoreError> {
@@ -68,13 +75,89 @@ fn tables(location: &Location, path: &Path) -> Result<Tables, StoreError> {
     neighbours::install();
     let _no_fork_meanwhile = neighbours::working();
     let failed = |error: rusqlite::Error| store_error(location, &error);
-    let flags =
-        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let connection = Connection::open_with_flags(address(path), flags).map_err(failed)?;
-    schema::look(&connection).map_err(failed)
+    schema::look(&open(path).map_err(failed)?).map_err(failed)
 }
 
-/// The file as a URI. Without a log beside it nobody writes it now: it is read as it is, which spares SQLite a log of ours.
+/// See [`crate::lock::look`]. It blocks.
+pub(in crate::lock) fn look(path: &Path) -> Result<Vec<LockRow>, StoreError> {
+    let why_not = match std::fs::metadata(path) {
+        Ok(data) if data.is_file() => None,
+        Ok(data) if data.is_dir() => Some(format!("{} is a directory", path.display())),
+        Ok(_) => Some(format!("{} is not a file", path.display())),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Some(format!("there is no file {}", path.display()))
+        }
+        Err(error) => Some(format!("{} can't be read: {error}", path.display())),
+    };
+    if let Some(why_not) = why_not {
+        return Err(StoreError::permanent(why_not));
+    }
+    neighbours::install();
+    let _no_fork_meanwhile = neighbours::working();
+    let location = Location::File {
+        path: path.to_owned(),
+        create_folders: false,
+    };
+    let failed = |error: rusqlite::Error| store_error(&location, &error);
+    let connection = open(path).map_err(failed)?;
+    connection.busy_timeout(WRITER_PATIENCE).map_err(failed)?;
+    match schema::look(&connection).map_err(failed)? {
+        Tables::AnotherShape(difference) => {
+            let message = format!("SQLite database {}: {difference}", path.display());
+            Err(StoreError::permanent(message))
+        }
+        Tables::Usable { missing } if missing.contains(&schema::LOCK_TABLE) => Ok(Vec::new()),
+        _ => rows(&connection).map_err(failed),
+    }
+}
+
+fn rows(connection: &Connection) -> rusqlite::Result<Vec<LockRow>> {
+    let now = system_clock()();
+    connection
+        .prepare(statements::ROWS)?
+        .query_map([], |row| {
+            let expires_at = number(row, 4)?;
+            Ok(LockRow {
+                key: text(row, 0)?.into(),
+                id: text(row, 1)?,
+                holder: text(row, 2)?,
+                acquired_at: number(row, 3)?,
+                expires_at,
+                expires_in: expires_at - now,
+            })
+        })?
+        .collect()
+}
+
+/// A time. SQLite's columns take anything: what is no number is none here either, and does not
+/// spoil the list.
+fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<f64> {
+    #[allow(clippy::cast_precision_loss, reason = "seconds fit")]
+    Ok(match row.get_ref(column)? {
+        ValueRef::Real(number) => number,
+        ValueRef::Integer(number) => number as f64,
+        _ => f64::NAN,
+    })
+}
+
+/// A name, likewise.
+fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        ValueRef::Integer(number) => number.to_string(),
+        ValueRef::Real(number) => number.to_string(),
+        ValueRef::Null => String::new(),
+    })
+}
+
+fn open(path: &Path) -> rusqlite::Result<Connection> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    Connection::open_with_flags(address(path), flags)
+}
+
+/// The file as a URI. If its journal is a write-ahead log and there is none, nobody has it open: it
+/// is read as it is, which spares SQLite a log of ours.
 fn address(path: &Path) -> String {
     let mut address = "file:".to_owned();
     for byte in path.as_os_str().as_encoded_bytes() {
@@ -87,10 +170,19 @@ fn address(path: &Path) -> String {
     }
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
-    if !Path::new(&log).exists() {
+    if is_in_wal_mode(path) && !Path::new(&log).exists() {
         address.push_str("?immutable=1");
     }
     address
+}
+
+/// Whether readers need a log. The file's header tells:
+/// <https://www.sqlite.org/fileformat2.html#file_format_version_numbers>
+fn is_in_wal_mode(path: &Path) -> bool {
+    let mut header = [0; 20];
+    std::fs::File::open(path)
+        .and_then(|mut file| file.read_exact(&mut header))
+        .is_ok_and(|()| header[19] == 2)
 }
 
 #[cfg(unix)]

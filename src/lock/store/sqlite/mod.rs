@@ -25,7 +25,7 @@ mod statements;
 mod worker;
 
 use change_watch::ChangeWatch;
-pub(in crate::lock) use inspection::{inspect, inspect_memory};
+pub(in crate::lock) use inspection::{inspect, inspect_memory, look};
 use worker::{Message, Worker};
 
 /// Where a SQLite database is.

@@ -18,7 +18,7 @@ const MAKE_FENCES: &str = "\
 
 /// The tables' names.
 pub(super) const TABLES: [&str; 2] = [LOCK_TABLE, "arbitrageai_lock_fences"];
-const LOCK_TABLE: &str = "distributed_locks";
+pub(super) const LOCK_TABLE: &str = "distributed_locks";
 
 /// The columns that the original's table has.
 const COLUMNS: [&str; 6] = [

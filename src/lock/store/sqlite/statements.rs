@@ -21,7 +21,7 @@ const GIVE: &str = "\
     created_at = strftime('%Y-%m-%d %H:%M:%f000', ?5, 'unixepoch') WHERE lock_key = ?3 AND id IN (?1, ?2)";
 const ROW: &str =
     "SELECT lock_key, id, holder_id, acquired_at, expires_at FROM distributed_locks WHERE lock_key = ?1";
-const ROWS: &str =
+pub(super) const ROWS: &str =
     "SELECT lock_key, id, holder_id, acquired_at, expires_at FROM distributed_locks ORDER BY lock_key";
 
 pub(super) fn begin(connection: &Connection, writes: bool) -> rusqlite::Result<()> {
@@ -259,6 +259,17 @@ pub(super) fn clear(connection: &Connection) -> rusqlite::Result<u64> {
     connection
         .prepare_cached("DELETE FROM distributed_locks")?
         .execute([])
+        .map(|deleted| deleted as u64)
+}
+
+/// Deletes what has expired. Text and blobs, which SQLite takes for times, are greater than any
+/// number: they stay.
+pub(super) fn sweep(connection: &Connection, now: f64) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached(
+            "DELETE FROM distributed_locks WHERE expires_at <= ?1 AND lock_key GLOB 'bid:lock:?*:?*'",
+        )?
+        .execute([now])
         .map(|deleted| deleted as u64)
 }
 

@@ -50,7 +50,7 @@ impl Operation {
             Self::Release(Release { reply, .. }) => answer(reply, error),
             Self::HandOver(HandOver { reply, .. }) => answer(reply, error),
             Self::Observe { reply, .. } | Self::List { reply } => answer(reply, error),
-            Self::Count { reply } | Self::Clear { reply } => answer(reply, error),
+            Self::Count { reply } | Self::Clear { reply } | Self::Sweep { reply } => answer(reply, error),
         }
     }
 }
@@ -238,7 +238,10 @@ impl Answer {
             (Self::Rows(rows), Operation::Observe { reply, .. } | Operation::List { reply }) => {
                 drop(reply.send(Ok(rows)));
             }
-            (Self::Number(number), Operation::Count { reply } | Operation::Clear { reply }) => {
+            (
+                Self::Number(number),
+                Operation::Count { reply } | Operation::Clear { reply } | Operation::Sweep { reply },
+            ) => {
                 drop(reply.send(Ok(number)));
             }
             (_, operation) => operation.fail(&StoreError::permanent("the lock store mixed up its answers")),
@@ -280,6 +283,7 @@ fn run_batch(
             Operation::List { .. } => Answer::Rows(statements::list(connection, now)?),
             Operation::Count { .. } => Answer::Number(statements::count(connection, now)?),
             Operation::Clear { .. } => Answer::Number(statements::clear(connection)?),
+            Operation::Sweep { .. } => Answer::Number(statements::sweep(connection, now)?),
         });
     }
     fence.store(connection)?;
