@@ -67,8 +67,8 @@ class Lease:
             return
         native.release()  # begun by this call, whatever becomes of what it returns
         message = (
-            f"the lease of {printable(native.key)} was dropped while it was held, and is released now: keep it "
-            "(`lease = await ...`) and release it, or use `async with locks.with_lock(...)`"
+            f"the lease of {printable(native.key)} was dropped while it was held, and is released now: "
+            "keep it (`lease = await ...`) and release it, or use `async with locks.with_lock(...)`"
         )
         logger.warning("%s", message[0].upper() + message[1:])
         warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
