@@ -102,6 +102,22 @@ impl StoreError {
         }
     }
 
+    /// A row that nobody can tell the end of, since `what` is no time. Its key counts as held until somebody deletes the row, which may
+    /// be soon.
+    pub(crate) fn unreadable_row(key: &str, what: &str) -> Self {
+        Self::transient(format!(
+            "the row of {key} can't be read: {what}; the lock counts as held until somebody deletes the row, by break_lock for instance"
+        ))
+    }
+
+    /// The same, with the database's name before it.
+    pub(crate) fn at(self, place: &str) -> Self {
+        Self {
+            message: format!("{place}: {}", self.message),
+            ..self
+        }
+    }
+
     /// The answer of a store that has been closed.
     pub fn closed() -> Self {
         Self::permanent("the lock store has been closed")
