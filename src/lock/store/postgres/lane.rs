@@ -2,24 +2,29 @@
 
 use std::collections::HashSet;
 use std::mem::discriminant;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::answers::answer;
-use super::errors::{Phase, connection_survives, store_error, table_is_missing};
-use super::queries::{PgQuery, query};
-use super::{Job, LARGEST_BATCH, Shared, schema};
+use super::errors::{Phase, connection_survives, queue_is_full, store_error, table_is_missing};
+use super::queries::{PgQuery, notifies, query};
+use super::{Job, LARGEST_BATCH, Shared, limits, schema};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Operation, Release, ReleaseTarget};
 
 /// How long a statement may take before the connection is given up: one that works is done within milliseconds.
 const STATEMENT_PATIENCE: Duration = Duration::from_secs(5);
+/// For so long at most requests whose common statement was refused are tried singly.
+const LONGEST_SINGLY: Duration = Duration::from_secs(2);
+/// How many connections a lane gives up in a row before it gives up no more of them than one in hours.
+const MOST_GIVEN_UP: u32 = 6;
 /// How long the server's plans are kept. They are made for a table of the size that it has then, which may have had ten rows: planned
 /// anew, each statement of a table of 100,000 takes a hundredth of the time.
 const PLANS_LAST: Duration = Duration::from_secs(5);
@@ -74,9 +79,16 @@ fn kind(job: &Job) -> Kind {
     }
 }
 
+/// A statement on its way, with its connection.
+type Running = Pin<Box<dyn Future<Output = (Option<PgConnection>, sqlx::Result<Vec<PgRow>>)> + Send>>;
+
 /// A connection, if one has been made, and the right to make one.
 pub(super) struct Lane {
     connection: Option<PgConnection>,
+    /// A statement that the server has not answered in time, and its connection.
+    unanswered: Option<Running>,
+    /// How many connections have been given up since the server's last answer.
+    given_up: u32,
     planned_at: Instant,
     shared: Arc<Shared>,
 }
@@ -85,6 +97,8 @@ impl Lane {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
             connection: None,
+            unanswered: None,
+            given_up: 0,
             planned_at: Instant::now(),
             shared,
         }
@@ -93,6 +107,9 @@ impl Lane {
     /// Works until nothing is left to do, and lies down with the idle ones; ends when the store is closed.
     pub(super) async fn run(mut self) {
         loop {
+            if let Some(unanswered) = self.unanswered.take() {
+                self.wait_for(unanswered).await;
+            }
             let batch = {
                 let shared = Arc::clone(&self.shared);
                 let mut work = shared.work();
@@ -128,87 +145,117 @@ impl Lane {
     }
 
     async fn carry_out(&mut self, batch: Vec<Job>) {
-        let rows = match self.execute(&batch).await {
-            Ok(rows) => rows,
-            // One row that a foreign transaction keeps, or that meets with another's, must not fail the others.
-            Err(error)
-                if batch.len() > 1
-                    && error.transient
-                    && !error.outcome_unknown
-                    && self.connection.is_some() =>
-            {
-                for job in batch {
-                    let alone = vec![job];
-                    match self.execute(&alone).await {
-                        Ok(rows) => answer(alone, &rows, &self.shared),
-                        Err(error) => fail(alone, &error),
-                    }
-                }
-                return;
+        match self.execute(&batch).await {
+            Ok(rows) => answer(batch, &rows, &self.shared),
+            Err(error) if batch.len() > 1 && !error.outcome_unknown && self.connection.is_some() => {
+                self.carry_out_each(batch).await;
             }
-            Err(error) => return fail(batch, &error),
-        };
-        answer(batch, &rows, &self.shared);
+            Err(error) => fail(batch, &error),
+        }
+    }
+
+    /// One row that the server refuses, or that a foreign transaction keeps, must not fail the others. When that takes long (the table is
+    /// locked, perhaps), the rest goes back to where it came from: a request that has been answered meanwhile is not in its way again.
+    async fn carry_out_each(&mut self, batch: Vec<Job>) {
+        let until = Instant::now() + LONGEST_SINGLY;
+        let mut rest = batch.into_iter();
+        while let Some(job) = rest.next() {
+            let alone = vec![job];
+            match self.execute(&alone).await {
+                Ok(rows) => answer(alone, &rows, &self.shared),
+                Err(error) => fail(alone, &error),
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        self.shared.work().jobs.extend(rest);
     }
 
     async fn execute(&mut self, batch: &[Job]) -> Result<Vec<PgRow>, StoreError> {
+        match self.execute_once(batch, true).await? {
+            // Whoever waits finds the lock free when it looks.
+            Err(error) if notifies(batch) && queue_is_full(&error) => self.execute_once(batch, false).await?,
+            outcome => outcome,
+        }
+        .map_err(|error| store_error(&self.shared.settings, Phase::Executing, &error))
+    }
+
+    /// The server's answer, an error of its own perhaps; or an error when there is none.
+    async fn execute_once(
+        &mut self,
+        batch: &[Job],
+        notify: bool,
+    ) -> Result<sqlx::Result<Vec<PgRow>>, StoreError> {
         let shared = Arc::clone(&self.shared);
         let settings = &shared.settings;
-        let mut connection = match self.connection.take() {
+        let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.connect().await?,
+            None => Self::connect(&shared).await?,
         };
-        let Some(query) = query(batch) else {
-            return Ok(Vec::new());
+        let Some(query) = query(batch, notify) else {
+            return Ok(Ok(Vec::new()));
         };
         let plan_anew = settings.statement_cache && self.planned_at.elapsed() > PLANS_LAST;
         if plan_anew {
             self.planned_at = Instant::now();
         }
-        let executed = timeout(STATEMENT_PATIENCE, async {
-            if plan_anew {
-                connection.execute("DISCARD PLANS").await?;
-            }
-            execute(&mut connection, query, settings.statement_cache).await
-        })
-        .await;
-        match executed {
-            Ok(Ok(rows)) => {
-                self.connection = Some(connection);
-                Ok(rows)
-            }
-            Ok(Err(error)) => {
-                let mut failure = store_error(settings, Phase::Executing, &error);
-                if table_is_missing(&error) {
-                    *shared.schema.lock().await = false;
-                    failure = StoreError::transient(failure.message);
-                } else if connection_survives(&error) && settings.statement_cache {
-                    self.connection = Some(connection);
-                }
-                Err(failure)
-            }
-            Err(_) => Err(StoreError::unknown_outcome(format!(
+        let statement = Statement {
+            query,
+            plan_anew,
+            prepared: settings.statement_cache,
+            in_transaction: shared.limits.by_transaction(settings),
+        };
+        let mut running: Running = Box::pin(statement.run(connection));
+        let Ok((connection, outcome)) = timeout(STATEMENT_PATIENCE, &mut running).await else {
+            self.unanswered = Some(running);
+            return Err(StoreError::unknown_outcome(format!(
                 "{}: no answer to a statement",
                 settings.describe()
-            ))),
+            )));
+        };
+        self.given_up = 0;
+        self.connection = connection;
+        if let Err(error) = &outcome
+            && table_is_missing(error)
+        {
+            *shared.schema.lock().await = false;
+            // On a new connection the table is made anew.
+            self.connection = None;
+            let message = store_error(settings, Phase::Executing, error).message;
+            return Err(StoreError::transient(message));
+        }
+        Ok(outcome)
+    }
+
+    /// Waits for a statement that nobody waits for any more, since its connection stands at the server until it ends: a server that does
+    /// not answer is not to get more and more of them. A connection may also be dead without our knowing, so that it is given up at
+    /// last; at once for the first, and ever later after that, until there is an answer.
+    async fn wait_for(&mut self, unanswered: Running) {
+        let patience = STATEMENT_PATIENCE * (4_u32.pow(self.given_up) - 1);
+        let mut closing = self.shared.closing.subscribe();
+        tokio::select! {
+            biased;
+            (connection, _) = unanswered => {
+                self.given_up = 0;
+                self.connection = connection;
+            }
+            _ = closing.wait_for(|closing| *closing) => {}
+            () = sleep(patience) => self.given_up = (self.given_up + 1).min(MOST_GIVEN_UP),
         }
     }
 
-    async fn connect(&self) -> Result<PgConnection, StoreError> {
-        let settings = &self.shared.settings;
+    async fn connect(shared: &Shared) -> Result<PgConnection, StoreError> {
+        let settings = &shared.settings;
         let too_long =
             || StoreError::transient(format!("{}: could not connect in time", settings.describe()));
+        let failed = |error: sqlx::Error| store_error(settings, Phase::Connecting, &error);
         let connecting = async {
-            let mut connection = settings
-                .connect
-                .connect()
-                .await
-                .map_err(|error| store_error(settings, Phase::Connecting, &error))?;
-            schema::prepare(&self.shared, &mut connection).await?;
+            let limits = &shared.limits;
+            let mut connection = limits.connect(settings).await.map_err(failed)?;
+            schema::prepare(shared, &mut connection).await?;
             if settings.statement_cache {
-                plan_once(&mut connection)
-                    .await
-                    .map_err(|error| store_error(settings, Phase::Connecting, &error))?;
+                limits.set_up(&mut connection).await.map_err(failed)?;
             }
             Ok(connection)
         };
@@ -218,31 +265,46 @@ impl Lane {
     }
 }
 
-/// Left to itself, the server plans a release anew each time, since it takes an array for longer than ours are: that takes as
-/// long as carrying it out. Before PostgreSQL 12 it can't be told so.
-async fn plan_once(connection: &mut PgConnection) -> sqlx::Result<()> {
-    match connection
-        .execute("SET plan_cache_mode = force_generic_plan")
-        .await
-    {
-        Err(sqlx::Error::Database(refused)) if refused.code().as_deref() == Some("42704") => Ok(()),
-        outcome => outcome.map(drop),
-    }
+/// A statement, and how it is to be sent.
+struct Statement {
+    query: PgQuery<'static>,
+    plan_anew: bool,
+    prepared: bool,
+    in_transaction: bool,
 }
 
-async fn execute(
-    connection: &mut PgConnection,
-    query: PgQuery<'_>,
-    keep_prepared: bool,
-) -> sqlx::Result<Vec<PgRow>> {
-    if keep_prepared {
-        return query.fetch_all(connection).await;
+impl Statement {
+    /// The server's answer, and the connection if it still serves.
+    async fn run(self, mut connection: PgConnection) -> (Option<PgConnection>, sqlx::Result<Vec<PgRow>>) {
+        let in_transaction = self.in_transaction;
+        let outcome = self.send(&mut connection).await;
+        let serves = match &outcome {
+            Ok(_) => true,
+            Err(error) if !connection_survives(error) => false,
+            Err(_) => !in_transaction || connection.execute("ROLLBACK").await.is_ok(),
+        };
+        (serves.then_some(connection), outcome)
     }
-    // A pooler keeps us on one server for a transaction; preparing and executing outside of one may reach two.
-    connection.execute("BEGIN").await?;
-    let rows = query.persistent(false).fetch_all(&mut *connection).await?;
-    connection.execute("COMMIT").await?;
-    Ok(rows)
+
+    async fn send(self, connection: &mut PgConnection) -> sqlx::Result<Vec<PgRow>> {
+        if self.plan_anew {
+            connection.execute("DISCARD PLANS").await?;
+        }
+        let query = self.query.persistent(self.prepared);
+        if !self.in_transaction {
+            return query.fetch_all(connection).await;
+        }
+        // A pooler keeps us on one server for a transaction; preparing and executing outside of one may reach two.
+        let begun = Instant::now();
+        connection.execute(limits::BEGIN).await?;
+        // What nobody waits for any more is not to happen later.
+        if begun.elapsed() >= STATEMENT_PATIENCE {
+            return Err(sqlx::Error::PoolTimedOut);
+        }
+        let rows = query.fetch_all(&mut *connection).await?;
+        connection.execute("COMMIT").await?;
+        Ok(rows)
+    }
 }
 
 fn fail(batch: Vec<Job>, error: &StoreError) {

@@ -22,6 +22,7 @@ mod answers;
 mod errors;
 mod inspection;
 mod lane;
+mod limits;
 mod listener;
 mod queries;
 mod schema;
@@ -99,6 +100,7 @@ struct Shared {
     listener: Arc<dyn Listener>,
     work: Mutex<Work>,
     schema: tokio::sync::Mutex<bool>,
+    limits: limits::Limits,
     closing: watch::Sender<bool>,
     /// Requests come from any thread.
     runtime: Handle,
@@ -141,6 +143,7 @@ impl PostgresStore {
             listener,
             work: Mutex::default(),
             schema: tokio::sync::Mutex::new(false),
+            limits: limits::Limits::default(),
             closing: watch::channel(false).0,
             runtime: Handle::current(),
         };

@@ -194,7 +194,8 @@ mod linux {
             (found.st_dev, found.st_ino)
         };
         // SAFETY: only asks.
-        let serves = |descriptor| unsafe { libc::fcntl(descriptor, libc::F_GETFL) & libc::O_ACCMODE == access };
+        let serves =
+            |descriptor| unsafe { libc::fcntl(descriptor, libc::F_GETFL) & libc::O_ACCMODE == access };
         let position = all.kept.iter().position(|(descriptor, kept)| {
             // SQLite refuses the numbers of the standard streams.
             *descriptor > 2 && *kept == file && identity(*descriptor) == Some(file) && serves(*descriptor)

@@ -283,7 +283,9 @@ fn read(row: &Row<'_>, now: f64) -> rusqlite::Result<LockRow> {
         key: text(row.get_ref(0)?).into(),
         id: text(row.get_ref(1)?),
         holder: text(row.get_ref(2)?),
-        acquired_at: number(row.get_ref(3)?).filter(|time| time.is_finite()).unwrap_or(now),
+        acquired_at: number(row.get_ref(3)?)
+            .filter(|time| time.is_finite())
+            .unwrap_or(now),
         expires_at,
         expires_in: expires_at - now,
     })
