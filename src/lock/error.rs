@@ -50,6 +50,9 @@ impl LockError {
     }
 
     pub(crate) fn backend(error: StoreError) -> Self {
+        if let Some(argument) = error.argument {
+            return Self::invalid(argument, error.message);
+        }
         Self::Backend {
             message: error.message.clone(),
             source: Some(Arc::new(error)),
@@ -72,6 +75,8 @@ pub struct StoreError {
     pub transient: bool,
     /// Whether the operation may have been carried out all the same (the connection broke before its answer came).
     pub outcome_unknown: bool,
+    /// The caller's argument that is at fault, if it is one: what only the database can judge.
+    pub argument: Option<&'static str>,
 }
 
 impl StoreError {
@@ -81,6 +86,7 @@ impl StoreError {
             message: message.into(),
             transient: false,
             outcome_unknown: false,
+            argument: None,
         }
     }
 
@@ -90,6 +96,7 @@ impl StoreError {
             message: message.into(),
             transient: true,
             outcome_unknown: false,
+            argument: None,
         }
     }
 
@@ -99,6 +106,19 @@ impl StoreError {
             message: message.into(),
             transient: true,
             outcome_unknown: true,
+            argument: None,
+        }
+    }
+
+    /// A key that the table's index can't hold.
+    pub(crate) fn overlong_key(key: &str) -> Self {
+        let message = format!(
+            "marketplace_id and posting_id are too long for the index of this database's table: the key has {} bytes; 2,692 always fit",
+            key.len()
+        );
+        Self {
+            argument: Some("posting_id"),
+            ..Self::permanent(message)
         }
     }
 

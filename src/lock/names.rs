@@ -7,9 +7,6 @@ use super::error::LockError;
 
 /// The longest identifier taken, in characters: longer ones are mistakes.
 const LONGEST_IDENTIFIER: usize = 1000;
-/// The longest key taken, in bytes: PostgreSQL's indexes hold entries of 2,704, twelve of which are not the key's. The limit is the same
-/// on every database, so that a name that is good on one is good on all.
-const LONGEST_KEY: usize = 2692;
 /// What may be asked for by its key, in characters: every key that could ever be acquired.
 const LONGEST_KNOWN_KEY: usize = PREFIX.len() + 2 * LONGEST_IDENTIFIER + 1;
 /// The longest time taken, in seconds (some 31 years): beyond it arithmetic on clocks is not worth doing.
@@ -26,8 +23,7 @@ impl LockName {
     /// Checks both identifiers and makes the key of them.
     ///
     /// # Errors
-    /// [`LockError::InvalidArgument`] for an empty or overlong identifier, or one with a NUL character, and for two that no index could
-    /// hold together.
+    /// [`LockError::InvalidArgument`] for an empty or overlong identifier, or one with a NUL character.
     pub fn new(marketplace_id: &str, posting_id: &str) -> Result<Self, LockError> {
         if marketplace_id.is_empty() || posting_id.is_empty() {
             let argument = if marketplace_id.is_empty() {
@@ -42,23 +38,9 @@ impl LockName {
         }
         check_identifier("marketplace_id", marketplace_id)?;
         check_identifier("posting_id", posting_id)?;
-        let key = format!("{PREFIX}{marketplace_id}:{posting_id}");
-        if key.len() > LONGEST_KEY {
-            let (longer, bytes) = if marketplace_id.len() > posting_id.len() {
-                ("marketplace_id", marketplace_id.len())
-            } else {
-                ("posting_id", posting_id.len())
-            };
-            let most = LONGEST_KEY - PREFIX.len() - 1;
-            return Err(LockError::invalid(
-                longer,
-                format!(
-                    "{longer} has {bytes} bytes in UTF-8: marketplace_id and posting_id together must have at most {most}, not {}",
-                    marketplace_id.len() + posting_id.len()
-                ),
-            ));
-        }
-        Ok(Self { key: key.into() })
+        Ok(Self {
+            key: format!("{PREFIX}{marketplace_id}:{posting_id}").into(),
+        })
     }
 
     /// A key as it stands in the table, whoever wrote it there.

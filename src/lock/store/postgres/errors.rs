@@ -50,6 +50,7 @@ pub(super) fn store_error(settings: &PostgresSettings, phase: Phase, error: &sql
         message,
         transient,
         outcome_unknown: phase == Phase::Executing && !undone,
+        argument: None,
     }
 }
 
@@ -70,8 +71,9 @@ pub(super) fn table_is_missing(error: &sqlx::Error) -> bool {
     code_begins(error, &["42P01"])
 }
 
-/// Whether the server can take no notification, for the sake of someone who has not listened for long.
-pub(super) fn queue_is_full(error: &sqlx::Error) -> bool {
+/// Whether something is larger than the server can take: for a statement that notifies, the queue of notifications, when somebody has
+/// not listened for long; for one that writes a key, the key.
+pub(super) fn is_beyond_a_limit(error: &sqlx::Error) -> bool {
     code_begins(error, &["54000"])
 }
 

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::answers::answer;
-use super::errors::{Phase, connection_survives, queue_is_full, store_error, table_is_missing};
+use super::errors::{Phase, connection_survives, is_beyond_a_limit, store_error, table_is_missing};
 use super::queries::{PgQuery, notifies, query};
 use super::{Job, LARGEST_BATCH, Shared, limits, schema};
 use crate::lock::error::StoreError;
@@ -175,10 +175,17 @@ impl Lane {
     async fn execute(&mut self, batch: &[Job]) -> Result<Vec<PgRow>, StoreError> {
         match self.execute_once(batch, true).await? {
             // Whoever waits finds the lock free when it looks.
-            Err(error) if notifies(batch) && queue_is_full(&error) => self.execute_once(batch, false).await?,
+            Err(error) if notifies(batch) && is_beyond_a_limit(&error) => {
+                self.execute_once(batch, false).await?
+            }
             outcome => outcome,
         }
-        .map_err(|error| store_error(&self.shared.settings, Phase::Executing, &error))
+        .map_err(|error| match batch {
+            [Job::Operation(Operation::Acquire(Acquire { claim, .. }))] if is_beyond_a_limit(&error) => {
+                StoreError::overlong_key(&claim.key)
+            }
+            _ => store_error(&self.shared.settings, Phase::Executing, &error),
+        })
     }
 
     /// The server's answer, an error of its own perhaps; or an error when there is none.

@@ -446,9 +446,8 @@ pub(super) fn store_error(location: &Location, error: &rusqlite::Error) -> Store
         }
         // A write that failed half-way may have reached the disk.
         Some(ErrorCode::SystemIoFailure) => StoreError {
-            message,
-            transient: false,
             outcome_unknown: true,
+            ..StoreError::permanent(message)
         },
         _ => StoreError::permanent(message),
     }
