@@ -147,15 +147,32 @@ impl Lane {
     async fn carry_out(&mut self, batch: Vec<Job>) {
         match self.execute(&batch).await {
             Ok(rows) => answer(batch, &rows, &self.shared),
-            Err(error) if batch.len() > 1 && !error.outcome_unknown && self.connection.is_some() => {
-                self.carry_out_each(batch).await;
-            }
-            Err(error) => fail(batch, &error),
+            Err(error) if batch.len() == 1 || error.outcome_unknown => fail(batch, &error),
+            Err(error) if error.transient && self.table_is_locked().await => fail(batch, &error),
+            Err(error) if self.connection.is_none() => fail(batch, &error),
+            Err(_) => self.carry_out_each(batch).await,
         }
     }
 
-    /// One row that the server refuses, or that a foreign transaction keeps, must not fail the others. When that takes long (the table is
-    /// locked, perhaps), the rest goes back to where it came from: a request that has been answered meanwhile is not in its way again.
+    /// Whether requests would wait one after another for nothing.
+    async fn table_is_locked(&mut self) -> bool {
+        let Some(mut connection) = self.connection.take() else {
+            return false;
+        };
+        let looking = async {
+            let outcome = connection.execute(limits::LOOK).await;
+            let serves = outcome.is_ok() || connection.execute("ROLLBACK").await.is_ok();
+            (outcome.is_err(), serves)
+        };
+        let (locked, serves) = timeout(STATEMENT_PATIENCE, looking)
+            .await
+            .unwrap_or((true, false));
+        self.connection = serves.then_some(connection);
+        locked
+    }
+
+    /// One row that the server refuses, or that a foreign transaction keeps, must not fail the others. When that takes long, the rest
+    /// goes back to where it came from: a request that has been answered meanwhile is not in its way again.
     async fn carry_out_each(&mut self, batch: Vec<Job>) {
         let until = Instant::now() + LONGEST_SINGLY;
         let mut rest = batch.into_iter();

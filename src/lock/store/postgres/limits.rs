@@ -20,6 +20,9 @@ pub(super) const IN_TRANSACTION: &str = "SET LOCAL lock_timeout = 800; SET LOCAL
 /// Begins such a transaction, in one message.
 pub(super) const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = 800; SET LOCAL statement_timeout = 4000";
 
+/// Fails if somebody has locked the table, or waits to lock it: without waiting.
+pub(super) const LOOK: &str = "BEGIN; LOCK TABLE distributed_locks IN ROW EXCLUSIVE MODE NOWAIT; COMMIT";
+
 /// How the server is told the limits.
 #[derive(Default)]
 pub(super) struct Limits {
