@@ -36,24 +36,29 @@ def application():
 def descriptors():
     return len(os.listdir("/proc/self/fd"))
 
+most = 0
+
 async def open_and_close(rounds):
+    global most
     for _ in range(rounds):
         async with BidLockManager(60, url) as manager:
-            await manager.locks()
+            assert await manager.acquire_lock("m", "p", timeout=30)
+            most = max(most, descriptors())
 
 async def fail(manager, rounds):
     for number in range(rounds):
         assert not await manager.acquire_lock("m", "refused", timeout=0)
 
 async def main():
+    global path, most
     if case == "many managers":
         connection = application()
-        await open_and_close(20)
-        before = descriptors()
+        await open_and_close(3)
+        most = before = descriptors()
         await open_and_close(300)
     elif case == "many managers alone":
-        await open_and_close(20)
-        before = descriptors()
+        await open_and_close(3)
+        most = before = descriptors()
         await open_and_close(250)
     elif case == "a trigger":
         connection = application()
@@ -74,16 +79,15 @@ async def main():
         await fail(manager, 300)
     elif case == "many files":
         before = descriptors()
-        for number in range(60):
-            global path
+        for number in range(100):
             path = f"{sys.argv[2]}{number}"
             connection = application()
             async with BidLockManager(60, f"sqlite:///{path}") as manager:
                 await manager.locks()
             connection.close()
-    after = descriptors()
-    print(before, after)
-    assert after - before < 20, (before, after)
+    most = max(most, descriptors())
+    # Connections end on threads of their own: some of the last ones may be about to.
+    assert most - before < 60, (before, most)
 
 asyncio.run(main())
 """
