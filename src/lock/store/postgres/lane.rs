@@ -334,3 +334,66 @@ impl Statement {
 fn fail(batch: Vec<Job>, error: &StoreError) {
     batch.into_iter().for_each(|job| job.fail(error));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::lock::store::Listener;
+    use crate::lock::{Database, Options};
+
+    struct Nobody;
+
+    impl Listener for Nobody {
+        fn changed(&self, _: u64) {}
+
+        fn anything_changed(&self) {}
+    }
+
+    fn lane() -> Lane {
+        let url = "postgresql://user@127.0.0.1:1/database";
+        let Database::Postgres(settings) = Database::parse(url, &Options::default()).unwrap() else {
+            panic!("{url} is a server's");
+        };
+        Lane::new(Arc::new(Shared {
+            settings,
+            listener: Arc::new(Nobody),
+            work: std::sync::Mutex::default(),
+            schema: tokio::sync::Mutex::new(true),
+            limits: limits::Limits::default(),
+            closing: watch::channel(false).0,
+            runtime: Handle::current(),
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_gets_ever_fewer_connections() {
+        let mut lane = lane();
+        let begun = Instant::now();
+        let mut given_up = 0;
+        while begun.elapsed() < Duration::from_secs(3600) {
+            sleep(STATEMENT_PATIENCE).await; // as long as its request is waited for
+            lane.wait_for(Box::pin(pending())).await;
+            given_up += 1;
+            if given_up == 1 {
+                assert_eq!(begun.elapsed(), STATEMENT_PATIENCE); // a single one may be dead without our knowing
+            }
+        }
+        assert!(given_up <= 6, "{given_up}");
+        lane.wait_for(Box::pin(async { (None, Ok(Vec::new())) })).await;
+        assert_eq!(lane.given_up, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_closed_waits_for_nothing() {
+        let mut lane = lane();
+        lane.given_up = 5;
+        lane.shared.closing.send_replace(true);
+        let begun = Instant::now();
+        lane.wait_for(Box::pin(pending())).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+}
