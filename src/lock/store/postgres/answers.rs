@@ -10,6 +10,7 @@ use super::errors::{Phase, store_error};
 use super::{Job, Shared};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, HandOver, LockRow, Operation, Release, Renew, Reply, Won};
+use crate::lock::store::is_a_date;
 
 /// Gives each request its part of the rows.
 pub(super) fn answer(batch: Vec<Job>, rows: &[PgRow], shared: &Shared) {
@@ -154,7 +155,7 @@ fn read_row(row: &PgRow, from: usize, key: Option<&Arc<str>>) -> sqlx::Result<St
             },
             id: text(1)?,
             holder: text(2)?,
-            acquired_at: time(3)?.filter(|time| time.is_finite()).unwrap_or(0.0),
+            acquired_at: time(3)?.filter(|time| is_a_date(*time)).unwrap_or(0.0),
             expires_at: or_never(expires_at),
             expires_in: or_never(time(5)?),
         },

@@ -176,7 +176,7 @@ impl Lane {
     async fn carry_out_each(&mut self, batch: Vec<Job>) {
         let until = Instant::now() + LONGEST_SINGLY;
         let mut rest = batch.into_iter();
-        while let Some(job) = rest.next() {
+        for job in rest.by_ref() {
             let alone = vec![job];
             match self.execute(&alone).await {
                 Ok(rows) => answer(alone, &rows, &self.shared),

@@ -11,6 +11,7 @@ use super::scripts::{Answer, MOST_OBSERVED, Scripts, Standing, milliseconds, rea
 use super::{PATIENCE, RedisSettings, Shared, keys, listing};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, HandOver, LockRow, Operation, Release, Renew, Won};
+use crate::lock::store::is_a_date;
 
 /// The most requests in one pipeline: the server does not serve others meanwhile.
 const LARGEST_BATCH: usize = 256;
@@ -294,7 +295,11 @@ fn row(key: Arc<str>, answer: Answer) -> Option<LockRow> {
         key,
         id: if is_ours { id } else { format!("holder {holder}") },
         holder,
-        acquired_at: if is_ours && since > 0.0 { since } else { now },
+        acquired_at: if is_ours && since > 0.0 && is_a_date(since) {
+            since
+        } else {
+            now
+        },
         expires_at: now + expires_in,
         expires_in,
     })

@@ -9,6 +9,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::lock::operation::{Attempt, Claim, HandOver, LockRow, ReleaseTarget, Won};
+use crate::lock::store::is_a_date;
 
 /// `created_at` is written as SQLAlchemy writes a `DateTime`.
 const TAKE: &str = "\
@@ -284,7 +285,7 @@ fn read(row: &Row<'_>, now: f64) -> rusqlite::Result<LockRow> {
         id: text(row.get_ref(1)?),
         holder: text(row.get_ref(2)?),
         acquired_at: number(row.get_ref(3)?)
-            .filter(|time| time.is_finite())
+            .filter(|time| is_a_date(*time))
             .unwrap_or(now),
         expires_at,
         expires_in: expires_at - now,
