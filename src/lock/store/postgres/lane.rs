@@ -10,12 +10,12 @@ use std::time::Duration;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::answers::answer;
 use super::errors::{Phase, connection_survives, is_beyond_a_limit, store_error, table_is_missing};
 use super::queries::{PgQuery, notifies, query};
-use super::{Job, LARGEST_BATCH, Shared, limits, schema};
+use super::{Job, LARGEST_BATCH, MOST_GIVEN_UP, Shared, limits, schema};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Operation, Release, ReleaseTarget};
 
@@ -23,8 +23,6 @@ use crate::lock::operation::{Acquire, Operation, Release, ReleaseTarget};
 const STATEMENT_PATIENCE: Duration = Duration::from_secs(5);
 /// For so long at most requests whose common statement was refused are tried singly.
 const LONGEST_SINGLY: Duration = Duration::from_secs(2);
-/// How many connections a lane gives up in a row before it gives up no more of them than one in hours.
-const MOST_GIVEN_UP: u32 = 6;
 /// How long the server's plans are kept. They are made for a table of the size that it has then, which may have had ten rows: planned
 /// anew, each statement of a table of 100,000 takes a hundredth of the time.
 const PLANS_LAST: Duration = Duration::from_secs(5);
@@ -79,14 +77,14 @@ fn kind(job: &Job) -> Kind {
     }
 }
 
-/// A statement on its way, with its connection.
-type Running = Pin<Box<dyn Future<Output = (Option<PgConnection>, sqlx::Result<Vec<PgRow>>)> + Send>>;
+/// What has been asked of a server on a connection, which comes back with the answer if it still serves.
+type Unanswered = Pin<Box<dyn Future<Output = Option<PgConnection>> + Send>>;
 
 /// A connection, if one has been made, and the right to make one.
 pub(super) struct Lane {
     connection: Option<PgConnection>,
-    /// A statement that the server has not answered in time, and its connection.
-    unanswered: Option<Running>,
+    /// What the server has not answered in time.
+    unanswered: Option<Unanswered>,
     /// How many connections have been given up since the server's last answer.
     given_up: u32,
     planned_at: Instant,
@@ -215,7 +213,7 @@ impl Lane {
         let settings = &shared.settings;
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => Self::connect(&shared).await?,
+            None => self.connect().await?,
         };
         let Some(query) = query(batch, notify) else {
             return Ok(Ok(Vec::new()));
@@ -230,9 +228,9 @@ impl Lane {
             prepared: settings.statement_cache,
             in_transaction: shared.limits.by_transaction(settings),
         };
-        let mut running: Running = Box::pin(statement.run(connection));
+        let mut running = Box::pin(statement.run(connection));
         let Ok((connection, outcome)) = timeout(STATEMENT_PATIENCE, &mut running).await else {
-            self.unanswered = Some(running);
+            self.unanswered = Some(Box::pin(async move { running.await.0 }));
             return Err(StoreError::unknown_outcome(format!(
                 "{}: no answer to a statement",
                 settings.describe()
@@ -255,12 +253,12 @@ impl Lane {
     /// Waits for a statement that nobody waits for any more, since its connection stands at the server until it ends: a server that does
     /// not answer is not to get more and more of them. A connection may also be dead without our knowing, so that it is given up at
     /// last; at once for the first, and ever later after that, until there is an answer.
-    async fn wait_for(&mut self, unanswered: Running) {
+    async fn wait_for(&mut self, unanswered: Unanswered) {
         let patience = STATEMENT_PATIENCE * (4_u32.pow(self.given_up) - 1);
         let mut closing = self.shared.closing.subscribe();
         tokio::select! {
             biased;
-            (connection, _) = unanswered => {
+            connection = unanswered => {
                 self.given_up = 0;
                 self.connection = connection;
             }
@@ -269,24 +267,36 @@ impl Lane {
         }
     }
 
-    async fn connect(shared: &Shared) -> Result<PgConnection, StoreError> {
+    async fn connect(&mut self) -> Result<PgConnection, StoreError> {
+        let shared = Arc::clone(&self.shared);
         let settings = &shared.settings;
-        let too_long =
-            || StoreError::transient(format!("{}: could not connect in time", settings.describe()));
+        let until = Instant::now() + settings.connect_timeout;
         let failed = |error: sqlx::Error| store_error(settings, Phase::Connecting, &error);
-        let connecting = async {
-            let limits = &shared.limits;
-            let mut connection = limits.connect(settings).await.map_err(failed)?;
-            schema::prepare(shared, &mut connection).await?;
-            if settings.statement_cache {
-                limits.set_up(&mut connection).await.map_err(failed)?;
-            }
-            Ok(connection)
-        };
-        timeout(settings.connect_timeout, connecting)
+        let too_long =
+            |_| StoreError::transient(format!("{}: could not connect in time", settings.describe()));
+        let connection = timeout_at(until, shared.limits.connect(settings))
             .await
-            .map_err(|_| too_long())?
+            .map_err(too_long)?
+            .map_err(failed)?;
+        let mut preparing = Box::pin(prepare(Arc::clone(&shared), connection));
+        match timeout_at(until, &mut preparing).await {
+            Ok(prepared) => prepared,
+            Err(elapsed) => {
+                self.unanswered = Some(Box::pin(async move { preparing.await.ok() }));
+                Err(too_long(elapsed))
+            }
+        }
     }
+}
+
+/// Makes a new connection ready for statements.
+async fn prepare(shared: Arc<Shared>, mut connection: PgConnection) -> Result<PgConnection, StoreError> {
+    schema::prepare(&shared, &mut connection).await?;
+    if shared.settings.statement_cache {
+        let failed = |error: sqlx::Error| store_error(&shared.settings, Phase::Connecting, &error);
+        shared.limits.set_up(&mut connection).await.map_err(failed)?;
+    }
+    Ok(connection)
 }
 
 /// A statement, and how it is to be sent.
@@ -383,7 +393,7 @@ mod tests {
             }
         }
         assert!(given_up <= 6, "{given_up}");
-        lane.wait_for(Box::pin(async { (None, Ok(Vec::new())) })).await;
+        lane.wait_for(Box::pin(async { None })).await;
         assert_eq!(lane.given_up, 0);
     }
 
