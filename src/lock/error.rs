@@ -53,6 +53,9 @@ impl LockError {
     }
 
     pub(crate) fn backend(error: StoreError) -> Self {
+        if let Some(argument) = error.argument {
+            return Self::invalid(argument, error.message);
+        }
         Self::Backend {
             message: error.message.clone(),
             source: Some(Arc::new(error)),
@@ -75,6 +78,8 @@ pub struct StoreError {
     pub transient: bool,
     /// Whether the operation may have been carried out all the same (the connection broke before its answer came).
     pub outcome_unknown: bool,
+    /// The caller's argument that is at fault, if it is one: what only the database can judge.
+    pub argument: Option<&'static str>,
 }
 
 impl StoreError {
@@ -84,6 +89,7 @@ impl StoreError {
             message: message.into(),
             transient: false,
             outcome_unknown: false,
+            argument: None,
         }
     }
 
@@ -93,6 +99,7 @@ impl StoreError {
             message: message.into(),
             transient: true,
             outcome_unknown: false,
+            argument: None,
         }
     }
 
@@ -102,6 +109,35 @@ impl StoreError {
             message: message.into(),
             transient: true,
             outcome_unknown: true,
+            argument: None,
+        }
+    }
+
+    /// A key that the table's index can't hold.
+    pub(crate) fn overlong_key(key: &str) -> Self {
+        let message = format!(
+            "marketplace_id and posting_id are too long for the index of this database's table: the key has {} bytes; 2,692 always fit",
+            key.len()
+        );
+        Self {
+            argument: Some("posting_id"),
+            ..Self::permanent(message)
+        }
+    }
+
+    /// A row that nobody can tell the end of, since `what` is no time. Its key counts as held until somebody deletes the row, which may
+    /// be soon.
+    pub(crate) fn unreadable_row(key: &str, what: &str) -> Self {
+        Self::transient(format!(
+            "the row of {key} can't be read: {what}; the lock counts as held until somebody deletes the row, by break_lock for instance"
+        ))
+    }
+
+    /// The same, with the database's name before it.
+    pub(crate) fn at(self, place: &str) -> Self {
+        Self {
+            message: format!("{place}: {}", self.message),
+            ..self
         }
     }
 

@@ -26,7 +26,7 @@ pub use inspection::{Inspection, Tables, inspect, look};
 pub use lease::{Keeping, Lease};
 pub use manager::{Manager, Wanted};
 pub use metrics::{BOUNDS, CounterSnapshot, Counters, Histogram, HistogramSnapshot, Ledger};
-pub use names::{LockName, lasting_time, waiting_time};
+pub use names::{LockName, holder, lasting_time, waiting_time};
 pub use operation::LockRow;
 pub use registry::{EngineHandle, Registry};
 

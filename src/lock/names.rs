@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use super::error::LockError;
 
-/// The longest identifier taken, in characters: longer ones are mistakes, and index entries have limits.
+/// The longest identifier taken, in characters: longer ones are mistakes.
 const LONGEST_IDENTIFIER: usize = 1000;
+/// What may be asked for by its key, in characters: every key that could ever be acquired.
+const LONGEST_KNOWN_KEY: usize = PREFIX.len() + 2 * LONGEST_IDENTIFIER + 1;
 /// The longest time taken, in seconds (some 31 years): beyond it arithmetic on clocks is not worth doing.
 const LONGEST_SECONDS: f64 = 1e9;
 
@@ -42,9 +44,12 @@ impl LockName {
     }
 
     /// A key as it stands in the table, whoever wrote it there.
-    #[must_use]
-    pub fn from_key(key: &str) -> Self {
-        Self { key: key.into() }
+    ///
+    /// # Errors
+    /// [`LockError::InvalidArgument`] when no lock can have such a key: it is overlong, or has a NUL character.
+    pub fn from_key(key: &str) -> Result<Self, LockError> {
+        check_length("key", key, LONGEST_KNOWN_KEY)?;
+        Ok(Self { key: key.into() })
     }
 
     /// `marketplace:posting`, for messages.
@@ -66,6 +71,10 @@ pub fn holder(holder_id: &str) -> Result<Arc<str>, LockError> {
 }
 
 fn check_identifier(argument: &'static str, value: &str) -> Result<(), LockError> {
+    check_length(argument, value, LONGEST_IDENTIFIER)
+}
+
+fn check_length(argument: &'static str, value: &str, most: usize) -> Result<(), LockError> {
     if value.contains('\0') {
         return Err(LockError::invalid(
             argument,
@@ -73,10 +82,10 @@ fn check_identifier(argument: &'static str, value: &str) -> Result<(), LockError
         ));
     }
     let length = value.chars().count();
-    if length > LONGEST_IDENTIFIER {
+    if length > most {
         return Err(LockError::invalid(
             argument,
-            format!("{argument} must have at most {LONGEST_IDENTIFIER} characters, not {length}"),
+            format!("{argument} must have at most {most} characters, not {length}"),
         ));
     }
     Ok(())

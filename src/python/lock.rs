@@ -213,7 +213,7 @@ impl LockManager {
         holder_id: &str,
     ) -> PyResult<Bound<'py, PyAny>> {
         let name = LockName::new(marketplace_id, posting_id)?;
-        let holder: Arc<str> = holder_id.into();
+        let holder = lock::holder(holder_id)?;
         // Begun now, so that it is carried through whatever becomes of the awaitable.
         receive(py, self.settings.manager(py)?.release(&name, holder))
     }
@@ -242,9 +242,10 @@ impl LockManager {
     }
 
     /// Deletes the row of a key, whoever holds it.
-    fn break_lock<'py>(&self, py: Python<'py>, key: String) -> PyResult<Bound<'py, PyAny>> {
+    fn break_lock<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Bound<'py, PyAny>> {
+        let name = LockName::from_key(key)?;
         let manager = self.settings.manager(py)?;
-        awaitable(py, async move { manager.break_lock(&key).await })
+        awaitable(py, async move { manager.break_lock(&name.key).await })
     }
 
     /// Deletes every row; how many there were.

@@ -428,6 +428,7 @@ class BidLockManager:
         """Delete the row of a key (`bid:lock:M:P`), whoever holds it; whether there was one.
 
         Raises:
+            ValueError: no lock can have such a key.
             LockBackendError: the database could not be asked.
         """
         return await self._locks().break_lock(key)

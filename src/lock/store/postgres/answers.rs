@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use sqlx::Row as _;
 use sqlx::postgres::PgRow;
+use sqlx::{Row as _, ValueRef as _};
 
 use super::errors::{Phase, store_error};
 use super::{Job, Shared};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, HandOver, LockRow, Operation, Release, Renew, Reply, Won};
+use crate::lock::store::is_a_date;
 
 /// Gives each request its part of the rows.
 pub(super) fn answer(batch: Vec<Job>, rows: &[PgRow], shared: &Shared) {
@@ -23,7 +24,8 @@ pub(super) fn answer(batch: Vec<Job>, rows: &[PgRow], shared: &Shared) {
     let row_of = |index: usize| numbered.get(index).copied().flatten();
     let observed: sqlx::Result<Vec<LockRow>> = match batch.first() {
         Some(Job::Operation(Operation::Observe { .. } | Operation::List { .. })) => {
-            rows.iter().map(|row| read_row(row, 0, None)).collect()
+            let read = |row| Ok(read_row(row, 0, None)?.row);
+            rows.iter().map(read).collect()
         }
         _ => Ok(Vec::new()),
     };
@@ -33,7 +35,7 @@ pub(super) fn answer(batch: Vec<Job>, rows: &[PgRow], shared: &Shared) {
             Job::Note(_) => continue,
         };
         match operation {
-            Operation::Acquire(acquire) => answer_acquire(acquire, row_of(index), failed),
+            Operation::Acquire(acquire) => answer_acquire(acquire, row_of(index), shared),
             Operation::Renew(Renew { reply, .. }) => {
                 let expiry = row_of(index).map(|row| row.try_get::<f64, _>(1)).transpose();
                 give(reply, expiry.map_err(|error| failed(&error)));
@@ -94,39 +96,69 @@ fn read_won(row: &PgRow, token: i64) -> sqlx::Result<Won> {
     })
 }
 
-fn answer_acquire(acquire: Acquire, row: Option<&PgRow>, failed: impl Fn(&sqlx::Error) -> StoreError) {
-    let read = |row: &PgRow| -> sqlx::Result<Result<Won, Option<LockRow>>> {
+fn answer_acquire(acquire: Acquire, row: Option<&PgRow>, shared: &Shared) {
+    let place = || shared.settings.describe();
+    let key = Arc::clone(&acquire.claim.key);
+    let Some(row) = row else { return acquire.held(None) };
+    let read = || -> sqlx::Result<Result<Won, Option<Standing>>> {
         if let Some(token) = row.try_get(3)? {
             return read_won(row, token).map(Ok);
         }
-        let holder: Option<String> = row.try_get(4)?;
-        holder
-            .map(|_| read_row(row, 3, Some(&acquire.claim.key)))
-            .transpose()
-            .map(Err)
-    };
-    match row.map(read) {
-        Some(Ok(Ok(won))) => acquire.won(won),
-        Some(Ok(Err(by))) => acquire.held(by),
-        Some(Err(error)) => {
-            let error = failed(&error);
-            acquire.failed(error);
+        let is_null = |column| row.try_get_raw(column).map(|value| value.is_null());
+        if is_null(4)? && is_null(5)? && is_null(7)? {
+            return Ok(Err(None));
         }
-        None => acquire.held(None),
+        read_row(row, 3, Some(&key)).map(|standing| Err(Some(standing)))
+    };
+    match read() {
+        Ok(Ok(won)) => acquire.won(won),
+        Ok(Err(Some(Standing {
+            unreadable: Some(what),
+            ..
+        }))) => acquire.failed(StoreError::unreadable_row(&key, what).at(&place())),
+        Ok(Err(by)) => acquire.held(by.map(|standing| standing.row)),
+        Err(error) => acquire.failed(store_error(&shared.settings, Phase::Executing, &error)),
     }
 }
 
-/// A row as `OBSERVE` has it, from a column on; the key is the first of them unless it is known.
-pub(super) fn read_row(row: &PgRow, from: usize, key: Option<&Arc<str>>) -> sqlx::Result<LockRow> {
-    Ok(LockRow {
-        key: match key {
-            Some(key) => Arc::clone(key),
-            None => row.try_get::<String, _>(from)?.into(),
+/// A row, and what can't be read of its end.
+pub(super) struct Standing {
+    pub(super) row: LockRow,
+    unreadable: Option<&'static str>,
+}
+
+/// A row as `OBSERVE` has it, from a column on; the key is the first of them unless it is known. It is read as well as it can be: what
+/// others have written there is no reason to fail. Without an end that can be read it never ends.
+pub(super) fn read_row(row: &PgRow, from: usize, key: Option<&Arc<str>>) -> sqlx::Result<Standing> {
+    let time = |column: usize| row.try_get::<Option<f64>, _>(from + column);
+    let text = |column: usize| -> sqlx::Result<String> {
+        let value = row.try_get_raw(from + column)?;
+        if value.is_null() {
+            return Ok(String::new());
+        }
+        // A server without an encoding (SQL_ASCII) passes on any bytes.
+        let bytes = value.as_bytes().map_err(sqlx::Error::Decode)?;
+        Ok(String::from_utf8_lossy(bytes).into_owned())
+    };
+    let expires_at = time(4)?;
+    let unreadable = match expires_at {
+        None => Some("its expires_at is NULL"),
+        Some(time) if time.is_nan() => Some("its expires_at is NaN"),
+        Some(_) => None,
+    };
+    let or_never = |time: Option<f64>| time.filter(|time| !time.is_nan()).unwrap_or(f64::INFINITY);
+    Ok(Standing {
+        row: LockRow {
+            key: match key {
+                Some(key) => Arc::clone(key),
+                None => text(0)?.into(),
+            },
+            id: text(1)?,
+            holder: text(2)?,
+            acquired_at: time(3)?.filter(|time| is_a_date(*time)).unwrap_or(0.0),
+            expires_at: or_never(expires_at),
+            expires_in: or_never(time(5)?),
         },
-        id: row.try_get(from + 1)?,
-        holder: row.try_get(from + 2)?,
-        acquired_at: row.try_get(from + 3)?,
-        expires_at: row.try_get(from + 4)?,
-        expires_in: row.try_get(from + 5)?,
+        unreadable,
     })
 }

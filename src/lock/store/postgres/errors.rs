@@ -25,13 +25,13 @@ const FOREIGN_SESSION: [&str; 2] = ["42P05", "26000"];
 
 pub(super) fn store_error(settings: &PostgresSettings, phase: Phase, error: &sqlx::Error) -> StoreError {
     let mut message = format!("{}: {error}", settings.describe());
-    let code = error
-        .as_database_error()
-        .and_then(|error| error.code().map(|code| code.into_owned()));
-    let begins = |codes: &[&str]| {
-        code.as_deref()
-            .is_some_and(|code| codes.iter().any(|begin| code.starts_with(begin)))
-    };
+    let begins = |codes: &[&str]| code_begins(error, codes);
+    if begins(&["55P03"]) {
+        message = format!(
+            "{}: the table is locked, or a row of it, by another transaction: {error}",
+            settings.describe()
+        );
+    }
     if settings.statement_cache && begins(&FOREIGN_SESSION) {
         message += "; behind a pooler in transaction mode, statement_cache=False is needed";
     }
@@ -45,30 +45,39 @@ pub(super) fn store_error(settings: &PostgresSettings, phase: Phase, error: &sql
         | sqlx::Error::WorkerCrashed => true,
         _ => false,
     };
-    let undone = begins(&UNDONE) || (code.is_some() && !transient);
+    let undone = begins(&UNDONE) || (error.as_database_error().is_some() && !transient);
     StoreError {
         message,
         transient,
         outcome_unknown: phase == Phase::Executing && !undone,
+        argument: None,
     }
+}
+
+fn code_begins(error: &sqlx::Error, codes: &[&str]) -> bool {
+    error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .is_some_and(|code| codes.iter().any(|begin| code.starts_with(begin)))
 }
 
 /// Whether another statement on the same connection makes sense.
 pub(super) fn connection_survives(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .and_then(|error| error.code())
-        .is_some_and(|code| {
-            !["08", "57P01", "57P02", "57P03"]
-                .iter()
-                .any(|begin| code.starts_with(begin))
-        })
+    error.as_database_error().is_some() && !code_begins(error, &["08", "57P01", "57P02", "57P03"])
 }
 
 /// Whether a table that was there has gone.
 pub(super) fn table_is_missing(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .and_then(|error| error.code())
-        .is_some_and(|code| code == "42P01")
+    code_begins(error, &["42P01"])
+}
+
+/// Whether something is larger than the server can take: for a statement that notifies, the queue of notifications, when somebody has
+/// not listened for long; for one that writes a key, the key.
+pub(super) fn is_beyond_a_limit(error: &sqlx::Error) -> bool {
+    code_begins(error, &["54000"])
+}
+
+/// Whether someone between us and the server does not pass on settings that are asked for when a connection is made.
+pub(super) fn refuses_settings(error: &sqlx::Error) -> bool {
+    code_begins(error, &["08P01", "0A000"])
 }

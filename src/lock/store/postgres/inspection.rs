@@ -66,7 +66,7 @@ async fn list(connection: &mut PgConnection) -> sqlx::Result<Vec<LockRow>> {
             .await?
     };
     transaction.rollback().await?;
-    rows.iter().map(|row| read_row(row, 0, None)).collect()
+    rows.iter().map(|row| Ok(read_row(row, 0, None)?.row)).collect()
 }
 
 async fn examine(settings: &PostgresSettings, connection: &mut PgConnection) -> sqlx::Result<Inspection> {

@@ -2,24 +2,27 @@
 
 use std::collections::HashSet;
 use std::mem::discriminant;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::answers::answer;
-use super::errors::{Phase, connection_survives, store_error, table_is_missing};
-use super::queries::{PgQuery, query};
-use super::{Job, LARGEST_BATCH, Shared, schema};
+use super::errors::{Phase, connection_survives, is_beyond_a_limit, store_error, table_is_missing};
+use super::queries::{PgQuery, notifies, query};
+use super::{Job, LARGEST_BATCH, MOST_GIVEN_UP, Shared, limits, schema};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Operation, Release, ReleaseTarget};
 
 /// How long a statement may take before the connection is given up: one that works is done within milliseconds.
 const STATEMENT_PATIENCE: Duration = Duration::from_secs(5);
+/// For so long at most requests whose common statement was refused are tried singly.
+const LONGEST_SINGLY: Duration = Duration::from_secs(2);
 /// How long the server's plans are kept. They are made for a table of the size that it has then, which may have had ten rows: planned
 /// anew, each statement of a table of 100,000 takes a hundredth of the time.
 const PLANS_LAST: Duration = Duration::from_secs(5);
@@ -74,9 +77,16 @@ fn kind(job: &Job) -> Kind {
     }
 }
 
+/// What has been asked of a server on a connection, which comes back with the answer if it still serves.
+type Unanswered = Pin<Box<dyn Future<Output = Option<PgConnection>> + Send>>;
+
 /// A connection, if one has been made, and the right to make one.
 pub(super) struct Lane {
     connection: Option<PgConnection>,
+    /// What the server has not answered in time.
+    unanswered: Option<Unanswered>,
+    /// How many connections have been given up since the server's last answer.
+    given_up: u32,
     planned_at: Instant,
     shared: Arc<Shared>,
 }
@@ -85,6 +95,8 @@ impl Lane {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
             connection: None,
+            unanswered: None,
+            given_up: 0,
             planned_at: Instant::now(),
             shared,
         }
@@ -93,6 +105,9 @@ impl Lane {
     /// Works until nothing is left to do, and lies down with the idle ones; ends when the store is closed.
     pub(super) async fn run(mut self) {
         loop {
+            if let Some(unanswered) = self.unanswered.take() {
+                self.wait_for(unanswered).await;
+            }
             let batch = {
                 let shared = Arc::clone(&self.shared);
                 let mut work = shared.work();
@@ -128,123 +143,267 @@ impl Lane {
     }
 
     async fn carry_out(&mut self, batch: Vec<Job>) {
-        let rows = match self.execute(&batch).await {
-            Ok(rows) => rows,
-            // One row that a foreign transaction keeps, or that meets with another's, must not fail the others.
-            Err(error)
-                if batch.len() > 1
-                    && error.transient
-                    && !error.outcome_unknown
-                    && self.connection.is_some() =>
-            {
-                for job in batch {
-                    let alone = vec![job];
-                    match self.execute(&alone).await {
-                        Ok(rows) => answer(alone, &rows, &self.shared),
-                        Err(error) => fail(alone, &error),
-                    }
-                }
-                return;
-            }
-            Err(error) => return fail(batch, &error),
+        match self.execute(&batch).await {
+            Ok(rows) => answer(batch, &rows, &self.shared),
+            Err(error) if batch.len() == 1 || error.outcome_unknown => fail(batch, &error),
+            Err(error) if error.transient && self.table_is_locked().await => fail(batch, &error),
+            Err(error) if self.connection.is_none() => fail(batch, &error),
+            Err(_) => self.carry_out_each(batch).await,
+        }
+    }
+
+    /// Whether requests would wait one after another for nothing.
+    async fn table_is_locked(&mut self) -> bool {
+        let Some(mut connection) = self.connection.take() else {
+            return false;
         };
-        answer(batch, &rows, &self.shared);
+        let looking = async {
+            let outcome = connection.execute(limits::LOOK).await;
+            let serves = outcome.is_ok() || connection.execute("ROLLBACK").await.is_ok();
+            (outcome.is_err(), serves)
+        };
+        let (locked, serves) = timeout(STATEMENT_PATIENCE, looking)
+            .await
+            .unwrap_or((true, false));
+        self.connection = serves.then_some(connection);
+        locked
+    }
+
+    /// One row that the server refuses, or that a foreign transaction keeps, must not fail the others. When that takes long, the rest
+    /// goes back to where it came from: a request that has been answered meanwhile is not in its way again.
+    async fn carry_out_each(&mut self, batch: Vec<Job>) {
+        let until = Instant::now() + LONGEST_SINGLY;
+        let mut rest = batch.into_iter();
+        for job in rest.by_ref() {
+            let alone = vec![job];
+            match self.execute(&alone).await {
+                Ok(rows) => answer(alone, &rows, &self.shared),
+                Err(error) => fail(alone, &error),
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        self.shared.work().jobs.extend(rest);
     }
 
     async fn execute(&mut self, batch: &[Job]) -> Result<Vec<PgRow>, StoreError> {
+        match self.execute_once(batch, true).await? {
+            // Whoever waits finds the lock free when it looks.
+            Err(error) if notifies(batch) && is_beyond_a_limit(&error) => {
+                self.execute_once(batch, false).await?
+            }
+            outcome => outcome,
+        }
+        .map_err(|error| match batch {
+            [Job::Operation(Operation::Acquire(Acquire { claim, .. }))] if is_beyond_a_limit(&error) => {
+                StoreError::overlong_key(&claim.key)
+            }
+            _ => store_error(&self.shared.settings, Phase::Executing, &error),
+        })
+    }
+
+    /// The server's answer, an error of its own perhaps; or an error when there is none.
+    async fn execute_once(
+        &mut self,
+        batch: &[Job],
+        notify: bool,
+    ) -> Result<sqlx::Result<Vec<PgRow>>, StoreError> {
         let shared = Arc::clone(&self.shared);
         let settings = &shared.settings;
-        let mut connection = match self.connection.take() {
+        let connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let Some(query) = query(batch) else {
-            return Ok(Vec::new());
+        let Some(query) = query(batch, notify) else {
+            return Ok(Ok(Vec::new()));
         };
         let plan_anew = settings.statement_cache && self.planned_at.elapsed() > PLANS_LAST;
         if plan_anew {
             self.planned_at = Instant::now();
         }
-        let executed = timeout(STATEMENT_PATIENCE, async {
-            if plan_anew {
-                connection.execute("DISCARD PLANS").await?;
-            }
-            execute(&mut connection, query, settings.statement_cache).await
-        })
-        .await;
-        match executed {
-            Ok(Ok(rows)) => {
-                self.connection = Some(connection);
-                Ok(rows)
-            }
-            Ok(Err(error)) => {
-                let mut failure = store_error(settings, Phase::Executing, &error);
-                if table_is_missing(&error) {
-                    *shared.schema.lock().await = false;
-                    failure = StoreError::transient(failure.message);
-                } else if connection_survives(&error) && settings.statement_cache {
-                    self.connection = Some(connection);
-                }
-                Err(failure)
-            }
-            Err(_) => Err(StoreError::unknown_outcome(format!(
+        let statement = Statement {
+            query,
+            plan_anew,
+            prepared: settings.statement_cache,
+            in_transaction: shared.limits.by_transaction(settings),
+        };
+        let mut running = Box::pin(statement.run(connection));
+        let Ok((connection, outcome)) = timeout(STATEMENT_PATIENCE, &mut running).await else {
+            self.unanswered = Some(Box::pin(async move { running.await.0 }));
+            return Err(StoreError::unknown_outcome(format!(
                 "{}: no answer to a statement",
                 settings.describe()
-            ))),
+            )));
+        };
+        self.given_up = 0;
+        self.connection = connection;
+        if let Err(error) = &outcome
+            && table_is_missing(error)
+        {
+            *shared.schema.lock().await = false;
+            // On a new connection the table is made anew.
+            self.connection = None;
+            let message = store_error(settings, Phase::Executing, error).message;
+            return Err(StoreError::transient(message));
+        }
+        Ok(outcome)
+    }
+
+    /// Waits for a statement that nobody waits for any more, since its connection stands at the server until it ends: a server that does
+    /// not answer is not to get more and more of them. A connection may also be dead without our knowing, so that it is given up at
+    /// last; at once for the first, and ever later after that, until there is an answer.
+    async fn wait_for(&mut self, unanswered: Unanswered) {
+        let patience = STATEMENT_PATIENCE * (4_u32.pow(self.given_up) - 1);
+        let mut closing = self.shared.closing.subscribe();
+        tokio::select! {
+            biased;
+            connection = unanswered => {
+                self.given_up = 0;
+                self.connection = connection;
+            }
+            _ = closing.wait_for(|closing| *closing) => {}
+            () = sleep(patience) => self.given_up = (self.given_up + 1).min(MOST_GIVEN_UP),
         }
     }
 
-    async fn connect(&self) -> Result<PgConnection, StoreError> {
-        let settings = &self.shared.settings;
+    async fn connect(&mut self) -> Result<PgConnection, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let settings = &shared.settings;
+        let until = Instant::now() + settings.connect_timeout;
+        let failed = |error: sqlx::Error| store_error(settings, Phase::Connecting, &error);
         let too_long =
-            || StoreError::transient(format!("{}: could not connect in time", settings.describe()));
-        let connecting = async {
-            let mut connection = settings
-                .connect
-                .connect()
-                .await
-                .map_err(|error| store_error(settings, Phase::Connecting, &error))?;
-            schema::prepare(&self.shared, &mut connection).await?;
-            if settings.statement_cache {
-                plan_once(&mut connection)
-                    .await
-                    .map_err(|error| store_error(settings, Phase::Connecting, &error))?;
-            }
-            Ok(connection)
-        };
-        timeout(settings.connect_timeout, connecting)
+            |_| StoreError::transient(format!("{}: could not connect in time", settings.describe()));
+        let connection = timeout_at(until, shared.limits.connect(settings))
             .await
-            .map_err(|_| too_long())?
+            .map_err(too_long)?
+            .map_err(failed)?;
+        let mut preparing = Box::pin(prepare(Arc::clone(&shared), connection));
+        match timeout_at(until, &mut preparing).await {
+            Ok(prepared) => prepared,
+            Err(elapsed) => {
+                self.unanswered = Some(Box::pin(async move { preparing.await.ok() }));
+                Err(too_long(elapsed))
+            }
+        }
     }
 }
 
-/// Left to itself, the server plans a release anew each time, since it takes an array for longer than ours are: that takes as
-/// long as carrying it out. Before PostgreSQL 12 it can't be told so.
-async fn plan_once(connection: &mut PgConnection) -> sqlx::Result<()> {
-    match connection
-        .execute("SET plan_cache_mode = force_generic_plan")
-        .await
-    {
-        Err(sqlx::Error::Database(refused)) if refused.code().as_deref() == Some("42704") => Ok(()),
-        outcome => outcome.map(drop),
+/// Makes a new connection ready for statements.
+async fn prepare(shared: Arc<Shared>, mut connection: PgConnection) -> Result<PgConnection, StoreError> {
+    schema::prepare(&shared, &mut connection).await?;
+    if shared.settings.statement_cache {
+        let failed = |error: sqlx::Error| store_error(&shared.settings, Phase::Connecting, &error);
+        shared.limits.set_up(&mut connection).await.map_err(failed)?;
     }
+    Ok(connection)
 }
 
-async fn execute(
-    connection: &mut PgConnection,
-    query: PgQuery<'_>,
-    keep_prepared: bool,
-) -> sqlx::Result<Vec<PgRow>> {
-    if keep_prepared {
-        return query.fetch_all(connection).await;
+/// A statement, and how it is to be sent.
+struct Statement {
+    query: PgQuery<'static>,
+    plan_anew: bool,
+    prepared: bool,
+    in_transaction: bool,
+}
+
+impl Statement {
+    /// The server's answer, and the connection if it still serves.
+    async fn run(self, mut connection: PgConnection) -> (Option<PgConnection>, sqlx::Result<Vec<PgRow>>) {
+        let in_transaction = self.in_transaction;
+        let outcome = self.send(&mut connection).await;
+        let serves = match &outcome {
+            Ok(_) => true,
+            Err(error) if !connection_survives(error) => false,
+            Err(_) => !in_transaction || connection.execute("ROLLBACK").await.is_ok(),
+        };
+        (serves.then_some(connection), outcome)
     }
-    // A pooler keeps us on one server for a transaction; preparing and executing outside of one may reach two.
-    connection.execute("BEGIN").await?;
-    let rows = query.persistent(false).fetch_all(&mut *connection).await?;
-    connection.execute("COMMIT").await?;
-    Ok(rows)
+
+    async fn send(self, connection: &mut PgConnection) -> sqlx::Result<Vec<PgRow>> {
+        if self.plan_anew {
+            connection.execute("DISCARD PLANS").await?;
+        }
+        let query = self.query.persistent(self.prepared);
+        if !self.in_transaction {
+            return query.fetch_all(connection).await;
+        }
+        // A pooler keeps us on one server for a transaction; preparing and executing outside of one may reach two.
+        let begun = Instant::now();
+        connection.execute(limits::BEGIN).await?;
+        // What nobody waits for any more is not to happen later.
+        if begun.elapsed() >= STATEMENT_PATIENCE {
+            return Err(sqlx::Error::PoolTimedOut);
+        }
+        let rows = query.fetch_all(&mut *connection).await?;
+        connection.execute("COMMIT").await?;
+        Ok(rows)
+    }
 }
 
 fn fail(batch: Vec<Job>, error: &StoreError) {
     batch.into_iter().for_each(|job| job.fail(error));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::lock::store::Listener;
+    use crate::lock::{Database, Options};
+
+    struct Nobody;
+
+    impl Listener for Nobody {
+        fn changed(&self, _: u64) {}
+
+        fn anything_changed(&self) {}
+    }
+
+    fn lane() -> Lane {
+        let url = "postgresql://user@127.0.0.1:1/database";
+        let Database::Postgres(settings) = Database::parse(url, &Options::default()).unwrap() else {
+            panic!("{url} is a server's");
+        };
+        Lane::new(Arc::new(Shared {
+            settings,
+            listener: Arc::new(Nobody),
+            work: std::sync::Mutex::default(),
+            schema: tokio::sync::Mutex::new(true),
+            limits: limits::Limits::default(),
+            closing: watch::channel(false).0,
+            runtime: Handle::current(),
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_gets_ever_fewer_connections() {
+        let mut lane = lane();
+        let begun = Instant::now();
+        let mut given_up = 0;
+        while begun.elapsed() < Duration::from_secs(3600) {
+            sleep(STATEMENT_PATIENCE).await; // as long as its request is waited for
+            lane.wait_for(Box::pin(pending())).await;
+            given_up += 1;
+            if given_up == 1 {
+                assert_eq!(begun.elapsed(), STATEMENT_PATIENCE); // a single one may be dead without our knowing
+            }
+        }
+        assert!(given_up <= 6, "{given_up}");
+        lane.wait_for(Box::pin(async { None })).await;
+        assert_eq!(lane.given_up, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_closed_waits_for_nothing() {
+        let mut lane = lane();
+        lane.given_up = 5;
+        lane.shared.closing.send_replace(true);
+        let begun = Instant::now();
+        lane.wait_for(Box::pin(pending())).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
 }

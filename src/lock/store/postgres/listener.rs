@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::time::{interval, sleep, timeout};
 
-use super::{NOTE_FRESH, Shared};
+use super::{MOST_GIVEN_UP, NOTE_FRESH, Shared};
 
 const CHANNEL: &str = "arbitrageai_locks";
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -32,15 +32,16 @@ async fn keep_notes(shared: &Arc<Shared>) {
 }
 
 async fn listen(shared: &Arc<Shared>) {
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut unanswered) = (FIRST_PAUSE, 0);
     loop {
-        let _ = hear(shared, &mut pause).await;
-        sleep(pause).await;
+        let _ = hear(shared, &mut pause, &mut unanswered).await;
+        sleep(pause * 4_u32.pow(unanswered)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-async fn hear(shared: &Arc<Shared>, pause: &mut Duration) -> sqlx::Result<()> {
+/// `unanswered` counts the connections that a server has left without an answer: it is not to collect more and more of them.
+async fn hear(shared: &Arc<Shared>, pause: &mut Duration, unanswered: &mut u32) -> sqlx::Result<()> {
     let Some(options) = shared.settings.listen_options() else {
         return std::future::pending().await;
     };
@@ -54,9 +55,12 @@ async fn hear(shared: &Arc<Shared>, pause: &mut Duration) -> sqlx::Result<()> {
     listener.eager_reconnect(false);
     match timeout(shared.settings.connect_timeout, listener.listen(CHANNEL)).await {
         Ok(listening) => listening?,
-        Err(_) => return Err(sqlx::Error::PoolTimedOut),
+        Err(_) => {
+            *unanswered = (*unanswered + 1).min(MOST_GIVEN_UP);
+            return Err(sqlx::Error::PoolTimedOut);
+        }
     }
-    *pause = FIRST_PAUSE;
+    (*pause, *unanswered) = (FIRST_PAUSE, 0);
     // What was released before we listened, nobody told us.
     shared.listener.anything_changed();
     while let Some(notification) = listener.try_recv().await? {

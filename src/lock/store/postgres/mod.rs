@@ -22,6 +22,7 @@ mod answers;
 mod errors;
 mod inspection;
 mod lane;
+mod limits;
 mod listener;
 mod queries;
 mod schema;
@@ -33,6 +34,8 @@ pub(in crate::lock) use inspection::{inspect, look};
 const NOTE_LASTS: Duration = Duration::from_secs(30);
 /// A note younger than this need not be written again.
 const NOTE_FRESH: Duration = Duration::from_secs(10);
+/// How many connections are given up in a row, each after four times as long as the one before, until it takes hours.
+const MOST_GIVEN_UP: u32 = 6;
 /// The most rows in one statement.
 const LARGEST_BATCH: usize = 256;
 
@@ -99,6 +102,7 @@ struct Shared {
     listener: Arc<dyn Listener>,
     work: Mutex<Work>,
     schema: tokio::sync::Mutex<bool>,
+    limits: limits::Limits,
     closing: watch::Sender<bool>,
     /// Requests come from any thread.
     runtime: Handle,
@@ -141,6 +145,7 @@ impl PostgresStore {
             listener,
             work: Mutex::default(),
             schema: tokio::sync::Mutex::new(false),
+            limits: limits::Limits::default(),
             closing: watch::channel(false).0,
             runtime: Handle::current(),
         };

@@ -14,7 +14,7 @@ const FENCE_BUCKETS: u64 = 4096;
 pub(super) type PgQuery<'a> = Query<'a, Postgres, PgArguments>;
 
 /// The statement for a single job, if it has one of its own.
-fn query_for_one(job: &Job) -> Option<PgQuery<'static>> {
+fn query_for_one(job: &Job, notify: bool) -> Option<PgQuery<'static>> {
     match job {
         Job::Operation(Operation::Acquire(Acquire { claim, .. })) => Some(
             sqlx::query(statements::ACQUIRE_ONE)
@@ -35,7 +35,8 @@ fn query_for_one(job: &Job) -> Option<PgQuery<'static>> {
         })) => Some(
             sqlx::query(statements::RELEASE_ONE)
                 .bind(text(id))
-                .bind(signed_hash(key)),
+                .bind(signed_hash(key))
+                .bind(notify),
         ),
         Job::Operation(Operation::HandOver(hand_over)) => Some(
             sqlx::query(statements::HAND_OVER_ONE)
@@ -55,10 +56,18 @@ fn text(value: &Arc<str>) -> String {
     value.to_string()
 }
 
+/// Whether the statement for a batch may notify.
+pub(super) fn notifies(batch: &[Job]) -> bool {
+    matches!(
+        batch.first(),
+        Some(Job::Operation(Operation::Release(_) | Operation::Clear { .. }))
+    )
+}
+
 /// The statement for a batch, which is of one kind.
-pub(super) fn query(batch: &[Job]) -> Option<PgQuery<'static>> {
+pub(super) fn query(batch: &[Job], notify: bool) -> Option<PgQuery<'static>> {
     if let [job] = batch
-        && let Some(query) = query_for_one(job)
+        && let Some(query) = query_for_one(job, notify)
     {
         return Some(query);
     }
@@ -132,6 +141,7 @@ pub(super) fn query(batch: &[Job]) -> Option<PgQuery<'static>> {
                 sqlx::query(statements::RELEASE_ROWS)
                     .bind(ids.collect::<Vec<_>>())
                     .bind(hashes)
+                    .bind(notify)
             } else {
                 let holders = targets().map(|target| match target {
                     ReleaseTarget::Holder { holder, .. } => Some(text(holder)),
@@ -141,6 +151,7 @@ pub(super) fn query(batch: &[Job]) -> Option<PgQuery<'static>> {
                     .bind(targets().map(|target| text(target.key())).collect::<Vec<_>>())
                     .bind(holders.collect::<Vec<_>>())
                     .bind(hashes)
+                    .bind(notify)
             }
         }
         Job::Operation(Operation::HandOver(_)) => {
@@ -175,7 +186,7 @@ pub(super) fn query(batch: &[Job]) -> Option<PgQuery<'static>> {
         }
         Job::Operation(Operation::List { .. }) => sqlx::query(statements::LIST),
         Job::Operation(Operation::Count { .. }) => sqlx::query(statements::COUNT),
-        Job::Operation(Operation::Clear { .. }) => sqlx::query(statements::CLEAR),
+        Job::Operation(Operation::Clear { .. }) => sqlx::query(statements::CLEAR).bind(notify),
         Job::Operation(Operation::Sweep { .. }) => sqlx::query(statements::SWEEP),
     })
 }

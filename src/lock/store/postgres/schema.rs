@@ -3,7 +3,7 @@
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 
 use super::errors::{Phase, store_error};
-use super::{PostgresSettings, Shared};
+use super::{PostgresSettings, Shared, limits};
 use crate::lock::error::StoreError;
 
 /// As SQLAlchemy's `create_all` makes it.
@@ -107,6 +107,7 @@ pub(super) async fn missing_tables(connection: &mut PgConnection) -> sqlx::Resul
 
 async fn make(connection: &mut PgConnection, missing: &[&'static str]) -> sqlx::Result<()> {
     let mut transaction = connection.begin().await?;
+    transaction.execute(limits::IN_TRANSACTION).await?;
     transaction.execute(LOCK_WHILE_MAKING).await?;
     for (_, statements) in TABLES.iter().filter(|(table, _)| missing.contains(table)) {
         for statement in statements.split("; ") {

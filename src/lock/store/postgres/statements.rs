@@ -2,7 +2,11 @@
 //!
 //! Rows are locked in the order of their keys, and counters of tokens after them in the order of their numbers, by every
 //! statement: so no two can wait for each other. Nobody waits longer than `lock_timeout` for a row that a foreign
-//! transaction keeps.
+//! transaction keeps. That is set in the statements for sessions that have another; for a lock on the table that comes too late,
+//! see [`super::limits`].
+//!
+//! Where a statement notifies, its last parameter says whether it does: a server whose queue of notifications is full refuses the whole
+//! statement otherwise.
 
 /// Takes the rows that are free or expired, by the server's clock at that moment (not the transaction's start).
 ///
@@ -93,7 +97,7 @@ WITH input AS MATERIALIZED (
     UPDATE distributed_locks AS locks SET id = ours.id, holder_id = ours.holder,
         acquired_at = extract(epoch FROM clock_timestamp())::float8,
         expires_at = greatest(extract(epoch FROM clock_timestamp())::float8 + ours.ttl,
-            CASE WHEN locks.id = ours.id THEN locks.expires_at END),
+            CASE WHEN locks.id = ours.id AND locks.expires_at < 'infinity' THEN locks.expires_at END),
         created_at = clock_timestamp() AT TIME ZONE 'UTC'
     FROM ours WHERE locks.lock_key = ours.key AND locks.id IN (ours.previous, ours.id)
     RETURNING ours.position, ours.bucket, ours.token, locks.acquired_at, locks.expires_at
@@ -110,7 +114,7 @@ WITH won AS (
     UPDATE distributed_locks SET id = $3::text, holder_id = $4::text,
         acquired_at = extract(epoch FROM clock_timestamp())::float8,
         expires_at = greatest(extract(epoch FROM clock_timestamp())::float8 + $5::float8,
-            CASE WHEN id = $3::text THEN expires_at END),
+            CASE WHEN id = $3::text AND expires_at < 'infinity' THEN expires_at END),
         created_at = clock_timestamp() AT TIME ZONE 'UTC'
     WHERE lock_key = $1::text AND id IN ($2::text, $3::text) AND set_config('lock_timeout', '800', true) IS NOT NULL
     RETURNING acquired_at, expires_at
@@ -158,7 +162,7 @@ WITH input AS MATERIALIZED (
 ), gone AS (
     DELETE FROM distributed_locks AS locks USING ours WHERE locks.id = ours.id RETURNING locks.id
 )
-SELECT input.position, CASE WHEN EXISTS (SELECT 1 FROM arbitrageai_lock_waiters AS waiters
+SELECT input.position, CASE WHEN $3::bool AND EXISTS (SELECT 1 FROM arbitrageai_lock_waiters AS waiters
         WHERE waiters.key_hash = input.hash AND waiters.until > extract(epoch FROM clock_timestamp())::float8)
     THEN pg_notify('arbitrageai_locks', input.hash::text)::text END
 FROM input JOIN gone ON gone.id = input.id";
@@ -170,7 +174,7 @@ WITH gone AS (
         AND set_config('synchronous_commit', 'off', true) IS NOT NULL
     RETURNING id
 )
-SELECT 1::int8, CASE WHEN EXISTS (SELECT 1 FROM arbitrageai_lock_waiters AS waiters
+SELECT 1::int8, CASE WHEN $3::bool AND EXISTS (SELECT 1 FROM arbitrageai_lock_waiters AS waiters
         WHERE waiters.key_hash = $2::int8 AND waiters.until > extract(epoch FROM clock_timestamp())::float8)
     THEN pg_notify('arbitrageai_locks', $2::int8::text)::text END
 FROM gone";
@@ -188,7 +192,7 @@ WITH input AS MATERIALIZED (
 ), gone AS (
     DELETE FROM distributed_locks AS locks USING theirs WHERE locks.id = theirs.id RETURNING locks.id
 )
-SELECT theirs.position, pg_notify('arbitrageai_locks', theirs.hash::text)::text
+SELECT theirs.position, CASE WHEN $4::bool THEN pg_notify('arbitrageai_locks', theirs.hash::text)::text END
 FROM theirs JOIN gone ON gone.id = theirs.id";
 
 /// Deletes everything.
@@ -198,7 +202,7 @@ WITH everything AS MATERIALIZED (
 ), gone AS (
     DELETE FROM distributed_locks AS locks USING everything WHERE locks.id = everything.id RETURNING locks.id
 )
-SELECT count(*), CASE WHEN count(*) > 0 THEN pg_notify('arbitrageai_locks', '')::text END FROM gone";
+SELECT count(*), CASE WHEN $1::bool AND count(*) > 0 THEN pg_notify('arbitrageai_locks', '')::text END FROM gone";
 
 /// Deletes what has expired, but for rows that somebody is just taking.
 pub(super) const SWEEP: &str = "\
@@ -215,16 +219,17 @@ SELECT count(*) FROM gone";
 pub(super) const OBSERVE: &str = "\
 SELECT lock_key, id, holder_id, acquired_at, expires_at, expires_at - extract(epoch FROM clock_timestamp())::float8
 FROM distributed_locks
-WHERE lock_key = ANY ($1::text[]) AND expires_at > extract(epoch FROM clock_timestamp())::float8";
+WHERE lock_key = ANY ($1::text[]) AND (expires_at <= extract(epoch FROM clock_timestamp())::float8) IS NOT TRUE";
 
 /// Every row.
 pub(super) const LIST: &str = "\
 SELECT lock_key, id, holder_id, acquired_at, expires_at, expires_at - extract(epoch FROM clock_timestamp())::float8
 FROM distributed_locks ORDER BY lock_key";
 
-/// The number of rows not expired.
+/// The number of rows not expired. A row whose end is NULL, or not a number, never ends.
 pub(super) const COUNT: &str = "\
-SELECT count(*) FROM distributed_locks WHERE expires_at > extract(epoch FROM clock_timestamp())::float8";
+SELECT count(*) FROM distributed_locks
+WHERE (expires_at <= extract(epoch FROM clock_timestamp())::float8) IS NOT TRUE";
 
 /// Notes that somebody waits, and sweeps notes that nobody has written for long. Lost notes cost no more than a poll.
 pub(super) const NOTE_WAITERS: &str = "\

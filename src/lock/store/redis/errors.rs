@@ -52,6 +52,7 @@ pub(super) fn store_error(settings: &RedisSettings, phase: Phase, error: &RedisE
         transient: is_transient(phase, error),
         // A script that fails has done nothing: what can fail comes before the first write.
         outcome_unknown: phase == Phase::Executing && !said_by_the_server,
+        argument: None,
     }
 }
 

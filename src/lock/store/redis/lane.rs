@@ -8,9 +8,10 @@ use tokio::time::timeout;
 
 use super::errors::{Phase, connection_survives, no_answer, store_error};
 use super::scripts::{Answer, MOST_OBSERVED, Scripts, Standing, milliseconds, read, read_each, seconds};
-use super::{PATIENCE, RedisSettings, Shared, listing};
+use super::{PATIENCE, RedisSettings, Shared, keys, listing};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, HandOver, LockRow, Operation, Release, Renew, Won};
+use crate::lock::store::is_a_date;
 
 /// The most requests in one pipeline: the server does not serve others meanwhile.
 const LARGEST_BATCH: usize = 256;
@@ -250,6 +251,11 @@ fn answer_acquire(acquire: Acquire, answer: Result<Answer, StoreError>, settings
                 expires_at,
             });
         }
+        Ok(Answer::Held(Standing { holder: None, .. })) => {
+            let key = keys::lock(&acquire.claim.key);
+            let what = format!("the key {key} has a value of another type than a lock's");
+            acquire.failed(StoreError::unreadable_row(&key, &what).at(&settings.place));
+        }
         Ok(answer @ Answer::Held(_)) => {
             let by = row(Arc::clone(&acquire.claim.key), answer);
             acquire.held(by);
@@ -288,13 +294,18 @@ fn row(key: Arc<str>, answer: Answer) -> Option<LockRow> {
     else {
         return None;
     };
-    let expires_in = if left < 0 { f64::INFINITY } else { seconds(left) };
+    let expires_in = if left < 0.0 { f64::INFINITY } else { left / 1e6 };
     let is_ours = !id.is_empty();
+    let holder = holder.unwrap_or_default();
     Some(LockRow {
         key,
         id: if is_ours { id } else { format!("holder {holder}") },
         holder,
-        acquired_at: if is_ours { since } else { now },
+        acquired_at: if is_ours && since > 0.0 && is_a_date(since) {
+            since
+        } else {
+            now
+        },
         expires_at: now + expires_in,
         expires_in,
     })

@@ -153,6 +153,10 @@ impl Store for RedisStore {
         }
     }
 
+    fn describe(&self) -> String {
+        self.shared.settings.place.clone()
+    }
+
     fn close(&self) {
         self.shared.closing.send_replace(true);
         self.shared.work().closed = true;

@@ -14,7 +14,7 @@ use crate::lock::operation::{Claim, HandOver, ReleaseTarget, Renew};
 /// So many keys the server looks at before it serves others.
 pub(super) const MOST_OBSERVED: usize = 1000;
 
-/// What all scripts begin with. The two keys end at the same time, but for what a script takes (before Redis 7 its clock goes on); so
+/// What all scripts begin with. A lock whose value is of another type has a number for its holder, which nobody is. The two keys end at the same time, but for what a script takes (before Redis 7 its clock goes on); so
 /// they do on a replica, which may have heard of both late. When the note says the same end as the lock, it says it more exactly.
 const PRELUDE: &str = "\
 local time = redis.call('TIME')
@@ -24,9 +24,10 @@ local function digits(number) return string.format('%.0f', number) end
 local function standing(lock, note_of_it)
     local holder = redis.pcall('GET', lock)
     if not holder then return nil end
-    if type(holder) ~= 'string' then holder = '' end
+    if type(holder) ~= 'string' then holder = 0 end
     local left = redis.call('PTTL', lock) * 1000
-    local note = redis.call('GET', note_of_it) or ''
+    local note = redis.pcall('GET', note_of_it)
+    if type(note) ~= 'string' then note = '' end
     local id, since, ends, noted = string.match(note, '^(%S+) (%d+) (%d+) (.*)$')
     if noted ~= holder or math.abs(redis.call('PTTL', note_of_it) * 1000 - left) > 50000 then
         return holder, '', '0', digits(left)
@@ -34,6 +35,12 @@ local function standing(lock, note_of_it)
     local exactly = ends - now
     if exactly > 0 and math.abs(exactly - left) < 2000 then left = exactly end
     return holder, id, since, digits(left)
+end
+
+local refusal = redis.error_reply('ERR the counter of fencing tokens holds no number that could grow')
+local function last_token(bucket)
+    local last = tonumber(redis.call('HGET', KEYS[3], bucket) or '0') or 0
+    return last < 2 ^ 53 and last
 end
 
 local function take_note(id, since, holder, ttl)
@@ -46,7 +53,8 @@ end
 const ACQUIRE: &str = "\
 local by, theirs, since, left = standing(KEYS[1], KEYS[2])
 if by and theirs ~= ARGV[1] then return {0, digits(now), by, theirs, since, left} end
-local last = tonumber(redis.call('HGET', KEYS[3], ARGV[4])) or 0
+local last = last_token(ARGV[4])
+if not last then return refusal end
 local token = digits(math.max(last + 2, now))
 redis.call('HSET', KEYS[3], ARGV[4], token)
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -69,7 +77,8 @@ const HAND_OVER: &str = "\
 local holder, id, since, left = standing(KEYS[1], KEYS[2])
 if id == ARGV[2] and tonumber(left) > ARGV[4] * 1000 then return digits(now) end
 if id ~= ARGV[1] and id ~= ARGV[2] then return 0 end
-local last = tonumber(redis.call('HGET', KEYS[3], ARGV[5])) or 0
+local last = last_token(ARGV[5])
+if not last then return refusal end
 redis.call('HSET', KEYS[3], ARGV[5], digits(math.max(last, tonumber(ARGV[6]))))
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
 take_note(ARGV[2], digits(now), ARGV[3], ARGV[4])
@@ -202,11 +211,13 @@ pub(super) fn milliseconds(time: std::time::Duration) -> u64 {
 /// What a script that looked at a lock tells of it.
 pub(super) struct Standing {
     pub(super) now: f64,
-    pub(super) holder: String,
+    /// None for a value of another type, which is no lock of anybody's.
+    pub(super) holder: Option<String>,
     pub(super) id: String,
+    /// Zero if it is not known.
     pub(super) since: f64,
-    /// Microseconds; negative when it never expires.
-    pub(super) left: i64,
+    /// Microseconds; negative when it never expires. More than Redis can count to in microseconds, perhaps.
+    pub(super) left: f64,
 }
 
 /// What a script answered.
@@ -240,20 +251,12 @@ pub(super) fn read(value: &Value) -> Option<Answer> {
     }
     Some(Answer::Held(Standing {
         now: seconds(number(1)?),
-        holder: text(2)?,
+        holder: text(2),
         id: text(3)?,
-        since: seconds(number(4)?),
-        left: microseconds(&text(5)?)?,
+        // Whoever writes a note by hand may write any number.
+        since: number(4).map_or(0.0, seconds),
+        left: text(5)?.parse().ok()?,
     }))
-}
-
-/// Reads a number of microseconds; one that is too great becomes the greatest there is.
-#[allow(clippy::cast_possible_truncation, reason = "it saturates")]
-fn microseconds(digits: &str) -> Option<i64> {
-    digits
-        .parse()
-        .ok()
-        .or_else(|| digits.parse::<f64>().ok().map(|number| number as i64))
 }
 
 /// Reads what was answered about each of so many keys.

@@ -7,7 +7,8 @@
 //!
 //! So our copy takes *open file description* locks instead, which belong to the descriptor: they exclude the process's POSIX
 //! locks like anybody's, and are lost with nobody else's close. And our copy leaves a file open that the other may have open,
-//! too, since closing it would drop the other's locks.
+//! too, since closing it would drop the other's locks; it uses that descriptor again when it next opens the file, so that
+//! there are never more of them than it once had at a time.
 //!
 //! Such locks pass to a forked child with the descriptor. So a fork waits until no transaction of ours is under way
 //! ([`working`]), and our copy, which knows files by their inode numbers, is shown others in the child: it opens everything
@@ -33,9 +34,10 @@ pub(super) fn working() {}
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod linux {
     use std::cell::RefCell;
+    use std::collections::HashSet;
     use std::ffi::CStr;
     use std::mem::{MaybeUninit, transmute};
-    use std::sync::{Mutex, Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+    use std::sync::{Mutex, MutexGuard, Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
     use libc::{c_char, c_int, c_void, flock, stat};
     use rusqlite::ffi::{sqlite3_syscall_ptr, sqlite3_vfs_find};
@@ -64,6 +66,7 @@ mod linux {
                 if let Some(set) = vfs.as_ref().and_then(|vfs| vfs.xSetSystemCall) {
                     let replace = |name: &CStr, call: sqlite3_syscall_ptr| set(vfs, name.as_ptr(), call);
                     replace(c"fcntl", transmute::<Fcntl, sqlite3_syscall_ptr>(fcntl));
+                    replace(c"open", transmute::<Open, sqlite3_syscall_ptr>(open));
                     replace(c"close", transmute::<Close, sqlite3_syscall_ptr>(close));
                     replace(c"fstat", transmute::<FileStat, sqlite3_syscall_ptr>(file_stat));
                     replace(c"stat", transmute::<PathStat, sqlite3_syscall_ptr>(path_stat));
@@ -82,6 +85,7 @@ mod linux {
     }
 
     type Fcntl = unsafe extern "C" fn(c_int, c_int, *mut c_void) -> c_int;
+    type Open = unsafe extern "C" fn(*const c_char, c_int, c_int) -> c_int;
     type Close = unsafe extern "C" fn(c_int) -> c_int;
     type FileStat = unsafe extern "C" fn(c_int, *mut stat) -> c_int;
     type PathStat = unsafe extern "C" fn(*const c_char, *mut stat) -> c_int;
@@ -102,41 +106,142 @@ mod linux {
         }
     }
 
-    /// Descriptors that our copy has done with, kept open since someone else in this process had the same file open.
-    static KEPT: Mutex<Vec<c_int>> = Mutex::new(Vec::new());
+    /// Which file: its device and inode.
+    type Identity = (u64, u64);
 
-    /// `close`, unless someone else in this process has the file open: it stays open then, without a lock, until a later
-    /// close finds that nobody has.
-    unsafe extern "C" fn close(descriptor: c_int) -> c_int {
-        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = identity(descriptor);
-        if file.is_some() && open_elsewhere(descriptor, file, &kept) {
-            kept.push(descriptor);
-            return 0;
-        }
-        kept.retain(|other| {
-            let same = file.is_some() && identity(*other) == file;
-            if same {
-                // SAFETY: ours alone, and used by nobody any more.
-                unsafe { libc::close(*other) };
+    /// The descriptors of our copy. Those of a parent process are not among them: they share their locks with the parent's.
+    static DESCRIPTORS: Mutex<Descriptors> = Mutex::new(Descriptors {
+        process: 0,
+        used: Vec::new(),
+        kept: Vec::new(),
+    });
+
+    struct Descriptors {
+        process: u32,
+        /// Open, and used by our copy.
+        used: Vec<(c_int, Identity)>,
+        /// Our copy has done with them. They stay open, without a lock, since someone else in this process had the same file open,
+        /// and are used again when our copy next opens it.
+        kept: Vec<(c_int, Identity)>,
+    }
+
+    impl Descriptors {
+        fn of_this_process() -> MutexGuard<'static, Self> {
+            let mut all = DESCRIPTORS.lock().unwrap_or_else(PoisonError::into_inner);
+            let process = std::process::id();
+            if all.process != process {
+                *all = Self {
+                    process,
+                    used: Vec::new(),
+                    kept: Vec::new(),
+                };
             }
-            !same
-        });
+            all
+        }
+
+        /// Whether the number still stands for the file that our copy has opened under it.
+        fn is_ours(&self, descriptor: c_int, file: Identity) -> bool {
+            self.used.contains(&(descriptor, file)) || self.kept.contains(&(descriptor, file))
+        }
+
+        /// The files that someone else in this process has open; None when that can't be told.
+        fn open_elsewhere(&self) -> Option<HashSet<Identity>> {
+            let open = std::fs::read_dir("/proc/self/fd").ok()?;
+            let others = open
+                .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<c_int>().ok())
+                .filter_map(|descriptor| Some((descriptor, identity(descriptor)?)))
+                .filter(|(descriptor, file)| !self.is_ours(*descriptor, *file));
+            Some(others.map(|(_, file)| file).collect())
+        }
+    }
+
+    /// `open`, with a kept descriptor if there is one of this file.
+    unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: c_int) -> c_int {
+        let mut all = Descriptors::of_this_process();
+        // SAFETY: the caller's path, passed on as it came.
+        if let Some(descriptor) = unsafe { take_kept(&mut all, path, flags) } {
+            return descriptor;
+        }
         // SAFETY: passed on as it came.
-        unsafe { libc::close(descriptor) }
+        let descriptor = unsafe { libc::open(path, flags, mode) };
+        // After a failure `errno` is to stay as it is.
+        if descriptor >= 0
+            && let Some(file) = identity(descriptor)
+        {
+            all.used.push((descriptor, file));
+        }
+        descriptor
     }
 
-    /// Whether another descriptor of this process is open on the same file. "Yes" when that can't be told.
-    fn open_elsewhere(descriptor: c_int, file: Option<(u64, u64)>, kept: &[c_int]) -> bool {
-        let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else {
-            return true;
+    /// A kept descriptor that serves as well as a new one.
+    unsafe fn take_kept(all: &mut Descriptors, path: *const c_char, flags: c_int) -> Option<c_int> {
+        if all.kept.is_empty() || flags & (libc::O_EXCL | libc::O_TRUNC) != 0 {
+            return None;
+        }
+        let access = flags & libc::O_ACCMODE;
+        let rights = if access == libc::O_RDONLY {
+            libc::R_OK
+        } else {
+            libc::R_OK | libc::W_OK
         };
-        descriptors
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<c_int>().ok())
-            .any(|other| other != descriptor && !kept.contains(&other) && identity(other) == file)
+        // SAFETY: the caller's path; `found` is written if, and only if, the call succeeds. A link's own inode is no kept file's.
+        let file = unsafe {
+            let mut found = MaybeUninit::<stat>::uninit();
+            if libc::access(path, rights) != 0 || libc::lstat(path, found.as_mut_ptr()) != 0 {
+                return None;
+            }
+            let found = found.assume_init();
+            (found.st_dev, found.st_ino)
+        };
+        // SAFETY: only asks.
+        let serves =
+            |descriptor| unsafe { libc::fcntl(descriptor, libc::F_GETFL) & libc::O_ACCMODE == access };
+        let position = all.kept.iter().position(|(descriptor, kept)| {
+            // SQLite refuses the numbers of the standard streams.
+            *descriptor > 2 && *kept == file && identity(*descriptor) == Some(file) && serves(*descriptor)
+        })?;
+        let kept = all.kept.swap_remove(position);
+        all.used.push(kept);
+        Some(kept.0)
     }
 
-    fn identity(descriptor: c_int) -> Option<(u64, u64)> {
+    /// `close`, unless someone else in this process has the file open: then the descriptor is kept. Those that were kept for the
+    /// sake of someone who has gone are closed.
+    unsafe extern "C" fn close(descriptor: c_int) -> c_int {
+        let mut all = Descriptors::of_this_process();
+        let file = identity(descriptor);
+        all.used.retain(|(other, _)| *other != descriptor);
+        let Some(file) = file else {
+            // SAFETY: passed on as it came.
+            return unsafe { libc::close(descriptor) };
+        };
+        all.kept.push((descriptor, file));
+        drop_locks(descriptor);
+        let Some(elsewhere) = all.open_elsewhere() else {
+            return 0;
+        };
+        all.kept.retain(|(kept, file)| {
+            let stays = elsewhere.contains(file);
+            if !stays && identity(*kept) == Some(*file) {
+                // SAFETY: ours alone, and used by nobody any more.
+                unsafe { libc::close(*kept) };
+            }
+            stays
+        });
+        0
+    }
+
+    /// As a close would.
+    fn drop_locks(descriptor: c_int) {
+        // SAFETY: all zeroes but for the kind: the whole file, from its beginning.
+        unsafe {
+            let mut all: flock = std::mem::zeroed();
+            all.l_type = libc::F_UNLCK as libc::c_short;
+            libc::fcntl(descriptor, libc::F_OFD_SETLK, &raw mut all);
+        }
+    }
+
+    fn identity(descriptor: c_int) -> Option<Identity> {
         let mut found = MaybeUninit::<stat>::uninit();
         // SAFETY: `found` is written if, and only if, the call succeeds.
         let found =

@@ -20,6 +20,8 @@ const MAKE_FENCES: &str = "\
 pub(super) const TABLES: [&str; 2] = [LOCK_TABLE, "arbitrageai_lock_fences"];
 pub(super) const LOCK_TABLE: &str = "distributed_locks";
 
+const NO_UNIQUE_KEY: &str = "lock_key has no unique index";
+
 /// The columns that the original's table has.
 const COLUMNS: [&str; 6] = [
     "id",
@@ -54,6 +56,10 @@ pub(super) fn prepare(connection: &Connection) -> Result<(), StoreError> {
         }
     };
     match look(connection).map_err(failed)? {
+        // SQLAlchemy makes the table, and its index in a transaction after that.
+        Tables::AnotherShape(difference) if difference.ends_with(NO_UNIQUE_KEY) => {
+            return Err(StoreError::transient(difference));
+        }
         Tables::AnotherShape(difference) => return Err(StoreError::permanent(difference)),
         Tables::Usable { missing } => {
             for table in missing {
@@ -99,7 +105,7 @@ fn columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Column>
 fn difference(connection: &Connection, found: &[Column]) -> rusqlite::Result<Option<String>> {
     let mut what = wrong_column(found);
     if what.is_none() && !has_unique_key(connection)? {
-        what = Some("lock_key has no unique index".to_owned());
+        what = Some(NO_UNIQUE_KEY.to_owned());
     }
     Ok(what.map(|what| format!("the table {LOCK_TABLE} has another shape: column {what}")))
 }

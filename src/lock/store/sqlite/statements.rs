@@ -5,9 +5,11 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::lock::operation::{Attempt, Claim, HandOver, LockRow, ReleaseTarget, Won};
+use crate::lock::store::is_a_date;
 
 /// `created_at` is written as SQLAlchemy writes a `DateTime`.
 const TAKE: &str = "\
@@ -23,6 +25,9 @@ const ROW: &str =
     "SELECT lock_key, id, holder_id, acquired_at, expires_at FROM distributed_locks WHERE lock_key = ?1";
 pub(super) const ROWS: &str =
     "SELECT lock_key, id, holder_id, acquired_at, expires_at FROM distributed_locks ORDER BY lock_key";
+
+/// So many characters of a value that can't be read are shown.
+const SHOWN: usize = 40;
 
 pub(super) fn begin(connection: &Connection, writes: bool) -> rusqlite::Result<()> {
     let statement = if writes { "BEGIN IMMEDIATE" } else { "BEGIN" };
@@ -106,12 +111,13 @@ impl Fence {
     }
 }
 
+/// Takes the row if it is free or expired; an error within says why the end of the row in the way can't be read.
 pub(super) fn acquire(
     connection: &Connection,
     claim: &Claim,
     now: f64,
     fence: &mut Fence,
-) -> rusqlite::Result<Attempt> {
+) -> rusqlite::Result<Result<Attempt, String>> {
     let expires_at = now + claim.ttl.as_secs_f64();
     let taken = connection.prepare_cached(TAKE)?.execute(params![
         &*claim.id,
@@ -121,14 +127,22 @@ pub(super) fn acquire(
         expires_at
     ])?;
     if taken == 0 {
-        return observe(connection, &claim.key, now).map(Attempt::Held);
+        let found = connection
+            .prepare_cached(ROW)?
+            .query_row([&*claim.key], |row| Ok((unreadable_end(row)?, read(row, now)?)))
+            .optional()?;
+        return Ok(match found {
+            Some((Some(what), _)) => Err(what),
+            Some((None, row)) => Ok(Attempt::Held((row.expires_in > 0.0).then_some(row))),
+            None => Ok(Attempt::Held(None)),
+        });
     }
     let token = fence.draw(connection, now)?;
-    Ok(Attempt::Won(Won {
+    Ok(Ok(Attempt::Won(Won {
         token,
         acquired_at: now,
         expires_at,
-    }))
+    })))
 }
 
 pub(super) fn renew(
@@ -250,7 +264,7 @@ pub(super) fn list(connection: &Connection, now: f64) -> rusqlite::Result<Vec<Lo
 
 pub(super) fn count(connection: &Connection, now: f64) -> rusqlite::Result<u64> {
     let count: i64 = connection
-        .prepare_cached("SELECT count(*) FROM distributed_locks WHERE expires_at > ?1")?
+        .prepare_cached("SELECT count(*) FROM distributed_locks WHERE (expires_at <= ?1) IS NOT TRUE")?
         .query_row([now], |row| row.get(0))?;
     Ok(count.unsigned_abs())
 }
@@ -273,15 +287,50 @@ pub(super) fn sweep(connection: &Connection, now: f64) -> rusqlite::Result<u64> 
         .map(|deleted| deleted as u64)
 }
 
+/// SQLite's columns take values of any type, whatever they are declared as: a row is read as well as it can be. Without an end that can
+/// be read it never ends.
 fn read(row: &Row<'_>, now: f64) -> rusqlite::Result<LockRow> {
-    let key: String = row.get(0)?;
-    let expires_at = row.get::<_, f64>(4)?;
+    let expires_at = number(row.get_ref(4)?).unwrap_or(f64::INFINITY);
     Ok(LockRow {
-        key: Arc::from(key),
-        id: row.get(1)?,
-        holder: row.get(2)?,
-        acquired_at: row.get(3)?,
+        key: text(row.get_ref(0)?).into(),
+        id: text(row.get_ref(1)?),
+        holder: text(row.get_ref(2)?),
+        acquired_at: number(row.get_ref(3)?)
+            .filter(|time| is_a_date(*time))
+            .unwrap_or(now),
         expires_at,
         expires_in: expires_at - now,
     })
+}
+
+/// What stands in the place of the row's end, if that is no number.
+fn unreadable_end(row: &Row<'_>) -> rusqlite::Result<Option<String>> {
+    let value = row.get_ref(4)?;
+    Ok(match value {
+        ValueRef::Null => Some("its expires_at is NULL".to_owned()),
+        ValueRef::Text(_) => {
+            let shown: String = text(value).chars().take(SHOWN).collect();
+            Some(format!("its expires_at is the text {shown:?}"))
+        }
+        ValueRef::Blob(_) => Some("its expires_at is a blob".to_owned()),
+        ValueRef::Integer(_) | ValueRef::Real(_) => None,
+    })
+}
+
+fn number(value: ValueRef<'_>) -> Option<f64> {
+    match value {
+        #[allow(clippy::cast_precision_loss, reason = "no time is so far away")]
+        ValueRef::Integer(number) => Some(number as f64),
+        ValueRef::Real(number) => Some(number),
+        _ => None,
+    }
+}
+
+fn text(value: ValueRef<'_>) -> String {
+    match value {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        ValueRef::Integer(number) => number.to_string(),
+        ValueRef::Real(number) => number.to_string(),
+        ValueRef::Null => String::new(),
+    }
 }

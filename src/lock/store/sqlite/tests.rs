@@ -131,3 +131,133 @@ fn what_was_looked_at_is_read_anew_when_somebody_has_written() {
     ours.execute_batch("DELETE FROM distributed_locks").unwrap();
     assert!(ids(5.0).is_empty());
 }
+
+/// What one request comes to.
+async fn submit<T>(
+    store: &SqliteStore,
+    make: impl FnOnce(crate::lock::operation::Reply<T>) -> Operation,
+) -> Result<T, crate::lock::StoreError> {
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    store.submit(make(reply));
+    answer.await.unwrap()
+}
+
+struct Nobody;
+
+impl Listener for Nobody {
+    fn changed(&self, _: u64) {}
+
+    fn anything_changed(&self) {}
+}
+
+fn renewal(id: &str, reply: crate::lock::operation::Reply<Option<f64>>) -> Operation {
+    Operation::Renew(crate::lock::operation::Renew {
+        id: id.into(),
+        key: "".into(),
+        ttl: Duration::from_secs(50),
+        reply,
+    })
+}
+
+/// A store whose clock shows 10 s, and another connection to its file.
+async fn store_and_neighbour(folder: &tempfile::TempDir) -> (SqliteStore, rusqlite::Connection) {
+    let path = folder.path().join("locks.db");
+    let location = Location::File {
+        path: path.clone(),
+        create_folders: false,
+    };
+    let store = SqliteStore::new(location, Arc::new(|| 10.0), Arc::new(Nobody));
+    submit(&store, |reply| Operation::List { reply }).await.unwrap();
+    (store, rusqlite::Connection::open(path).unwrap())
+}
+
+fn insert(id: &str, expires_at: &str) -> String {
+    format!("INSERT INTO distributed_locks VALUES ('{id}', 'key {id}', 'h', 1, {expires_at}, NULL);")
+}
+
+#[tokio::test]
+async fn what_is_refused_is_refused_alone() {
+    for how in ["ABORT", "FAIL", "ROLLBACK"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, neighbour) = store_and_neighbour(&folder).await;
+        neighbour
+            .execute_batch(&format!(
+                "{}{}{} CREATE TRIGGER refuse BEFORE UPDATE ON distributed_locks WHEN old.id = 'bad' \
+                 BEGIN SELECT RAISE({how}, 'not this one'); END",
+                insert("one", "20"),
+                insert("bad", "20"),
+                insert("two", "20"),
+            ))
+            .unwrap();
+        for _ in 0..20 {
+            let (one, bad, two, listed) = tokio::join!(
+                submit(&store, |reply| renewal("one", reply)),
+                submit(&store, |reply| renewal("bad", reply)),
+                submit(&store, |reply| renewal("two", reply)),
+                submit(&store, |reply| Operation::List { reply }),
+            );
+            assert_eq!((one.unwrap(), two.unwrap()), (Some(60.0), Some(60.0)));
+            assert!(!bad.unwrap_err().transient);
+            assert_eq!(listed.unwrap().len(), 3);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_row_is_read_as_well_as_it_can_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, neighbour) = store_and_neighbour(&folder).await;
+    for (id, end) in [
+        ("a", "20"),
+        ("b", "'soon'"),
+        ("c", "x'00'"),
+        ("d", "9e999"),
+        ("e", "5"),
+    ] {
+        neighbour.execute_batch(&insert(id, end)).unwrap();
+    }
+    let rows = submit(&store, |reply| Operation::List { reply }).await.unwrap();
+    let left: Vec<f64> = rows.iter().map(|row| row.expires_in).collect();
+    assert_eq!(left, [10.0, f64::INFINITY, f64::INFINITY, f64::INFINITY, -5.0]);
+    assert!(
+        rows.iter()
+            .all(|row| !row.expires_at.is_nan() && row.acquired_at.is_finite())
+    );
+    let keys = rows.iter().map(|row| Arc::clone(&row.key)).collect();
+    let seen = submit(&store, |reply| Operation::Observe { keys, reply })
+        .await
+        .unwrap();
+    assert_eq!(seen.len(), 4);
+    assert_eq!(
+        submit(&store, |reply| Operation::Count { reply }).await.unwrap(),
+        4
+    );
+}
+
+#[tokio::test]
+async fn a_table_without_its_index_is_one_that_is_being_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, neighbour) = store_and_neighbour(&folder).await;
+    neighbour
+        .execute_batch("DROP INDEX ix_distributed_locks_lock_key")
+        .unwrap();
+    let acquire = |reply| {
+        let owner = engine(&Arc::default());
+        let claim = crate::lock::operation::Claim::new("k".into(), "h".into(), Duration::from_secs(5), owner);
+        Operation::Acquire(crate::lock::operation::Acquire { claim, reply })
+    };
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    store.submit(acquire(reply));
+    let (_, outcome) = answer.await.unwrap();
+    let error = outcome.unwrap_err();
+    assert!(
+        error.transient && error.message.contains("no unique index"),
+        "{error}"
+    );
+    neighbour
+        .execute_batch("CREATE UNIQUE INDEX i ON distributed_locks (lock_key)")
+        .unwrap();
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    store.submit(acquire(reply));
+    assert!(answer.await.unwrap().1.is_ok());
+}

@@ -114,51 +114,62 @@ impl Worker {
         self.connection = None;
     }
 
+    /// Carries out a batch in one transaction. When that fails, each request is tried in a transaction of its own: what one of them
+    /// meets with (a trigger, a constraint, a value that can't be stored) is its own affair, even if it is tried all the time.
+    /// Carries out a batch in one transaction. When that fails, each request gets a transaction of its own: what one of them meets
+    /// with (a trigger, a constraint, a value that can't be stored) is nothing to the others, even if it is tried all the time.
+    /// Savepoints would not do: a trigger may undo the whole transaction, and so may a failing commit.
     fn carry_out(&mut self, batch: Vec<Operation>) {
-        let mut answers = Vec::with_capacity(batch.len());
-        match self.transaction(&batch, &mut answers) {
-            Ok(()) => {
-                for (operation, answer) in batch.into_iter().zip(answers) {
-                    answer.give(operation);
+        let mut failure = match self.transaction(&batch) {
+            Ok(answers) => return give_each(batch, answers),
+            Err(failure) => failure,
+        };
+        let several = batch.len() > 1;
+        for operation in batch {
+            if several && !failure.concerns_all {
+                match self.transaction(std::slice::from_ref(&operation)) {
+                    Ok(answers) => {
+                        give_each(vec![operation], answers);
+                        continue;
+                    }
+                    Err(alone) => failure = alone,
                 }
             }
-            Err(error) => batch.into_iter().for_each(|operation| operation.fail(&error)),
+            operation.fail(&failure.error);
         }
     }
 
     /// Carries out all of `batch` or nothing of it.
-    fn transaction(&mut self, batch: &[Operation], answers: &mut Vec<Answer>) -> Result<(), StoreError> {
-        let mut table_was_missing = false;
+    fn transaction(&mut self, batch: &[Operation]) -> Result<Vec<Answer>, Failure> {
+        let mut looked_again = false;
         loop {
-            let clock = Arc::clone(&self.clock);
-            let outcome = match self.database() {
-                Ok(database) => run_batch(database, batch, answers, &clock),
-                Err(error) => return Err(error),
+            let (clock, location) = (Arc::clone(&self.clock), self.location.clone());
+            let database = self.database().map_err(Failure::of_all)?;
+            let error = match run_batch(database, batch, &clock, &location) {
+                Ok(answers) => return Ok(answers),
+                Err(error) => error,
             };
-            let Err(error) = outcome else { return Ok(()) };
-            answers.clear();
-            if let Some(database) = &mut self.connection {
-                database.seen = statements::Seen::default(); // perhaps of rows that are undone now
-            }
-            if let Some(database) = &self.connection
-                && !database.connection.is_autocommit()
-                && database.connection.execute_batch("ROLLBACK").is_err()
+            database.seen = statements::Seen::default(); // perhaps of rows that are undone now
+            if !database.connection.is_autocommit() && database.connection.execute_batch("ROLLBACK").is_err()
             {
                 self.let_go();
             }
-            // Someone dropped the table after we had looked: look again, once.
-            if error.to_string().contains("no such table") && !table_was_missing {
-                table_was_missing = true;
-                if let Some(database) = &self.connection {
-                    schema::prepare(&database.connection)?;
-                }
+            // Someone dropped the table after we had looked, or made it anew: look again, once.
+            if error.sqlite_error_code() == Some(ErrorCode::Unknown)
+                && !std::mem::replace(&mut looked_again, true)
+                && let Some(database) = &self.connection
+            {
+                prepare(&location, &database.connection).map_err(Failure::of_all)?;
                 continue;
             }
-            let error = store_error(&self.location, &error);
-            if !error.transient {
+            let failure = Failure {
+                error: store_error(&location, &error),
+                concerns_all: concerns_all(&error),
+            };
+            if failure.concerns_all && !failure.error.transient {
                 self.let_go();
             }
-            return Err(error);
+            return Err(failure);
         }
     }
 
@@ -214,9 +225,43 @@ impl Worker {
     }
 }
 
+/// Why a transaction was not carried out.
+struct Failure {
+    error: StoreError,
+    /// Whether every other request would meet with it now, too.
+    concerns_all: bool,
+}
+
+impl Failure {
+    fn of_all(error: StoreError) -> Self {
+        Self {
+            error,
+            concerns_all: true,
+        }
+    }
+}
+
+/// Whether a failure is about the file, or about the moment, and not about what was asked for.
+fn concerns_all(error: &rusqlite::Error) -> bool {
+    !matches!(
+        error.sqlite_error_code(),
+        None | Some(
+            ErrorCode::ConstraintViolation
+                | ErrorCode::TypeMismatch
+                | ErrorCode::TooBig
+                | ErrorCode::ParameterOutOfRange
+                | ErrorCode::OperationAborted
+                | ErrorCode::DiskFull // what needs less room may find it
+                | ErrorCode::Unknown
+        )
+    )
+}
+
 /// What came of one operation, to be told once the transaction is committed.
 enum Answer {
     Attempt(crate::lock::operation::Attempt),
+    /// The row that stands in the way can't be read.
+    Unreadable(StoreError),
     Renewed(Option<f64>),
     Released(bool),
     HandedOver(Option<Won>),
@@ -230,6 +275,7 @@ impl Answer {
         match (self, operation) {
             (Self::Attempt(Attempt::Won(won)), Operation::Acquire(acquire)) => acquire.won(won),
             (Self::Attempt(Attempt::Held(by)), Operation::Acquire(acquire)) => acquire.held(by),
+            (Self::Unreadable(error), operation) => operation.fail(&error),
             (Self::Renewed(expiry), Operation::Renew(Renew { reply, .. })) => drop(reply.send(Ok(expiry))),
             (Self::Released(existed), Operation::Release(Release { reply, .. })) => {
                 drop(reply.send(Ok(existed)))
@@ -249,12 +295,18 @@ impl Answer {
     }
 }
 
+fn give_each(batch: Vec<Operation>, answers: Vec<Answer>) {
+    for (operation, answer) in batch.into_iter().zip(answers) {
+        answer.give(operation);
+    }
+}
+
 fn run_batch(
     database: &mut OpenDatabase,
     batch: &[Operation],
-    answers: &mut Vec<Answer>,
     clock: &WallClock,
-) -> rusqlite::Result<()> {
+    location: &Location,
+) -> rusqlite::Result<Vec<Answer>> {
     let writes = batch.iter().any(|operation| {
         !matches!(
             operation,
@@ -265,10 +317,16 @@ fn run_batch(
     statements::begin(connection, writes)?;
     let now = clock();
     let mut fence = statements::Fence::default();
+    let mut answers = Vec::with_capacity(batch.len());
     for operation in batch {
         answers.push(match operation {
             Operation::Acquire(Acquire { claim, .. }) => {
-                Answer::Attempt(statements::acquire(connection, claim, now, &mut fence)?)
+                match statements::acquire(connection, claim, now, &mut fence)? {
+                    Ok(attempt) => Answer::Attempt(attempt),
+                    Err(what) => Answer::Unreadable(
+                        StoreError::unreadable_row(&claim.key, &what).at(&place_of(location)),
+                    ),
+                }
             }
             Operation::Renew(renew) => {
                 Answer::Renewed(statements::renew(connection, &renew.id, renew.ttl, now)?)
@@ -287,7 +345,8 @@ fn run_batch(
         });
     }
     fence.store(connection)?;
-    statements::commit(connection)
+    statements::commit(connection)?;
+    Ok(answers)
 }
 
 fn open(location: &Location) -> Result<OpenDatabase, StoreError> {
@@ -324,10 +383,7 @@ fn open(location: &Location) -> Result<OpenDatabase, StoreError> {
     };
     let mut connection = connection.map_err(|error| store_error(location, &error))?;
     configure(&mut connection).map_err(|error| store_error(location, &error))?;
-    schema::prepare(&connection).map_err(|error| StoreError {
-        message: format!("SQLite database {}: {}", place(location), error.message),
-        ..error
-    })?;
+    prepare(location, &connection)?;
     let data_version =
         statements::data_version(&connection).map_err(|error| store_error(location, &error))?;
     let file = match location {
@@ -340,6 +396,10 @@ fn open(location: &Location) -> Result<OpenDatabase, StoreError> {
         data_version,
         seen: statements::Seen::default(),
     })
+}
+
+fn prepare(location: &Location, connection: &Connection) -> Result<(), StoreError> {
+    schema::prepare(connection).map_err(|error| error.at(&place_of(location)))
 }
 
 fn configure(connection: &mut Connection) -> rusqlite::Result<()> {
@@ -375,24 +435,23 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     )
 }
 
-fn place(location: &Location) -> String {
+fn place_of(location: &Location) -> String {
     match location {
-        Location::File { path, .. } => path.display().to_string(),
-        Location::Memory => ":memory:".into(),
+        Location::File { path, .. } => format!("SQLite database {}", path.display()),
+        Location::Memory => "SQLite database :memory:".into(),
     }
 }
 
 pub(super) fn store_error(location: &Location, error: &rusqlite::Error) -> StoreError {
-    let message = format!("SQLite database {}: {error}", place(location));
+    let message = format!("{}: {error}", place_of(location));
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::SchemaChanged) => {
             StoreError::transient(message)
         }
         // A write that failed half-way may have reached the disk.
         Some(ErrorCode::SystemIoFailure) => StoreError {
-            message,
-            transient: false,
             outcome_unknown: true,
+            ..StoreError::permanent(message)
         },
         _ => StoreError::permanent(message),
     }
