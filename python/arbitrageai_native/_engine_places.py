@@ -141,10 +141,10 @@ def _refuse_another_server(connection: Any, url: Any, database: str) -> str:
 
 def _host_and_port(url: Any) -> tuple[str | None, int | None]:
     host = url.query.get("host") or url.query.get("hostaddr") or url.host or os.environ.get("PGHOST")
-    if not isinstance(host, str):
+    if isinstance(host, tuple):
         return None, None  # several: refused when the URL is read
     port = url.query.get("port") or url.port or os.environ.get("PGPORT") or 5432
-    alone = re.fullmatch(r"([A-Za-z0-9.-]*):(\d+)", host)
+    alone = re.fullmatch(r"([A-Za-z0-9.-]*):(\d+)", host or "")
     if alone:
         host, port = alone.groups()
     try:
