@@ -175,18 +175,17 @@ async def test_the_switch_decides_if_it_is_there_at_all(
                 assert await chosen(lock_factory, patches, variables) == kind, variables
 
 
-@pytest.mark.parametrize(("place", "kind_by_place"), PLACES)
 @pytest.mark.parametrize(("environment", "kind"), ENVIRONMENTS)
 async def test_without_the_switch_a_place_decides_and_then_the_environment(
     lock_factory: Any,
     monkeypatch: pytest.MonkeyPatch,
-    place: dict[str, str],
-    kind_by_place: str | None,
     environment: str | None,
     kind: str,
 ) -> None:
-    variables = {**place, "ENV": environment}
-    assert await chosen(lock_factory, monkeypatch, variables) == (kind_by_place or kind)
+    for place, kind_by_place in PLACES:
+        variables = {**place, "ENV": environment}
+        with monkeypatch.context() as patches:
+            assert await chosen(lock_factory, patches, variables) == (kind_by_place or kind), variables
 
 
 @pytest.mark.parametrize("use_redis", [True, False])

@@ -194,10 +194,13 @@ class BidLockManager:
         place = self._place()
         return self._at(place.wait(timeout) if isinstance(place, Unasked) else place)
 
-    async def _locks_async(self, timeout: float = _ASKING_SECONDS) -> _native.LockManager:
+    async def _locks_async(self) -> _native.LockManager:
         """As `_locks`, for coroutines."""
+        return self._at(await self._asked_place())
+
+    async def _asked_place(self, timeout: float = _ASKING_SECONDS) -> Place:
         place = self._place()
-        return self._at(await place.answer(timeout) if isinstance(place, Unasked) else place)
+        return await place.answer(timeout) if isinstance(place, Unasked) else place
 
     async def _locks_within(self, timeout: float) -> tuple[_native.LockManager, float]:
         """As `_locks_async`, and what is left of `timeout` for the lock."""
