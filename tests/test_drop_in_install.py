@@ -457,6 +457,7 @@ def test_an_asynchronous_engine_of_the_applications(with_database: Path) -> None
         ("application", "locks"),
         ("program", "locks"),
         ("application", "factory"),
+        ("application", "Redis"),
         ("application", "command line"),
         ("application", "calls"),
     ],
@@ -473,12 +474,17 @@ def test_a_dotenv_file_counts_for_everything(tmp_path: Path, where: str, what: s
     # The first one found counts: those behind it say something else.
     for name in names[names.index(where) :]:
         url = found if name == where else f"sqlite:///{tmp_path}/wrong.db"
-        (folders[name] / ".env").write_text(f"DATABASE_URL={url}\nAPI_KEY={where}\nUSE_REDIS_LOCKS=\n")
+        (folders[name] / ".env").write_text(
+            f"DATABASE_URL={url}\nAPI_KEY={where}\nUSE_REDIS_LOCKS=\nREDIS_URL={name}\n"
+        )
     codes = {
         "locks": f"{WAYS['import']}{TRY}",
         "factory": "from arbitrageai_native.agent_execution.bid_lock_manager_factory import *\n"
         "import asyncio\nasync def main():\n    locks = await create_bid_lock_manager()\n"
         "    print(await locks.acquire_lock('upwork', 'p1'))\nasyncio.run(main())\n",
+        "Redis": "from arbitrageai_native.agent_execution.redis_bid_lock_manager import *\n"
+        "import os\ntry:\n    RedisBidLockManager()\nexcept ValueError:\n"
+        "    print(os.environ['REDIS_URL'])\n",
         "command line": "from arbitrageai_native._command_line import main\nmain(['locks'])\n",
         "calls": "from arbitrageai_native import LLMService\nprint(LLMService().api_key)\n",
     }
@@ -488,13 +494,13 @@ def test_a_dotenv_file_counts_for_everything(tmp_path: Path, where: str, what: s
     ran = subprocess.run(
         python(str(program)),
         cwd=folders["working directory"] / "below",
-        env={**environment, "PYTHONPATH": str(folders["application"]), "REDIS_URL": "redis://127.0.0.1:1"},
+        env={**environment, "PYTHONPATH": str(folders["application"])},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert ran.returncode == 0, ran.stderr
-    if what == "calls":
+    if what in ("calls", "Redis"):
         assert ran.stdout.strip() == where
     else:
         assert databases(tmp_path) == ["found.db"]

@@ -199,6 +199,8 @@ def place_of_session(get_db: Callable[[], Any], of_what: str = "_get_db") -> Pla
 
 def place_of_sessions(sessions: Any, of_what: str) -> Place | Unasked:
     """Where the sessions that a `sessionmaker`, or anything like it, makes work; as `place_of_session`."""
+    # A `scoped_session` would give one that is in use.
+    sessions = getattr(sessions, "session_factory", sessions)
     settings = getattr(sessions, "kw", None)
     bind = settings.get("bind") if isinstance(settings, dict) else None
     # A session need not be made to find its engine.

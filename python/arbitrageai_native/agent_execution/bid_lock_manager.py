@@ -122,6 +122,7 @@ class BidLockManager:
         }
         self._managers: dict[object, _native.LockManager] = {}
         self._database_url = database_url
+        self._own_place = None if database_url is None else Place(database_url)
         self._active_locks = 0
         if database_url is not None:
             self._on_url(database_url)
@@ -150,11 +151,11 @@ class BidLockManager:
         """What has been put in the place of `_get_db`, ready to be called; None if nothing has."""
         if "_get_db" in self.__dict__:
             return self.__dict__["_get_db"]  # type: ignore[no-any-return]
+        if type(self)._get_db is _own_get_db:
+            is_replaced = SessionLocal is not _own_sessions and self._database_url is None
+            return SessionLocal if is_replaced else None
         owner = next(cls for cls in type(self).__mro__ if "_get_db" in cls.__dict__)
         found = owner.__dict__["_get_db"]
-        if found is _own_get_db:
-            is_replaced = self._database_url is None and SessionLocal is not _own_sessions
-            return SessionLocal if is_replaced else None
         if owner is BidLockManager and self._database_url and not self._database_url.startswith(_SQL_SCHEMES):
             return None  # Redis, which no session is on
         # The original's is a static method in some versions, and a method in others: so is what replaces it.
@@ -173,8 +174,8 @@ class BidLockManager:
         get_db = self._replaced_get_db()
         if get_db is not None:
             return place_of_session(get_db, "_get_db" if get_db is not SessionLocal else "SessionLocal")
-        if self._database_url is not None:
-            return Place(self._database_url)
+        if self._own_place is not None:
+            return self._own_place
         load_dotenv_file_once()
         application = application_database()
         if application is None:
@@ -545,7 +546,7 @@ class BidLockManager:
         await self.aclose()
 
 
-_own_get_db = BidLockManager.__dict__["_get_db"]
+_own_get_db = BidLockManager._get_db
 
 
 def _wants_self(function: Callable[..., Any]) -> bool:
