@@ -40,8 +40,9 @@ class Place(NamedTuple):
     memory_engine: Any = None
 
 
-# What engines have answered, and the questions under way, by the schema that their table is said to be in.
-_answers: WeakKeyDictionary[Any, dict[str | None, Place]] = WeakKeyDictionary()
+# The URLs that engines have answered with (None: in memory), and the questions under way, by the schema that
+# their table is said to be in. Nothing here keeps an engine.
+_answers: WeakKeyDictionary[Any, dict[str | None, str | None]] = WeakKeyDictionary()
 _questions: WeakKeyDictionary[Any, dict[str | None, Future[Place]]] = WeakKeyDictionary()
 _asking = Lock()
 
@@ -144,7 +145,7 @@ class Unasked:
             if self._session is None:
                 _questions.get(self._engine, {}).pop(self._schema, None)
                 if place is not None:
-                    _answers.setdefault(self._engine, {})[self._schema] = place
+                    _answers.setdefault(self._engine, {})[self._schema] = place.url
         if place is not None:
             question.set_result(place)
         else:
@@ -162,7 +163,7 @@ class Unasked:
         finally:
             if self._session is not None:
                 self._session.close()
-        return Place(None, self._engine) if url is None else Place(url)
+        return _place(url, self._engine)
 
 
 def place_of_session(get_db: Callable[[], Any], of_what: str = "_get_db") -> Place | Unasked:
@@ -226,8 +227,12 @@ def place_of_engine(bind: Any, of_what: str, session: Any = None) -> Place | Una
     schema = _schema_of_the_table(bind)
     known = _answers.get(engine)
     if session is None and known is not None and schema in known:
-        return known[schema]
+        return _place(known[schema], engine)
     return Unasked(engine, schema, of_what, session)
+
+
+def _place(url: str | None, engine: Any) -> Place:
+    return Place(None, engine) if url is None else Place(url)
 
 
 def _has_a_connection_of_its_own(session: Any, bind: Any) -> bool:
