@@ -107,7 +107,7 @@ class BidLockManager:
 
         Raises:
             ValueError: `ttl`, `max_hold`, `on_lost`, `database_url`, `listen_url` or `max_connections` makes
-                no sense.
+                no sense; or there is a `.env` file that can't be read.
         """
         _native.check_lock_ttl(ttl)
         check_on_lost(on_lost)
