@@ -162,6 +162,22 @@ async def test_a_function_without_arguments_replaces_it_on_the_class(
     assert len(rows(other_file)) == 1
 
 
+async def test_a_mock_of_a_session(file_engine: Engine, other_file: Path) -> None:
+    from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
+
+    session = MagicMock()
+    with patch.object(BidLockManager, "_get_db", autospec=True, return_value=session):
+        with pytest.raises(ValueError, match="SQLite and PostgreSQL are supported"):
+            await BidLockManager().acquire_lock("upwork", "p1")
+        session.get_bind.return_value = MagicMock(url=make_url("mysql+pymysql://host/x"))
+        with pytest.raises(ValueError, match="SQLite and PostgreSQL are supported"):
+            await BidLockManager().acquire_lock("upwork", "p1")
+        session.get_bind.return_value = file_engine
+        assert await BidLockManager().acquire_lock("upwork", "p1") is True
+    assert len(rows(other_file)) == 1
+    assert session.close.call_count == 3
+
+
 async def test_redis_has_no_sessions(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
     from arbitrageai_native.agent_execution.redis_bid_lock_manager import RedisBidLockManager

@@ -179,7 +179,8 @@ def place_of_session(get_db: Callable[[], Any], of_what: str = "_get_db") -> Pla
     except Exception as error:
         said = without_credentials(f"{type(error).__name__}: {error}")
         raise LockBackendError(f"{of_what} raised {said}") from error
-    session = getattr(session, "sync_session", session)
+    # Looked up so that a mock, which has every attribute, is taken as it is.
+    session = getattr(session, "__dict__", {}).get("sync_session", session)
     if not callable(getattr(session, "get_bind", None)):
         raise TypeError(f"{of_what} has to return a SQLAlchemy Session, not {session!r}")
     place: Place | Unasked | None = None
@@ -216,12 +217,12 @@ def place_of_engine(bind: Any, of_what: str, session: Any = None) -> Place | Una
     """
     bind = getattr(bind, "sync_engine", bind)
     engine = getattr(bind, "engine", bind)
-    # One with options of its own shares everything else with the engine that it was made from.
-    while hasattr(engine, "_proxied"):
-        engine = engine._proxied
     backend = engine.url.get_backend_name()
     if backend not in _SUPPORTED:
         raise ValueError(f"{of_what} is on {backend}; SQLite and PostgreSQL are supported")
+    # One with options of its own shares everything else with the engine that it was made from.
+    while "_proxied" in engine.__dict__:
+        engine = engine._proxied
     if session is not None and not _has_a_connection_of_its_own(session, bind):
         session = None
     schema = _schema_of_the_table(bind)
@@ -239,8 +240,14 @@ def _has_a_connection_of_its_own(session: Any, bind: Any) -> bool:
     """Whether more than its engine decides where a session works: what was said on its connection does."""
     if bind.dialect.name != "postgresql":
         return False  # its file is the engine's
-    has_begun = session.in_transaction() or bool(session.dispatch.after_begin)
-    return has_begun or (bind is not getattr(bind, "engine", bind) and bind.in_transaction())
+    has_begun = session.in_transaction() if hasattr(session, "in_transaction") else False
+    if not isinstance(has_begun, bool):
+        return False  # a mock's answer
+    return (
+        has_begun
+        or bool(session.dispatch.after_begin)
+        or (bind is not getattr(bind, "engine", bind) and bind.in_transaction())
+    )
 
 
 def _schema_of_the_table(bind: Any) -> str | None:

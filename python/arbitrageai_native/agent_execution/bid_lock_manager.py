@@ -39,6 +39,7 @@ _RELEASE_AT_EXIT_SECONDS = 1.0
 _METRICS_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
 _ASKING_SECONDS = 5.0
+_SPENT_SECONDS = 0.2
 _SQL_SCHEMES = ("sqlite", "postgres")
 _COUNTERS = ("attempts", "successes", "conflicts", "timeouts", "renewals", "losses", "backend_errors")
 
@@ -212,7 +213,9 @@ class BidLockManager:
         locks = self._at(await place.answer(timeout))
         if not isinstance(timeout, int | float) or timeout < 0:
             return locks, timeout  # refused where the lock is asked for
-        return locks, max(timeout - (time.monotonic() - started), 0.0)
+        spent = time.monotonic() - started
+        # Nobody notices less, and the time in messages stays the one that was given.
+        return locks, timeout if spent < _SPENT_SECONDS else max(timeout - spent, 0.0)
 
     def _at(self, place: Place) -> _native.LockManager:
         if place.memory_engine is not None:
