@@ -434,3 +434,17 @@ def test_bad_usage(healthy: Setup, arguments: list[str], said: str) -> None:
     assert ended.returncode == 2
     assert said in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_the_applications_own_database_is_looked_at(healthy: Setup) -> None:
+    module = healthy.folder / "src" / "api" / "database.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(
+        "from sqlalchemy import create_engine\n"
+        f"engine = create_engine('sqlite:///{healthy.folder}/applications.db')\n"
+    )
+    assert f"{healthy.folder}/applications.db" in healthy.findings(exit_status=0)["database"]["detail"]
+    module.write_text(f"raise RuntimeError('postgresql://me:{SECRET}@host is away')\n")
+    error = healthy.only_error()
+    assert "src.api.database" in error["detail"]
+    assert "***@host is away" in error["detail"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drop_in import python
+from tests.drop_in import ENVIRONMENT, python
 
 NAMES = (
     "src.llm_service",
@@ -279,9 +279,10 @@ def test_an_application_without_an_engine_has_its_url(with_database: Path) -> No
     assert databases(with_database) == ["by_url.db"]
 
 
-def test_a_database_module_that_is_not_loaded_is_not_asked(with_database: Path) -> None:
-    output(with_database, f"{INSTALL}{ACQUIRE}", DATABASE_URL="sqlite:///other.db")
-    assert databases(with_database) == ["other.db"]
+@pytest.mark.parametrize("url", ["sqlite:///other.db", ""])
+def test_a_database_module_that_is_not_loaded_is_imported(with_database: Path, url: str) -> None:
+    output(with_database, f"{INSTALL}{ACQUIRE}", DATABASE_URL=url)
+    assert databases(with_database) == ["application.db"]
 
 
 def test_a_database_url_of_the_managers_own_wins(with_database: Path) -> None:
@@ -301,10 +302,240 @@ def test_an_in_memory_database_of_the_application_is_private_to_the_process(with
     assert databases(with_database) == []
 
 
-def test_not_installed_the_application_is_not_asked(with_database: Path) -> None:
-    code = f"import src.api.database{ACQUIRE.replace('src.', 'arbitrageai_native.')}"
-    output(with_database, code, DATABASE_URL="sqlite:///other.db")
-    assert databases(with_database) == ["other.db"]
+# The application's own database, as the original's: beside the project, wherever the process was started.
+LIKE_THE_ORIGINALS = """
+import os
+from pathlib import Path
+from sqlalchemy import create_engine
+from sqlalchemy.orm import sessionmaker
+folder = Path(__file__).parents[2] / "data"
+folder.mkdir(exist_ok=True)
+engine = create_engine(os.getenv("DATABASE_URL", f"sqlite:///{folder / 'tasks.db'}"))
+SessionLocal = sessionmaker(bind=engine)
+"""
+
+TRY = """
+import asyncio
+print(asyncio.run(BidLockManager().acquire_lock("upwork", "p1", timeout=0)))
+"""
+OF_THE_ORIGINAL = "from src.agent_execution.bid_lock_manager import BidLockManager\n"
+WAYS = {
+    "import": "from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager\n",
+    "file": OF_THE_ORIGINAL,
+    "install": INSTALL + OF_THE_ORIGINAL,
+}
+
+
+@pytest.mark.parametrize(("url", "loaded"), [(None, False), ("postgres_url", True)])
+def test_an_old_process_and_new_ones_mean_the_same_database(
+    tmp_path: Path, request: pytest.FixtureRequest, url: str | None, loaded: bool
+) -> None:
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    (project / "src" / "api").mkdir(parents=True)
+    elsewhere.mkdir()
+    (project / "src" / "api" / "database.py").write_text(LIKE_THE_ORIGINALS)
+    reference = Path(__file__).parent / "reference"
+    environment = {"PYTHONPATH": f"{project}{os.pathsep}{reference}"}
+    if url is not None:
+        server: str = request.getfixturevalue(url)
+        environment["DATABASE_URL"] = server.replace("postgresql:", "postgresql+psycopg2:")
+    make_table = (
+        "import src.api.database as d, src.database; src.database.Base.metadata.create_all(d.engine)\n"
+    )
+    assert output(elsewhere, f"{make_table}{OF_THE_ORIGINAL}{TRY}", **environment) == "True"
+    environment["PYTHONPATH"] = str(project)
+    load = "import src.api.database\n" if loaded else ""
+    for way, code in WAYS.items():
+        if way == "file":
+            (project / "src" / "agent_execution").mkdir()
+            (project / "src" / "agent_execution" / "bid_lock_manager.py").write_text(
+                the_file().replace("llm_service", "agent_execution.bid_lock_manager")
+            )
+        assert output(elsewhere, f"{load}{code}{TRY}", **environment) == "False", way
+    assert databases(elsewhere) == []
+
+
+def test_a_database_module_that_fails_is_named_and_no_other_database_is_used(with_database: Path) -> None:
+    (with_database / "src" / "api" / "database.py").write_text(
+        "raise RuntimeError('no postgresql://app:hunter2@host/x')\n"
+    )
+    code = f"""
+{WAYS["import"]}
+import asyncio, traceback
+manager = BidLockManager()
+print(asyncio.run(manager.acquire_lock("upwork", "p1", timeout=0)))
+try:
+    asyncio.run(manager.acquire_lease("upwork", "p1", timeout=0))
+except TimeoutError as error:
+    print(type(error).__name__, error)"""
+    ran = execute(with_database, code, DATABASE_URL="sqlite:///other.db")
+    assert ran.returncode == 0, ran.stderr
+    acquired, error = ran.stdout.splitlines()
+    assert acquired == "False"
+    assert error.startswith("LockBackendError src.api.database, which says where the locks are")
+    assert "RuntimeError: no postgresql://***@host/x" in error
+    assert "src.api.database" in ran.stderr
+    assert "hunter2" not in ran.stdout + ran.stderr
+    assert databases(with_database) == []
+
+
+def test_a_package_of_the_application_that_fails_is_told(with_database: Path) -> None:
+    (with_database / "src" / "api" / "__init__.py").write_text("import a_module_that_is_not_there\n")
+    code = f"""
+{WAYS["import"]}
+import asyncio
+try:
+    asyncio.run(BidLockManager().acquire_lease("upwork", "p1", timeout=0))
+except TimeoutError as error:
+    print(error)"""
+    assert "a_module_that_is_not_there" in output(with_database, code)
+    assert databases(with_database) == []
+
+
+def test_a_database_module_that_imports_the_locks(with_database: Path) -> None:
+    (with_database / "src" / "api" / "database.py").write_text(
+        f"from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager\n"
+        f"import asyncio\n"
+        f"locks = BidLockManager()\n"
+        f"try:\n"
+        f"    asyncio.run(locks.acquire_lease('upwork', 'p1', timeout=0))\n"
+        f"except TimeoutError as error:\n"
+        f"    too_early = str(error)\n"
+        f"{DATABASE}"
+    )
+    code = """
+import asyncio
+from src.api.database import locks, too_early
+assert asyncio.run(locks.acquire_lock("upwork", "p1"))
+print(too_early)"""
+    for first in ("", f"{WAYS['import']}BidLockManager()\n"):
+        assert "src.api.database" in output(with_database, first + code)
+        assert databases(with_database) == ["application.db"]
+
+
+def test_another_packages_src_is_no_application(tmp_path: Path) -> None:
+    for file in ("src/api.py", "src/__init__.py"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    output(tmp_path, f"{WAYS['import']}{TRY}", DATABASE_URL="sqlite:///named.db")
+    (tmp_path / "src" / "api.py").unlink()
+    (tmp_path / "src" / "api").mkdir()
+    (tmp_path / "src" / "api" / "database.py").write_text("def connect(): ...\n")
+    output(tmp_path, f"{WAYS['import']}{TRY}", DATABASE_URL="sqlite:///named.db")
+    assert databases(tmp_path) == ["named.db"]
+
+
+def test_without_an_application_the_default_file_is_logged_once(tmp_path: Path) -> None:
+    ran = execute(
+        tmp_path,
+        f"{WAYS['import']}{TRY}{TRY}print(asyncio.run(BidLockManager(database_url='sqlite://').cleanup_all()))",
+        DATABASE_URL="",
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count(str(tmp_path / "data" / "tasks.db")) == 1
+    assert databases(tmp_path) == ["data/tasks.db"]
+
+
+def test_an_asynchronous_engine_of_the_applications(with_database: Path) -> None:
+    (with_database / "src" / "api" / "database.py").write_text(
+        DATABASE.replace("SessionLocal", "Unused")
+        .replace("engine = create_engine", "real = create_engine")
+        .replace("bind=engine", "bind=real")
+        + "class Async:\n    sync_engine = real\n    url = real.url\nengine = Async()\n"
+    )
+    output(with_database, f"{INSTALL}{ACQUIRE}")
+    assert databases(with_database) == ["application.db"]
+
+
+# `.env`
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("working directory", "locks"),
+        ("application", "locks"),
+        ("program", "locks"),
+        ("application", "factory"),
+        ("application", "Redis"),
+        ("application", "command line"),
+        ("application", "calls"),
+    ],
+)
+def test_a_dotenv_file_counts_for_everything(tmp_path: Path, where: str, what: str) -> None:
+    folders = {
+        name: tmp_path / name.replace(" ", "_") for name in ("working directory", "application", "program")
+    }
+    (folders["application"] / "src").mkdir(parents=True)
+    (folders["program"] / "bin").mkdir(parents=True)
+    (folders["working directory"] / "below").mkdir(parents=True)
+    found = f"sqlite:///{tmp_path}/found.db"
+    names = list(folders)
+    # The first one found counts: those behind it say something else.
+    for name in names[names.index(where) :]:
+        url = found if name == where else f"sqlite:///{tmp_path}/wrong.db"
+        (folders[name] / ".env").write_text(
+            f"DATABASE_URL={url}\nAPI_KEY={where}\nUSE_REDIS_LOCKS=\nREDIS_URL={name}\n"
+        )
+    codes = {
+        "locks": f"{WAYS['import']}{TRY}",
+        "factory": "from arbitrageai_native.agent_execution.bid_lock_manager_factory import *\n"
+        "import asyncio\nasync def main():\n    locks = await create_bid_lock_manager()\n"
+        "    print(await locks.acquire_lock('upwork', 'p1'))\nasyncio.run(main())\n",
+        "Redis": "from arbitrageai_native.agent_execution.redis_bid_lock_manager import *\n"
+        "import os\ntry:\n    RedisBidLockManager()\nexcept ValueError:\n"
+        "    print(os.environ['REDIS_URL'])\n",
+        "command line": "from arbitrageai_native._command_line import main\nmain(['locks'])\n",
+        "calls": "from arbitrageai_native import LLMService\nprint(LLMService().api_key)\n",
+    }
+    program = folders["program"] / "bin" / "program.py"
+    program.write_text(codes[what])
+    environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    ran = subprocess.run(
+        python(str(program)),
+        cwd=folders["working directory"] / "below",
+        env={**environment, "PYTHONPATH": str(folders["application"])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stderr
+    if what in ("calls", "Redis"):
+        assert ran.stdout.strip() == where
+    else:
+        assert databases(tmp_path) == ["found.db"]
+
+
+def test_a_variable_that_is_set_wins_over_a_dotenv_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DATABASE_URL=sqlite:///file.db\n")
+    output(tmp_path, f"{WAYS['import']}{TRY}", DATABASE_URL="sqlite:///set.db")
+    assert databases(tmp_path) == ["set.db"]
+
+
+def test_a_dotenv_file_counts_for_the_applications_own_module(tmp_path: Path) -> None:
+    (tmp_path / "src" / "api").mkdir(parents=True)
+    (tmp_path / "src" / "api" / "database.py").write_text(LIKE_THE_ORIGINALS)
+    (tmp_path / ".env").write_text("DATABASE_URL=sqlite:///file.db\n")
+    environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    ran = subprocess.run(
+        python("-c", f"{WAYS['import']}{TRY}"), cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (ran.stdout, ran.stderr) == ("True\n", "")
+    assert databases(tmp_path) == ["file.db"]
+
+
+@pytest.mark.parametrize("content", [b"DATABASE_URL=\xff\xfe\n", None])
+def test_a_dotenv_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / ".env"
+    if content is None:
+        file.mkdir()  # a virtual environment is sometimes called so
+    else:
+        file.write_bytes(content)
+    ran = execute(tmp_path, f"{WAYS['import']}BidLockManager()", DATABASE_URL="sqlite://")
+    if content is None:
+        assert ran.returncode == 0, ran.stderr
+    else:
+        assert f"ValueError: {file} can't be read" in ran.stderr
 
 
 # The original's file, replaced

@@ -121,6 +121,82 @@ async def test_else_redis_unless_in_development(
     assert any(record.levelno == logging.WARNING for record in caplog.records) == wanted
 
 
+SWITCHES = [
+    *((value, "redis") for value in ("true", "TRUE", "True", "1", "yes", "Yes")),
+    *((value, "database") for value in ("", " ", " true", "true ", "on", "y", "t", "2", "false", "no", "0")),
+]
+PLACES = [
+    ({}, None),
+    ({"REDIS_URL": ""}, None),
+    ({"REDIS_HOST": "", "REDIS_PORT": ""}, None),
+    ({"REDIS_URL": "redis://h"}, "redis"),
+    ({"REDIS_HOST": "h"}, "redis"),
+    ({"REDIS_PORT": "1"}, "redis"),
+    ({"REDIS_DB": "1", "REDIS_PASSWORD": "word"}, None),
+]
+ENVIRONMENTS = [
+    *((value, "database") for value in (None, "development", "Development", "DEVELOPMENT")),
+    *((value, "redis") for value in ("", "production", "dev", "development ", "Staging")),
+]
+
+
+async def chosen(
+    lock_factory: Any, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str | None], **keywords: Any
+) -> str:
+    """What the factory chooses, by whether it tries Redis."""
+    for name, value in variables.items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    tried = []
+
+    class NoRedis:
+        def __init__(self, **_keywords: Any) -> None:
+            tried.append(self)
+
+        async def health_check(self) -> bool:
+            return False
+
+        async def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(lock_factory, "RedisBidLockManager", NoRedis)
+    await lock_factory.create_bid_lock_manager(**keywords)
+    return "redis" if tried else "database"
+
+
+@pytest.mark.parametrize(("switch", "kind"), SWITCHES)
+async def test_the_switch_decides_if_it_is_there_at_all(
+    lock_factory: Any, monkeypatch: pytest.MonkeyPatch, switch: str, kind: str
+) -> None:
+    for place, _ in PLACES:
+        for environment, _ in ENVIRONMENTS:
+            variables = {**place, "ENV": environment, "USE_REDIS_LOCKS": switch}
+            with monkeypatch.context() as patches:
+                assert await chosen(lock_factory, patches, variables) == kind, variables
+
+
+@pytest.mark.parametrize(("environment", "kind"), ENVIRONMENTS)
+async def test_without_the_switch_a_place_decides_and_then_the_environment(
+    lock_factory: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: str | None,
+    kind: str,
+) -> None:
+    for place, kind_by_place in PLACES:
+        variables = {**place, "ENV": environment}
+        with monkeypatch.context() as patches:
+            assert await chosen(lock_factory, patches, variables) == (kind_by_place or kind), variables
+
+
+@pytest.mark.parametrize("use_redis", [True, False])
+async def test_the_argument_goes_before_everything(
+    lock_factory: Any, monkeypatch: pytest.MonkeyPatch, use_redis: bool
+) -> None:
+    variables: dict[str, str | None] = {"USE_REDIS_LOCKS": str(not use_redis), "ENV": "production"}
+    found = await chosen(lock_factory, monkeypatch, variables, use_redis=use_redis)
+    assert found == ("redis" if use_redis else "database")
+
+
 @pytest.mark.parametrize(
     "url", ["redis://127.0.0.1:1", "redis://host:port", "redis://:secret-word@127.0.0.1:1"]
 )

@@ -280,3 +280,24 @@ async def test_waiters_of_one_url_are_served_in_order(locks: Any) -> None:
     # Who polls is asleep now, and who has just come finds the lock free.
     await asyncio.gather(waiter, take_turn(managers[2], "who came later"))
     assert served == ["who waited", "who came later"]
+
+
+async def test_managers_of_one_file_share_a_queue_however_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    by_default = BidLockManager()
+    assert await by_default.acquire_lock("upwork", "p1") is True
+    for url in ("sqlite:///data/tasks.db", f"sqlite+aiosqlite:///{tmp_path}/data/../data/tasks.db?timeout=5"):
+        other = BidLockManager(60, url)
+        waiter = asyncio.create_task(other.acquire_lock("upwork", "p1", timeout=20, holder_id="waiter"))
+        for _ in range(1000):
+            if waiting := (await by_default.locks()).waiting:
+                break
+            await asyncio.sleep(0.01)
+        assert [found.holder_id for found in waiting] == ["waiter"]
+        waiter.cancel()
+        await asyncio.wait([waiter])

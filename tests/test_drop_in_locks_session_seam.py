@@ -1,10 +1,11 @@
 """`agent_execution.bid_lock_manager`: sessions given through `_get_db`, sentence by sentence."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, patch
 
 import pytest
 from sqlalchemy import create_engine, make_url, select
@@ -77,6 +78,114 @@ async def test_get_db_overridden_in_a_subclass(locks: Any, file_engine: Engine, 
 
     assert await Ours(ttl=60).acquire_lock("upwork", "p1") is True
     assert len(rows(other_file)) == 1
+
+
+def replace_by_patch(locks: Any, session: Any, _: pytest.MonkeyPatch) -> Any:
+    return patch.object(locks.BidLockManager, "_get_db", lambda self: session())
+
+
+def replace_by_monkeypatch(locks: Any, session: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(locks.BidLockManager, "_get_db", lambda self: session())
+    return nullcontext()
+
+
+def replace_by_autospec(locks: Any, session: Any, _: pytest.MonkeyPatch) -> Any:
+    return patch.object(
+        locks.BidLockManager, "_get_db", autospec=True, side_effect=lambda *_arguments: session()
+    )
+
+
+def replace_by_static_method(locks: Any, session: Any, _: pytest.MonkeyPatch) -> Any:
+    return patch.object(locks.BidLockManager, "_get_db", staticmethod(lambda: session()))
+
+
+def replace_by_class_method(locks: Any, session: Any, _: pytest.MonkeyPatch) -> Any:
+    return patch.object(locks.BidLockManager, "_get_db", classmethod(lambda _cls: session()))
+
+
+def replace_by_mock(locks: Any, session: Any, _: pytest.MonkeyPatch) -> Any:
+    return patch.object(locks.BidLockManager, "_get_db", side_effect=session)
+
+
+def replace_the_sessions(locks: Any, session: Any, _: pytest.MonkeyPatch) -> Any:
+    return patch.object(locks, "SessionLocal", session)
+
+
+def replace_the_sessions_by_a_mock(locks: Any, session: Any, _: pytest.MonkeyPatch) -> Any:
+    return patch(f"{locks.__name__}.SessionLocal", side_effect=session)
+
+
+@pytest.mark.parametrize(
+    "replace",
+    [
+        replace_by_patch,
+        replace_by_monkeypatch,
+        replace_by_autospec,
+        replace_by_static_method,
+        replace_by_class_method,
+        replace_by_mock,
+        replace_the_sessions,
+        replace_the_sessions_by_a_mock,
+    ],
+)
+async def test_what_replaces_it_on_the_class_keeps_a_test_off_the_real_database(
+    locks: Any,
+    file_engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    lock_file: Path,
+    other_file: Path,
+    replace: Any,
+) -> None:
+    manager = locks.BidLockManager()
+    await manager.acquire_lock("upwork", "real")
+    with replace(locks, sessionmaker(bind=file_engine), monkeypatch):
+        for tested in (manager, locks.BidLockManager()):
+            assert await tested.acquire_lock("upwork", "p1", holder_id="me") is True
+            assert [row["holder_id"] for row in rows(other_file)] == ["me"]
+            assert tested.get_metrics()["active_locks"] == 1
+            await tested.cleanup_all()
+            assert rows(other_file) == []
+    assert [row["lock_key"] for row in rows(lock_file)] == ["bid:lock:upwork:real"]
+
+
+async def test_a_function_without_arguments_replaces_it_on_the_class(
+    file_engine: Engine, other_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
+
+    # As in those versions of the original where it is a static method.
+    monkeypatch.setattr(BidLockManager, "_get_db", lambda: Session(file_engine))
+    assert await BidLockManager().acquire_lock("upwork", "p1") is True
+    session = Session(file_engine)
+    monkeypatch.setattr(BidLockManager, "_get_db", lambda session=session: session)
+    assert await BidLockManager().acquire_lock("upwork", "p1", timeout=0) is False
+    assert len(rows(other_file)) == 1
+
+
+async def test_a_mock_of_a_session(file_engine: Engine, other_file: Path) -> None:
+    from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
+
+    session = MagicMock()
+    with patch.object(BidLockManager, "_get_db", autospec=True, return_value=session):
+        with pytest.raises(ValueError, match="SQLite and PostgreSQL are supported"):
+            await BidLockManager().acquire_lock("upwork", "p1")
+        session.get_bind.return_value = MagicMock(url=make_url("mysql+pymysql://host/x"))
+        with pytest.raises(ValueError, match="SQLite and PostgreSQL are supported"):
+            await BidLockManager().acquire_lock("upwork", "p1")
+        session.get_bind.return_value = file_engine
+        assert await BidLockManager().acquire_lock("upwork", "p1") is True
+    assert len(rows(other_file)) == 1
+    assert session.close.call_count == 3
+
+
+async def test_redis_has_no_sessions(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
+    from arbitrageai_native.agent_execution.redis_bid_lock_manager import RedisBidLockManager
+
+    monkeypatch.setattr(BidLockManager, "_get_db", MagicMock(side_effect=AssertionError))
+    manager = RedisBidLockManager(redis_url)
+    assert await manager.acquire_lock("upwork", "p1") is True
+    await manager.close()
 
 
 async def test_every_operation_works_on_the_sessions_database(locks: Any, file_engine: Engine) -> None:

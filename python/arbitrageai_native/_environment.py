@@ -3,33 +3,99 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import suppress
 
 from arbitrageai_native._observation import logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
-__all__ = ["cloud_api_key", "cloud_base_url", "json_object", "load_dotenv_file", "revenue_threshold"]
+__all__ = [
+    "cloud_api_key",
+    "cloud_base_url",
+    "dotenv_file",
+    "json_object",
+    "load_dotenv_file",
+    "load_dotenv_file_once",
+    "revenue_threshold",
+]
 
 _DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _DEFAULT_API_KEY = "dummy-key-for-local"
 
 
-def load_dotenv_file() -> None:
-    """Load the nearest `.env` file, from the working directory upwards."""
-    # python-dotenv, and pathlib, take longer to import than this package: only if there is a file to load.
-    directory = os.getcwd()  # noqa: PTH109
-    while not os.path.exists(f"{directory}/.env"):  # noqa: PTH110
-        parent = os.path.dirname(directory)  # noqa: PTH120
-        if parent == directory:
-            return
-        directory = parent
-    from dotenv import find_dotenv, load_dotenv
+_is_loaded = False
 
-    found = find_dotenv(usecwd=True)
-    if found:
-        load_dotenv(found)
+
+def load_dotenv_file_once() -> None:
+    """As `load_dotenv_file`, unless that has been done in this process: for whoever needs the environment."""
+    if not _is_loaded:
+        load_dotenv_file()
+
+
+def load_dotenv_file() -> None:
+    """Load the `.env` file; variables that are set already win.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    global _is_loaded
+    file = dotenv_file()
+    if file is not None:
+        # It takes longer to import than this package: only if there is a file to load.
+        from dotenv import load_dotenv
+
+        try:
+            load_dotenv(file)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file} can't be read: {error}") from error
+    _is_loaded = True
+
+
+def dotenv_file() -> str | None:
+    """The `.env` file that counts.
+
+    It is the first one found from the working directory upwards, from the folder of the application's package
+    `src` upwards, or from that of the program.
+    """
+    for directory in _starting_points():
+        while True:
+            file = os.path.join(directory, ".env")  # noqa: PTH118
+            if os.path.exists(file) and not os.path.isdir(file):  # noqa: PTH110, PTH112
+                return file
+            parent = os.path.dirname(directory)  # noqa: PTH120
+            if parent == directory:
+                break
+            directory = parent
+    return None
+
+
+def _starting_points() -> Iterator[str]:
+    with suppress(OSError):  # it may have been deleted
+        yield os.getcwd()  # noqa: PTH109
+    yield from _folders_of_the_application()
+    program = getattr(sys.modules.get("__main__"), "__file__", None)
+    if program is not None:
+        yield os.path.dirname(os.path.abspath(program))  # noqa: PTH100, PTH120
+
+
+def _folders_of_the_application() -> list[str]:
+    """Where the package `src` is, found without importing it."""
+    package = sys.modules.get("src")
+    if package is not None:
+        folders = getattr(package, "__path__", ())
+    else:
+        from importlib.util import find_spec
+
+        try:
+            spec = find_spec("src")
+        except (ImportError, ValueError):
+            spec = None
+        folders = (spec.submodule_search_locations if spec is not None else None) or ()
+    return [os.path.abspath(folder) for folder in folders]  # noqa: PTH100
 
 
 def cloud_base_url() -> str:

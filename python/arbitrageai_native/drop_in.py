@@ -44,6 +44,8 @@ _MODULES = {
 _PARENTS = frozenset(("src", "src.agent_execution", "src.utils"))
 
 _APPLICATION_DATABASE = "src.api.database"
+_APPLICATION_PARTS = ("src", "src.api", _APPLICATION_DATABASE)
+_NAMES_OF_A_DATABASE = ("SessionLocal", "engine", "DATABASE_URL")
 
 
 class AlreadyImportedError(RuntimeError):
@@ -139,18 +141,60 @@ def is_installed() -> bool:
 
 
 def application_database() -> Any:
-    """The database of the application that this package is installed in.
+    """What says where the application's database is.
 
-    Its `src.api.database.engine`, or `src.api.database.DATABASE_URL` if there is no engine. None if nothing
-    is installed, or that module is not loaded: it is not imported for this, since an import has effects that
-    are the application's to time.
+    The `SessionLocal` of its module `src.api.database`, else its `engine`, else its `DATABASE_URL`, whether
+    `install()` was called or not. The module is imported if it can be found: the original does so, and an
+    old process and a new one have to mean the same database. None if there is no such module.
+
+    Raises:
+        LockBackendError: the module can't be imported, or is being imported by whoever asks.
     """
-    database = sys.modules.get(_APPLICATION_DATABASE) if is_installed() else None
-    engine = getattr(database, "engine", None)
-    if getattr(engine, "url", None) is not None:
-        return engine
-    url = getattr(database, "DATABASE_URL", None)
-    return None if url is None else str(url)
+    module = _application_module()
+    for name in _NAMES_OF_A_DATABASE:
+        found = getattr(module, name, None)
+        if found is not None:
+            return found
+    if module is not None and _is_being_imported(module):
+        raise _no_database("is being imported, and has neither sessions nor an engine yet")
+    return None
+
+
+# Where `sys.path` led to no such module; it is searched again when it has changed.
+_path_without_application: list[str] | None = None
+
+
+def _application_module() -> ModuleType | None:
+    global _path_without_application
+    module = sys.modules.get(_APPLICATION_DATABASE)
+    if module is not None and not _is_being_imported(module):
+        return module
+    if module is None and sys.path == _path_without_application:
+        return None
+    try:
+        if module is None and find_spec(_APPLICATION_DATABASE) is None:
+            _path_without_application = list(sys.path)
+            return None
+        return import_module(_APPLICATION_DATABASE)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in _APPLICATION_PARTS:
+            _path_without_application = list(sys.path)
+            return None
+        from arbitrageai_native._secrets import without_credentials
+
+        # Another database instead of this one would be one that old processes don't lock in.
+        said = without_credentials(f"{type(error).__name__}: {error}")
+        raise _no_database(f"can't be imported: {said}") from error
+
+
+def _no_database(why: str) -> Exception:
+    from arbitrageai_native.exceptions import LockBackendError
+
+    return LockBackendError(f"{_APPLICATION_DATABASE}, which says where the locks are, {why}")
+
+
+def _is_being_imported(module: ModuleType) -> bool:
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
 
 
 def pytest_load_initial_conftests() -> None:
@@ -202,8 +246,7 @@ def _imported_originals() -> Iterator[tuple[str, ModuleType]]:
 
 
 def _complaint(name: str, original: ModuleType) -> str:
-    spec = getattr(original, "__spec__", None)
-    if getattr(spec, "_initializing", False):
+    if _is_being_imported(original):
         return f"{name} is being imported at this moment{_by(name, original)}"
     return f"{name} was imported{_by(name, original)}"
 

@@ -73,9 +73,11 @@ def _badness(circuit: dict[str, Any]) -> int:
 
 def without_secrets(endpoint: str) -> str:
     """The endpoint without user, password and query, where keys may be."""
+    scheme, _, rest = endpoint.partition("://")
+    # A password may have what would end the host's part of a URL: nothing before the @ is told.
+    behind = rest.rpartition("@")[2]
     try:
-        parts = urlsplit(endpoint)
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit((parts.scheme, host, parts.path, "", ""))
+        parts = urlsplit(f"{scheme}://{behind}" if behind != rest else endpoint)
+        return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
     except ValueError:
         return "invalid"

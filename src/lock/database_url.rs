@@ -1,6 +1,6 @@
 //! Database URLs in SQLAlchemy's form, with libpq's parameters; and Redis's.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,9 @@ use super::store::postgres::PostgresSettings;
 use super::store::redis::RedisSettings;
 use super::store::sqlite::Location;
 
+use self::parts::{Parameters, Parts, decode, shown};
+
+mod parts;
 mod redis;
 
 /// The database used when none is named.
@@ -63,7 +66,8 @@ impl Database {
     /// Reads a URL.
     ///
     /// # Errors
-    /// [`LockError::InvalidArgument`] for a URL that names no database known here. The message never has the password.
+    /// [`LockError::InvalidArgument`] for a URL that names no database known here. The message never has what stands
+    /// before an `@`.
     pub fn parse(url: &str, options: &Options) -> Result<Self, LockError> {
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err(LockError::invalid(
@@ -71,6 +75,13 @@ impl Database {
                 "database_url is not a URL: it has no \"://\"",
             ));
         };
+        let is_in_scheme = |character: char| character.is_ascii_alphanumeric() || "+-._".contains(character);
+        if !scheme.chars().all(is_in_scheme) {
+            return Err(LockError::invalid(
+                "database_url",
+                "database_url is not a URL: it does not begin with the name of a database and \"://\"",
+            ));
+        }
         let dialect = scheme.split('+').next().unwrap_or_default().to_ascii_lowercase();
         match dialect.as_str() {
             "sqlite" => sqlite_location(rest, options.create_folders).map(Self::Sqlite),
@@ -115,9 +126,17 @@ fn sqlite_location(rest: &str, create_folders: bool) -> Result<Location, LockErr
             "a SQLite URL has three slashes before a relative path and four before an absolute one",
         ));
     };
-    let query = parameters(query);
-    let in_memory = query.get("mode").is_some_and(|mode| mode == "memory");
-    let path = path.strip_prefix("file:").unwrap_or(path);
+    let query = Parameters::read(query);
+    let is_uri = query.last("uri").is_some_and(|value| {
+        let value = value.trim().to_ascii_lowercase();
+        ["true", "yes", "on", "y", "t", "1"].contains(&value.as_str())
+    });
+    let in_memory = query.last("mode").is_some_and(|mode| mode == "memory");
+    // To SQLite a name is a URI only where `uri` says that it is.
+    let path = match path.strip_prefix("file:").filter(|_| is_uri) {
+        Some(uri) => decode(uri.strip_prefix("//localhost").unwrap_or(uri)),
+        None => path.to_owned(),
+    };
     if path.is_empty() || path == ":memory:" || in_memory {
         return Ok(Location::Memory);
     }
@@ -128,7 +147,7 @@ fn sqlite_location(rest: &str, create_folders: bool) -> Result<Location, LockErr
         ));
     }
     Ok(Location::File {
-        path: absolute(Path::new(path)),
+        path: absolute(Path::new(&path)),
         create_folders,
     })
 }
@@ -147,12 +166,12 @@ fn absolute(path: &Path) -> PathBuf {
 
 /// A PostgreSQL URL, taken apart: `user:password@host:port/database?parameters`.
 fn postgres(rest: &str, options: &Options) -> Result<PostgresSettings, LockError> {
-    let (connect, query) = connect_options(rest, "database_url")?;
+    let server = server(rest, "database_url")?;
     let listen = match &options.listen_url {
         None => None,
         Some(url) => match url.split_once("://") {
             Some((scheme, rest)) if scheme.starts_with("postgres") => {
-                Some(connect_options(rest, "listen_url")?.0)
+                Some(self::server(rest, "listen_url")?.connect)
             }
             _ => {
                 return Err(LockError::invalid(
@@ -170,8 +189,8 @@ fn postgres(rest: &str, options: &Options) -> Result<PostgresSettings, LockError
     }
     let cache_switched_off = ["prepared_statement_cache_size", "statement_cache_size"]
         .iter()
-        .any(|name| query.get(*name).is_some_and(|size| size == "0"));
-    let connect_timeout = match query.get("connect_timeout") {
+        .any(|name| server.parameters.last(name).is_some_and(|size| size == "0"));
+    let connect_timeout = match server.parameters.last("connect_timeout") {
         None => CONNECT_TIMEOUT,
         // libpq: zero or less waits for ever, which a lock's caller never wants.
         Some(seconds) => match seconds.parse::<u16>() {
@@ -181,8 +200,8 @@ fn postgres(rest: &str, options: &Options) -> Result<PostgresSettings, LockError
         },
     };
     Ok(PostgresSettings {
-        identity: rest.to_owned().into(),
-        connect,
+        identity: server.identity().into(),
+        connect: server.connect,
         listen,
         connect_timeout,
         max_connections: options.max_connections,
@@ -190,45 +209,104 @@ fn postgres(rest: &str, options: &Options) -> Result<PostgresSettings, LockError
     })
 }
 
-fn connect_options(
-    rest: &str,
-    argument: &'static str,
-) -> Result<(PgConnectOptions, HashMap<String, String>), LockError> {
-    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (authority, database) = place.split_once('/').unwrap_or((place, ""));
-    let (user, address) = authority.rsplit_once('@').unwrap_or(("", authority));
-    let (user, password) = user.split_once(':').unwrap_or((user, ""));
-    let query = parameters(query);
+/// A server, and what its URL says beside.
+struct Server {
+    connect: PgConnectOptions,
+    password: String,
+    settings: BTreeMap<String, String>,
+    parameters: Parameters,
+}
+
+impl Server {
+    /// The same for every way to write the same.
+    fn identity(&self) -> String {
+        let connect = &self.connect;
+        let database = connect.get_database().unwrap_or_else(|| connect.get_username());
+        let place = (
+            connect.get_socket(),
+            connect.get_host(),
+            connect.get_port(),
+            database,
+        );
+        let others: BTreeMap<&str, &str> = self
+            .parameters
+            .iter()
+            .filter(|(name, _)| !IN_PLACE.contains(name) && *name != "options")
+            .collect();
+        let user = (connect.get_username(), &self.password);
+        format!("{place:?}{user:?}{:?}{others:?}", self.settings)
+    }
+}
+
+/// Parameters that say what the URL's other parts can say, and go before these.
+const IN_PLACE: [&str; 6] = ["host", "hostaddr", "port", "dbname", "user", "password"];
+
+fn server(rest: &str, argument: &'static str) -> Result<Server, LockError> {
+    let parts = Parts::of(rest, argument)?;
+    let parameters = Parameters::read(parts.query);
+    refuse_several_hosts(&parts, &parameters, argument)?;
+    if parameters.last("service").is_some() {
+        let message = format!("{argument} has the parameter service: service files are not read here");
+        return Err(LockError::invalid(argument, message));
+    }
     // How floats are written means nothing here, where all are binary; and PgBouncer refuses who asks for it.
     let mut options = PgConnectOptions::new_without_pgpass()
         .application_name("arbitrageai-native")
         .extra_float_digits(None);
-    let (host, port) = match address.rsplit_once(':') {
-        // The colons of an IPv6 address are inside brackets.
-        Some((host, port)) if !port.contains(']') => (host, port),
-        _ => (address, ""),
-    };
-    let host = decode(host.trim_start_matches('[').trim_end_matches(']'));
-    options = with_host(options, &host);
+    options = with_host(options, &parts.host);
+    let password = decode(parts.password);
     for (value, set) in [
         (
-            decode(user),
+            decode(parts.user),
             PgConnectOptions::username as fn(PgConnectOptions, &str) -> PgConnectOptions,
         ),
-        (decode(password), PgConnectOptions::password),
-        (decode(database), PgConnectOptions::database),
+        (password.clone(), PgConnectOptions::password),
+        (decode(parts.path), PgConnectOptions::database),
     ] {
         if !value.is_empty() {
             options = set(options, &value);
         }
     }
-    if !port.is_empty() {
-        options = options.port(port.parse().map_err(|_| bad_parameter(argument, "port", port))?);
+    if !parts.port.is_empty() {
+        options = options.port(parts.port.parse().map_err(|_| unreadable_port(argument))?);
     }
-    for (name, value) in &query {
+    for (name, value) in parameters.iter() {
         options = parameter(options, argument, name, value)?;
     }
-    Ok((options, query))
+    let settings = parameters
+        .last("options")
+        .map(command_line_options)
+        .unwrap_or_default();
+    if !settings.is_empty() {
+        options = options.options(&settings);
+    }
+    Ok(Server {
+        connect: options,
+        password: parameters.last("password").map_or(password, str::to_owned),
+        settings,
+        parameters,
+    })
+}
+
+/// libpq and SQLAlchemy take several servers, of which one is chosen; read as one name they would never be found.
+fn refuse_several_hosts(
+    parts: &Parts<'_>,
+    parameters: &Parameters,
+    argument: &'static str,
+) -> Result<(), LockError> {
+    let several = |name: &str| {
+        let mut values = parameters.iter().filter(|(given, _)| *given == name);
+        values.clone().count() > 1 || values.any(|(_, value)| value.contains(','))
+    };
+    if parts.host.contains(',')
+        || parts.port.contains(',')
+        || ["host", "hostaddr", "port"].into_iter().any(several)
+    {
+        let message =
+            format!("{argument} names several hosts: one is supported, and target_session_attrs is not");
+        return Err(LockError::invalid(argument, message));
+    }
+    Ok(())
 }
 
 fn with_host(options: PgConnectOptions, host: &str) -> PgConnectOptions {
@@ -248,7 +326,15 @@ fn parameter(
 ) -> Result<PgConnectOptions, LockError> {
     let bad = |_| bad_parameter(argument, name, value);
     Ok(match name {
-        "host" | "hostaddr" => with_host(options, value),
+        // SQLAlchemy's form: `host=name:port`. The colons of an IPv6 address are more than one.
+        "host" => match value.split_once(':') {
+            Some((host, port)) if !value.starts_with('/') && !port.contains(':') => with_host(
+                options.port(port.parse().map_err(|_| bad_parameter(argument, name, value))?),
+                host,
+            ),
+            _ => with_host(options, value),
+        },
+        "hostaddr" => with_host(options, value),
         "port" => options.port(value.parse().map_err(|_| bad_parameter(argument, name, value))?),
         "dbname" => options.database(value),
         "user" => options.username(value),
@@ -264,59 +350,48 @@ fn parameter(
         "sslrootcert" => options.ssl_root_cert(value),
         "sslcert" => options.ssl_client_cert(value),
         "sslkey" => options.ssl_client_key(value),
-        "options" => command_line_options(options, value),
         _ => options,
     })
 }
 
-/// `-c name=value` settings, as libpq's `options` has them.
-fn command_line_options(options: PgConnectOptions, value: &str) -> PgConnectOptions {
-    let words = value
-        .split_whitespace()
-        .filter(|word| *word != "-c")
-        .map(|word| word.trim_start_matches("-c"));
-    let settings: Vec<(&str, &str)> = words
-        .filter_map(|word| word.trim_start_matches('-').split_once('='))
-        .collect();
-    options.options(settings)
+/// The settings in libpq's `options`: `-c name=value` and `--name=value`, the last one counting. A backslash takes the next
+/// character as it is.
+fn command_line_options(value: &str) -> BTreeMap<String, String> {
+    let mut words = vec![String::new()];
+    let mut characters = value.chars();
+    while let Some(character) = characters.next() {
+        match (character, words.last_mut()) {
+            ('\\', Some(word)) => word.extend(characters.next()),
+            (space, _) if space.is_whitespace() => words.push(String::new()),
+            (character, Some(word)) => word.push(character),
+            (_, None) => {}
+        }
+    }
+    let mut settings = BTreeMap::new();
+    let mut words = words.into_iter().filter(|word| !word.is_empty());
+    while let Some(word) = words.next() {
+        let setting = match word.strip_prefix("-c").or_else(|| word.strip_prefix("--")) {
+            Some("") => words.next().unwrap_or_default(),
+            Some(setting) => setting.to_owned(),
+            None => continue,
+        };
+        if let Some((name, value)) = setting.split_once('=') {
+            settings.insert(name.replace('-', "_").to_ascii_lowercase(), value.to_owned());
+        }
+    }
+    settings
 }
 
 fn bad_parameter(argument: &'static str, name: &str, value: &str) -> LockError {
     LockError::invalid(
         argument,
-        format!("{argument} has a {name} that can't be read: {value:?}"),
+        format!("{argument} has a {name} that can't be read: {:?}", shown(value)),
     )
 }
 
-fn parameters(query: &str) -> HashMap<String, String> {
-    query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(name, value)| (decode(name), decode(value)))
-        .collect()
-}
-
-/// Undoes percent-encoding; what is no valid encoding stays as it is.
-fn decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut position = 0;
-    while position < bytes.len() {
-        let byte = text
-            .get(position + 1..position + 3)
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match (bytes[position], byte) {
-            (b'%', Some(byte)) => {
-                decoded.push(byte);
-                position += 3;
-            }
-            (byte, _) => {
-                decoded.push(byte);
-                position += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
+/// Without the port: what stands there may be a part of a password.
+fn unreadable_port(argument: &'static str) -> LockError {
+    LockError::invalid(argument, format!("{argument} has a port that can't be read"))
 }
 
 impl PartialEq for RedisSettings {

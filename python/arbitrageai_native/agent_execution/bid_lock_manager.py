@@ -8,17 +8,21 @@ polling, and a lock that is held in a block is renewed until the block ends.
 from __future__ import annotations
 
 import atexit
+import inspect
 import itertools
 import logging
 import os
+import time
 import weakref
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .. import _native
+from .._environment import load_dotenv_file_once
 from .._printable import in_one_line, printable
-from .._sessions import Place, place_of_engine, place_of_session
+from .._sessions import Place, Unasked, place_of_engine, place_of_session, place_of_sessions
 from ..drop_in import application_database
 from ..exceptions import LockBackendError, LockTimeoutError
 from ..leases import Lease, LockContext, OnLost, SyncLockContext, check_on_lost
@@ -36,13 +40,32 @@ _TEN_TTLS = object()
 _RELEASE_AT_EXIT_SECONDS = 1.0
 _METRICS_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
+_ASKING_SECONDS = 5.0
+_SPENT_SECONDS = 0.2
+_SQL_SCHEMES = ("sqlite", "postgres")
 _COUNTERS = ("attempts", "successes", "conflicts", "timeouts", "renewals", "losses", "backend_errors")
 
 # Engines of in-memory databases whose managers share a private one of ours, by number.
 _memory_numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 _next_memory_number = itertools.count(1)
 
+# Default files that the log has been told of.
+_told_files: set[str] = set()
+
 atexit.register(_native.release_all_locks, _RELEASE_AT_EXIT_SECONDS)
+
+
+def SessionLocal() -> Any:  # noqa: N802, the original's name
+    """Give a session of the application's own, as its `src.api.database.SessionLocal` does.
+
+    None if there is no such module, or it has no sessions. Tests may patch this name: what it gives then says
+    where the locks are, as `_get_db` does.
+    """
+    sessions = application_database()
+    return sessions() if callable(sessions) else None
+
+
+_own_sessions = SessionLocal
 
 
 class BidLockManager:
@@ -72,8 +95,10 @@ class BidLockManager:
 
         Args:
             ttl: seconds that a lock lasts without renewal.
-            database_url: in SQLAlchemy's form, SQLite or PostgreSQL, or of a Redis server (`redis://`); the
-                environment's `DATABASE_URL` when None, and `sqlite:///data/tasks.db` when that is unset.
+            database_url: in SQLAlchemy's form, SQLite or PostgreSQL, or of a Redis server (`redis://`). When
+                None it is the application's own database, that of its module `src.api.database`, imported
+                now; where there is no such module, the environment's `DATABASE_URL`, and
+                `sqlite:///data/tasks.db` when that is unset.
             auto_renew: whether `with_lock` and leases renew the lock while they hold it.
             max_hold: seconds for which a lock is renewed at most, ten times `ttl` by default; None for no
                 limit.
@@ -85,7 +110,7 @@ class BidLockManager:
 
         Raises:
             ValueError: `ttl`, `max_hold`, `on_lost`, `database_url`, `listen_url` or `max_connections` makes
-                no sense.
+                no sense; or there is a `.env` file that can't be read.
         """
         _native.check_lock_ttl(ttl)
         check_on_lost(on_lost)
@@ -100,40 +125,99 @@ class BidLockManager:
         }
         self._managers: dict[object, _native.LockManager] = {}
         self._database_url = database_url
+        self._own_place = None if database_url is None else Place(database_url)
         self._active_locks = 0
         if database_url is not None:
             self._on_url(database_url)
+        else:
+            load_dotenv_file_once()
+            # Importing takes its time, which is better taken here than at the first lock, in a running loop.
+            # What fails is reported there: a test may replace `_get_db` before.
+            with suppress(LockBackendError):
+                application_database()
 
     # --- where the locks are ---
 
-    def _get_db(self) -> Any:
+    @staticmethod
+    def _get_db() -> Any:
         """Give the SQLAlchemy session whose database the locks are in.
 
-        None by default: the locks are in the manager's own database. Code and tests may replace it on an
-        instance, or override it; it is asked at each operation, and its session is closed again. A session on
-        an in-memory engine stands for a private in-memory database of this package, shared by all managers
-        whose sessions are on the same engine: SQLAlchemy does not see its rows.
+        By default it is the application's own, and None where there is none: then it is not asked. Code and
+        tests may replace it on an instance or on the class, or override it; it is asked at each operation,
+        and its session is closed again. A session on an in-memory engine stands for a private in-memory
+        database of this package, shared by all managers whose sessions are on the same engine: SQLAlchemy
+        does not see its rows.
         """
-        return None
+        return SessionLocal()
 
-    def _locks(self) -> _native.LockManager:
-        """Give the locks of the database that is the right one now.
+    def _replaced_get_db(self) -> Callable[[], Any] | None:
+        """What has been put in the place of `_get_db`, ready to be called; None if nothing has."""
+        if "_get_db" in self.__dict__:
+            return self.__dict__["_get_db"]  # type: ignore[no-any-return]
+        if type(self)._get_db is _own_get_db:
+            is_replaced = SessionLocal is not _own_sessions and self._database_url is None
+            return SessionLocal if is_replaced else None
+        owner = next(cls for cls in type(self).__mro__ if "_get_db" in cls.__dict__)
+        found = owner.__dict__["_get_db"]
+        if owner is BidLockManager and self._database_url and not self._database_url.startswith(_SQL_SCHEMES):
+            return None  # Redis, which no session is on
+        # The original's is a static method in some versions, and a method in others: so is what replaces it.
+        if inspect.isfunction(found) and not _wants_self(found):
+            return found
+        return self._get_db
+
+    def _place(self) -> Place | Unasked:
+        """Where the locks are now, or what is to be asked for it.
 
         Raises:
-            LockBackendError: `_get_db` raised.
+            LockBackendError: `_get_db` raised, or the application's module can't be imported.
             TypeError: `_get_db` gave something that is no session.
             ValueError: the database is of a kind that is not supported.
         """
-        if getattr(self._get_db, "__func__", None) is not BidLockManager._get_db:
-            return self._at(place_of_session(self._get_db))
-        if self._database_url is not None:
-            return self._on_url(self._database_url)
+        get_db = self._replaced_get_db()
+        if get_db is not None:
+            return place_of_session(get_db, "_get_db" if get_db is not SessionLocal else "SessionLocal")
+        if self._own_place is not None:
+            return self._own_place
+        load_dotenv_file_once()
         application = application_database()
         if application is None:
-            return self._on_url(os.environ.get("DATABASE_URL") or None)
-        if isinstance(application, str):
-            return self._on_url(application)
-        return self._at(place_of_engine(application, "src.api.database.engine"))
+            return Place(os.environ.get("DATABASE_URL") or None)
+        if getattr(application, "url", None) is not None:
+            return place_of_engine(application, "src.api.database.engine")
+        if callable(application):
+            return place_of_sessions(application, "src.api.database.SessionLocal")
+        return Place(str(application))
+
+    def _locks(self, timeout: float = _ASKING_SECONDS) -> _native.LockManager:
+        """Give the locks of the database that is the right one now, for callers that may wait `timeout`.
+
+        Raises:
+            LockBackendError: the database could not be asked; and what `_place` raises.
+        """
+        place = self._place()
+        return self._at(place.wait(timeout) if isinstance(place, Unasked) else place)
+
+    async def _locks_async(self) -> _native.LockManager:
+        """As `_locks`, for coroutines."""
+        return self._at(await self._asked_place())
+
+    async def _asked_place(self, timeout: float = _ASKING_SECONDS) -> Place:
+        place = self._place()
+        return await place.answer(timeout) if isinstance(place, Unasked) else place
+
+    async def _locks_within(self, timeout: float) -> tuple[_native.LockManager, float]:
+        """As `_locks_async`, and what is left of `timeout` for the lock."""
+        place = self._place()
+        if not isinstance(place, Unasked):
+            return self._at(place), timeout
+        started = time.monotonic()
+        locks = self._at(await place.answer(timeout))
+        if not isinstance(timeout, int | float) or timeout < 0:
+            return locks, timeout  # refused where the lock is asked for
+        spent = time.monotonic() - started
+        # Nobody notices less, and the time in messages stays the one that was given.
+        return locks, timeout if spent < _SPENT_SECONDS else max(timeout - spent, 0.0)
 
     def _at(self, place: Place) -> _native.LockManager:
         if place.memory_engine is not None:
@@ -144,6 +228,8 @@ class BidLockManager:
         manager = self._managers.get(url)
         if manager is None:
             manager = self._managers[url] = _native.LockManager(url, **self._options)
+            if url is None:
+                _tell_of_the_default()
         return manager
 
     def _in_memory_of(self, engine: Any) -> _native.LockManager:
@@ -190,8 +276,9 @@ class BidLockManager:
                 first.
         """
         try:
-            grant = await self._locks().acquire(
-                marketplace_id, posting_id, holder_id=holder_id, ttl=self.ttl, timeout=timeout
+            locks, left = await self._locks_within(timeout)
+            grant = await locks.acquire(
+                marketplace_id, posting_id, holder_id=holder_id, ttl=self.ttl, timeout=left
             )
         except LockTimeoutError:
             if raise_on_error:
@@ -219,7 +306,7 @@ class BidLockManager:
             ValueError: an argument makes no sense.
         """
         try:
-            released = await self._locks().release(marketplace_id, posting_id, holder_id)
+            released = await (await self._locks_async()).release(marketplace_id, posting_id, holder_id)
         except LockBackendError as error:
             logger.error("Error releasing lock %s:%s: %s", marketplace_id, posting_id, error)
             return False
@@ -259,7 +346,7 @@ class BidLockManager:
     async def cleanup_all(self) -> None:
         """Delete every lock, whoever holds it. A database error is logged."""
         try:
-            deleted = await self._locks().clear()
+            deleted = await (await self._locks_async()).clear()
         except LockBackendError as error:
             logger.error("Error cleaning up locks: %s", error)
         else:
@@ -272,7 +359,7 @@ class BidLockManager:
         given.
         """
         try:
-            self._active_locks = self._locks().active_locks_blocking(_METRICS_SECONDS)
+            self._active_locks = self._locks(_METRICS_SECONDS).active_locks_blocking(_METRICS_SECONDS)
         except LockBackendError as error:
             logger.error("Error counting locks: %s", error)
         return _original_metrics(self._counters(), self._active_locks)
@@ -366,8 +453,9 @@ class BidLockManager:
             LockBackendError: the database could not be reached in that time.
             ValueError: a lock is named twice.
         """
-        leases = await self._locks().lease_many(
-            list(names), holder_id=holder_id, timeout=timeout, **self._keeping(auto_renew)
+        locks, left = await self._locks_within(timeout)
+        leases = await locks.lease_many(
+            list(names), holder_id=holder_id, timeout=left, **self._keeping(auto_renew)
         )
         return [Lease(lease) for lease in leases]
 
@@ -390,17 +478,18 @@ class BidLockManager:
         check_on_lost(on_lost)
 
         def acquire() -> _native.Lease:
-            return self._locks().lease_blocking(
+            return self._locks(timeout).lease_blocking(
                 marketplace_id, posting_id, holder_id=holder_id, timeout=timeout, **self._keeping(auto_renew)
             )
 
         return SyncLockContext(acquire, on_lost, _timeout_message(marketplace_id, posting_id, timeout))
 
-    def _lease(
+    async def _lease(
         self, marketplace_id: str, posting_id: str, timeout: float, holder_id: str, auto_renew: bool | None
-    ) -> Awaitable[_native.Lease]:
-        return self._locks().lease(
-            marketplace_id, posting_id, holder_id=holder_id, timeout=timeout, **self._keeping(auto_renew)
+    ) -> _native.Lease:
+        locks, left = await self._locks_within(timeout)
+        return await locks.lease(
+            marketplace_id, posting_id, holder_id=holder_id, timeout=left, **self._keeping(auto_renew)
         )
 
     @property
@@ -420,7 +509,7 @@ class BidLockManager:
         Raises:
             LockBackendError: the database could not be asked.
         """
-        locks = self._locks()
+        locks = await self._locks_async()
         held = [HeldLock(*row) for row in await locks.rows()]
         return LockOverview(held=held, waiting=[Waiter(*waiter) for waiter in locks.waiting()])
 
@@ -431,7 +520,7 @@ class BidLockManager:
             ValueError: no lock can have such a key.
             LockBackendError: the database could not be asked.
         """
-        return await self._locks().break_lock(key)
+        return await (await self._locks_async()).break_lock(key)
 
     async def get_metrics_async(self) -> dict[str, Any]:
         """As `get_metrics`, without blocking, and more.
@@ -440,7 +529,7 @@ class BidLockManager:
         `hold_seconds`: histograms, as {"bounds": upper bounds, "counts": one more than bounds, "sum":
         seconds}.
         """
-        locks = self._locks()
+        locks = await self._locks_async()
         active = await locks.active_locks(_METRICS_SECONDS)
         counters = self._counters()
         bounds, wait, hold = locks.histograms()
@@ -476,6 +565,28 @@ class BidLockManager:
     ) -> None:
         """Close it."""
         await self.aclose()
+
+
+_own_get_db = BidLockManager._get_db
+
+
+def _wants_self(function: Callable[..., Any]) -> bool:
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    return first is not None and first.default is first.empty and first.kind in _POSITIONAL
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _tell_of_the_default() -> None:
+    file = os.path.abspath("data/tasks.db")  # noqa: PTH100
+    if file not in _told_files:
+        _told_files.add(file)
+        logger.warning(
+            "No module src.api.database is found, and DATABASE_URL is not set: locks are in %s. A process "
+            "with another working directory has others.",
+            file,
+        )
 
 
 def _timeout_message(marketplace_id: str, posting_id: str, timeout: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
+from .._environment import load_dotenv_file_once
 from .._printable import in_one_line
 from .bid_lock_manager import BidLockManager
 from .redis_bid_lock_manager import RedisBidLockManager
@@ -29,8 +30,9 @@ async def create_bid_lock_manager(use_redis: bool | None = None, ttl: float = 30
 
     Args:
         use_redis: whether Redis is wanted. When None: what the environment's `USE_REDIS_LOCKS` says, if it is
-            set (`true`, `1`, `yes`); else yes if `REDIS_URL`, `REDIS_HOST` or `REDIS_PORT` is set; else yes
-            unless `ENV` is `development`, which it is by default.
+            there, even if it is empty (yes are `true`, `1` and `yes`, all else is no); else yes if
+            `REDIS_URL`, `REDIS_HOST` or `REDIS_PORT` is set; else yes unless `ENV` is `development`, which
+            it is by default.
         ttl: seconds that a lock lasts without renewal.
 
     Raises:
@@ -51,12 +53,14 @@ async def create_bid_lock_manager(use_redis: bool | None = None, ttl: float = 30
 def _wants_redis(use_redis: bool | None) -> bool:
     if use_redis is not None:
         return use_redis
+    load_dotenv_file_once()
     switch = os.environ.get("USE_REDIS_LOCKS")
-    if switch:
-        return switch.strip().lower() in ("true", "1", "yes")
+    # Old processes decide in this very way, an empty value included: the two must never decide differently.
+    if switch is not None:
+        return switch.lower() in ("true", "1", "yes")
     if any(os.environ.get(name) for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT")):
         return True
-    return os.environ.get("ENV", "development") != "development"
+    return os.environ.get("ENV", "development").lower() != "development"
 
 
 _bid_lock_manager: _Manager | None = None

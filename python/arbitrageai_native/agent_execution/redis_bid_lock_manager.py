@@ -15,6 +15,7 @@ import uuid
 from urllib.parse import quote
 
 from .. import _native
+from .._environment import load_dotenv_file_once
 from .._printable import in_one_line
 from ..exceptions import LockBackendError
 from ..leases import LockContext, OnLost
@@ -217,6 +218,7 @@ def _holder(holder_id: str | None) -> str:
 
 
 def _url_of_the_environment() -> str:
+    load_dotenv_file_once()
     url = os.environ.get("REDIS_URL")
     if url:
         return url

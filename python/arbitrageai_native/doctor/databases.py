@@ -6,6 +6,7 @@ import os
 from typing import Any, Final
 
 from arbitrageai_native import _native
+from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.agent_execution.bid_lock_manager_factory import _wants_redis
 from arbitrageai_native.agent_execution.redis_bid_lock_manager import _url_of_the_environment
 from arbitrageai_native.exceptions import LockBackendError
@@ -14,6 +15,7 @@ from .finding import Finding, Level
 
 __all__ = ["database", "redis"]
 
+_SECONDS_TO_ASK: Final = 3.0
 _SECONDS_TO_NOTICE: Final = 1.0
 # From this part of the locks' time on, a clock that is wrong by so much takes locks from under their holders.
 _DANGEROUS_PART: Final = 0.5
@@ -23,9 +25,15 @@ async def database(url: str | None, ttl: float) -> list[Finding]:
     """The database of the locks."""
     given = url or os.environ.get("DATABASE_URL") or None
     try:
+        # As the locks find it: the application may have its database elsewhere than DATABASE_URL says.
+        place = await BidLockManager(database_url=url or None)._asked_place(_SECONDS_TO_ASK)
+        given = "sqlite://" if place.memory_engine is not None else place.url
         looking = _native.inspect_database(given)
     except ValueError as error:
         mend = "Set DATABASE_URL in SQLAlchemy's form, as docs/locks.md has it."
+        return [Finding("database", Level.ERROR, str(error), mend)]
+    except LockBackendError as error:
+        mend = "See that src.api.database can be imported, and that its engine can connect."
         return [Finding("database", Level.ERROR, str(error), mend)]
     try:
         found = await looking

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from arbitrageai_native import _native
-from arbitrageai_native._environment import load_dotenv_file
+from arbitrageai_native._environment import dotenv_file, load_dotenv_file
 from arbitrageai_native._settings import default_max_connections
 
 from .finding import Finding, Level
@@ -78,7 +78,7 @@ class Dotenv:
     Attributes:
         path: where it is; None if there is none.
         overruled: its variables of which the environment had other values.
-        failure: why it can't be read.
+        failure: that it can't be read, and why.
     """
 
     path: str | None
@@ -88,10 +88,10 @@ class Dotenv:
     async def look(self) -> list[Finding]:
         """What there is to say of it."""
         if self.path is None:
-            return [Finding(".env", Level.OK, "none from the working directory upwards")]
+            return [Finding(".env", Level.OK, "none from the working directory or the application upwards")]
         if self.failure:
             mend = "Make it a text file in UTF-8 that this user may read."
-            return [Finding(".env", Level.ERROR, f"{self.path} can't be read: {self.failure}", mend)]
+            return [Finding(".env", Level.ERROR, self.failure, mend)]
         detail = self.path
         if self.overruled:
             detail += f"; the environment has other values, which win, for {', '.join(self.overruled)}"
@@ -100,9 +100,9 @@ class Dotenv:
 
 def read_dotenv() -> Dotenv:
     """Load the `.env` file, as the package does."""
-    from dotenv import dotenv_values, find_dotenv
+    from dotenv import dotenv_values
 
-    path = find_dotenv(usecwd=True) or None
+    path = dotenv_file()
     before = dict(os.environ)
     try:
         load_dotenv_file()

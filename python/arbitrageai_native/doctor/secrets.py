@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from .finding import Finding
 
@@ -21,10 +21,17 @@ _URLS: Final = (
 _NO_SECRETS: Final = ("dummy-key-for-local", "not-needed")
 # A shorter one would be found within every other word.
 _SHORTEST: Final = 4
-_IN_URLS: Final = (
-    re.compile(r"//[^/?#@]*?:([^/?#]*)@"),
-    re.compile(r"[?&](?:password|api_key|key)=([^&#]*)"),
-)
+_IN_PARAMETERS: Final = re.compile(r"[?&](?:password|api_key|key)=([^&#]*)")
+
+
+def _in_url(url: str) -> Iterator[str]:
+    """The passwords of a URL, and the pieces that one falls into where it is read wrongly."""
+    yield from _IN_PARAMETERS.findall(url)
+    rest = url.partition("://")[2]
+    for credentials in (rest.partition("@")[0], rest.rpartition("@")[0]) if "@" in rest else ():
+        password = credentials.partition(":")[2]
+        yield password
+        yield from re.split(r"[/?#:@&]", password)
 
 
 class Secrets:
@@ -40,9 +47,8 @@ class Secrets:
         """Keys and passwords of the environment, and those in further URLs."""
         texts = [os.environ.get(name, "") for name in _KEYS]
         for url in (*(os.environ.get(name) for name in _URLS), *urls):
-            for pattern in _IN_URLS:
-                found = pattern.findall(url or "")
-                texts += [*found, *map(unquote, found)]
+            found = list(_in_url(url or ""))
+            texts += [*found, *map(unquote, found), *map(unquote_plus, found)]
         return cls(texts)
 
     def hide(self, finding: Finding) -> Finding:
@@ -57,9 +63,14 @@ class Secrets:
 
 def without_secrets(url: str) -> str:
     """A URL without user, password and parameters."""
+    scheme, _, rest = url.partition("://")
+    # A password may have what would end the host's part of a URL: then nothing before the @ is told.
     try:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
+        parts = urlsplit(f"{scheme}://{rest.rpartition('@')[2]}")
     except ValueError:
         return "a URL that can't be read"
-    return f"{parts.scheme}://{host}{parts.path}" if parts.scheme and host else "a URL that can't be read"
+    return (
+        f"{parts.scheme}://{parts.netloc}{parts.path}"
+        if parts.scheme and parts.netloc
+        else "a URL that can't be read"
+    )

@@ -7,7 +7,8 @@ use redis::{
     io::tcp::TcpSettings,
 };
 
-use super::{CONNECT_TIMEOUT, bad_parameter, decode, parameters};
+use super::parts::{Parameters, Parts, decode, shown};
+use super::{CONNECT_TIMEOUT, bad_parameter, unreadable_port};
 use crate::lock::error::LockError;
 use crate::lock::names;
 use crate::lock::store::redis::RedisSettings;
@@ -19,14 +20,19 @@ const PORT: u16 = 6379;
 /// says that it is a socket.
 pub(super) fn settings(scheme: &str, rest: &str) -> Result<RedisSettings, LockError> {
     let scheme = scheme.to_ascii_lowercase();
-    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let query = parameters(query);
-    let (authority, path) = place.split_once('/').unwrap_or((place, ""));
-    let (user, address) = authority.rsplit_once('@').unwrap_or(("", authority));
-    let (user, password) = user.split_once(':').unwrap_or((user, ""));
     let is_socket = scheme.split('+').any(|part| part == "unix");
-    let from_path = if is_socket { "" } else { path.trim_end_matches('/') };
-    let database = query.get("db").map_or(from_path, String::as_str);
+    let parts = if is_socket {
+        Parts::of_socket(rest)
+    } else {
+        Parts::of_redis(rest, ARGUMENT)?
+    };
+    let query = Parameters::read(parts.query);
+    let from_path = if is_socket {
+        ""
+    } else {
+        parts.path.trim_end_matches('/')
+    };
+    let database = query.first("db").unwrap_or(from_path);
     let database: i64 = match database {
         "" => 0,
         number => number
@@ -36,14 +42,22 @@ pub(super) fn settings(scheme: &str, rest: &str) -> Result<RedisSettings, LockEr
             .ok_or_else(|| bad_parameter(ARGUMENT, "database number", number))?,
     };
     let address = if is_socket {
-        ConnectionAddr::Unix(decode(&format!("/{path}")).into())
+        ConnectionAddr::Unix(decode(parts.path).into())
     } else {
-        let (host, port) = host_and_port(address)?;
+        let host = if parts.host.is_empty() {
+            "localhost".into()
+        } else {
+            parts.host
+        };
+        let port = match parts.port {
+            "" => PORT,
+            number => number.parse().map_err(|_| unreadable_port(ARGUMENT))?,
+        };
         match scheme.split('+').next() {
             Some("rediss" | "valkeys") => ConnectionAddr::TcpTls {
                 host,
                 port,
-                insecure: query.get("ssl_cert_reqs").is_some_and(|reqs| reqs == "none"),
+                insecure: query.first("ssl_cert_reqs").is_some_and(|reqs| reqs == "none"),
                 tls_params: None,
             },
             _ => ConnectionAddr::Tcp(host, port),
@@ -52,15 +66,23 @@ pub(super) fn settings(scheme: &str, rest: &str) -> Result<RedisSettings, LockEr
     let mut connection =
         RedisConnectionInfo::default().set_lib_name("arbitrageai-native", env!("CARGO_PKG_VERSION"));
     connection = connection.set_db(database);
-    let given = |name: &str, in_place: &str| query.get(name).cloned().unwrap_or_else(|| decode(in_place));
-    let (user, password) = (given("username", user), given("password", password));
+    let given = |name: &str, in_place: &str| match in_place {
+        "" => query.first(name).unwrap_or_default().to_owned(),
+        _ => decode(in_place),
+    };
+    let (user, password) = (given("username", parts.user), given("password", parts.password));
+    let others: std::collections::BTreeMap<&str, &str> = query
+        .iter()
+        .filter(|(name, _)| !["db", "username", "password"].contains(name))
+        .collect();
+    let identity = format!("{address:?}{database}{:?}{others:?}", (&user, &password));
     if !user.is_empty() {
         connection = connection.set_username(user);
     }
     if !password.is_empty() {
         connection = connection.set_password(password);
     }
-    let connect_timeout = match query.get("socket_connect_timeout") {
+    let connect_timeout = match query.first("socket_connect_timeout") {
         None => CONNECT_TIMEOUT,
         Some(seconds) => seconds
             .parse()
@@ -69,42 +91,25 @@ pub(super) fn settings(scheme: &str, rest: &str) -> Result<RedisSettings, LockEr
             .ok_or_else(|| bad_parameter(ARGUMENT, "socket_connect_timeout", seconds))?,
     };
     Ok(RedisSettings {
-        identity: format!("{scheme}://{rest}").into(),
-        place: format!("Redis database {database} at {address}"),
+        identity: identity.into(),
+        place: format!("Redis database {database} at {}", shown(&address.to_string())),
         client: client(address, connection, &query)?,
         connect_timeout: connect_timeout.max(Duration::from_millis(1)),
     })
 }
 
-fn host_and_port(address: &str) -> Result<(String, u16), LockError> {
-    let (host, port) = match address.rsplit_once(':') {
-        // The colons of an IPv6 address are inside brackets.
-        Some((host, port)) if !port.contains(']') => (host, port),
-        _ => (address, ""),
-    };
-    let host = decode(host.trim_start_matches('[').trim_end_matches(']'));
-    let port = match port {
-        "" => PORT,
-        number => number
-            .parse()
-            .map_err(|_| bad_parameter(ARGUMENT, "port", number))?,
-    };
-    let host = if host.is_empty() { "localhost".into() } else { host };
-    Ok((host, port))
-}
-
 fn client(
     address: ConnectionAddr,
     connection: RedisConnectionInfo,
-    query: &std::collections::HashMap<String, String>,
+    query: &Parameters,
 ) -> Result<Client, LockError> {
     let refused =
         |error: redis::RedisError| LockError::invalid(ARGUMENT, format!("{ARGUMENT} can't be used: {error}"));
     let file = |name: &str| -> Result<Option<Vec<u8>>, LockError> {
-        let Some(path) = query.get(name) else {
+        let Some(path) = query.first(name) else {
             return Ok(None);
         };
-        let unreadable = |error| format!("{ARGUMENT}'s {name} can't be read: {path}: {error}");
+        let unreadable = |error| format!("{ARGUMENT}'s {name} can't be read: {}: {error}", shown(path));
         std::fs::read(path)
             .map(Some)
             .map_err(|error| LockError::invalid(ARGUMENT, unreadable(error)))

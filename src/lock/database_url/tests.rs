@@ -140,6 +140,165 @@ fn passwords_are_not_shown() {
     }
 }
 
+#[test]
+fn a_password_may_have_everything_but_an_at() {
+    for password in [
+        "p/ss",
+        "p?ss",
+        "/",
+        "?",
+        "a?b=c&password=x",
+        "#x",
+        "a:b",
+        "4711/2",
+        "p%+1x",
+        "p@ss",
+        "a:b@c",
+    ] {
+        let url = format!("postgresql://app:{password}@host:7/jobs?connect_timeout=3");
+        let found = Parts::of(&url["postgresql://".len()..], "database_url").unwrap();
+        assert_eq!((found.user, found.password), ("app", password), "{url}");
+        assert_eq!(
+            (found.host.as_str(), found.port, found.path),
+            ("host", "7", "jobs"),
+            "{url}"
+        );
+        let settings = settings(&url);
+        assert_eq!(
+            (settings.connect.get_host(), settings.connect.get_port()),
+            ("host", 7)
+        );
+        assert_eq!(settings.connect.get_username(), "app");
+        let redis = redis_settings(&format!("redis://:{password}@host:7/3"));
+        assert_eq!(redis.place, "Redis database 3 at host:7", "{password}");
+        let connection = redis.client.get_connection_info().redis_settings();
+        assert_eq!(
+            (connection.username(), connection.password()),
+            (None, Some(password)),
+            "{password}"
+        );
+    }
+}
+
+#[test]
+fn an_at_in_a_parameter_is_none_of_the_password() {
+    let redis = redis_settings("redis://host:7/3?client_name=me@here");
+    assert_eq!(redis.place, "Redis database 3 at host:7");
+    let settings = settings("postgresql://host/jobs?user=me@corp");
+    assert_eq!(
+        (settings.connect.get_host(), settings.connect.get_username()),
+        ("host", "me@corp")
+    );
+}
+
+#[test]
+fn nothing_before_an_at_is_shown() {
+    for rest in [
+        "me:sec/ret@host:port/db",
+        "me:sec@ret/x@host/db",
+        "me:sec@ret?x@host/db",
+        "me:sec@ret?a=x@host/db",
+        "me:sec@ret#x@host/db",
+        ":sec/ret@host:port/db",
+        ":1/ret@host/db",
+        "sec?ret@host:port",
+        "sec:1?ret@host:port",
+        "me:sec@[ret@host/db",
+        "me:sec@host/db?connect_timeout=ret@x",
+        "me:sec@host,ret@other/db",
+        "sec:1/ret@h:x/db?socket_connect_timeout=y",
+    ] {
+        for scheme in [
+            "postgresql",
+            "redis",
+            "rediss",
+            "redis+unix",
+            "sqlite",
+            "sec@ret",
+            "sec/ret@x",
+        ] {
+            let url = format!("{scheme}://{rest}");
+            let said = match parse(&url) {
+                Ok(found) => format!("{found:?}"),
+                Err(error) => format!("{error} {error:?}"),
+            };
+            assert!(!said.contains("sec") && !said.contains("ret"), "{url}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_plus_in_parameters_is_a_space() {
+    let plain = settings("postgresql://h/d?options=-c+search_path%3Dapp+-c+lock_timeout%3D5s");
+    for same in [
+        "postgresql://h/d?options=-csearch_path=app%20--lock-timeout=5s",
+        "postgresql+asyncpg://h/d?options=-c%20search_path=x%20-c%20lock_timeout=5s%20-c%20SEARCH_PATH=app",
+        "postgres:///d?host=h&options=-c+lock_timeout=5s+-c+search_path=a\\pp",
+    ] {
+        assert_eq!(plain, settings(same), "{same}");
+    }
+    assert_ne!(plain, settings("postgresql://h/d?options=-c+lock_timeout%3D5s"));
+    let spaced = settings("postgresql://h/d?options=-c+search_path=a,\\+b");
+    assert_eq!(spaced.connect.get_options(), Some("-c search_path=a,\\ b"));
+    let password = settings("postgresql://me:a+b@h/d+b");
+    assert_eq!(password.connect.get_database(), Some("d+b"));
+}
+
+#[test]
+fn one_server_is_one_database_however_it_is_written() {
+    assert_eq!(
+        settings("postgresql://me@h/d"),
+        settings("postgres://me@h:5432/d?")
+    );
+    assert_eq!(
+        settings("postgresql://me:x@h:7/d"),
+        settings("postgresql+psycopg2:///d?host=h:7&user=me&password=x")
+    );
+    assert_ne!(
+        settings("postgresql://me:x@h/d"),
+        settings("postgresql://me:y@h/d")
+    );
+    assert_eq!(redis_settings("redis://h"), redis_settings("redis://h:6379/0"));
+    assert_ne!(redis_settings("redis://h"), redis_settings("rediss://h"));
+}
+
+#[test]
+fn several_hosts_are_refused_by_name() {
+    for rest in [
+        "u@a:5432,b:5432/db?target_session_attrs=read-write",
+        "u@a,b/db",
+        "u@/db?host=a,b&port=1,2",
+        "u@/db?host=a&port=1,2",
+        "u@/db?host=a:5432&host=b:5432",
+        "u@/db?hostaddr=127.0.0.1,127.0.0.2",
+    ] {
+        let error = parse(&format!("postgresql://{rest}")).unwrap_err().to_string();
+        assert!(error.contains("several hosts"), "{rest}: {error}");
+    }
+    let one = settings("postgresql://u@/db?host=a:7&target_session_attrs=any");
+    assert_eq!((one.connect.get_host(), one.connect.get_port()), ("a", 7));
+    let one = settings("postgresql://u@/db?host=::1");
+    assert_eq!(one.connect.get_host(), "::1");
+    assert!(
+        parse("postgresql:///db?service=prod")
+            .unwrap_err()
+            .to_string()
+            .contains("service")
+    );
+}
+
+#[test]
+fn a_file_is_a_uri_only_where_the_url_says_so() {
+    let here = |name: &str| std::env::current_dir().unwrap().join(name);
+    assert_eq!(path("sqlite:///file:a%20b"), here("file:a%20b"));
+    assert_eq!(path("sqlite:///file:a%20b?uri=true"), here("a b"));
+    assert_eq!(
+        path("sqlite:///file:///no/such/a?mode=rw&uri=1"),
+        Path::new("/no/such/a")
+    );
+    assert_eq!(path("sqlite:////no/such/a@b"), Path::new("/no/such/a@b"));
+}
+
 proptest! {
     #[test]
     fn no_text_makes_it_panic(text in ".*") {

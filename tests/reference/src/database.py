@@ -2,9 +2,9 @@
 
 import functools
 import os
-import sys
 import uuid
 from datetime import datetime, timezone
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,20 @@ def _sessions(database_url: str) -> "sessionmaker[Session]":
     return sessionmaker(new_engine(database_url))
 
 
-def new_session() -> Session:
-    """A session of the application's, if its database module is loaded; else one on `DATABASE_URL`."""
-    application = sys.modules.get("src.api.database")
+@functools.cache
+def _application() -> Any:
+    """The application's database module, if it has one."""
+    try:
+        return import_module("src.api.database")
+    except ModuleNotFoundError as error:
+        if error.name not in ("src", "src.api", "src.api.database"):
+            raise
+        return None
+
+
+def SessionLocal() -> Session:  # noqa: N802
+    """A session of the application's; if it has no database module, one on `DATABASE_URL`."""
+    application = _application()
     if application is not None:
         session: Session = application.SessionLocal()
         return session

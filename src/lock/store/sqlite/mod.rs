@@ -7,7 +7,8 @@
 //! The journal is WAL with `synchronous=NORMAL`: a lock is worthless once the machine has died, so that waiting for the disk
 //! at each commit would buy nothing.
 
-use std::path::PathBuf;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -28,8 +29,8 @@ use change_watch::ChangeWatch;
 pub(in crate::lock) use inspection::{inspect, inspect_memory, look};
 use worker::{Message, Worker};
 
-/// Where a SQLite database is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Where a SQLite database is. Equal when it is the same one: the other setting is the first comer's.
+#[derive(Debug, Clone)]
 pub enum Location {
     /// A file.
     File {
@@ -40,6 +41,29 @@ pub enum Location {
     },
     /// Memory, private to this store.
     Memory,
+}
+
+impl Location {
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File { path, .. } => Some(path),
+            Self::Memory => None,
+        }
+    }
+}
+
+impl PartialEq for Location {
+    fn eq(&self, other: &Self) -> bool {
+        self.path() == other.path()
+    }
+}
+
+impl Eq for Location {}
+
+impl Hash for Location {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.path().hash(state);
+    }
 }
 
 /// Tells Unix seconds. The rows' times are by it, as SQLite's own clock is the machine's.

@@ -15,7 +15,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from ..database import DistributedLock, new_session
+from ..database import DistributedLock, SessionLocal
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class BidLockManager:
         self._lock_timeouts = 0
 
     def _get_db(self) -> Session:
-        return new_session()
+        return SessionLocal()
 
     @staticmethod
     def _make_lock_key(marketplace_id: str, posting_id: str) -> str:

@@ -13,11 +13,11 @@ def _wants_redis(use_redis: bool | None) -> bool:
     if use_redis is not None:
         return use_redis
     switch = os.getenv("USE_REDIS_LOCKS")
-    if switch:
+    if switch is not None:
         return switch.lower() in ("true", "1", "yes")
     if os.getenv("REDIS_URL") or os.getenv("REDIS_HOST") or os.getenv("REDIS_PORT"):
         return True
-    return os.getenv("ENV", "development") != "development"
+    return os.getenv("ENV", "development").lower() != "development"
 
 
 async def create_bid_lock_manager(

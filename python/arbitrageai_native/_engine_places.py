@@ -1,0 +1,173 @@
+"""Asks one of an engine's connections which database it leads to, and writes that as a URL of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from typing import Any
+from urllib.parse import quote, urlencode
+
+__all__ = ["url_of", "url_of_async"]
+
+_TABLE = "distributed_locks"
+
+_POSTGRESQL = f"""
+SELECT current_database()::text, session_user::text, current_user::text, current_schema()::text,
+    (SELECT nspname::text FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE pg_class.oid = to_regclass('{_TABLE}')),
+    (SELECT source::text FROM pg_settings WHERE name = 'search_path'),
+    (SELECT string_agg(nspname::text, ', ' ORDER BY nspname::text)
+        FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE relname = '{_TABLE}' AND relkind IN ('r', 'p') AND left(nspname::text, 3) <> 'pg_')
+"""
+
+# Where a search path comes from that every connection of the same user to the same database has.
+_OF_THE_SERVER = (
+    "default",
+    "environment variable",
+    "configuration file",
+    "command line",
+    "global",
+    "database",
+    "user",
+    "database user",
+)
+_LOCAL = ("", "localhost", "127.0.0.1", "::1")
+
+
+def url_of(connection: Any, url: Any, schema: str | None) -> str | None:
+    """The URL of the database that a connection leads to; None for one in memory.
+
+    Args:
+        connection: SQLAlchemy's.
+        url: that of its engine.
+        schema: the one that the application's statements name before the table, if they name one.
+
+    Raises:
+        ValueError: it is no database that locks can be in, or the URL leads elsewhere.
+    """
+    if url.get_backend_name() == "sqlite":
+        return _file_of(connection, schema)
+    return _server_of(connection, url, schema)
+
+
+def url_of_async(engine: Any, schema: str | None) -> str | None:
+    """As `url_of`, for an asynchronous engine: by a connection of a pool and a loop of our own."""
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    async def ask() -> str | None:
+        own = AsyncEngine(Engine(engine.pool.recreate(), engine.dialect, engine.url))
+        try:
+            async with own.connect() as connection:
+                return await connection.run_sync(url_of, engine.url, schema)
+        finally:
+            await own.dispose()
+
+    return asyncio.run(ask())
+
+
+def _file_of(connection: Any, schema: str | None) -> str | None:
+    rows = connection.exec_driver_sql("PRAGMA database_list").fetchall()
+    files = {name: file for _, name, file in rows}
+    if schema is not None and schema not in files:
+        raise ValueError(f"has its table in {schema!r}, and no database is attached under that name")
+    found = schema if schema is not None else _database_with_the_table(connection, list(files))
+    file: str = files[found] or ""
+    if "?" in file:
+        raise ValueError("is on a file with a question mark in its name")
+    return f"sqlite:///{file}" if file else None
+
+
+def _database_with_the_table(connection: Any, names: list[str]) -> str:
+    """Which of the attached databases SQLite means where none is named: the first that has the table."""
+    for name in names if len(names) > 1 else []:
+        master = f'"{name}".sqlite_master'.replace('"temp".sqlite_master', "sqlite_temp_master")
+        query = f"SELECT 1 FROM {master} WHERE type = 'table' AND name = '{_TABLE}'"
+        if connection.exec_driver_sql(query).first() is not None:
+            return name
+    return "main"
+
+
+def _server_of(connection: Any, url: Any, schema: str | None) -> str:
+    row = connection.exec_driver_sql(_POSTGRESQL).one()
+    database, login, role, current, found, source, all_schemas = row
+    database = _refuse_another_server(connection, url, database)
+    meant = schema or found or current
+    if meant is None:
+        raise ValueError(f"has no schema of its search_path; {_TABLE} is to be found or made in one")
+    if schema is None and found is None and all_schemas is not None:
+        raise ValueError(
+            f"would find or make {_TABLE} in the schema {current}, while there is one in: {all_schemas}. "
+            f"Let its search_path name that schema, or make the table in {current}"
+        )
+    query = dict(url.query)
+    another_login = url.username is not None and login != str(url.username)
+    if schema is not None or source not in _OF_THE_SERVER or role != login or another_login:
+        options = query.get("options", ())
+        options = [options] if isinstance(options, str) else list(options)
+        query["options"] = " ".join([*options, f"-c search_path={_escaped(meant)}"])
+    return _rendered(url, query, database)
+
+
+def _refuse_another_server(connection: Any, url: Any, database: str) -> str:
+    """The database's name, as one has to ask for it."""
+    info = getattr(connection.connection.dbapi_connection, "info", None)
+    actual_host, actual_port = getattr(info, "host", None), getattr(info, "port", None)
+    # A pooler may know the database by another name than the server.
+    asked_for = getattr(info, "dbname", None)
+    database = asked_for if isinstance(asked_for, str) else database
+    named = url.query.get("dbname") or url.database
+    host, port = _host_and_port(url)
+    same = named in (None, "", database)
+    if not isinstance(actual_host, str):
+        # This driver does not tell; a URL that names no server says that something else does.
+        same = same and bool(host or named)
+    elif host:
+        same = same and actual_host in (host, "")
+    else:
+        same = same and (actual_host.startswith("/") or actual_host in _LOCAL)
+    if isinstance(actual_port, int) and port:
+        same = same and actual_port == port
+    if not same:
+        server = f"{actual_host or 'a server'}:{actual_port or '?'}"
+        raise ValueError(
+            f"has connections to the database {database!r} at {server}, which its URL does not say (creator, "
+            "connect_args, a listener?): give the locks a database_url that does"
+        )
+    return database
+
+
+def _host_and_port(url: Any) -> tuple[str | None, int | None]:
+    host = url.query.get("host") or url.query.get("hostaddr") or url.host or os.environ.get("PGHOST")
+    if isinstance(host, tuple):
+        return None, None  # several: refused when the URL is read
+    port = url.query.get("port") or url.port or os.environ.get("PGPORT") or 5432
+    alone = re.fullmatch(r"([A-Za-z0-9.-]*):(\d+)", host or "")
+    if alone:
+        host, port = alone.groups()
+    try:
+        return host, int(port)
+    except (TypeError, ValueError):
+        return host, None
+
+
+def _escaped(schema: str) -> str:
+    """A schema's name as a word of `options`."""
+    name = schema if re.fullmatch(r"[a-z_][a-z0-9_]*", schema) else '"' + schema.replace('"', '""') + '"'
+    return re.sub(r"([\s\\])", r"\\\1", name)
+
+
+def _rendered(url: Any, query: dict[str, Any], database: str) -> str:
+    """The URL with every part escaped, so that it is read as it is meant."""
+    user = "" if url.username is None else quote(str(url.username), safe="")
+    if url.password is not None:
+        user += ":" + quote(str(url.password), safe="")
+    host = url.host or ""
+    host = f"[{host}]" if ":" in host else quote(host, safe="")
+    port = "" if url.port is None else f":{url.port}"
+    place = f"{user}@{host}{port}" if user else f"{host}{port}"
+    name = quote(url.database or ("" if "dbname" in query else database), safe="")
+    parameters = f"?{urlencode(query, doseq=True)}" if query else ""
+    return f"postgresql://{place}/{name}{parameters}"
