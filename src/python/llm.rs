@@ -82,7 +82,7 @@ impl PreparedCall {
     }
 
     async fn create(self) -> Result<JsonResult, Error> {
-        let timed = self.into_call()?.complete(|answer| answer.json()).await?;
+        let timed = self.into_call()?.complete(|answer| answer.object()).await?;
         Ok(JsonResult(timed.value))
     }
 }
