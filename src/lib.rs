@@ -46,7 +46,7 @@ mod _native {
     #[pymodule_export]
     use crate::python::options::CallOptions;
     #[pymodule_export]
-    use crate::python::stream::ChatStream;
+    use crate::python::stream::{ChatStream, Iteration};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -44,7 +44,7 @@ pub use items::{Batch, Chunk, Items, Shape};
 pub use metrics::{FAILURE_KINDS, LATENCY_BOUNDS, Metrics, Snapshot};
 pub use options::{CallOptions, IdempotencyKey};
 pub use probe::{ask_for_models, is_healthy};
-pub use read_ahead::ReadAhead;
+pub use read_ahead::{GRACE, Loop, ReadAhead};
 pub use retry::{RetryHint, RetryPolicy};
 pub use stream::ChatStream;
 pub use totals::{MODELS_KEPT, OTHER_MODELS, Totals};
