@@ -135,7 +135,7 @@ impl ChatStream {
 impl ChatStream {
     pub(super) fn new(call: PreparedCall) -> Self {
         Self(ProcessBound::new(Arc::new(ReadAhead::new(async move {
-            call.into_call()?.stream().await
+            call.into_call().await?.stream().await
         }))))
     }
 
