@@ -47,7 +47,7 @@ mod _native {
     #[pymodule_export]
     use crate::python::options::CallOptions;
     #[pymodule_export]
-    use crate::python::stream::ChatStream;
+    use crate::python::stream::{ChatStream, Iteration};
     #[pymodule_export]
     use crate::python::text::printable;
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime
 import decimal
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -80,8 +82,11 @@ BAD_SETTINGS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"timeout": -1}, ValueError, "timeout"),
     ({"connect_timeout": "x"}, TypeError, "connect_timeout"),
     ({"max_connections": 0}, ValueError, "max_connections"),
+    ({"http2": "yes"}, TypeError, "http2"),
+    ({"http2": 1}, TypeError, "http2"),
     ({"stealth_range": (3, 2)}, ValueError, "stealth_range"),
     ({"stealth_range": 3}, TypeError, "stealth_range"),
+    ({"stealth_range": "25"}, TypeError, "stealth_range"),
     ({"base_url": 5}, TypeError, "base_url"),
     ({"api_key": 5}, TypeError, "api_key"),
 ]
@@ -134,6 +139,165 @@ def test_what_json_libraries_accept_is_accepted(serve: Serve) -> None:
     }
 
 
+class Changing:
+    """Changes what it lies in while it is looked at."""
+
+    def __init__(self, change: Callable[[], object], by: str) -> None:
+        def changed(*_: object, **__: object) -> str:
+            change()
+            return "x"
+
+        if by != "__getattr__":
+            setattr(self, by, changed)
+        self._changed = changed
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("model_dump", "isoformat"):
+            self._changed()
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize("by", ["model_dump", "isoformat", "__getattr__"])
+@pytest.mark.parametrize("change", ["grows", "shrinks"])
+@pytest.mark.parametrize("kind", ["dict", "list"])
+async def test_what_changes_while_it_is_read_does_no_harm(
+    kind: str, change: str, by: str, serve: Serve
+) -> None:
+    """An exception of the documented kind, if any: never a `BaseException` of the native module's own."""
+    client = LLMService(base_url=serve(faulty.answer()).base_url, api_key=KEY, enable_circuit_breaker=False)
+
+    def held() -> Any:
+        container: Any = {} if kind == "dict" else []
+        numbers = iter(range(1000, 100_000))
+
+        def grow() -> None:
+            for number in [next(numbers) for _ in range(100)]:
+                if kind == "dict":
+                    container[str(number)] = 1
+                else:
+                    container.append(1)
+
+        changing = Changing(grow if change == "grows" else container.clear, by)
+        if kind == "dict":
+            container.update(a=1, m=changing, z=2)
+        else:
+            container.extend([1, changing, 2])
+        return container
+
+    create = client.client.chat.completions.create
+    calls: list[Callable[..., Any]] = [
+        lambda **arguments: client.complete_async("hi", **arguments),
+        lambda **arguments: asyncio.to_thread(client.complete, "hi", **arguments),
+        lambda **arguments: asyncio.to_thread(create, model="m", messages=[], **arguments),
+    ]
+    for call in calls:
+        for name in ("metadata", "extra_body"):
+            try:
+                await call(**{name: {"x": held()}})
+            except exceptions.InvalidArgumentTypeError:
+                assert by == "__getattr__"  # of a type that JSON can't express, after all
+
+
+def test_a_dict_that_another_thread_changes_does_no_harm() -> None:
+    client = LLMService(base_url=faulty.refusing(), api_key=KEY, enable_circuit_breaker=False)
+    shared = {str(number): datetime.datetime(2026, 1, 1) for number in range(100)}
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            shared["more"] = datetime.datetime(2026, 1, 1)
+            shared.pop("more")
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(300):
+            client.complete_streaming("hi", metadata=shared)  # read at once, sent later
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _raising(*_: object, **__: object) -> Any:
+    raise RuntimeError("hostile")
+
+
+HOSTILE: dict[str, Any] = {
+    "model_dump": type("M", (), {"model_dump": _raising}),
+    "no method": type("M", (), {"model_dump": 5}),
+    "isoformat": type("M", (), {"isoformat": _raising}),
+    "__getattr__": type("M", (), {"__getattr__": _raising}),
+    "__getattribute__": type("M", (), {"__getattribute__": _raising}),
+    "__class__": type("M", (), {"__class__": property(_raising)}),
+    "__iter__": type("M", (dict,), {"__iter__": _raising, "__len__": _raising, "keys": _raising}),
+    "__len__": type("M", (list,), {"__iter__": _raising, "__len__": _raising}),
+    "__str__": type("M", (int,), {"__str__": _raising, "__repr__": _raising, "__int__": _raising}),
+    "__float__": type("M", (), {"__float__": _raising, "__index__": _raising}),
+    "__hash__": type("M", (str,), {"__hash__": _raising, "__eq__": _raising, "__str__": _raising}),
+    "itself": type("M", (), {"model_dump": lambda self, **_: self}),
+}
+
+
+class Hostile(Mapping[str, Any]):
+    """A mapping none of whose methods keeps its promise."""
+
+    def __init__(self, how: str) -> None:
+        self._how = how
+
+    def __getitem__(self, key: str) -> Any:
+        return _raising()
+
+    def __len__(self) -> int:
+        return -1 if self._how == "len" else 2**62
+
+    def __iter__(self) -> Any:
+        return _raising() if self._how == "iter" else iter(["a"])
+
+    def items(self) -> Any:
+        return {"none": None, "no pairs": [1, 2], "triples": [(1, 2, 3)]}.get(self._how) or _raising()
+
+
+@pytest.mark.holds_the_loop("calls that are refused at once, many in one go")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_hostile_objects_raise_what_programs_can_catch(name: str, serve: Serve) -> None:
+    client = LLMService(base_url=serve(faulty.answer()).base_url, api_key=KEY, enable_circuit_breaker=False)
+    for argument in (
+        "metadata",
+        "temperature",
+        "stop",
+        "extra_headers",
+        "extra_query",
+        "timeout",
+        "max_retries",
+    ):
+        for wrap in (lambda value: value, lambda value: [value], lambda value: {"a": value}):
+            with contextlib.suppress(Exception):
+                await client.complete_async("hi", **{argument: wrap(HOSTILE[name]())})
+
+
+@pytest.mark.holds_the_loop("calls that are refused at once, many in one go")
+@pytest.mark.parametrize("how", ["len", "iter", "none", "no pairs", "triples", "raises"])
+async def test_hostile_mappings_raise_what_programs_can_catch(how: str, serve: Serve) -> None:
+    client = LLMService(base_url=serve(faulty.answer()).base_url, api_key=KEY, enable_circuit_breaker=False)
+    for argument in ("metadata", "extra_headers", "extra_query", "extra_body"):
+        with pytest.raises(Exception, match=r"hostile|items|iterable|pairs|negative|__len__"):
+            await client.complete_async("hi", **{argument: Hostile(how)})
+
+
+async def test_no_number_of_seconds_is_too_large(serve: Serve) -> None:
+    server = serve(faulty.answer(status=503))
+    client = LLMService(base_url=server.base_url, api_key=KEY, enable_circuit_breaker=False)
+    with pytest.raises(exceptions.InternalServerError):
+        await client.complete_async("hi", deadline=60, retry_base=1e19, retry_cap=1e19)
+    with pytest.raises(exceptions.InternalServerError):
+        [_ async for _ in client.complete_streaming_async("hi", deadline=60, retry_base=1e19, retry_cap=1e19)]
+    for name in ("timeout", "deadline", "first_byte_timeout", "idle_timeout", "connect_timeout"):
+        for seconds in (1e9, 1e18, 9.2e18, 1e19, 1e300, math.inf):
+            with pytest.raises(exceptions.InternalServerError):
+                await client.complete_async("hi", max_retries=0, **{name: seconds})
+
+
 def padded(size: int) -> list[bytes]:
     """A completion of so many bytes, in parts."""
     start, end = b'{"choices": [{"message": {"content": "', b'"}}]}'
@@ -157,14 +321,33 @@ def test_a_body_may_have_64_mib_and_no_more(status: int, surplus: int, serve: Se
         return True
 
     client = LLMService(base_url=serve(plenty).base_url, api_key=KEY, max_retries=0)
-    if surplus:
+    if status == 500:
+        with pytest.raises(exceptions.InternalServerError) as caught:
+            client.complete("hi")
+        assert len(caught.value.body) == 2**20  # type: ignore[arg-type]
+        assert sent < 32 * 2**20, "it was read to its end"
+    elif surplus:
         with pytest.raises(exceptions.APIResponseValidationError, match=str(64 * 2**20)):
             client.complete("hi")
-    elif status == 200:
-        assert len(client.complete("hi")["content"]) > 63 * 2**20
     else:
-        with pytest.raises(exceptions.InternalServerError):
-            client.complete("hi")
+        assert len(client.complete("hi")["content"]) > 63 * 2**20
+
+
+@pytest.fixture(scope="module")
+def long_error() -> bytes:
+    return b'{"error":{"message":"x","x":[' + b"{}," * 5_000_000 + b"{}]}}"
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_no_tree_is_made_of_a_long_error_body(status: int, long_error: bytes, serve: Serve) -> None:
+    server = serve(faulty.answer(long_error, status=status))
+    client = LLMService(base_url=server.base_url, api_key=KEY, max_retries=1, retry_base=0)
+    with pytest.raises(exceptions.APIStatusError, match=f"Error code: {status}") as caught:
+        client.complete("hi")
+    assert isinstance(caught.value.body, str)
+    assert caught.value.body == long_error[: 2**20].decode()
+    with pytest.raises(exceptions.APIStatusError):
+        list(client.complete_streaming("hi"))
 
 
 def test_an_endless_body_is_not_read_to_its_end(serve: Serve) -> None:

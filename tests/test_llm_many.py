@@ -75,6 +75,16 @@ async def test_the_blocking_form_works_under_a_running_loop(serve: Serve) -> Non
     assert client.metrics()["blocking_calls_in_loop"] == 1
 
 
+@pytest.mark.parametrize("prompts", ["abc", b"abc", bytearray(b"abc"), {"prompt": "a"}, 5, None], ids=repr)
+async def test_one_prompt_is_no_list_of_prompts(prompts: Any, serve: Serve) -> None:
+    server = serve(faulty.answer())
+    with pytest.raises(exceptions.InvalidArgumentTypeError, match="prompts has to be a list of prompts, not"):
+        await service(server).complete_many_async(prompts)
+    with pytest.raises(TypeError, match="prompts has to be a list of prompts, not"):
+        service(server).complete_many(prompts)
+    assert server.requests == []
+
+
 @pytest.mark.parametrize(("concurrency", "kind"), [(0, ValueError), (1.5, TypeError)])
 async def test_a_bad_concurrency_is_named(concurrency: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="concurrency"):

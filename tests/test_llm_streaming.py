@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
+import signal
+import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from arbitrageai_native import LLMService, _native, exceptions
+from arbitrageai_native import AsyncOpenAI, LLMService, OpenAI, _native, exceptions
 from tests.keys import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers.faulty_http import DONE, Connection, FaultyServer, chunk
@@ -277,3 +281,315 @@ async def test_a_stream_counts_for_the_circuit_by_its_end(serve: Serve) -> None:
     with pytest.raises(exceptions.CircuitBreakerError):
         await collect(client.complete_streaming_async("hi"))
     assert len(server.requests) == 3
+
+
+# Waits that are given up, and loops that are left
+
+GRACE = 1.0
+"""How long a stream whose loop was left by an exception may be taken up again."""
+
+
+def silent_after(*texts: str) -> Any:
+    """A server that sends these pieces and then nothing; whether it was left is its `left`."""
+
+    def act(connection: Connection) -> bool:
+        faulty.stream(*map(chunk, texts), ending="hang")(connection)
+        left.set()
+        return False
+
+    left = act.left = threading.Event()  # type: ignore[attr-defined]
+    return act
+
+
+async def test_a_failure_that_came_to_a_cancelled_wait_is_told_at_the_next(serve: Serve) -> None:
+    for action, expected in (
+        (faulty.close, exceptions.APIConnectionError),
+        (faulty.stream(chunk("a"), DONE), None),
+    ):
+        pieces = service(serve(action)).complete_streaming_async("hi")
+        first: Any = pieces.__anext__()
+        waiter = first.send(None)
+        waiter._asyncio_future_blocking = False
+        await until(waiter.done)
+        with pytest.raises(asyncio.CancelledError):  # before it resumes
+            first.throw(asyncio.CancelledError())
+        if expected is None:
+            assert await collect(pieces) == ["a"]
+        else:
+            with pytest.raises(expected):
+                await collect(pieces)
+        assert await collect(pieces) == []
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises, as that of Ctrl-C does."""
+
+
+@pytest.mark.parametrize("ending", ["finish", "close"])
+@pytest.mark.parametrize("kind", ["native", "counted", "foreign"])
+def test_a_blocking_wait_that_a_signal_ends_can_be_made_again(kind: str, ending: str, serve: Serve) -> None:
+    let_on = threading.Event()
+
+    def act(connection: Connection) -> bool:
+        connection.send(faulty.head(200, "Content-Type: text/event-stream", "Connection: close"))
+        let_on.wait(20)
+        connection.send(chunk("a") + chunk("b") + (DONE if ending == "finish" else b""))
+        return False
+
+    server = serve(act)
+    client = service(server)
+    if kind == "counted":
+        client._health_checker = type("Checker", (), {"should_allow_request": lambda *_: True})()
+        client._health_checker.record_success = client._health_checker.record_failure = lambda *_: None
+    elif kind == "foreign":
+        client.client = _Injected(OpenAI(base_url=server.base_url, api_key=KEY))
+    pieces = client.complete_streaming("hi")
+
+    def raise_interrupt(*_: object) -> None:
+        raise Interrupt
+
+    before = signal.signal(signal.SIGUSR1, raise_interrupt)
+    try:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        with pytest.raises(Interrupt):
+            next(pieces)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    let_on.set()
+    if ending == "finish":
+        assert list(pieces) == ["a", "b"]
+    else:
+        assert [next(pieces), next(pieces)] == ["a", "b"]
+        with pytest.raises(exceptions.APIConnectionError):
+            next(pieces)
+
+
+class _Injected:
+    """A client that is none of the package's classes."""
+
+    def __init__(self, client: Any) -> None:
+        self.chat = client.chat
+
+
+async def test_a_loop_that_a_time_limit_ends_can_be_taken_up_again(serve: Serve) -> None:
+    count = 40
+    client = service(serve(faulty.stream(*(chunk(f"{i} ") for i in range(count)), DONE, pause=0.02)))
+    pieces = client.complete_streaming_async("hi")
+    found: list[str] = []
+
+    async def go_on() -> None:
+        async for piece in pieces:
+            found.append(piece)
+
+    rounds = 0
+    while True:
+        rounds += 1
+        try:
+            await asyncio.wait_for(go_on(), random.uniform(0.01, 0.1))
+            break
+        except asyncio.TimeoutError:
+            continue
+    assert found == [f"{i} " for i in range(count)]
+    assert rounds > 3
+
+
+async def give_up(waiting: Any) -> BaseException:
+    """Cancel what waits; returns the exception, and with it all that its traceback keeps."""
+    task = asyncio.ensure_future(waiting)
+    await asyncio.sleep(0.05)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError as error:
+        return error
+    pytest.fail("it was not cancelled")
+
+
+@pytest.mark.parametrize("kind", ["service", "client"])
+async def test_a_loop_that_was_left_by_a_cancellation_and_not_taken_up_is_closed_and_says_so(
+    kind: str, serve: Serve
+) -> None:
+    action = silent_after("a", "b")
+    server = serve(action)
+    pieces: Any
+    if kind == "service":
+        pieces = service(server).complete_streaming_async("hi")
+    else:
+        client = AsyncOpenAI(base_url=server.base_url, api_key=KEY)
+        pieces = await client.chat.completions.create(model="m", messages=[], stream=True)
+    kept = await give_up(collect(pieces))
+    await until(action.left.is_set)
+    await until(lambda: _native.requests_under_way() == 0)
+    with pytest.raises(exceptions.ClientClosedError, match="not taken up again within 1 s"):
+        await pieces.__anext__()
+    assert kept.__traceback__ is not None
+
+
+async def test_an_iterator_in_hand_survives_waits_cut_short(serve: Serve) -> None:
+    count = 30
+    client = service(serve(faulty.stream(*(chunk(f"{i} ") for i in range(count)), DONE, pause=0.02)))
+    pieces = client.complete_streaming_async("hi")
+    iterator: Any = pieces.__aiter__()
+    assert iterator.__aiter__() is iterator
+    found: list[str] = []
+    while len(found) < count:
+        try:
+            found.append(await asyncio.wait_for(iterator.__anext__(), random.uniform(0.001, 0.04)))
+        except asyncio.TimeoutError:
+            continue
+    assert found == [f"{i} " for i in range(count)]
+    assert iterator.model == "served-model"
+    await iterator.aclose()
+
+
+async def test_a_loop_whose_body_raised_is_closed_though_its_stream_is_kept(serve: Serve) -> None:
+    action = silent_after("a", "b")
+    pieces = service(serve(action)).complete_streaming_async("hi")
+    with pytest.raises(ZeroDivisionError):
+        async for _ in pieces:
+            1 / 0  # noqa: B018
+    await until(action.left.is_set)
+    assert await pieces.__anext__() == "b"  # it had come
+    with pytest.raises(exceptions.ClientClosedError):
+        await pieces.__anext__()
+
+
+@pytest.mark.parametrize("way", ["break", "wait_for", "another loop"])
+async def test_who_has_the_stream_in_hand_may_take_his_time(way: str, serve: Serve) -> None:
+    let_on = threading.Event()
+
+    def act(connection: Connection) -> bool:
+        faulty.stream(chunk("a"), ending="nothing")(connection)
+        let_on.wait(20)
+        data = chunk("b") + DONE
+        connection.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data))
+        return True
+
+    pieces = service(serve(act)).complete_streaming_async("hi")
+    other = None
+    if way == "break":
+        async for piece in pieces:
+            assert piece == "a"
+            break
+    elif way == "another loop":
+        other = asyncio.ensure_future(collect(pieces))
+        await asyncio.sleep(0.05)
+        await give_up(collect(pieces))
+    else:
+        assert await pieces.__anext__() == "a"
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(pieces.__anext__(), 0.05)
+    await asyncio.sleep(1.3 * GRACE)
+    let_on.set()
+    if other is not None:
+        assert await other == ["a", "b"]
+    else:
+        assert await collect(pieces) == ["b"]
+
+
+async def test_the_traceback_of_a_cancelled_wait_does_not_keep_the_stream(serve: Serve) -> None:
+    action = silent_after("a")
+    gc.disable()
+    try:
+        pieces = service(serve(action)).complete_streaming_async("hi")
+        assert await pieces.__anext__() == "a"
+        kept = await give_up(pieces.__anext__())
+        del pieces
+        await until(action.left.is_set)
+        assert kept.__traceback__ is not None
+    finally:
+        gc.enable()
+
+
+async def test_close_begins_when_it_is_called_and_may_be_awaited(serve: Serve) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for way in ("forgotten", "awaited", "a task's", "waited for"):
+            action = silent_after("a")
+            pieces = service(serve(action)).complete_streaming_async("hi")
+            assert await pieces.__anext__() == "a"
+            closing = pieces.close()
+            await until(action.left.is_set)
+            if way == "awaited":
+                assert await closing is None  # type: ignore[func-returns-value]
+            elif way == "a task's":
+                await asyncio.create_task(closing)
+            elif way == "waited for":
+                await asyncio.wait_for(closing, 1)
+            del closing
+            assert await collect(pieces) == []
+
+
+# Ends that are none
+
+
+@pytest.mark.parametrize("reason", ["", " ", "null"])
+async def test_a_stream_cut_after_an_empty_finish_reason_raises(reason: str, serve: Serve) -> None:
+    client = service(serve(faulty.stream(chunk("a", reason), chunk("b", reason))))
+    with pytest.raises(exceptions.APIConnectionError, match="finish_reason"):
+        list(client.complete_streaming("hi"))
+    pieces = client.complete_streaming_async("hi")
+    assert [await pieces.__anext__(), await pieces.__anext__()] == ["a", "b"]
+    assert pieces.finish_reason is None
+    with pytest.raises(exceptions.APIConnectionError, match="finish_reason"):
+        await pieces.__anext__()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"object": "error", "message": "engine died", "code": 500}',
+        b'event: error\ndata: {"message": "engine died"}',
+        b"event: error\ndata: engine died",
+        b'data: {"detail": "engine died"}',
+        b'data: {"message": "engine died"}',
+        b'data: {"error": "engine died"}',
+    ],
+)
+async def test_an_error_in_any_dialect_is_told_in_the_servers_words(event: bytes, serve: Serve) -> None:
+    server = serve(faulty.stream(chunk("a"), event + b"\n\n", DONE))
+    pieces: Any = service(server).complete_streaming_async("hi")
+    client = AsyncOpenAI(base_url=server.base_url, api_key=KEY)
+    chunks: Any = await client.chat.completions.create(model="m", messages=[], stream=True)
+    for items in (pieces, chunks):
+        await items.__anext__()
+        with pytest.raises(exceptions.APIError, match="engine died"):
+            await items.__anext__()
+
+
+async def test_choices_without_end_are_an_error(serve: Serve) -> None:
+    events = b"".join(b'data: {"choices": [{"index": %d, "delta": {}}]}\n\n' % index for index in range(1000))
+    with pytest.raises(exceptions.APIResponseValidationError, match="more than 512 choices"):
+        await collect(service(serve(faulty.stream(events, DONE))).complete_streaming_async("hi"))
+
+
+# Foreign clients
+
+
+@pytest.mark.parametrize("kind", ["generator", "thread"])
+async def test_a_wait_given_up_ends_no_foreign_stream_in_silence(kind: str, serve: Serve) -> None:
+    import openai
+
+    let_on = threading.Event()
+
+    def act(connection: Connection) -> bool:
+        faulty.stream(chunk("a"), ending="nothing")(connection)
+        let_on.wait(20)
+        data = chunk("b") + DONE
+        connection.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data))
+        return True
+
+    server = serve(act)
+    client = service(server)
+    made = openai.AsyncOpenAI if kind == "generator" else openai.OpenAI
+    client.client = await asyncio.to_thread(made, base_url=server.base_url, api_key=KEY, max_retries=0)
+    pieces = client.complete_streaming_async("hi")
+    assert await pieces.__anext__() == "a"
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(pieces.__anext__(), 0.1)
+    let_on.set()
+    if kind == "thread":
+        assert await collect(pieces) == ["b"]
+    else:
+        with pytest.raises(exceptions.APIConnectionError, match="given up"):
+            await collect(pieces)

@@ -1,4 +1,4 @@
-"""The way to the server: TLS by the environment's certificates, HTTP/2 where offered, proxies."""
+"""The way to the server: TLS by the environment's certificates, HTTP/2 where asked for, proxies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import asyncio
 import datetime
 import itertools
 import json
+import os
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 import trustme
 from h2.errors import ErrorCodes
 
-from arbitrageai_native import LLMService, exceptions
+from arbitrageai_native import AsyncOpenAI, LLMService, OpenAI, exceptions, metrics
 from tests.keys import KEY
 from tests.servers import faulty_http as faulty
 from tests.servers import faulty_http2
@@ -23,6 +25,7 @@ from tests.servers.faulty_http import DONE, FaultyServer, chunk
 from tests.servers.faulty_http2 import FaultyHttp2Server
 from tests.servers.forward_proxy import ForwardProxy
 from tests.servers.http2 import Http2Server
+from tests.servers.tcp_proxy import TcpProxy
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
@@ -149,6 +152,38 @@ async def test_a_certificate_file_that_is_none_is_named(
         list(client.complete_streaming("hi"))
 
 
+async def test_nobody_waits_for_a_file_system_that_takes_its_time(
+    serve: Callable[..., FaultyServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = service(serve(faulty.stream(chunk("a"), ending="hang"), faulty.answer()).base_url)
+    pieces = other.complete_streaming_async("hi")
+    assert await anext(pieces) == "a"  # its connections are made, and kept
+    pipe = tmp_path / "certificates.pem"
+    os.mkfifo(pipe)
+    opened = threading.Event()
+
+    def open_pipe() -> None:
+        opened.set()
+        pipe.write_bytes(b"")
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(pipe))
+    waiting = asyncio.ensure_future(service("https://127.0.0.1:1/v1").complete_async("hi"))
+    last_resort = threading.Timer(5, open_pipe)
+    last_resort.start()
+    try:
+        await asyncio.sleep(0.2)
+        assert (await other.complete_async("hi"))["content"] == "hello"
+        metrics()
+        assert not opened.is_set(), "they waited for the file"
+    finally:
+        last_resort.cancel()
+        if not opened.is_set():
+            await asyncio.to_thread(open_pipe)
+    with pytest.raises(exceptions.APIConnectionError, match="SSL_CERT_FILE"):
+        await waiting
+    await pieces.aclose()
+
+
 FAULTS: dict[str, tuple[faulty.Action, type[Exception]]] = {
     "no answer": (faulty.hang, exceptions.APITimeoutError),
     "close": (faulty.close, exceptions.APIConnectionError),
@@ -181,7 +216,7 @@ async def test_plain_http_on_a_tls_port_is_a_connection_error(
     assert type(caught.value) is exceptions.APIConnectionError
 
 
-# HTTP/2
+# HTTP/1.1 unless HTTP/2 is asked for
 
 
 @pytest.fixture
@@ -194,8 +229,51 @@ def http2(trusted: None, authority: trustme.CA, tmp_path: Path) -> Iterator[Http
         yield server
 
 
+@pytest.mark.parametrize("asked", [None, False, True])
+async def test_http2_is_spoken_if_it_is_asked_for(asked: bool | None, http2: Http2Server) -> None:
+    settings: dict[str, Any] = {} if asked is None else {"http2": asked}
+    client = service(http2.base_url, **settings)
+    assert (await client.complete_async("hi"))["content"] == "hello"
+    assert client.complete("hi")["content"] == "hello"
+    assert [piece async for piece in client.complete_streaming_async("hi")] == ["a", "b"]
+    request: dict[str, Any] = {"model": "m", "messages": []}
+    # The SDK's shape: another transport, since its `connect_timeout` is another.
+    settings["connect_timeout"] = 5 + next(_different) / 1000
+    asynchronous = AsyncOpenAI(base_url=http2.base_url, api_key=KEY, **settings)
+    assert (await asynchronous.chat.completions.create(**request)).choices[0].message.content == "hello"
+    blocking = OpenAI(base_url=http2.base_url, api_key=KEY, **settings)
+    answer = await asyncio.to_thread(blocking.chat.completions.create, **request)
+    assert answer.choices[0].message.content == "hello"
+    assert http2.versions == {"2" if asked else "1.1"}
+
+
+@pytest.mark.holds_the_loop("three hundred handshakes are much for one core")
+async def test_more_calls_than_http2_has_streams_are_under_way_at_once(http2: Http2Server) -> None:
+    client = service(http2.base_url, timeout=20)
+    await client.complete_async("first")  # from here on there is a connection
+    http2.hold_until = 300
+    results = await asyncio.gather(*(client.complete_async("hi") for _ in range(300)))
+    assert [result["content"] for result in results] == ["hello"] * 300
+    assert (http2.most_at_once, http2.requests) == (300, 301)
+
+
+async def test_a_connection_that_has_gone_silent_is_left_after_the_first_try(http2: Http2Server) -> None:
+    port = int(http2.base_url.split(":")[2].split("/")[0])
+    async with TcpProxy(port) as relay:
+        client = service(f"https://127.0.0.1:{relay.port}/v1", max_retries=1, retry_base=0.01)
+        await client.complete_async("before")
+        relay.hold_back()
+        try:
+            assert (await client.complete_async("hi", timeout=2))["content"] == "hello"
+            assert client.metrics()["retries"] == 1
+            assert [piece async for piece in client.complete_streaming_async("hi")] == ["a", "b"]
+            assert client.metrics()["retries"] == 1
+        finally:
+            relay.let_go()
+
+
 async def test_calls_share_one_connection_where_http2_is_offered(http2: Http2Server) -> None:
-    client = service(http2.base_url)
+    client = service(http2.base_url, http2=True)
     await client.complete_async("first")  # from here on there is a connection
     results = await asyncio.gather(*(client.complete_async("hi") for _ in range(20)))
     assert [result["content"] for result in results] == ["hello"] * 20
@@ -206,7 +284,7 @@ async def test_calls_share_one_connection_where_http2_is_offered(http2: Http2Ser
 
 
 async def test_a_call_that_is_given_up_leaves_the_others_on_its_connection_alone(http2: Http2Server) -> None:
-    client = service(http2.base_url)
+    client = service(http2.base_url, http2=True)
     await client.complete_async("first")
     calls = [asyncio.ensure_future(client.complete_async("hi")) for _ in range(10)]
     await asyncio.sleep(0.1)
@@ -236,7 +314,7 @@ async def test_what_http2_has_for_failures_is_told_as_any_other(
 ) -> None:
     action, expected = HARM[harm]
     with FaultyHttp2Server(tls(authority), action) as server:
-        client = service(server.base_url)
+        client = service(server.base_url, http2=True)
         with pytest.raises(expected) as caught:
             if kind == "completion":
                 await client.complete_async("hi", deadline=0.5)
@@ -256,7 +334,7 @@ async def test_a_request_that_http2_refused_or_broke_is_tried_again(
         faulty_http2.answer(json.dumps(faulty.completion()).encode()),
     )
     with FaultyHttp2Server(tls(authority), *script) as server:
-        client = service(server.base_url, max_retries=3, retry_base=0.01)
+        client = service(server.base_url, http2=True, max_retries=3, retry_base=0.01)
         assert (await client.complete_async("hi"))["content"] == "hello"
         assert server.requests == 4
 

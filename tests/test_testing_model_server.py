@@ -376,3 +376,9 @@ def test_stopping_closes_connections_that_were_just_accepted() -> None:
         for connection in connections:
             connection.close()
     gc.collect()
+
+
+@pytest.mark.parametrize("name", ["script", "models"])
+def test_a_string_is_no_list(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} has to be a list, not str"):
+        ModelServer(**{name: "abc"})

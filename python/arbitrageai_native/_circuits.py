@@ -107,6 +107,14 @@ class CountedStream:
         summary: dict[str, Any] = self._stream.summary()
         return summary
 
+    def iterate(self, stream: Any) -> Any:
+        """What `async for` iterates over."""
+        return self._stream.iterate(stream)
+
+    def wait_was_given_up(self) -> None:
+        """A wait was given up, perhaps for good."""
+        self._stream.wait_was_given_up()
+
     def next(self, texts: bool) -> list[Any] | None:
         """The stream's next batch."""
         if self._over:
@@ -114,7 +122,7 @@ class CountedStream:
         self._begin()
         try:
             batch: list[Any] | None = self._stream.next(texts)
-        except BaseException as error:
+        except Exception as error:  # Ctrl-C ends the wait alone
             self._end(error)
             raise
         if batch is None:
@@ -130,6 +138,9 @@ class CountedStream:
             batch: list[Any] | None = await self._stream.next_async(texts)
         except Exception as error:
             self._end(error)
+            raise
+        except BaseException:
+            del self  # a cancellation's traceback keeps this frame, and would keep the stream
             raise
         if batch is None:
             self._end(None)

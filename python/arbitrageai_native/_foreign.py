@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from arbitrageai_native.exceptions import APIConnectionError
+
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -137,6 +139,8 @@ class ForeignStream:
         self._source: Any = None
         self._iterator: Any = None
         self._summary: dict[str, Any] = {}
+        self._pending: asyncio.Future[Any] | None = None
+        self._cut = False
 
     def summary(self) -> dict[str, Any]:
         """What is known besides the text."""
@@ -149,8 +153,13 @@ class ForeignStream:
                 self._source = self._open_sync()
                 is_async = hasattr(self._source, "__aiter__") and not hasattr(self._source, "__iter__")
                 self._iterator = _sync_view(self._source) if is_async else iter(self._source)
-            chunk = next(self._iterator, _END)
+            try:
+                chunk = next(self._iterator, _END)
+            except BaseException as error:
+                self._cut = not isinstance(error, Exception)
+                raise
             if chunk is _END:
+                self._refuse_if_cut()
                 return None
             text = self._text(chunk)
             if text:
@@ -164,18 +173,46 @@ class ForeignStream:
                 is_async = hasattr(self._source, "__aiter__") and not isinstance(self._source, (list, tuple))
                 self._iterator = aiter_of(self._source) if is_async else iter(self._source)
             iterator = self._iterator
-            if hasattr(iterator, "__anext__"):
-                try:
+            try:
+                if hasattr(iterator, "__anext__"):
                     chunk = await iterator.__anext__()
-                except StopAsyncIteration:
-                    return None
-            else:
-                chunk = await _in_worker(partial(next, iterator, _END))
+                else:
+                    chunk = await self._next_in_worker(iterator)
+            except StopAsyncIteration:
+                chunk = _END
+            except BaseException as error:
+                self._cut = not isinstance(error, Exception)
+                raise
             if chunk is _END:
+                self._refuse_if_cut()
                 return None
             text = self._text(chunk)
             if text:
                 return [text]
+
+    async def _next_in_worker(self, iterator: Iterator[Any]) -> Any:
+        """The next chunk. A thread can't be stopped: what came too late comes the next time."""
+        if self._pending is None:
+            self._pending = asyncio.ensure_future(_in_worker(partial(next, iterator, _END)))
+        try:
+            return await asyncio.shield(self._pending)
+        finally:
+            if self._pending.done():
+                self._pending = None
+
+    def _refuse_if_cut(self) -> None:
+        """Raise if the stream's end is none of the answer's: a wait given up ends a client's generator."""
+        if self._cut and "finish_reason" not in self._summary:
+            raise APIConnectionError(
+                message="Connection error. (a wait was given up, which ended the client's stream)"
+            )
+
+    def iterate(self, stream: Any) -> Any:
+        """What `async for` iterates over."""
+        return stream
+
+    def wait_was_given_up(self) -> None:
+        """A wait was given up, perhaps for good: the foreign stream's own affair."""
 
     def close(self) -> None:
         """Close the foreign stream, if it can be closed from here."""
@@ -190,6 +227,7 @@ class ForeignStream:
                 wait_for(outcome)
 
     def _text(self, chunk: Any) -> str | None:
+        self._cut = False  # it goes on
         model, usage = getattr(chunk, "model", None), getattr(chunk, "usage", None)
         if isinstance(model, str):
             self._summary["model"] = model

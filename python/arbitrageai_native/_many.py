@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 from arbitrageai_native.exceptions import InvalidArgumentError, InvalidArgumentTypeError
 
-__all__ = ["fan_out", "run_in_private_loop"]
+__all__ = ["fan_out", "listed", "run_in_private_loop"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def listed(name: str, items: Iterable[Item]) -> list[Item]:
+    """The items of an argument. A single prompt is an iterable, too: of its letters, or of its keys."""
+    if isinstance(items, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(items, Iterable):
+        raise InvalidArgumentTypeError(f"{name} has to be a list of prompts, not {type(items).__name__}")
+    return list(items)
 
 
 async def fan_out(

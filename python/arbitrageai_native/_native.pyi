@@ -1,7 +1,7 @@
 """The native module: private to the package, whose public classes are thin Python classes over these."""
 
 from asyncio import Future
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, final
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "EndpointHealth",
     "Guard",
     "Inbox",
+    "Iteration",
     "Lease",
     "LockGrant",
     "LockManager",
@@ -207,6 +208,12 @@ class EndpointHealth:
 class ChatStream:
     """The stream of one call: requested at the first `next`, closed when it is closed or dropped."""
 
+    def iterate(self, stream: Any) -> Iteration[Any]:
+        """What `async for` iterates over: it notices when an exception leaves the loop."""
+
+    def wait_was_given_up(self) -> None:
+        """A wait was given up, perhaps for good."""
+
     def next_async(self, texts: bool) -> Awaitable[list[Any] | None]:
         """Awaits the next items (pieces of text, or chunks as dicts): a list, or None after the last."""
 
@@ -218,6 +225,13 @@ class ChatStream:
 
     def summary(self) -> dict[str, Any]:
         """`model`, `usage` and `finish_reason`, as far as they have come."""
+
+@final
+class Iteration(Generic[_Result]):
+    """One loop over a stream."""
+
+    def __aiter__(self) -> Iteration[_Result]: ...
+    def __anext__(self) -> Coroutine[Any, Any, _Result]: ...
 
 @final
 class ChatClient:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -88,7 +88,7 @@ class Stream(_Streamed[Item]):
                 raise StopIteration
             try:
                 self._accept(self._native.next(self._wrap is None))
-            except BaseException as error:
+            except Exception as error:  # Ctrl-C ends the wait alone
                 self._end(error)
                 raise
         return self._take()
@@ -106,11 +106,34 @@ class Stream(_Streamed[Item]):
         self.close()
 
 
-class AsyncStream(_Streamed[Item]):
-    """A streamed answer. Leaving it early closes the request: `async with`, `aclose()`, or forgetting it."""
+class _Closed(Coroutine[Any, Any, None]):
+    """What is left to await of a closed stream: nothing. Unlike a coroutine it may be forgotten."""
 
-    def __aiter__(self) -> Self:
-        return self
+    def __await__(self) -> Iterator[None]:  # type: ignore[override]
+        return iter(())
+
+    def send(self, value: object) -> None:
+        raise StopIteration
+
+    def throw(self, kind: Any, value: Any = None, trace: TracebackType | None = None) -> None:
+        raise kind if value is None else value
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class AsyncStream(_Streamed[Item]):
+    """A streamed answer. Leaving it early closes the request: `async with`, `aclose()`, or forgetting it.
+
+    A wait for a piece may be cut short and made again: no piece is lost. An `async for` that an exception
+    leaves (a cancellation, too) may be taken up again within one second. After that the request is closed,
+    whoever still refers to the stream, and going on raises `ClientClosedError`. Single waits,
+    `anext(stream)`, may be as far apart as you like.
+    """
+
+    def __aiter__(self) -> AsyncIterator[Item]:
+        iterator: AsyncIterator[Item] = self._native.iterate(self)
+        return iterator
 
     async def __anext__(self) -> Item:
         while not self._ready:
@@ -121,13 +144,20 @@ class AsyncStream(_Streamed[Item]):
             except Exception as error:
                 self._end(error)
                 raise
+            except BaseException:
+                self._native.wait_was_given_up()
+                del self  # a cancellation's traceback keeps this frame, and would keep the stream
+                raise
         return self._take()
 
     async def aclose(self) -> None:
         """Close the request and end the iteration."""
         self._close()
 
-    close = aclose
+    def close(self) -> Coroutine[Any, Any, None]:
+        """Close the request at once, and end the iteration. It may be awaited, and need not be."""
+        self._close()
+        return _Closed()
 
     async def __aenter__(self) -> Self:
         return self

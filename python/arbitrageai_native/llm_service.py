@@ -241,7 +241,8 @@ class LLMService:
     ) -> _late.Stream[str]:
         """Iterate over the pieces of an answer as they come; arguments as `complete`.
 
-        The call is made when the first piece is asked for. `timeout` limits the first piece and each gap.
+        The call is made when the first piece is asked for. `timeout` limits the first event and each
+        gap: a model that thinks sends events without text.
         After the iteration the iterator has `.model`, `.usage`, `.finish_reason`. Leaving it early closes
         the request.
 
@@ -349,9 +350,13 @@ class LLMService:
 
         Returns:
             For each prompt, in order, its result or its exception.
-        """
-        from arbitrageai_native._many import run_in_private_loop
 
+        Raises:
+            InvalidArgumentTypeError: `prompts` is a single prompt (a string, a mapping), or no iterable.
+        """
+        from arbitrageai_native._many import listed, run_in_private_loop
+
+        prompts = listed("prompts", prompts)
         if _in_event_loop():
             self._metrics.blocked_a_loop()
         return run_in_private_loop(
@@ -367,15 +372,14 @@ class LLMService:
         **kwargs: typing.Any,
     ) -> list[dict[str, typing.Any] | Exception]:
         """As `complete_many`, without blocking the event loop."""
+        from arbitrageai_native._many import fan_out, listed
 
         async def one(prompt: str | Mapping[str, typing.Any]) -> dict[str, typing.Any]:
             if isinstance(prompt, Mapping):
                 return await self.complete_async(**{**kwargs, **prompt})
             return await self.complete_async(prompt, **kwargs)
 
-        from arbitrageai_native._many import fan_out
-
-        return await fan_out(one, list(prompts), concurrency, progress)
+        return await fan_out(one, listed("prompts", prompts), concurrency, progress)
 
     # The service itself
 
@@ -524,6 +528,8 @@ def __getattr__(name: str) -> object:
 
 
 def _stealth_range(given: typing.Any) -> tuple[float, float]:
+    if isinstance(given, (str, bytes)):
+        raise InvalidArgumentTypeError("stealth_range has to be two numbers of seconds, not a string")
     try:
         least, longest = (float(seconds) for seconds in given)
     except (TypeError, ValueError):

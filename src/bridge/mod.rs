@@ -43,7 +43,7 @@ pub use blocking::block_on;
 pub use inbox::{Inbox, calls_under_way};
 pub use process::{PerProcess, ProcessBound};
 pub use receive::{Receive, receive};
-pub use runtime::worker_threads;
+pub use runtime::{spawn, worker_threads};
 
 use pyo3::exceptions::{PyImportError, PyRuntimeError};
 use pyo3::{PyErr, PyResult, Python, ffi};

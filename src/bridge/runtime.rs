@@ -28,6 +28,15 @@ pub(super) fn runtime() -> PyResult<&'static Runtime> {
     RUNTIME.get_or_try_init(start)
 }
 
+/// Runs `future` on the runtime, for nobody who waits.
+///
+/// # Errors
+/// `RuntimeError` if the runtime can't start.
+pub fn spawn(future: impl Future<Output = ()> + Send + 'static) -> PyResult<()> {
+    drop(runtime()?.spawn(future));
+    Ok(())
+}
+
 fn start() -> PyResult<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(worker_threads()?)

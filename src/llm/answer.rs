@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::error::Error;
 use super::exchange::{Answer, excerpt};
+use super::reported::reported;
 
 /// Tokens, as the server counted them; 0 where it did not say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -115,6 +116,19 @@ impl Answer {
         }
     }
 
+    /// The body as a JSON object that is no error.
+    ///
+    /// # Errors
+    /// [`Error::InvalidResponse`] if it is anything else.
+    pub fn object(&self) -> Result<Value, Error> {
+        let value = self.json()?;
+        let has_choices = value.get("choices").is_some_and(|choices| !choices.is_null());
+        match reported(&value, false) {
+            Some((words, _)) if !has_choices => Err(self.without("no choices", words)),
+            _ => Ok(value),
+        }
+    }
+
     /// The body as a chat completion. `requested_model` serves where the server names none.
     ///
     /// # Errors
@@ -123,19 +137,13 @@ impl Answer {
         if !keep_raw && let Some(completion) = self.well_formed(requested_model) {
             return Ok(completion);
         }
+        let words = |raw: &Value| reported(raw, false)?.0;
         let mut raw = self.json()?;
         let Some(choices) = raw.get("choices").and_then(Value::as_array) else {
-            let reported = raw
-                .get("error")
-                .and_then(|error| error.get("message"))
-                .and_then(Value::as_str);
-            return Err(self.invalid(&match reported {
-                Some(message) => format!("no choices, but an error: {message}"),
-                None => "no choices".to_owned(),
-            }));
+            return Err(self.without("no choices", words(&raw)));
         };
         let Some(choice) = choices.first() else {
-            return Err(self.invalid("choices is empty"));
+            return Err(self.without("choices is empty", words(&raw)));
         };
         let Some(message) = choice.get("message").filter(|message| message.is_object()) else {
             return Err(self.invalid("choices[0] has no message"));
@@ -197,6 +205,14 @@ impl Answer {
             usage: usage.unwrap_or_default(),
             tool_calls: message.tool_calls,
             raw: None,
+        })
+    }
+
+    /// The error of an answer that lacks something, with the server's words for it.
+    fn without(&self, what: &str, words: Option<String>) -> Error {
+        self.invalid(&match words {
+            Some(words) => format!("{what}, but an error: {words}"),
+            None => what.to_owned(),
         })
     }
 

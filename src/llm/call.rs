@@ -189,7 +189,11 @@ impl Call {
             }
             let wait = policy.wait(retries_taken, failure.hint.retry_after, rand::random());
             // A wait that outlasts the deadline would only hide the failure behind a timeout.
-            if deadline.is_some_and(|deadline| Instant::now() + wait >= deadline.at) {
+            if let Some(deadline) = deadline
+                && Instant::now()
+                    .checked_add(wait)
+                    .is_none_or(|next| next >= deadline.at)
+            {
                 return Err(failure.error);
             }
             tokio::time::sleep(wait).await;

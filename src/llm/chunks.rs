@@ -10,6 +10,7 @@ use super::delta::Delta;
 use super::error::Error;
 use super::exchange::excerpt;
 use super::items::{Batch, Chunk, Items};
+use super::reported::reported;
 use super::sse::{Decoder, Event};
 
 /// What is known of a stream besides its text.
@@ -39,6 +40,9 @@ pub struct ChunkReader {
 
 /// How much of a stream that is none is kept, to be shown in the error.
 const BEGINNING_BYTES: usize = 2000;
+
+/// So many choices a stream may number. OpenAI gives 128 at most; without a limit a server could fill the memory with numbers.
+pub const MOST_CHOICES: usize = 512;
 
 impl ChunkReader {
     /// `status` is the answer's, for errors.
@@ -106,7 +110,14 @@ impl ChunkReader {
             return Err(error);
         }
         if !self.saw_event && !self.beginning.trim_ascii().is_empty() {
-            return Err(self.invalid("not an event stream"));
+            let complaint = serde_json::from_slice::<Value>(&self.beginning).ok();
+            let words = complaint
+                .as_ref()
+                .and_then(|complaint| reported(complaint, false)?.0);
+            return Err(self.invalid(&match words {
+                Some(words) => format!("not an event stream, but an error: {words}"),
+                None => "not an event stream".to_owned(),
+            }));
         }
         Err(Error::Connection {
             detail: "the stream ended before [DONE] and before a finish_reason".to_owned(),
@@ -124,16 +135,17 @@ impl ChunkReader {
             return Ok(());
         }
         if let Items::Texts(texts) = &mut batch.items
+            && event.kind != "error"
             && let Some(delta) = Delta::well_formed(&event.data)
         {
             self.see_model(delta.model);
             for choice in delta.choices() {
-                self.see_choice(choice.index, choice.finish_reason);
+                self.see_choice(choice.index, choice.finish_reason)?;
             }
             texts.extend(delta.into_text());
         } else {
             let chunk = self.chunk(&event)?;
-            self.see(&chunk);
+            self.see(&chunk)?;
             match &mut batch.items {
                 Items::Texts(texts) => texts.extend(text(&chunk).map(str::to_owned)),
                 Items::Chunks(chunks) => chunks.push(chunk),
@@ -145,35 +157,36 @@ impl ChunkReader {
 
     /// The event's JSON object, unless it is an error.
     fn chunk(&self, event: &Event) -> Result<Chunk, Error> {
-        let chunk: Value = serde_json::from_str(&event.data)
-            .map_err(|error| self.invalid_event(&format!("an event is not JSON: {error}"), event))?;
-        if !chunk.is_object() {
+        let named = event.kind == "error";
+        let chunk: Value = match serde_json::from_str(&event.data) {
+            Ok(chunk) => chunk,
+            Err(_) if named => Value::from(excerpt(event.data.as_bytes())),
+            Err(error) => {
+                return Err(self.invalid_event(&format!("an event is not JSON: {error}"), event));
+            }
+        };
+        if !chunk.is_object() && !named {
             return Err(self.invalid_event("an event is not a JSON object", event));
         }
-        let Some(reported) = chunk.get("error").filter(|error| is_truthy(error)) else {
+        let Some((words, body)) = reported(&chunk, named) else {
             return Ok(chunk);
         };
-        let message = reported
-            .get("message")
-            .or(Some(reported))
-            .and_then(Value::as_str)
-            .filter(|message| !message.is_empty())
-            .unwrap_or("An error occurred during streaming");
         Err(Error::Reported {
-            message: message.to_owned(),
-            body: reported.clone(),
+            message: words.unwrap_or_else(|| "An error occurred during streaming".to_owned()),
+            body: body.clone(),
         })
     }
 
-    fn see(&mut self, chunk: &Chunk) {
+    fn see(&mut self, chunk: &Chunk) -> Result<(), Error> {
         self.see_model(chunk.get("model").and_then(Value::as_str));
         if let Some(usage) = chunk.get("usage").filter(|usage| usage.is_object()) {
             Arc::make_mut(&mut self.summary).usage = Some(Usage::from_json(Some(usage)));
         }
         for choice in choices(chunk) {
             let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
-            self.see_choice(index, choice.get("finish_reason").and_then(Value::as_str));
+            self.see_choice(index, choice.get("finish_reason").and_then(Value::as_str))?;
         }
+        Ok(())
     }
 
     fn see_model(&mut self, model: Option<&str>) {
@@ -184,11 +197,16 @@ impl ChunkReader {
         }
     }
 
-    fn see_choice(&mut self, index: u64, finish_reason: Option<&str>) {
+    fn see_choice(&mut self, index: u64, finish_reason: Option<&str>) -> Result<(), Error> {
+        let finish_reason = finish_reason.filter(|reason| is_reason(reason));
+        if self.finished_choices.len() >= MOST_CHOICES && !self.finished_choices.contains_key(&index) {
+            return Err(self.invalid(&format!("the stream numbers more than {MOST_CHOICES} choices")));
+        }
         *self.finished_choices.entry(index).or_default() |= finish_reason.is_some();
         if let (0, Some(reason)) = (index, finish_reason) {
             Arc::make_mut(&mut self.summary).finish_reason = Some(reason.to_owned());
         }
+        Ok(())
     }
 
     fn invalid(&self, message: &str) -> Error {
@@ -224,12 +242,8 @@ fn choices(chunk: &Chunk) -> impl Iterator<Item = &Value> {
         .flatten()
 }
 
-fn is_truthy(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => false,
-        Value::String(text) => !text.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        Value::Object(members) => !members.is_empty(),
-        _ => true,
-    }
+/// Some servers send `""` or the name of nothing in every chunk, where others send null: it means "not yet".
+fn is_reason(finish_reason: &str) -> bool {
+    let text = finish_reason.trim();
+    !(text.is_empty() || text.eq_ignore_ascii_case("null") || text.eq_ignore_ascii_case("none"))
 }

@@ -32,10 +32,12 @@ struct Content {
 }
 
 impl<'event> Delta<'event> {
-    /// Nearly every event. `None` for any that needs a closer look: one that reports an error or usage, or is of another form.
+    /// Nearly every event. `None` for any that needs a closer look: one that reports usage or an error (which some servers send
+    /// without a member `error`, but none with choices), or is of another form.
     pub fn well_formed(event: &'event str) -> Option<Self> {
         let Object(delta) = serde_json::from_str::<Object<Self>>(event).ok()?;
-        (delta.error.is_none() && delta.usage.is_none()).then_some(delta)
+        let is_plain = delta.error.is_none() && delta.usage.is_none() && !delta.choices.is_empty();
+        is_plain.then_some(delta)
     }
 
     pub fn choices(&self) -> impl Iterator<Item = &Choice<'event>> {

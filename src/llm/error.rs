@@ -15,7 +15,7 @@ use serde_json::Value;
 pub enum TimeoutKind {
     /// The connection was not made in time.
     Connect,
-    /// One try, from its start to its end (for a stream: the first piece, or the gap between two pieces).
+    /// One try, from its start to its end (for a stream: the first event, or the gap between two events).
     Try,
     /// The first byte of the answer did not come in time.
     FirstByte,
@@ -106,6 +106,13 @@ pub enum Error {
         /// The endpoint as it was registered.
         endpoint: String,
     },
+    /// A stream's loop was left by an exception and nobody came back for the rest, so the request was closed.
+    #[error(
+        "the stream was left by an exception (a cancellation, for example) and not taken up again within {} s: the request was \
+         closed, and what comes after the pieces so far is lost",
+        .0.as_secs_f64()
+    )]
+    Abandoned(Duration),
     /// The client, or the stream, was closed.
     #[error("{0} is closed")]
     Closed(&'static str),
@@ -148,7 +155,7 @@ impl Error {
             Self::Status(error) => {
                 (400..500).contains(&error.status) && ![408, 409, 429].contains(&error.status)
             }
-            Self::InvalidArgument { .. } | Self::Closed(_) => true,
+            Self::InvalidArgument { .. } | Self::Abandoned(_) | Self::Closed(_) => true,
             _ => false,
         }
     }
@@ -163,7 +170,7 @@ impl Error {
             Self::InvalidResponse { .. } => "invalid_response",
             Self::Reported { .. } => "reported",
             Self::CircuitOpen { .. } => "circuit_open",
-            Self::Closed(_) => "closed",
+            Self::Abandoned(_) | Self::Closed(_) => "closed",
         }
     }
 }

@@ -13,8 +13,12 @@ use super::endpoint::ChatRequest;
 use super::error::{Error, StatusError, TimeoutKind};
 use super::limit::{Limit, within};
 use super::options::CallOptions;
+use super::reported::words;
 use super::retry::RetryHint;
 use super::transport::Transport;
+
+/// So much of an error's body is read, in bytes, and understood as JSON; of a longer one the beginning is kept, as text.
+pub const LONGEST_ERROR_BODY: usize = 1 << 20;
 
 /// Why a try failed, and whether another is worth it.
 #[derive(Debug)]
@@ -82,7 +86,17 @@ impl Exchange<'_> {
     pub async fn run(&self) -> Result<Answer, Failure> {
         let mut opened = self.open().await?;
         let status = opened.response.status();
-        let body = self.read_body(&mut opened.response, opened.try_limit).await?;
+        let longest = self.options.max_body_bytes;
+        let body = self
+            .read_body(&mut opened.response, opened.try_limit, longest)
+            .await?;
+        if body.len() > longest {
+            return Err(Failure::last(Error::InvalidResponse {
+                message: format!("the body is longer than {longest} bytes"),
+                status: status.as_u16(),
+                body: excerpt(&body),
+            }));
+        }
         Ok(Answer { status, body })
     }
 
@@ -100,7 +114,7 @@ impl Exchange<'_> {
             self.transport.client.execute(self.to_be_sent()),
         )
         .await
-        .and_then(|answer| answer.map_err(|error| self.transport_error(error)))
+        .and_then(|answer| answer.map_err(|error| transport_error(error, self.transport)))
         .map_err(Failure::without_answer)?;
         let status = response.status();
         if status.is_success() {
@@ -116,7 +130,9 @@ impl Exchange<'_> {
             .retry
             .hint(status, response.headers(), SystemTime::now());
         let headers = std::mem::take(response.headers_mut());
-        let body = self.read_body(&mut response, try_limit).await?;
+        let body = self
+            .read_body(&mut response, try_limit, LONGEST_ERROR_BODY)
+            .await?;
         Err(Failure {
             error: status_error(status, headers, &body),
             hint,
@@ -130,38 +146,28 @@ impl Exchange<'_> {
         request
     }
 
-    /// The next part of a body; `None` at its end.
-    pub async fn chunk(
+    /// The whole body, or more than `longest` bytes of a longer one.
+    async fn read_body(
         &self,
         response: &mut Response,
-        limits: [Option<Limit>; 2],
-    ) -> Result<Option<Bytes>, Error> {
-        let idle = Limit::after(Instant::now(), self.options.idle_timeout, TimeoutKind::Idle);
-        within(&[limits[0], limits[1], idle], response.chunk())
-            .await?
-            .map_err(|error| self.transport_error(error))
-    }
-
-    async fn read_body(&self, response: &mut Response, try_limit: Option<Limit>) -> Result<Bytes, Failure> {
+        try_limit: Option<Limit>,
+        longest: usize,
+    ) -> Result<Bytes, Failure> {
         let mut first = Bytes::new();
         let mut rest = BytesMut::new();
         loop {
-            let chunk = self
-                .chunk(response, [self.deadline, try_limit])
+            let limits = [self.deadline, try_limit];
+            let chunk = next_part(response, self.transport, self.options, limits)
                 .await
                 .map_err(Failure::without_answer)?;
             let Some(chunk) = chunk else { break };
-            if first.len() + rest.len() + chunk.len() > self.options.max_body_bytes {
-                return Err(Failure::last(Error::InvalidResponse {
-                    message: format!("the body is longer than {} bytes", self.options.max_body_bytes),
-                    status: response.status().as_u16(),
-                    body: excerpt(&first),
-                }));
-            }
             if first.is_empty() {
                 first = chunk;
             } else {
                 rest.extend_from_slice(&chunk);
+            }
+            if first.len() + rest.len() > longest {
+                break;
             }
         }
         if rest.is_empty() {
@@ -173,10 +179,23 @@ impl Exchange<'_> {
         whole.extend_from_slice(&rest);
         Ok(whole.freeze())
     }
+}
 
-    fn transport_error(&self, error: reqwest::Error) -> Error {
-        Error::from_transport(&error.without_url(), self.transport.settings.connect_timeout)
-    }
+/// The next part of a body; `None` at its end.
+pub(super) async fn next_part(
+    response: &mut Response,
+    transport: &Transport,
+    options: &CallOptions,
+    limits: [Option<Limit>; 2],
+) -> Result<Option<Bytes>, Error> {
+    let idle = Limit::after(Instant::now(), options.idle_timeout, TimeoutKind::Idle);
+    within(&[limits[0], limits[1], idle], response.chunk())
+        .await?
+        .map_err(|error| transport_error(error, transport))
+}
+
+fn transport_error(error: reqwest::Error, transport: &Transport) -> Error {
+    Error::from_transport(&error.without_url(), transport.settings.connect_timeout)
 }
 
 /// The beginning of a body that could not be understood, for the error that says so.
@@ -186,18 +205,19 @@ pub(super) fn excerpt(body: &[u8]) -> String {
 
 /// The error that an answer with a status other than 2xx is.
 pub fn status_error(status: StatusCode, headers: reqwest::header::HeaderMap, body: &[u8]) -> Error {
-    let text = String::from_utf8_lossy(body);
-    let body = serde_json::from_str::<Value>(text.trim()).unwrap_or_else(|_| Value::from(text.trim()));
+    let text = String::from_utf8_lossy(&body[..body.len().min(LONGEST_ERROR_BODY)]);
+    let text = text.trim();
+    // Of megabytes of JSON a tree would be made that takes a hundred times their room.
+    let parsed = (body.len() <= LONGEST_ERROR_BODY)
+        .then(|| serde_json::from_str::<Value>(text).ok())
+        .flatten();
+    let body = parsed.unwrap_or_else(|| Value::from(text));
     let mut message = format!("Error code: {}", status.as_u16());
     let detail = match &body {
         Value::Object(members) => Some(members.get("error").unwrap_or(&body)),
         _ => None,
     };
-    if let Some(text) = detail
-        .and_then(|detail| detail.get("message"))
-        .and_then(Value::as_str)
-        && !text.is_empty()
-    {
+    if let Some(text) = detail.and_then(words) {
         message = format!("{message} - {text}");
     } else if status.is_redirection() {
         message = format!("{message} - a redirect to another origin is not followed");

@@ -20,6 +20,7 @@ mod metrics;
 mod options;
 mod probe;
 mod read_ahead;
+mod reported;
 mod retry;
 pub mod sse;
 mod stream;
@@ -30,11 +31,11 @@ mod transport;
 
 pub use answer::{Completion, Usage, Used};
 pub use call::{Call, Timed};
-pub use chunks::{ChunkReader, Summary, text};
+pub use chunks::{ChunkReader, MOST_CHOICES, Summary, text};
 pub use count::Count;
 pub use endpoint::{ChatRequest, Endpoint, Extras, http_url};
 pub use error::{Error, StatusError, TimeoutKind};
-pub use exchange::{Answer, status_error};
+pub use exchange::{Answer, LONGEST_ERROR_BODY, status_error};
 pub use health::{
     Admission, CallOutcome, CircuitState, EndpointHealth, Permit, RESPONSE_TIMES_KEPT, SharedHealth,
     Timestamp, now,
@@ -43,7 +44,7 @@ pub use items::{Batch, Chunk, Items, Shape};
 pub use metrics::{FAILURE_KINDS, LATENCY_BOUNDS, Metrics, Snapshot};
 pub use options::{CallOptions, IdempotencyKey};
 pub use probe::{ask_for_models, is_healthy};
-pub use read_ahead::ReadAhead;
+pub use read_ahead::{GRACE, Loop, ReadAhead};
 pub use retry::{RetryHint, RetryPolicy};
 pub use stream::ChatStream;
 pub use totals::{MODELS_KEPT, OTHER_MODELS, Totals};

@@ -18,7 +18,7 @@ pub enum IdempotencyKey {
 /// The limits of one call.
 #[derive(Debug, Clone)]
 pub struct CallOptions {
-    /// One try from start to end; for a stream the first piece and each gap. `None`: no limit.
+    /// One try from start to end; for a stream the first event and each gap. `None`: no limit.
     pub timeout: Option<Duration>,
     /// The whole call with its retries and waits.
     pub deadline: Option<Duration>,

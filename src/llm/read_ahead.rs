@@ -3,10 +3,14 @@
 //! The task reads ahead up to a bound, so that whoever asks for the next batch finds it there or waits for the network alone, and
 //! is handed all that has come meanwhile in one piece. When nobody takes it the task stops reading, and the server is slowed down
 //! through TCP. Giving up a wait gives up nothing: what had come, comes the next time.
+//!
+//! A [`Loop`] over the stream that is left in the middle may be taken up again within [`GRACE`]. After that the request is closed,
+//! though the stream may still be referred to (by the traceback of a cancelled task, for example), and going on is an error.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -19,6 +23,9 @@ use super::stream::ChatStream;
 /// How many bytes of events may wait to be taken, give or take a part.
 const BYTES_AHEAD: usize = 256 * 1024;
 
+/// How long a stream that was left in the middle waits for somebody to come back.
+pub const GRACE: Duration = Duration::from_secs(1);
+
 /// A stream that is opened when it is first asked for something. Dropping it closes the request.
 pub struct ReadAhead {
     reading: Mutex<Reading>,
@@ -30,6 +37,7 @@ type Opening = Pin<Box<dyn Future<Output = Result<ChatStream, Error>> + Send>>;
 enum Reading {
     NotYet(Option<Opening>),
     Task(#[expect(dead_code, reason = "held for its Drop")] AbortOnDrop),
+    Abandoned,
     Closed,
 }
 
@@ -62,6 +70,12 @@ struct Waiting {
     latest: Arc<Summary>,
     /// What is known of it by what has been taken.
     summary: Arc<Summary>,
+    /// Loops over the stream now.
+    loops: usize,
+    /// Waits for a batch now.
+    waits: usize,
+    /// How many of both there have been.
+    visits: u64,
 }
 
 impl Waiting {
@@ -75,6 +89,13 @@ impl Waiting {
 impl Arrivals {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(&self) -> Wait<'_> {
+        let mut waiting = self.waiting();
+        waiting.waits += 1;
+        waiting.visits += 1;
+        Wait(self)
     }
 
     /// Waits until more may come.
@@ -146,6 +167,37 @@ impl Arrivals {
     }
 }
 
+/// A loop over a stream. Dropped, it has ended.
+pub struct Loop(Arc<ReadAhead>);
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        self.0.arrivals.waiting().loops -= 1;
+    }
+}
+
+impl Loop {
+    /// The loop was left in the middle: see [`ReadAhead::wait_was_given_up`].
+    #[must_use]
+    pub fn leave(self) -> Option<Closing> {
+        let stream = self.0.clone();
+        drop(self);
+        stream.close_unless_taken_up(0)
+    }
+}
+
+/// Closes a stream's request at the end of the grace, unless somebody has come back; to be run. It keeps nothing alive.
+pub type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A wait for a batch.
+struct Wait<'stream>(&'stream Arrivals);
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.0.waiting().waits -= 1;
+    }
+}
+
 /// The task's side. A task that is aborted, or panics, has come to its end, too.
 struct Writing(Arc<Arrivals>);
 
@@ -185,6 +237,7 @@ impl ReadAhead {
     /// # Errors
     /// As [`ChatStream::next_batch`]; once. After it the stream is over.
     pub async fn next(&self) -> Result<Option<Batch>, Error> {
+        let _wait = self.arrivals.wait();
         loop {
             let came = self.arrivals.came.notified(); // before the look, so that no end is missed
             if let Some(next) = self.arrivals.take() {
@@ -194,19 +247,77 @@ impl ReadAhead {
         }
     }
 
-    /// Takes back a batch that reached nobody.
-    pub fn give_back(&self, mut batch: Batch) {
+    /// Takes back what [`Self::next`] returned and nobody received.
+    pub fn give_back(&self, next: Result<Option<Batch>, Error>) {
         {
             let mut waiting = self.arrivals.waiting();
             if self.is_closed() {
                 return;
             }
-            if let Some(later) = waiting.batch.take() {
-                batch.append(later);
+            match next {
+                Ok(None) => return, // comes again
+                Ok(Some(mut batch)) => {
+                    if let Some(later) = waiting.batch.take() {
+                        batch.append(later);
+                    }
+                    waiting.batch = Some(batch);
+                }
+                Err(failure) => waiting.failure = Some(failure),
             }
-            waiting.batch = Some(batch);
         }
         self.arrivals.came.notify_one();
+    }
+
+    /// A loop begins.
+    pub fn iterate(self: &Arc<Self>) -> Loop {
+        let mut waiting = self.arrivals.waiting();
+        waiting.loops += 1;
+        waiting.visits += 1;
+        drop(waiting);
+        Loop(self.clone())
+    }
+
+    /// Somebody has given up a wait. If it was the only loop's, the loop may have been left, though something may keep it.
+    #[must_use]
+    pub fn wait_was_given_up(self: &Arc<Self>) -> Option<Closing> {
+        self.close_unless_taken_up(1)
+    }
+
+    /// `None` if there are not just so many loops: who goes on by single waits has the stream in hand, and with several loops others
+    /// go on.
+    fn close_unless_taken_up(self: &Arc<Self>, loops: usize) -> Option<Closing> {
+        let waiting = self.arrivals.waiting();
+        let visits = waiting.visits;
+        if waiting.loops != loops {
+            return None;
+        }
+        drop(waiting);
+        let stream = Arc::downgrade(self);
+        Some(Box::pin(async move {
+            tokio::time::sleep(GRACE).await;
+            if let Some(stream) = Weak::upgrade(&stream) {
+                stream.abandon(visits);
+            }
+        }))
+    }
+
+    /// Closes the request if nobody waits, and nobody has come since there had been so many visits.
+    fn abandon(&self, visits: u64) {
+        if !self.is_started() {
+            return;
+        }
+        {
+            let mut waiting = self.arrivals.waiting();
+            if waiting.over || waiting.waits > 0 || waiting.visits != visits {
+                return;
+            }
+            waiting.over = true;
+            waiting.failure = Some(Error::Abandoned(GRACE));
+        }
+        let mut reading = self.reading();
+        if let Reading::Task(_) = *reading {
+            *reading = Reading::Abandoned;
+        }
     }
 
     /// Closes the request. Whoever waits for a batch gets none.

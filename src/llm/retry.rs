@@ -86,7 +86,7 @@ impl RetryPolicy {
     pub fn wait(&self, retries_taken: u32, retry_after: Option<f64>, chance: f64) -> Duration {
         let longest = self.max_retry_after.as_secs_f64();
         if let Some(seconds) = retry_after.filter(|seconds| *seconds > 0.0 && *seconds <= longest) {
-            return Duration::from_secs_f64(seconds);
+            return Duration::try_from_secs_f64(seconds).unwrap_or(self.max_retry_after);
         }
         let doubled = self.base.as_secs_f64() * 2f64.powi(retries_taken.min(1000) as i32);
         let seconds = doubled.min(self.cap.as_secs_f64()) * (1.0 - self.jitter * chance);

@@ -15,9 +15,8 @@ use tokio::time::Instant;
 use super::call::{Call, failure_outcome};
 use super::chunks::{ChunkReader, Summary};
 use super::count::Count;
-use super::endpoint::ChatRequest;
 use super::error::{Error, TimeoutKind};
-use super::exchange::{Exchange, Opened};
+use super::exchange::{Opened, next_part};
 use super::health::{CallOutcome, Permit};
 use super::items::{Batch, Shape};
 use super::limit::Limit;
@@ -30,7 +29,6 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// An answer under way. Dropping it closes the request.
 pub struct ChatStream {
     transport: Arc<Transport>,
-    request: ChatRequest,
     options: CallOptions,
     count: Option<Count>,
     permit: Option<Permit>,
@@ -56,7 +54,6 @@ impl ChatStream {
         Self {
             reader: ChunkReader::new(opened.response.status().as_u16(), call.options.max_body_bytes),
             transport: call.transport,
-            request: call.request,
             options: call.options,
             count: Some(count),
             permit,
@@ -101,13 +98,8 @@ impl ChatStream {
         };
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         let piece = Limit::after(since, self.options.timeout, TimeoutKind::Try);
-        let exchange = Exchange {
-            transport: &self.transport,
-            request: &self.request,
-            options: &self.options,
-            deadline: self.deadline,
-        };
-        match exchange.chunk(response, [self.deadline, piece]).await {
+        let limits = [self.deadline, piece];
+        match next_part(response, &self.transport, &self.options, limits).await {
             Ok(Some(bytes)) => self.feed(&bytes, batch),
             Ok(None) => self.finish(None),
             Err(error) => self.finish(Some(error)),

@@ -16,6 +16,12 @@ use super::error::Error;
 /// Names the file with the certificates that are trusted instead of the system's.
 const CERTIFICATE_FILE: &str = "SSL_CERT_FILE";
 
+/// How long an HTTP/2 connection with calls under way may be silent before it is asked whether it is still there.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long it has to answer that.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What a transport is built with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TransportSettings {
@@ -23,6 +29,9 @@ pub struct TransportSettings {
     pub connect_timeout: Duration,
     /// Requests under way at once; more wait in line.
     pub max_connections: usize,
+    /// Whether HTTP/2 is spoken to servers that offer it. All calls to such a server share one connection: its limit on streams
+    /// (often 100) is their limit, and what befalls the connection befalls them all.
+    pub http2: bool,
 }
 
 impl Default for TransportSettings {
@@ -30,6 +39,7 @@ impl Default for TransportSettings {
         Self {
             connect_timeout: Duration::from_secs(5),
             max_connections: 1000,
+            http2: false,
         }
     }
 }
@@ -54,6 +64,14 @@ impl Transport {
         if proxies_are_switched_off() {
             builder = builder.no_proxy();
         }
+        builder = if settings.http2 {
+            // A silent connection is not closed by its server: without pings every further call would be sent on it.
+            builder
+                .http2_keep_alive_interval(PING_INTERVAL)
+                .http2_keep_alive_timeout(PING_TIMEOUT)
+        } else {
+            builder.http1_only()
+        };
         let client = builder
             .connect_timeout(settings.connect_timeout)
             .redirect(Policy::custom(follow_within_origin))

@@ -33,7 +33,7 @@ impl std::fmt::Display for Path<'_> {
 /// `TypeError` or `ValueError` naming the argument that JSON can't express.
 pub fn body_to_json(body: &Bound<'_, PyDict>) -> PyResult<Map<String, Value>> {
     let mut members = Map::with_capacity(body.len());
-    for (name, value) in body.iter() {
+    for (name, value) in body.copy()?.iter() {
         let name = key_to_string(&name, &Path::Argument("extra_body"))?;
         let value = to_json(&value, &Path::Argument(&name), 0)?;
         members.insert(name, value);
@@ -77,7 +77,8 @@ fn to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyResult<
     }
     if let Ok(members) = value.cast::<PyDict>() {
         let mut object = Map::with_capacity(members.len());
-        for (key, member) in members.iter() {
+        // Of a copy: converting a member may run code (`model_dump`) that changes the dict, or let another thread do so.
+        for (key, member) in members.copy()?.iter() {
             let key = key_to_string(&key, path)?;
             let member = to_json(&member, &Path::Key(path, &key), depth + 1)?;
             object.insert(key, member);
@@ -208,7 +209,9 @@ pub fn string_pairs(
         .map_err(|_| invalid_type(&path, "is not a mapping"))?;
     let mut pairs = Vec::new();
     for pair in mapping.items()?.iter() {
-        let (key, value) = pair.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
+        let (key, value) = pair
+            .extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()
+            .map_err(|_| invalid_type(&path, "has items that are no pairs"))?;
         let key = key_to_string(&key, &path)?;
         let value = if value.is_none() {
             None

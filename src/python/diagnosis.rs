@@ -60,7 +60,7 @@ pub fn ask_for_models<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     awaitable(py, async move {
         let limit = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-        let transport = transport(TransportSettings::default())?;
+        let transport = transport(TransportSettings::default()).await?;
         llm::ask_for_models(&transport, &base_url, &api_key, limit).await
     })
 }

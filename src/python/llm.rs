@@ -11,6 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::{Map, Value};
+use tokio::sync::OnceCell;
 
 use super::convert::{body_to_json, from_json, seconds, string_pairs};
 use super::health::EndpointHealth;
@@ -21,25 +22,39 @@ use crate::bridge::{Nothing, PerProcess, awaitable, block_on};
 use crate::llm::{self, Call, Completion, Endpoint, Error, Extras, Metrics, SharedHealth, Timed};
 use crate::llm::{Transport, TransportSettings};
 
+/// A transport, made or being made.
+type Place = Arc<OnceCell<Arc<Transport>>>;
+
 /// This process's transports: nearly always one.
-static TRANSPORTS: PerProcess<Mutex<HashMap<TransportSettings, Arc<Transport>>>> = PerProcess::new();
+static TRANSPORTS: PerProcess<Mutex<HashMap<TransportSettings, Place>>> = PerProcess::new();
 
 /// Above this, transports that serve no call are dropped: someone gives every call settings of its own.
 const TRANSPORTS_KEPT: usize = 16;
 
-/// Finds or makes the transport. Making one reads the TLS roots: not for an event loop's thread.
-pub(super) fn transport(settings: TransportSettings) -> Result<Arc<Transport>, Error> {
-    let transports = TRANSPORTS.get_or_init(Mutex::default);
-    let mut transports = transports.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(transport) = transports.get(&settings) {
+/// Finds or makes the transport. Making one reads the TLS roots from files, which can take as long as a file system does: it has a
+/// thread of its own meanwhile, and holds up neither a worker nor whoever looks at the transports there are.
+pub(super) async fn transport(settings: TransportSettings) -> Result<Arc<Transport>, Error> {
+    let place = place_of(settings);
+    if let Some(transport) = place.get() {
         return Ok(transport.clone());
     }
-    if transports.len() >= TRANSPORTS_KEPT {
-        transports.retain(|_, transport| Arc::strong_count(transport) > 1);
+    let make = || async {
+        tokio::task::spawn_blocking(move || Transport::new(settings).map(Arc::new))
+            .await
+            .unwrap_or(Err(Error::Closed("the runtime")))
+    };
+    place.get_or_try_init(make).await.cloned()
+}
+
+fn place_of(settings: TransportSettings) -> Place {
+    let transports = TRANSPORTS.get_or_init(Mutex::default);
+    let mut transports = transports.lock().unwrap_or_else(PoisonError::into_inner);
+    if !transports.contains_key(&settings) && transports.len() >= TRANSPORTS_KEPT {
+        transports.retain(|_, place| {
+            Arc::strong_count(place) > 1 || place.get().is_some_and(|made| Arc::strong_count(made) > 1)
+        });
     }
-    let transport = Arc::new(Transport::new(settings)?);
-    transports.insert(settings, transport.clone());
-    Ok(transport)
+    transports.entry(settings).or_default().clone()
 }
 
 /// A call that lacks only the transport.
@@ -56,9 +71,9 @@ pub(super) struct PreparedCall {
 
 impl PreparedCall {
     /// Builds the request: for a worker, not for an event loop's thread.
-    pub(super) fn into_call(self) -> Result<Call, Error> {
+    pub(super) async fn into_call(self) -> Result<Call, Error> {
         Ok(Call {
-            transport: transport(self.transport)?,
+            transport: transport(self.transport).await?,
             request: self.endpoint.request(&self.body, &self.extras)?,
             options: self.options,
             health: self.health,
@@ -70,7 +85,7 @@ impl PreparedCall {
 
     async fn complete(self, shape: ResultShape) -> Result<CallResult, Error> {
         let raw = shape.raw;
-        let call = self.into_call()?;
+        let call = self.into_call().await?;
         let model = call.request.model.clone();
         let timed = call
             .complete(move |answer| answer.completion(&model, raw))
@@ -82,7 +97,7 @@ impl PreparedCall {
     }
 
     async fn create(self) -> Result<JsonResult, Error> {
-        let timed = self.into_call()?.complete(|answer| answer.json()).await?;
+        let timed = self.into_call().await?.complete(|answer| answer.object()).await?;
         Ok(JsonResult(timed.value))
     }
 }
@@ -319,7 +334,7 @@ pub fn sleep<'py>(py: Python<'py>, duration: &Bound<'py, PyAny>) -> PyResult<Bou
 pub fn is_healthy<'py>(py: Python<'py>, endpoint: String, timeout: f64) -> PyResult<Bound<'py, PyAny>> {
     awaitable(py, async move {
         let limit = Duration::try_from_secs_f64(timeout).unwrap_or_default();
-        Ok::<bool, Error>(match transport(TransportSettings::default()) {
+        Ok::<bool, Error>(match transport(TransportSettings::default()).await {
             Ok(transport) => llm::is_healthy(&transport, &endpoint, limit).await,
             Err(_) => false,
         })
@@ -333,6 +348,6 @@ pub fn requests_under_way() -> usize {
     let transports = transports.lock().unwrap_or_else(PoisonError::into_inner);
     transports
         .values()
-        .map(|transport| transport.requests_under_way())
+        .filter_map(|place| place.get().map(|transport| transport.requests_under_way()))
         .sum()
 }

@@ -36,7 +36,8 @@ impl CallOptions {
     /// These options with the given settings changed.
     fn adjusted(&self, settings: &Bound<'_, PyDict>) -> PyResult<Self> {
         let mut changed = self.copy();
-        for (name, value) in settings.iter() {
+        // Of a copy: looking at a value may run code that changes what it lies in.
+        for (name, value) in settings.copy()?.iter() {
             let name = name.extract::<String>()?;
             changed.set(&name, &value)?;
         }
@@ -76,6 +77,12 @@ impl CallOptions {
                 // A day is no limit in practice, and every clock can express it.
                 const LONGEST: Duration = Duration::from_secs(86_400);
                 self.transport.connect_timeout = seconds(name, value)?.unwrap_or(LONGEST).min(LONGEST);
+            }
+            "http2" => {
+                let switch = value.cast::<PyBool>();
+                self.transport.http2 = switch
+                    .map_err(|_| invalid_type(&name, "has to be True or False"))?
+                    .is_true();
             }
             "max_connections" => self.transport.max_connections = whole(name, value, 1)?.min(1 << 20),
             "max_retries" => {

@@ -27,6 +27,9 @@ class Http2Server:
     """Serves on loopback, in a thread of its own, from its making to its `close()`."""
 
     def __init__(self, certificate: Path, key: Path, delay: float = 0.2) -> None:
+        self.requests = 0
+        self.hold_until = 0
+        """No answer is given before so many requests have been under way at once."""
         self.versions: set[str] = set()
         self.connections: set[tuple[str, int]] = set()
         self.most_at_once = 0
@@ -38,6 +41,7 @@ class Http2Server:
         self._config = Config()
         self._config.bind = [f"fd://{listener.detach()}"]  # closed by the server
         self._config.certfile, self._config.keyfile = str(certificate), str(key)
+        self._config.backlog = 1000
         self._config.graceful_timeout = 0.1
         self._config.loglevel = "WARNING"
         self._loop = asyncio.new_event_loop()
@@ -84,11 +88,14 @@ class Http2Server:
         while (message := await receive()).get("more_body"):
             body += message["body"]
         request = json.loads(body + message["body"])
+        self.requests += 1
         self._now += 1
         self.most_at_once = max(self.most_at_once, self._now)
         try:
             leaving = asyncio.ensure_future(receive())
             done, _ = await asyncio.wait([leaving], timeout=self._delay)
+            while not done and self.most_at_once < self.hold_until:
+                done, _ = await asyncio.wait([leaving], timeout=0.1)
             if done:
                 self.given_up += 1
                 return

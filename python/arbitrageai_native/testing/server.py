@@ -56,6 +56,7 @@ class ModelServer:
 
     Raises:
         ValueError: `delay` is negative or not a number.
+        TypeError: `script` or `models` is a single string.
     """
 
     def __init__(

@@ -2,7 +2,9 @@ use proptest::prelude::*;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::llm::{Answer, Completion, Error, Usage};
+use reqwest::header::HeaderMap;
+
+use crate::llm::{Answer, Completion, Error, LONGEST_ERROR_BODY, StatusError, Usage, status_error};
 
 fn read(body: &[u8]) -> Result<Completion, Error> {
     Answer {
@@ -73,6 +75,22 @@ fn what_may_not_be_missing_is_an_error_that_says_what() {
         (b"[]", "not a JSON object"),
         (b"{}", "no choices"),
         (b"{\"error\": {\"message\": \"overloaded\"}}", "overloaded"),
+        (
+            b"{\"error\": \"overloaded\"}",
+            "no choices, but an error: overloaded",
+        ),
+        (
+            b"{\"object\": \"error\", \"message\": \"overloaded\"}",
+            "no choices, but an error: overloaded",
+        ),
+        (
+            b"{\"detail\": \"overloaded\"}",
+            "no choices, but an error: overloaded",
+        ),
+        (
+            b"{\"choices\": [], \"message\": \"overloaded\"}",
+            "choices is empty, but an error: overloaded",
+        ),
         (b"{\"choices\": {}}", "no choices"),
         (b"{\"choices\": []}", "choices is empty"),
         (b"{\"choices\": [{}]}", "no message"),
@@ -88,6 +106,72 @@ fn what_may_not_be_missing_is_an_error_that_says_what() {
         };
         assert!(error.to_string().contains(expected), "{error}");
     }
+}
+
+#[test]
+fn an_answer_that_is_only_an_error_is_no_object_for_the_client_either() {
+    let object = |body: &Value| {
+        Answer {
+            status: StatusCode::OK,
+            body: body.to_string().into(),
+        }
+        .object()
+    };
+    for body in [
+        json!({"object": "error", "message": "overloaded"}),
+        json!({"error": "overloaded"}),
+    ] {
+        let error = object(&body).unwrap_err();
+        assert!(error.to_string().contains("but an error: overloaded"), "{error}");
+    }
+    for body in [
+        json!({}),
+        json!({"id": 5}),
+        json!({"choices": [], "error": "overloaded"}),
+    ] {
+        assert_eq!(object(&body).unwrap(), body);
+    }
+}
+
+fn bad_request(body: &[u8]) -> StatusError {
+    let Error::Status(error) = status_error(StatusCode::BAD_REQUEST, HeaderMap::new(), body) else {
+        panic!("no status error")
+    };
+    *error
+}
+
+#[test]
+fn the_servers_words_are_in_an_error_of_any_form() {
+    for body in [
+        json!({"error": {"message": "too long"}}),
+        json!({"error": "too long"}),
+        json!({"detail": "too long"}),
+        json!({"message": "too long"}),
+    ] {
+        let error = bad_request(body.to_string().as_bytes());
+        assert_eq!(error.message, "Error code: 400 - too long");
+    }
+    assert_eq!(bad_request(b"[5]").message, "Error code: 400");
+}
+
+#[test]
+fn of_a_long_error_body_the_beginning_is_kept_as_text() {
+    let padded = |length: usize| {
+        let body = json!({"error": {"message": "too long"}}).to_string();
+        format!("{body}{}", " ".repeat(length - body.len()))
+    };
+    let most = bad_request(padded(LONGEST_ERROR_BODY).as_bytes());
+    assert_eq!(most.body, json!({"message": "too long"}));
+    let more = bad_request(padded(LONGEST_ERROR_BODY + 1).as_bytes());
+    assert_eq!(
+        (more.message.as_str(), more.body.is_string()),
+        ("Error code: 400", true)
+    );
+    let nodes = format!("{{\"error\": [{}", "{},".repeat(LONGEST_ERROR_BODY));
+    let Value::String(text) = bad_request(nodes.as_bytes()).body else {
+        panic!("a tree was made")
+    };
+    assert_eq!(text.len(), LONGEST_ERROR_BODY);
 }
 
 proptest! {

@@ -180,6 +180,27 @@ async fn a_wait_that_outlasts_the_deadline_is_not_made() {
 }
 
 #[tokio::test]
+async fn no_wait_is_too_long_for_the_clock() {
+    let longest = Duration::from_secs(u64::MAX);
+    for (headers, max_retry_after) in [
+        ("", Duration::ZERO),
+        ("retry-after: 18446744073709551615\r\n", longest),
+    ] {
+        let server = Server::start([answer("503 Busy", headers, "")]).await;
+        let mut options = CallOptions {
+            deadline: Some(Duration::from_secs(60)),
+            ..impatient()
+        };
+        options.retry.base = longest;
+        options.retry.cap = longest;
+        options.retry.max_retry_after = max_retry_after;
+        let end = complete(server.call(options)).await;
+        assert!(matches!(end, Err(Error::Status(_))), "{end:?}");
+        assert_eq!(server.tries(), 1);
+    }
+}
+
+#[tokio::test]
 async fn waiting_for_a_connection_counts_against_the_deadline() {
     let server = Server::start([Reply::Slowly(Vec::new(), Duration::ZERO)]).await;
     let settings = crate::llm::TransportSettings {

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -5,8 +6,8 @@ use serde_json::json;
 
 use super::server::{Reply, Server, answer, impatient, next_texts, texts};
 use crate::llm::{
-    Batch, CallOptions, ChunkReader, CircuitState, EndpointHealth, Error, ReadAhead, Shape, SharedHealth,
-    Summary, TimeoutKind,
+    Batch, CallOptions, ChunkReader, CircuitState, EndpointHealth, Error, GRACE, MOST_CHOICES, ReadAhead,
+    Shape, SharedHealth, Summary, TimeoutKind,
 };
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
@@ -112,6 +113,10 @@ async fn what_is_no_event_stream_is_an_error() {
     for (body, expected) in [
         ("<html></html>", "not an event stream"),
         ("{\"choices\": []}", "not an event stream"),
+        (
+            "{\"error\": {\"message\": \"still loading\"}}",
+            "but an error: still loading",
+        ),
         ("data: nonsense\n\n", "not JSON"),
         ("data: []\n\n", "not a JSON object"),
     ] {
@@ -218,6 +223,21 @@ async fn dropping_a_stream_gives_its_place_back() {
 }
 
 #[tokio::test]
+async fn a_stream_does_not_keep_its_request() {
+    let server = Server::start([Reply::Slowly(
+        vec![format!("{HEAD}{}", piece("a")).into()],
+        Duration::ZERO,
+    )])
+    .await;
+    let mut call = server.call(impatient());
+    call.request.body = vec![b' '; 1 << 20].into();
+    let body = call.request.body.clone();
+    let mut stream = call.stream().await.unwrap();
+    assert!(next_texts(&mut stream).await.unwrap().is_some());
+    assert!(body.is_unique());
+}
+
+#[tokio::test]
 async fn pieces_that_wait_are_handed_over_together() {
     let chunked = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
     let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -233,6 +253,205 @@ async fn pieces_that_wait_are_handed_over_together() {
     }
     assert_eq!(batches.iter().sum::<usize>(), 200);
     assert!(batches.len() <= 2, "{batches:?}");
+}
+
+/// A stream whose server sends one piece and then nothing, with that piece taken, and what tells whether the request is open.
+async fn silent_after_a_piece() -> (Arc<ReadAhead>, impl Fn() -> usize) {
+    let parts = vec![format!("{HEAD}{}", piece("a")).into()];
+    let server = Server::start([Reply::Slowly(parts, Duration::ZERO)]).await;
+    let call = server.call(CallOptions {
+        timeout: None,
+        ..impatient()
+    });
+    let transport = call.transport.clone();
+    let stream = Arc::new(ReadAhead::new(call.stream()));
+    stream.start(Shape::Texts);
+    assert_eq!(texts(stream.next().await.unwrap().unwrap()), ["a"]);
+    (stream, move || transport.requests_under_way())
+}
+
+#[tokio::test]
+async fn a_stream_that_is_left_in_the_middle_is_closed_after_the_grace_and_says_so() {
+    for kept in [false, true] {
+        let (stream, requests) = silent_after_a_piece().await;
+        tokio::time::pause();
+        let iterated = stream.iterate();
+        let given_up = stream.wait_was_given_up();
+        let leaving = tokio::spawn(if kept { given_up } else { iterated.leave() }.unwrap());
+        tokio::time::sleep(GRACE - Duration::from_millis(10)).await;
+        assert_eq!(requests(), 1);
+        leaving.await.unwrap();
+        while requests() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let end = stream.next().await;
+        assert!(matches!(end, Err(Error::Abandoned(_))), "{end:?}");
+        assert!(stream.next().await.unwrap().is_none(), "told once");
+        tokio::time::resume();
+    }
+}
+
+#[tokio::test]
+async fn who_comes_back_within_the_grace_or_never_left_keeps_the_stream() {
+    for way in [
+        "a new loop",
+        "a new wait",
+        "another loop",
+        "another wait",
+        "single waits",
+    ] {
+        let (stream, requests) = silent_after_a_piece().await;
+        tokio::time::pause();
+        if way == "single waits" {
+            assert!(stream.wait_was_given_up().is_none());
+            continue;
+        }
+        let other = (way == "another loop").then(|| stream.iterate());
+        let waiting = (way == "another wait").then(|| {
+            let stream = stream.clone();
+            tokio::spawn(async move { stream.next().await })
+        });
+        tokio::task::yield_now().await;
+        let iterated = stream.iterate();
+        let given_up = stream.wait_was_given_up();
+        let left = iterated.leave();
+        assert_eq!(
+            (given_up.is_none(), left.is_none()),
+            (other.is_some(), other.is_some())
+        );
+        let leaving: Vec<_> = [given_up, left].into_iter().flatten().map(tokio::spawn).collect();
+        tokio::time::sleep(GRACE / 2).await;
+        let back = (way == "a new loop").then(|| stream.iterate());
+        if way == "a new wait" {
+            tokio::time::timeout(Duration::from_millis(10), stream.next())
+                .await
+                .unwrap_err();
+        }
+        tokio::time::sleep(10 * GRACE).await;
+        assert!(leaving.iter().all(|closing| closing.is_finished()));
+        assert_eq!(requests(), 1, "{way}");
+        drop((other, waiting, back));
+        tokio::time::resume();
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_was_left_keeps_a_stream_alive() {
+    let (stream, requests) = silent_after_a_piece().await;
+    let leaving = stream.iterate().leave().unwrap();
+    drop(stream);
+    while requests() > 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(leaving);
+}
+
+#[tokio::test]
+async fn what_was_delivered_and_not_received_comes_again() {
+    let server = Server::start([stream(&[piece("a"), piece("b")])]).await;
+    let stream = ReadAhead::new(server.call(impatient()).stream());
+    stream.start(Shape::Texts);
+    let mut pieces = Vec::new();
+    let end = loop {
+        let undelivered = stream.next().await;
+        stream.give_back(undelivered);
+        match stream.next().await {
+            Ok(Some(batch)) => pieces.extend(texts(batch)),
+            Ok(None) => panic!("it ended as if it were complete"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(pieces, ["a", "b"]);
+    assert!(matches!(end, Error::Connection { .. }), "{end:?}");
+}
+
+#[test]
+fn what_means_not_yet_is_no_reason_to_end() {
+    for shape in [Shape::Texts, Shape::Chunks] {
+        for reason in ["", " ", "null", "None"] {
+            let event =
+                json!({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": reason}]});
+            let (texts, summary, complete) = read_event(&event.to_string(), shape);
+            assert_eq!((texts, complete), (vec!["a".to_owned()], false), "{reason:?}");
+            assert_eq!(summary.finish_reason, None);
+        }
+    }
+}
+
+/// What a reader makes of events after a first piece.
+fn read_after_a_piece(events: &str, shape: Shape) -> Result<(), Error> {
+    let mut reader = ChunkReader::new(200, 1 << 20);
+    let mut batch = Batch::new(shape);
+    let bytes = format!("{}{events}", piece("a"));
+    let end = reader
+        .feed(bytes.as_bytes(), &mut batch)
+        .and_then(|()| reader.end(None));
+    assert_eq!(texts(batch), ["a"]);
+    end
+}
+
+#[test]
+fn an_error_of_any_dialect_is_told_in_the_servers_words() {
+    for shape in [Shape::Texts, Shape::Chunks] {
+        for (event, words) in [
+            (r#"data: {"error": {"message": "engine died"}}"#, "engine died"),
+            (r#"data: {"error": "engine died"}"#, "engine died"),
+            (
+                r#"data: {"object": "error", "message": "engine died", "code": 500}"#,
+                "engine died",
+            ),
+            (
+                r#"data: {"type": "error", "choices": [], "message": "engine died"}"#,
+                "engine died",
+            ),
+            (r#"data: {"detail": "engine died"}"#, "engine died"),
+            (r#"data: {"detail": [{"msg": "engine died"}]}"#, "engine died"),
+            (
+                r#"data: {"message": "engine died", "choices": []}"#,
+                "engine died",
+            ),
+            ("event: error\ndata: {\"reason\": 5}", "An error occurred"),
+            ("event: error\ndata: engine died", "engine died"),
+            (
+                "event: error\ndata: {\"message\": \"engine died\"}",
+                "engine died",
+            ),
+        ] {
+            let end = read_after_a_piece(&format!("{event}\n\ndata: [DONE]\n\n"), shape);
+            let Err(Error::Reported { message, .. }) = end else {
+                panic!("{event}: {end:?}")
+            };
+            assert!(message.contains(words), "{event}: {message}");
+        }
+        for event in [
+            r#"data: {"choices": []}"#,
+            r#"data: {"type": "ping"}"#,
+            r#"data: {"message": "", "detail": null, "error": null}"#,
+            r#"data: {"message": "x", "choices": [{"index": 0, "delta": {}}]}"#,
+            "event: message\ndata: {}",
+        ] {
+            read_after_a_piece(&format!("{event}\n\ndata: [DONE]\n\n"), shape).unwrap();
+        }
+    }
+}
+
+#[test]
+fn so_many_choices_may_be_numbered_and_no_more() {
+    let numbered = |count: usize| -> String {
+        (0..count)
+            .map(|index| format!("data: {}\n\n", json!({"choices": [{"index": index}]})))
+            .collect()
+    };
+    for shape in [Shape::Texts, Shape::Chunks] {
+        let all = format!("{}data: [DONE]\n\n", numbered(MOST_CHOICES));
+        read_after_a_piece(&all, shape).unwrap();
+        let Err(error @ Error::InvalidResponse { .. }) =
+            read_after_a_piece(&numbered(MOST_CHOICES + 1), shape)
+        else {
+            panic!("no error")
+        };
+        assert!(error.to_string().contains("more than 512 choices"), "{error}");
+    }
 }
 
 #[test]
@@ -267,6 +486,7 @@ fn both_ways_of_reading_an_event_find_the_same() {
         r#"{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}}"#,
         r#"{"choices": [["a"], {"index": 0, "delta": ["a"]}], "error": null, "usage": null}"#,
         r#"{"choices": null, "model": null, "error": {}}"#,
+        r#"{"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": ""}], "message": "x"}"#,
         r#"{"choices": [{"index": -1, "delta": {"content": 5}, "finish_reason": 5}], "model": 5, "error": ""}"#,
         r#"{"model": "a", "model": "b"}"#,
         "{}",

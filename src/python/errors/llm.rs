@@ -57,7 +57,9 @@ impl From<Error> for PyErr {
                         module.call_method1("_reported_error", (message, from_json(py, body)?))
                     }
                     Error::CircuitOpen { .. } => module.call_method1("CircuitBreakerError", (message,)),
-                    Error::Closed(_) => module.call_method1("ClientClosedError", (message,)),
+                    Error::Abandoned(_) | Error::Closed(_) => {
+                        module.call_method1("ClientClosedError", (message,))
+                    }
                 }
             }))
         })

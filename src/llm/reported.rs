@@ -1,0 +1,55 @@
+//! What a server says of a failure in an answer that has the status of a success, or beside an error status.
+//!
+//! OpenAI's form is `{"error": {"message": …}}`. Others in use: `{"error": "…"}`, `{"object": "error", "message": …}` (vLLM before
+//! 0.10, LMDeploy, FastChat), `{"type": "error", …}`, `{"detail": …}` (FastAPI), `{"message": …}` (gateways).
+
+use serde_json::Value;
+
+/// No longer text is made of what is not text.
+const LONGEST: usize = 2000;
+
+/// The failure that a JSON object reports, if it does: the server's words, if there are any, and what it sent with them.
+/// `named` says that whatever brought the object calls it an error.
+pub(super) fn reported(answer: &Value, named: bool) -> Option<(Option<String>, &Value)> {
+    if let Some(error) = answer.get("error").filter(|error| is_truthy(error)) {
+        return Some((words(error), error));
+    }
+    let has_choices = answer
+        .get("choices")
+        .and_then(Value::as_array)
+        .is_some_and(|choices| !choices.is_empty());
+    if has_choices && !named {
+        return None;
+    }
+    let is = |member: &str| answer.get(member).and_then(Value::as_str) == Some("error");
+    let words = words(answer);
+    (named || is("object") || is("type") || words.is_some()).then_some((words, answer))
+}
+
+/// The words in an error, of whatever form it is.
+pub(super) fn words(error: &Value) -> Option<String> {
+    let text = |value: &Value| {
+        value
+            .as_str()
+            .filter(|text| !text.trim().is_empty())
+            .map(str::to_owned)
+    };
+    text(error)
+        .or_else(|| error.get("message").and_then(text))
+        .or_else(|| match error.get("detail")? {
+            list @ (Value::Array(_) | Value::Object(_)) if is_truthy(list) => {
+                Some(list.to_string().chars().take(LONGEST).collect())
+            }
+            detail => text(detail),
+        })
+}
+
+fn is_truthy(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(members) => !members.is_empty(),
+        _ => true,
+    }
+}
