@@ -125,8 +125,8 @@ impl StoreError {
         }
     }
 
-    /// A row that nobody can tell the end of, since `what` is no time. Its key counts as held until somebody deletes the row, which may
-    /// be soon.
+    /// A row that nobody can tell the end of, since `what` is no time. Its key counts as held until
+    /// somebody deletes the row, which may be soon.
     pub(crate) fn unreadable_row(key: &str, what: &str) -> Self {
         Self::transient(format!(
             "the row of {key} can't be read: {what}; the lock counts as held until somebody deletes the row, by break_lock for instance"

@@ -46,7 +46,8 @@ impl LockName {
     /// A key as it stands in the table, whoever wrote it there.
     ///
     /// # Errors
-    /// [`LockError::InvalidArgument`] when no lock can have such a key: it is overlong, or has a NUL character.
+    /// [`LockError::InvalidArgument`] when no lock can have such a key: it is overlong, or has a
+    /// NUL character.
     pub fn from_key(key: &str) -> Result<Self, LockError> {
         check_length("key", key, LONGEST_KNOWN_KEY)?;
         Ok(Self { key: key.into() })

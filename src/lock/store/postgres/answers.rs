@@ -127,8 +127,9 @@ pub(super) struct Standing {
     unreadable: Option<&'static str>,
 }
 
-/// A row as `OBSERVE` has it, from a column on; the key is the first of them unless it is known. It is read as well as it can be: what
-/// others have written there is no reason to fail. Without an end that can be read it never ends.
+/// A row as `OBSERVE` has it, from a column on; the key is the first of them unless it is known. It
+/// is read as well as it can be: what others have written there is no reason to fail. Without an
+/// end that can be read it never ends.
 pub(super) fn read_row(row: &PgRow, from: usize, key: Option<&Arc<str>>) -> sqlx::Result<Standing> {
     let time = |column: usize| row.try_get::<Option<f64>, _>(from + column);
     let text = |column: usize| -> sqlx::Result<String> {

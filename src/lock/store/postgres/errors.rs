@@ -71,13 +71,14 @@ pub(super) fn table_is_missing(error: &sqlx::Error) -> bool {
     code_begins(error, &["42P01"])
 }
 
-/// Whether something is larger than the server can take: for a statement that notifies, the queue of notifications, when somebody has
-/// not listened for long; for one that writes a key, the key.
+/// Whether something is larger than the server can take: for a statement that notifies, the queue
+/// of notifications, when somebody has not listened for long; for one that writes a key, the key.
 pub(super) fn is_beyond_a_limit(error: &sqlx::Error) -> bool {
     code_begins(error, &["54000"])
 }
 
-/// Whether someone between us and the server does not pass on settings that are asked for when a connection is made.
+/// Whether someone between us and the server does not pass on settings that are asked for when a
+/// connection is made.
 pub(super) fn refuses_settings(error: &sqlx::Error) -> bool {
     code_begins(error, &["08P01", "0A000"])
 }

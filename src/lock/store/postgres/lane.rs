@@ -77,7 +77,8 @@ fn kind(job: &Job) -> Kind {
     }
 }
 
-/// What has been asked of a server on a connection, which comes back with the answer if it still serves.
+/// What has been asked of a server on a connection, which comes back with the answer if it still
+/// serves.
 type Unanswered = Pin<Box<dyn Future<Output = Option<PgConnection>> + Send>>;
 
 /// A connection, if one has been made, and the right to make one.
@@ -169,8 +170,9 @@ impl Lane {
         locked
     }
 
-    /// One row that the server refuses, or that a foreign transaction keeps, must not fail the others. When that takes long, the rest
-    /// goes back to where it came from: a request that has been answered meanwhile is not in its way again.
+    /// One row that the server refuses, or that a foreign transaction keeps, must not fail the
+    /// others. When that takes long, the rest goes back to where it came from: a request that has
+    /// been answered meanwhile is not in its way again.
     async fn carry_out_each(&mut self, batch: Vec<Job>) {
         let until = Instant::now() + LONGEST_SINGLY;
         let mut rest = batch.into_iter();
@@ -250,9 +252,10 @@ impl Lane {
         Ok(outcome)
     }
 
-    /// Waits for a statement that nobody waits for any more, since its connection stands at the server until it ends: a server that does
-    /// not answer is not to get more and more of them. A connection may also be dead without our knowing, so that it is given up at
-    /// last; at once for the first, and ever later after that, until there is an answer.
+    /// Waits for a statement that nobody waits for any more, since its connection stands at the
+    /// server until it ends: a server that does not answer is not to get more and more of them. A
+    /// connection may also be dead without our knowing, so that it is given up at last; at once for
+    /// the first, and ever later after that, until there is an answer.
     async fn wait_for(&mut self, unanswered: Unanswered) {
         let patience = STATEMENT_PATIENCE * (4_u32.pow(self.given_up) - 1);
         let mut closing = self.shared.closing.subscribe();
@@ -328,7 +331,8 @@ impl Statement {
         if !self.in_transaction {
             return query.fetch_all(connection).await;
         }
-        // A pooler keeps us on one server for a transaction; preparing and executing outside of one may reach two.
+        // A pooler keeps us on one server for a transaction; preparing and executing outside of one
+        // may reach two.
         let begun = Instant::now();
         connection.execute(limits::BEGIN).await?;
         // What nobody waits for any more is not to happen later.

@@ -1,9 +1,10 @@
-//! What the client gives up, the server gives up, too: or else a table that a migration locks would collect the backends of all the
-//! statements that nobody waits for any more.
+//! What the client gives up, the server gives up, too: or else a table that a migration locks would
+//! collect the backends of all the statements that nobody waits for any more.
 //!
-//! A lock on the table is waited for before a statement begins, so that the statement can't limit that itself. On a direct connection the
-//! limits are asked for when it is made. Poolers refuse that or pass it over, and nothing may be left behind in a session that is another's
-//! next: there, each statement gets a transaction with limits of its own.
+//! A lock on the table is waited for before a statement begins, so that the statement can't limit
+//! that itself. On a direct connection the limits are asked for when it is made. Poolers refuse
+//! that or pass it over, and nothing may be left behind in a session that is another's next: there,
+//! each statement gets a transaction with limits of its own.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -52,8 +53,8 @@ impl Limits {
 
     /// Sets what else a session of our own needs, and finds out whether the limits have arrived.
     ///
-    /// Left to itself, the server plans a release anew each time, since it takes an array for longer than ours are: that takes as long as
-    /// carrying it out.
+    /// Left to itself, the server plans a release anew each time, since it takes an array for
+    /// longer than ours are: that takes as long as carrying it out.
     pub(super) async fn set_up(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
         const SET_UP: &str = "SET plan_cache_mode = force_generic_plan; SHOW statement_timeout";
         let rows = match connection.fetch_all(SET_UP).await {

@@ -40,7 +40,8 @@ async fn listen(shared: &Arc<Shared>) {
     }
 }
 
-/// `unanswered` counts the connections that a server has left without an answer: it is not to collect more and more of them.
+/// `unanswered` counts the connections that a server has left without an answer: it is not to
+/// collect more and more of them.
 async fn hear(shared: &Arc<Shared>, pause: &mut Duration, unanswered: &mut u32) -> sqlx::Result<()> {
     let Some(options) = shared.settings.listen_options() else {
         return std::future::pending().await;

@@ -1,12 +1,12 @@
 //! The SQL, many rows in one statement each.
 //!
-//! Rows are locked in the order of their keys, and counters of tokens after them in the order of their numbers, by every
-//! statement: so no two can wait for each other. Nobody waits longer than `lock_timeout` for a row that a foreign
-//! transaction keeps. That is set in the statements for sessions that have another; for a lock on the table that comes too late,
-//! see [`super::limits`].
+//! Rows are locked in the order of their keys, and counters of tokens after them in the order of
+//! their numbers, by every statement: so no two can wait for each other. Nobody waits longer than
+//! `lock_timeout` for a row that a foreign transaction keeps. That is set in the statements for
+//! sessions that have another; for a lock on the table that comes too late, see [`super::limits`].
 //!
-//! Where a statement notifies, its last parameter says whether it does: a server whose queue of notifications is full refuses the whole
-//! statement otherwise.
+//! Where a statement notifies, its last parameter says whether it does: a server whose queue of
+//! notifications is full refuses the whole statement otherwise.
 
 /// Takes the rows that are free or expired, by the server's clock at that moment (not the transaction's start).
 ///

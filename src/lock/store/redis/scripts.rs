@@ -14,8 +14,10 @@ use crate::lock::operation::{Claim, HandOver, ReleaseTarget, Renew};
 /// So many keys the server looks at before it serves others.
 pub(super) const MOST_OBSERVED: usize = 1000;
 
-/// What all scripts begin with. A lock whose value is of another type has a number for its holder, which nobody is. The two keys end at the same time, but for what a script takes (before Redis 7 its clock goes on); so
-/// they do on a replica, which may have heard of both late. When the note says the same end as the lock, it says it more exactly.
+/// What all scripts begin with. A lock whose value is of another type has a number for its holder,
+/// which nobody is. The two keys end at the same time, but for what a script takes (before Redis 7
+/// its clock goes on); so they do on a replica, which may have heard of both late. When the note
+/// says the same end as the lock, it says it more exactly.
 const PRELUDE: &str = "\
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -216,7 +218,8 @@ pub(super) struct Standing {
     pub(super) id: String,
     /// Zero if it is not known.
     pub(super) since: f64,
-    /// Microseconds; negative when it never expires. More than Redis can count to in microseconds, perhaps.
+    /// Microseconds; negative when it never expires. More than Redis can count to in microseconds,
+    /// perhaps.
     pub(super) left: f64,
 }
 

@@ -5,10 +5,11 @@
 //! SQLite in one process, and whoever closes a file loses all the process's locks on it, the other copy's too. Two writers at
 //! once destroy the file within seconds. <https://www.sqlite.org/howtocorrupt.html#_multiple_copies_of_sqlite_linked_into_the_same_application>
 //!
-//! So our copy takes *open file description* locks instead, which belong to the descriptor: they exclude the process's POSIX
-//! locks like anybody's, and are lost with nobody else's close. And our copy leaves a file open that the other may have open,
-//! too, since closing it would drop the other's locks; it uses that descriptor again when it next opens the file, so that
-//! there are never more of them than it once had at a time.
+//! So our copy takes *open file description* locks instead, which belong to the descriptor: they
+//! exclude the process's POSIX locks like anybody's, and are lost with nobody else's close. And our
+//! copy leaves a file open that the other may have open, too, since closing it would drop the
+//! other's locks; it uses that descriptor again when it next opens the file, so that there are
+//! never more of them than it once had at a time.
 //!
 //! Such locks pass to a forked child with the descriptor. So a fork waits until no transaction of ours is under way
 //! ([`working`]), and our copy, which knows files by their inode numbers, is shown others in the child: it opens everything
@@ -109,7 +110,8 @@ mod linux {
     /// Which file: its device and inode.
     type Identity = (u64, u64);
 
-    /// The descriptors of our copy. Those of a parent process are not among them: they share their locks with the parent's.
+    /// The descriptors of our copy. Those of a parent process are not among them: they share their
+    /// locks with the parent's.
     static DESCRIPTORS: Mutex<Descriptors> = Mutex::new(Descriptors {
         process: 0,
         used: Vec::new(),
@@ -120,8 +122,8 @@ mod linux {
         process: u32,
         /// Open, and used by our copy.
         used: Vec<(c_int, Identity)>,
-        /// Our copy has done with them. They stay open, without a lock, since someone else in this process had the same file open,
-        /// and are used again when our copy next opens it.
+        /// Our copy has done with them. They stay open, without a lock, since someone else in this
+        /// process had the same file open, and are used again when our copy next opens it.
         kept: Vec<(c_int, Identity)>,
     }
 
@@ -184,7 +186,8 @@ mod linux {
         } else {
             libc::R_OK | libc::W_OK
         };
-        // SAFETY: the caller's path; `found` is written if, and only if, the call succeeds. A link's own inode is no kept file's.
+        // SAFETY: the caller's path; `found` is written if, and only if, the call succeeds. A
+        // link's own inode is no kept file's.
         let file = unsafe {
             let mut found = MaybeUninit::<stat>::uninit();
             if libc::access(path, rights) != 0 || libc::lstat(path, found.as_mut_ptr()) != 0 {
@@ -205,8 +208,8 @@ mod linux {
         Some(kept.0)
     }
 
-    /// `close`, unless someone else in this process has the file open: then the descriptor is kept. Those that were kept for the
-    /// sake of someone who has gone are closed.
+    /// `close`, unless someone else in this process has the file open: then the descriptor is kept.
+    /// Those that were kept for the sake of someone who has gone are closed.
     unsafe extern "C" fn close(descriptor: c_int) -> c_int {
         let mut all = Descriptors::of_this_process();
         let file = identity(descriptor);

@@ -111,7 +111,8 @@ impl Fence {
     }
 }
 
-/// Takes the row if it is free or expired; an error within says why the end of the row in the way can't be read.
+/// Takes the row if it is free or expired; an error within says why the end of the row in the way
+/// can't be read.
 pub(super) fn acquire(
     connection: &Connection,
     claim: &Claim,
@@ -287,8 +288,8 @@ pub(super) fn sweep(connection: &Connection, now: f64) -> rusqlite::Result<u64> 
         .map(|deleted| deleted as u64)
 }
 
-/// SQLite's columns take values of any type, whatever they are declared as: a row is read as well as it can be. Without an end that can
-/// be read it never ends.
+/// SQLite's columns take values of any type, whatever they are declared as: a row is read as well
+/// as it can be. Without an end that can be read it never ends.
 fn read(row: &Row<'_>, now: f64) -> rusqlite::Result<LockRow> {
     let expires_at = number(row.get_ref(4)?).unwrap_or(f64::INFINITY);
     Ok(LockRow {

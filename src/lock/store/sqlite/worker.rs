@@ -114,11 +114,13 @@ impl Worker {
         self.connection = None;
     }
 
-    /// Carries out a batch in one transaction. When that fails, each request is tried in a transaction of its own: what one of them
-    /// meets with (a trigger, a constraint, a value that can't be stored) is its own affair, even if it is tried all the time.
-    /// Carries out a batch in one transaction. When that fails, each request gets a transaction of its own: what one of them meets
-    /// with (a trigger, a constraint, a value that can't be stored) is nothing to the others, even if it is tried all the time.
-    /// Savepoints would not do: a trigger may undo the whole transaction, and so may a failing commit.
+    /// Carries out a batch in one transaction. When that fails, each request is tried in a
+    /// transaction of its own: what one of them meets with (a trigger, a constraint, a value that
+    /// can't be stored) is its own affair, even if it is tried all the time. Carries out a batch in
+    /// one transaction. When that fails, each request gets a transaction of its own: what one of
+    /// them meets with (a trigger, a constraint, a value that can't be stored) is nothing to the
+    /// others, even if it is tried all the time. Savepoints would not do: a trigger may undo the
+    /// whole transaction, and so may a failing commit.
     fn carry_out(&mut self, batch: Vec<Operation>) {
         let mut failure = match self.transaction(&batch) {
             Ok(answers) => return give_each(batch, answers),
