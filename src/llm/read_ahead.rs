@@ -283,12 +283,12 @@ impl ReadAhead {
         self.close_unless_taken_up(1)
     }
 
-    /// `None` if there are not just so many loops: who goes on by single waits has the stream in hand, and with several loops others
-    /// go on.
+    /// `None` if nothing more comes, or if there are not just so many loops: who goes on by single waits has the stream in hand, and with
+    /// several loops others go on.
     fn close_unless_taken_up(self: &Arc<Self>, loops: usize) -> Option<Closing> {
         let waiting = self.arrivals.waiting();
         let visits = waiting.visits;
-        if waiting.loops != loops {
+        if waiting.over || waiting.loops != loops {
             return None;
         }
         drop(waiting);
