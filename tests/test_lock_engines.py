@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import MetaData, String, create_engine, event, make_url
 from sqlalchemy.engine import Engine
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.pool import StaticPool
 
@@ -391,10 +392,6 @@ async def test_an_asynchronous_engine_is_taken_for_its_synchronous_one(
 
 
 async def test_a_real_asynchronous_engine(tmp_path: Path) -> None:
-    pytest.importorskip("aiosqlite")
-    pytest.importorskip("greenlet")
-    from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
-
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/really.db")
     manager = on(async_sessionmaker(engine))
     assert await manager.acquire_lock("upwork", "p1", timeout=10) is True
