@@ -194,7 +194,7 @@ LOOSE_TABLE = (
     "acquired_at FLOAT, expires_at FLOAT, created_at {moment})"
 )
 
-#: What stands in the row, in the order of the columns; and what an error says of it, if its end is unreadable.
+#: What stands in the row, in the order of the columns; and what an error says if its end is unreadable.
 ODD_ROWS = {
     "sqlite": [
         ("'i'", "'h'", "1", "'tomorrow'", 'the text "tomorrow"'),
