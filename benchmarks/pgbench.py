@@ -49,7 +49,7 @@ def _our_script(url: str) -> str:
         **{"kind": "held", "count": 0, "pairs": 1},
     )
     acquire = _with_rows("ACQUIRE", _KEY, _ID, "'x'", f"{TTL}", ":bucket")
-    release = _with_rows("RELEASE_ROWS", _ID, ":bucket")
+    release = _with_rows("RELEASE_ROWS", _ID, ":bucket").replace("$3::", "true::")
     return f"\\set bucket random(0, 4095)\n{acquire};\n{release};\n"
 
 

@@ -485,7 +485,7 @@ def test_a_dotenv_file_counts_for_everything(tmp_path: Path, where: str, what: s
         "Redis": "from arbitrageai_native.agent_execution.redis_bid_lock_manager import *\n"
         "import os\ntry:\n    RedisBidLockManager()\nexcept ValueError:\n"
         "    print(os.environ['REDIS_URL'])\n",
-        "command line": "from arbitrageai_native._command_line import main\nmain(['locks'])\n",
+        "command line": "from arbitrageai_native._command_line import main\nimport sys\nsys.exit(main(['locks']))\n",
         "calls": "from arbitrageai_native import LLMService\nprint(LLMService().api_key)\n",
     }
     program = folders["program"] / "bin" / "program.py"
@@ -499,6 +499,10 @@ def test_a_dotenv_file_counts_for_everything(tmp_path: Path, where: str, what: s
         text=True,
         timeout=60,
     )
+    if what == "command line":  # it creates no file
+        assert (ran.returncode, databases(tmp_path)) == (2, [])
+        assert f"{tmp_path}/found.db" in ran.stderr
+        return
     assert ran.returncode == 0, ran.stderr
     if what in ("calls", "Redis"):
         assert ran.stdout.strip() == where

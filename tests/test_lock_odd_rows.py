@@ -1,4 +1,4 @@
-"""A row whose expiry is no number, or never comes: held until an operator frees it, and harmless."""
+"""A row whose expiry never comes: held until an operator frees it, and harmless."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 
 ODD_ROWS = [
-    ("postgresql", "'NaN'"),
     ("postgresql", "'Infinity'"),
     ("postgresql", "1e300"),
     ("sqlite", "9e999"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 
 from arbitrageai_native._observation import logger
 
@@ -74,12 +73,18 @@ def dotenv_file() -> str | None:
 
 
 def _starting_points() -> Iterator[str]:
-    with suppress(OSError):  # it may have been deleted
-        yield os.getcwd()  # noqa: PTH109
+    yield from _working_directory()
     yield from _folders_of_the_application()
     program = getattr(sys.modules.get("__main__"), "__file__", None)
     if program is not None:
         yield os.path.dirname(os.path.abspath(program))  # noqa: PTH100, PTH120
+
+
+def _working_directory() -> list[str]:
+    try:
+        return [os.getcwd()]  # noqa: PTH109
+    except OSError:  # the directory has been deleted
+        return []
 
 
 def _folders_of_the_application() -> list[str]:
@@ -88,12 +93,9 @@ def _folders_of_the_application() -> list[str]:
     if package is not None:
         folders = getattr(package, "__path__", ())
     else:
-        from importlib.util import find_spec
-
-        try:
-            spec = find_spec("src")
-        except (ImportError, ValueError):
-            spec = None
+        # As `importlib.util.find_spec` does it, without importing that module and what it needs.
+        specs = (finder.find_spec("src", None) for finder in sys.meta_path)
+        spec = next((spec for spec in specs if spec is not None), None)
         folders = (spec.submodule_search_locations if spec is not None else None) or ()
     return [os.path.abspath(folder) for folder in folders]  # noqa: PTH100
 

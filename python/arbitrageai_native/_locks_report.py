@@ -116,16 +116,19 @@ def _row(lock: HeldLock) -> list[str]:
     # The database's clock, unless the row's times make no sense.
     now = lock.expires_at - lock.remaining
     held_for = (now if math.isfinite(now) else time.time()) - lock.acquired_at
+    is_known = lock.acquired_at > 0 and abs(held_for) < _LONGEST
     return [
         printable(lock.key),
         printable(lock.holder_id),
         _moment(lock.acquired_at),
-        f"{max(held_for, 0):.0f}s" if abs(held_for) < _LONGEST else _UNKNOWN,
+        f"{max(held_for, 0):.0f}s" if is_known else _UNKNOWN,
         _expiry(lock),
     ]
 
 
 def _moment(unix_seconds: float) -> str:
+    if unix_seconds <= 0:  # a row that says nothing that can be read
+        return _UNKNOWN
     try:
         return f"{datetime.fromtimestamp(unix_seconds):%Y-%m-%d %H:%M:%S}"
     except (OverflowError, ValueError, OSError):  # no year that there is a calendar for

@@ -298,7 +298,7 @@ fn read(row: &Row<'_>, now: f64) -> rusqlite::Result<LockRow> {
         holder: text(row.get_ref(2)?),
         acquired_at: number(row.get_ref(3)?)
             .filter(|time| is_a_date(*time))
-            .unwrap_or(now),
+            .unwrap_or(0.0),
         expires_at,
         expires_in: expires_at - now,
     })
