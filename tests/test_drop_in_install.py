@@ -485,7 +485,8 @@ def test_a_dotenv_file_counts_for_everything(tmp_path: Path, where: str, what: s
         "Redis": "from arbitrageai_native.agent_execution.redis_bid_lock_manager import *\n"
         "import os\ntry:\n    RedisBidLockManager()\nexcept ValueError:\n"
         "    print(os.environ['REDIS_URL'])\n",
-        "command line": "from arbitrageai_native._command_line import main\nimport sys\nsys.exit(main(['locks']))\n",
+        "command line": "import sys\nfrom arbitrageai_native._command_line import main\n"
+        "sys.exit(main(['locks']))\n",
         "calls": "from arbitrageai_native import LLMService\nprint(LLMService().api_key)\n",
     }
     program = folders["program"] / "bin" / "program.py"
