@@ -25,16 +25,16 @@ REASONS: dict[tuple[str, ...], str] = {
         "10,000 calls of 2 s: all done",
         "10,000 calls of 2 s: worst stall",
     ): (
-        "some 200 µs of CPU time a call, on two cores which the server shares. More than half of it went into "
-        "zeroing huge pages, for which the allocator asked then. It no longer does: in five runs of both builds "
-        "in turn the burst took 0.78 of the time and 0.71 of the CPU time (medians, asyncio)."
+        "some 200 µs of CPU time a call, on two cores which the server shares. More than half of it went "
+        "into zeroing huge pages, for which the allocator asked then. It no longer does: in five runs of "
+        "both builds in turn the burst took 0.78 of the time and 0.71 of the CPU time (medians, asyncio)."
     ),
     ("10,000 calls of 2 s: peak RSS growth per call",): (
         "hyper keeps three blocks of 8 KB for each HTTP/1 connection, two buffers and a channel's, for "
         "which reqwest has no setting; reqwest's futures take about 8 KB, and what is ours about 7 KB, "
         "asyncio's task and coroutines included. The rest, about 10 KB, were the unused parts of huge pages. "
-        "The allocator no longer asks for them: in five runs of both builds in turn the growth was 0.83 of that, "
-        "and a call at 100 in flight cost no more CPU time. "
+        "The allocator no longer asks for them: in five runs of both builds in turn the growth was 0.83 of "
+        "that, and a call at 100 in flight cost no more CPU time. "
         "`pyreqwest`, with the same HTTP client, grows by 49 KB."
     ),
     (
