@@ -1,13 +1,14 @@
-//! Text of strangers, made fit for a line of a log or of a terminal.
+//! Escapes control characters in untrusted text, so that the text can be written to a log or a
+//! terminal.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// The text with everything written out that a terminal obeys or that ends a line of a log: `\n`,
-/// `\x1b`, `\u202e`.
+/// Returns the text with escapes (`\n`, `\x1b`, `\u202e`) in place of the characters that control a
+/// terminal or end a line of a log.
 ///
 /// These are the control characters (C0, DEL and C1), the separators of lines and paragraphs, and
-/// what changes the direction of writing. Letters of every language stay as they are.
+/// the characters that change the writing direction. Letters of every language stay unchanged.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_obeyed) {
@@ -15,7 +16,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     }
     let mut written = String::with_capacity(text.len() + 16);
     for character in text.chars() {
-        // Writing to a string does not fail.
+        // Writing to a string never fails.
         let _ = match character {
             '\n' => written.write_str("\\n"),
             '\r' => written.write_str("\\r"),

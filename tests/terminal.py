@@ -1,4 +1,4 @@
-"""Runs a command on a pseudo-terminal of its own, as a user does."""
+"""Runs a command on a pseudo-terminal, as a user does."""
 
 import fcntl
 import os
@@ -21,9 +21,9 @@ def on_a_terminal(
     environment: Mapping[str, str] | None = None,
     folder: str | None = None,
 ) -> tuple[int, str]:
-    """The exit status, and all that the terminal was sent.
+    """Return the exit status, and all output to the terminal.
 
-    With `answer` (text, keys) the keys are pressed once the text has appeared.
+    With `answer` (text, keys) the keys are typed once the text has appeared.
     """
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))

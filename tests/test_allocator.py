@@ -1,4 +1,4 @@
-"""The native module's memory: it asks for no huge pages, and forbids them to nobody else."""
+"""The native allocator requests no huge pages, and does not disable them for the rest of the process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Forty megabytes in native memory, in the process and in a forked child.
+# The program allocates forty megabytes of native memory, in the process and in a forked child.
 PROGRAM = """
 import ctypes, os, re
 from arbitrageai_native import LLMService
@@ -34,7 +34,7 @@ os.waitpid(child, 0)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="huge pages are Linux's")
 def test_no_huge_pages_are_asked_for_and_none_forbidden_to_others() -> None:
     if "VmFlags" not in Path("/proc/self/smaps").read_text(encoding="utf-8"):
-        pytest.skip("this kernel does not say what was asked for")
+        pytest.skip("this kernel does not report which regions request huge pages")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MIMALLOC_")}
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM],

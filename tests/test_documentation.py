@@ -80,7 +80,7 @@ def test_the_files_of_a_page_are_used_by_its_commands(page: Path) -> None:
 
 
 def typed(text: str) -> list[Command]:
-    """The commands of a console block."""
+    """Parse the commands of a console block."""
     return list(commands(Block(ROOT / "README.md", 1, "console", "", text)))
 
 

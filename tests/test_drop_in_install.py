@@ -302,7 +302,8 @@ def test_an_in_memory_database_of_the_application_is_private_to_the_process(with
     assert databases(with_database) == []
 
 
-# The application's own database, as the original's: beside the project, wherever the process was started.
+# The database module of the original application: the file is in the project's folder, whatever the
+# working directory is.
 LIKE_THE_ORIGINALS = """
 import os
 from pathlib import Path
@@ -372,7 +373,7 @@ except TimeoutError as error:
     assert ran.returncode == 0, ran.stderr
     acquired, error = ran.stdout.splitlines()
     assert acquired == "False"
-    assert error.startswith("LockBackendError src.api.database, which says where the locks are")
+    assert error.startswith("LockBackendError src.api.database, which defines the database of the locks")
     assert "RuntimeError: no postgresql://***@host/x" in error
     assert "src.api.database" in ran.stderr
     assert "hunter2" not in ran.stdout + ran.stderr
@@ -471,7 +472,7 @@ def test_a_dotenv_file_counts_for_everything(tmp_path: Path, where: str, what: s
     (folders["working directory"] / "below").mkdir(parents=True)
     found = f"sqlite:///{tmp_path}/found.db"
     names = list(folders)
-    # The first one found counts: those behind it say something else.
+    # Only the first file found is loaded: the later ones have other values.
     for name in names[names.index(where) :]:
         url = found if name == where else f"sqlite:///{tmp_path}/wrong.db"
         (folders[name] / ".env").write_text(
@@ -533,7 +534,7 @@ def test_a_dotenv_file_counts_for_the_applications_own_module(tmp_path: Path) ->
 def test_a_dotenv_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / ".env"
     if content is None:
-        file.mkdir()  # a virtual environment is sometimes called so
+        file.mkdir()  # `.env` is sometimes the folder of a virtual environment
     else:
         file.write_bytes(content)
     ran = execute(tmp_path, f"{WAYS['import']}BidLockManager()", DATABASE_URL="sqlite://")

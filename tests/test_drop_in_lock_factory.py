@@ -143,7 +143,7 @@ ENVIRONMENTS = [
 async def chosen(
     lock_factory: Any, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str | None], **keywords: Any
 ) -> str:
-    """What the factory chooses, by whether it tries Redis."""
+    """Return the choice of the factory, according to whether it tries to reach Redis."""
     for name, value in variables.items():
         if value is not None:
             monkeypatch.setenv(name, value)

@@ -153,7 +153,7 @@ async def test_a_function_without_arguments_replaces_it_on_the_class(
 ) -> None:
     from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 
-    # As in those versions of the original where it is a static method.
+    # `_get_db` is a static method in some versions of the original.
     monkeypatch.setattr(BidLockManager, "_get_db", lambda: Session(file_engine))
     assert await BidLockManager().acquire_lock("upwork", "p1") is True
     session = Session(file_engine)

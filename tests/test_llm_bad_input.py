@@ -140,7 +140,7 @@ def test_what_json_libraries_accept_is_accepted(serve: Serve) -> None:
 
 
 class Changing:
-    """Changes what it lies in while it is looked at."""
+    """An object that changes its container while its attributes are read."""
 
     def __init__(self, change: Callable[[], object], by: str) -> None:
         def changed(*_: object, **__: object) -> str:
@@ -163,7 +163,7 @@ class Changing:
 async def test_what_changes_while_it_is_read_does_no_harm(
     kind: str, change: str, by: str, serve: Serve
 ) -> None:
-    """An exception of the documented kind, if any: never a `BaseException` of the native module's own."""
+    """The call raises a documented exception or none, never the native module's panic (a `BaseException`)."""
     client = LLMService(base_url=serve(faulty.answer()).base_url, api_key=KEY, enable_circuit_breaker=False)
 
     def held() -> Any:
@@ -195,7 +195,7 @@ async def test_what_changes_while_it_is_read_does_no_harm(
             try:
                 await call(**{name: {"x": held()}})
             except exceptions.InvalidArgumentTypeError:
-                assert by == "__getattr__"  # of a type that JSON can't express, after all
+                assert by == "__getattr__"  # JSON can't express this type, so the call refuses it
 
 
 def test_a_dict_that_another_thread_changes_does_no_harm() -> None:
@@ -212,7 +212,7 @@ def test_a_dict_that_another_thread_changes_does_no_harm() -> None:
     thread.start()
     try:
         for _ in range(300):
-            client.complete_streaming("hi", metadata=shared)  # read at once, sent later
+            client.complete_streaming("hi", metadata=shared)  # converts the dict at once
     finally:
         stop.set()
         thread.join()
@@ -239,7 +239,7 @@ HOSTILE: dict[str, Any] = {
 
 
 class Hostile(Mapping[str, Any]):
-    """A mapping none of whose methods keeps its promise."""
+    """A mapping whose methods violate the protocol of mappings."""
 
     def __init__(self, how: str) -> None:
         self._how = how
@@ -325,7 +325,7 @@ def test_a_body_may_have_64_mib_and_no_more(status: int, surplus: int, serve: Se
         with pytest.raises(exceptions.InternalServerError) as caught:
             client.complete("hi")
         assert len(caught.value.body) == 2**20  # type: ignore[arg-type]
-        assert sent < 32 * 2**20, "it was read to its end"
+        assert sent < 32 * 2**20, "the client read the whole body"
     elif surplus:
         with pytest.raises(exceptions.APIResponseValidationError, match=str(64 * 2**20)):
             client.complete("hi")

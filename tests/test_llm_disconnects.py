@@ -1,4 +1,7 @@
-"""A client that leaves while an answer is streamed to it: the model server is told, collector or not."""
+"""When a client disconnects during a stream, the request to the model server is closed.
+
+This holds with and without the garbage collector.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ pytestmark = pytest.mark.holds_the_loop("uvicorn and FastAPI run in it")
 LEAVERS = 10
 PATHS = ("/documented", "/checker", "/generator", "/expression", "/client")
 
-# A minute: nobody is told by its end.
+# The answer takes a minute, longer than the test waits, so its end does not close the request.
 ANSWER = Answer(pieces=[f"w{number} " for number in range(600)], piece_delay=0.1)
 
 
 class OtherChecker(LLMHealthChecker):
-    """Not the package's own: its streams are counted in Python."""
+    """A subclass of the package's checker, so that Python code counts the streams."""
 
 
 def application(base_url: str, middleware: bool) -> FastAPI:

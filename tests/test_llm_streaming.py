@@ -283,14 +283,14 @@ async def test_a_stream_counts_for_the_circuit_by_its_end(serve: Serve) -> None:
     assert len(server.requests) == 3
 
 
-# Waits that are given up, and loops that are left
+# Cancelled waits, and loops that an exception leaves
 
 GRACE = 1.0
-"""How long a stream whose loop was left by an exception may be taken up again."""
+"""How many seconds another loop or wait may take to continue a stream after an exception left its loop."""
 
 
 def silent_after(*texts: str) -> Any:
-    """A server that sends these pieces and then nothing; whether it was left is its `left`."""
+    """A server that sends these pieces and then nothing; it sets its event `left` when the client leaves."""
 
     def act(connection: Connection) -> bool:
         faulty.stream(*map(chunk, texts), ending="hang")(connection)
@@ -311,7 +311,7 @@ async def test_a_failure_that_came_to_a_cancelled_wait_is_told_at_the_next(serve
         waiter = first.send(None)
         waiter._asyncio_future_blocking = False
         await until(waiter.done)
-        with pytest.raises(asyncio.CancelledError):  # before it resumes
+        with pytest.raises(asyncio.CancelledError):  # the cancellation precedes the delivery
             first.throw(asyncio.CancelledError())
         if expected is None:
             assert await collect(pieces) == ["a"]
@@ -322,7 +322,7 @@ async def test_a_failure_that_came_to_a_cancelled_wait_is_told_at_the_next(serve
 
 
 class Interrupt(BaseException):
-    """What a signal handler raises, as that of Ctrl-C does."""
+    """The exception of a signal handler, like `KeyboardInterrupt`."""
 
 
 @pytest.mark.parametrize("ending", ["finish", "close"])
@@ -365,7 +365,7 @@ def test_a_blocking_wait_that_a_signal_ends_can_be_made_again(kind: str, ending:
 
 
 class _Injected:
-    """A client that is none of the package's classes."""
+    """A client that is not an instance of the package's classes."""
 
     def __init__(self, client: Any) -> None:
         self.chat = client.chat
@@ -394,7 +394,7 @@ async def test_a_loop_that_a_time_limit_ends_can_be_taken_up_again(serve: Serve)
 
 
 async def give_up(waiting: Any) -> BaseException:
-    """Cancel what waits; returns the exception, and with it all that its traceback keeps."""
+    """Cancel an awaitable. Returns the exception, whose traceback keeps the frames and their objects."""
     task = asyncio.ensure_future(waiting)
     await asyncio.sleep(0.05)
     task.cancel()
@@ -420,7 +420,7 @@ async def test_a_loop_that_was_left_by_a_cancellation_and_not_taken_up_is_closed
     kept = await give_up(collect(pieces))
     await until(action.left.is_set)
     await until(lambda: _native.requests_under_way() == 0)
-    with pytest.raises(exceptions.ClientClosedError, match="not taken up again within 1 s"):
+    with pytest.raises(exceptions.ClientClosedError, match="no loop continued it within 1 s"):
         await pieces.__anext__()
     assert kept.__traceback__ is not None
 
@@ -449,7 +449,7 @@ async def test_a_loop_whose_body_raised_is_closed_though_its_stream_is_kept(serv
         async for _ in pieces:
             1 / 0  # noqa: B018
     await until(action.left.is_set)
-    assert await pieces.__anext__() == "b"  # it had come
+    assert await pieces.__anext__() == "b"  # this piece had arrived before the request was closed
     with pytest.raises(exceptions.ClientClosedError):
         await pieces.__anext__()
 
@@ -520,7 +520,7 @@ async def test_close_begins_when_it_is_called_and_may_be_awaited(serve: Serve) -
             assert await collect(pieces) == []
 
 
-# Ends that are none
+# Ends of a stream that are not the end of the answer
 
 
 @pytest.mark.parametrize("reason", ["", " ", "null"])
@@ -591,5 +591,5 @@ async def test_a_wait_given_up_ends_no_foreign_stream_in_silence(kind: str, serv
     if kind == "thread":
         assert await collect(pieces) == ["b"]
     else:
-        with pytest.raises(exceptions.APIConnectionError, match="given up"):
+        with pytest.raises(exceptions.APIConnectionError, match="a cancelled wait ended"):
             await collect(pieces)

@@ -1,4 +1,4 @@
-"""The way to the server: TLS by the environment's certificates, HTTP/2 where asked for, proxies."""
+"""The connection to the server: certificates of the environment, HTTP/2 on request, proxies."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ async def test_nobody_waits_for_a_file_system_that_takes_its_time(
 ) -> None:
     other = service(serve(faulty.stream(chunk("a"), ending="hang"), faulty.answer()).base_url)
     pieces = other.complete_streaming_async("hi")
-    assert await anext(pieces) == "a"  # its connections are made, and kept
+    assert await anext(pieces) == "a"  # this client has made its connections, and keeps them
     pipe = tmp_path / "certificates.pem"
     os.mkfifo(pipe)
     opened = threading.Event()
@@ -174,7 +174,7 @@ async def test_nobody_waits_for_a_file_system_that_takes_its_time(
         await asyncio.sleep(0.2)
         assert (await other.complete_async("hi"))["content"] == "hello"
         metrics()
-        assert not opened.is_set(), "they waited for the file"
+        assert not opened.is_set(), "the calls waited for the file"
     finally:
         last_resort.cancel()
         if not opened.is_set():
@@ -216,7 +216,7 @@ async def test_plain_http_on_a_tls_port_is_a_connection_error(
     assert type(caught.value) is exceptions.APIConnectionError
 
 
-# HTTP/1.1 unless HTTP/2 is asked for
+# HTTP/1.1 unless the settings request HTTP/2
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ async def test_http2_is_spoken_if_it_is_asked_for(asked: bool | None, http2: Htt
     assert client.complete("hi")["content"] == "hello"
     assert [piece async for piece in client.complete_streaming_async("hi")] == ["a", "b"]
     request: dict[str, Any] = {"model": "m", "messages": []}
-    # The SDK's shape: another transport, since its `connect_timeout` is another.
+    # A client in the SDK's shape uses another transport, since its `connect_timeout` differs.
     settings["connect_timeout"] = 5 + next(_different) / 1000
     asynchronous = AsyncOpenAI(base_url=http2.base_url, api_key=KEY, **settings)
     assert (await asynchronous.chat.completions.create(**request)).choices[0].message.content == "hello"
@@ -250,7 +250,7 @@ async def test_http2_is_spoken_if_it_is_asked_for(asked: bool | None, http2: Htt
 @pytest.mark.holds_the_loop("three hundred handshakes are much for one core")
 async def test_more_calls_than_http2_has_streams_are_under_way_at_once(http2: Http2Server) -> None:
     client = service(http2.base_url, timeout=20)
-    await client.complete_async("first")  # from here on there is a connection
+    await client.complete_async("first")  # opens the connection
     http2.hold_until = 300
     results = await asyncio.gather(*(client.complete_async("hi") for _ in range(300)))
     assert [result["content"] for result in results] == ["hello"] * 300
@@ -274,7 +274,7 @@ async def test_a_connection_that_has_gone_silent_is_left_after_the_first_try(htt
 
 async def test_calls_share_one_connection_where_http2_is_offered(http2: Http2Server) -> None:
     client = service(http2.base_url, http2=True)
-    await client.complete_async("first")  # from here on there is a connection
+    await client.complete_async("first")  # opens the connection
     results = await asyncio.gather(*(client.complete_async("hi") for _ in range(20)))
     assert [result["content"] for result in results] == ["hello"] * 20
     assert [piece async for piece in client.complete_streaming_async("hi")] == ["a", "b"]

@@ -43,7 +43,7 @@ def run(*words: str) -> int:
 
 
 def acquire(url: str, *names: tuple[str, str], ttl: float = 300) -> None:
-    """Takes locks on "upwork", (posting, holder) each, and leaves them."""
+    """Acquire locks on "upwork", (posting, holder) each, and do not release them."""
 
     async def take() -> None:
         manager = BidLockManager(ttl, url)
@@ -64,7 +64,7 @@ def url(table_url: str) -> str:
 
 @pytest.fixture
 def execute(url: str, postgres_server: PostgresServer) -> Execute:
-    """Changes that database behind the package's back."""
+    """Return a function that changes the database directly, without the package."""
 
     def sqlite(statement: str) -> None:
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as connection:
@@ -77,7 +77,7 @@ def execute(url: str, postgres_server: PostgresServer) -> Execute:
 
 
 def add_row(execute: Execute, key: str, acquired_at: str, expires_at: str) -> None:
-    """A row that this package would not write."""
+    """Insert a row that this package would not write."""
     row = f"'{key}', '{key}', 'somebody', {acquired_at}, {expires_at}, NULL"
     execute(f"INSERT INTO distributed_locks VALUES ({row})")
 
@@ -88,7 +88,7 @@ def held(url: str) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file; what is in shared memory, where readers enter themselves, does not count."""
+    """Return the contents of every file, except shared memory (`-shm`), in which readers register."""
     return {path.name: b"" if path.suffix == ".db-shm" else path.read_bytes() for path in folder.iterdir()}
 
 
@@ -301,7 +301,7 @@ def test_release(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert held(url) == ["bid:lock:upwork:old"]
     output = capsys.readouterr().out
     assert re.match(r"released bid:lock:upwork:one, which \[bold\]scanner had held for \d+s; ", output)
-    assert "learns of this within a third of its ttl" in output
+    assert "detects the loss within a third of its ttl" in output
     assert run("--database-url", url, "release", "upwork:one") == 1
     assert "nobody holds upwork:one" in capsys.readouterr().err
     assert run("--database-url", url, "release", "bid:lock:upwork:old") == 0
@@ -358,7 +358,7 @@ def test_everything_is_released_after_a_question(url: str) -> None:
 def test_without_a_terminal_everything_is_released_only_with_yes(
     url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))  # an answer to a question that nobody has read
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))  # piped input is no answer
     assert run("cleanup", "--all", "--database-url", url) == 2
     assert len(held(url)) == 2
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A lease that is dropped while it is held says so, and releases its lock, on every kind of database."""
+"""A lease that is dropped while it is held warns, and releases its lock, on every kind of database."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ DROPPED = r"bid:lock:m:p was dropped while it was held.*lease = await.*async wit
 
 
 async def drop_what_try_lock_gives(manager: BidLockManager) -> None:
-    """As with a lock of the standard library."""
+    """Use `try_lock` like the `acquire` of a lock of the standard library."""
     if await manager.try_lock("m", "p"):
         pass
 
 
 async def drop_what_acquire_lease_gives(manager: BidLockManager) -> None:
-    """Taken, and not kept."""
+    """Acquire a lease without keeping it."""
     await manager.acquire_lease("m", "p")
 
 
 async def drop_what_lock_many_gives(manager: BidLockManager) -> None:
-    """Taken, and not kept."""
+    """Acquire two leases without keeping them."""
     await manager.lock_many([("m", "p")])
 
 
 async def forget(manager: BidLockManager) -> None:
-    """Kept, and never released."""
+    """Keep a lease in a variable, and never release it."""
     lease = await manager.acquire_lease("m", "p")
     assert lease.is_held
 
@@ -65,7 +65,7 @@ async def test_a_lease_that_is_dropped_while_it_is_held_warns_and_is_released(
 
 
 async def until_over(lease: Lease) -> None:
-    """Wait until it is held no more."""
+    """Wait until the lease is no longer held."""
     deadline = time.monotonic() + 20
     while lease.is_held:
         assert time.monotonic() < deadline
@@ -101,7 +101,7 @@ async def test_a_lease_that_is_not_held_is_dropped_without_a_word(
 
 
 async def assert_only_what_is_held_warns(manager: BidLockManager, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing has until now."""
+    """Assert that nothing has warned yet, and that dropping a lease that is held does."""
     assert not [record for record in caplog.records if "dropped" in record.getMessage()]
     with pytest.warns(ResourceWarning, match=DROPPED):
         await forget(manager)
@@ -117,7 +117,7 @@ async def test_a_lease_that_was_never_received_is_released_without_a_word(
         for _ in range(turn % 5):
             await asyncio.sleep(0)
         if turn % 2:
-            time.sleep(0.002)  # noqa: ASYNC251 - the lock is on its way to a loop that has not received it
+            time.sleep(0.002)  # noqa: ASYNC251 - the lock is granted before the loop receives it
         taking.cancel()
         [outcome] = await asyncio.gather(taking, return_exceptions=True)
         for lease in outcome if isinstance(outcome, list) else [outcome]:
@@ -147,7 +147,7 @@ async def test_an_exit_that_releases_what_is_held_is_quiet(shared_url: str) -> N
     program = [sys.executable, "-X", "dev", "-W", "always", "-c", AT_EXIT, shared_url]
     ended = await asyncio.to_thread(subprocess.run, program, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (0, "held True\n")
-    # In the log, and as a warning.
+    # The message appears twice: in the log, and as a warning.
     assert ended.stderr.count("bid:lock:m:dropped was dropped") == 2, ended.stderr
     assert ended.stderr.count("was dropped") == 2, ended.stderr
     assert "Traceback" not in ended.stderr
@@ -177,5 +177,5 @@ async def test_a_forked_child_drops_its_parents_lease_without_a_word(tmp_path: P
     program.append(f"sqlite:///{tmp_path / 'locks.db'}")
     ended = await asyncio.to_thread(subprocess.run, program, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
-    # The parent's own.
+    # Only the parent warns.
     assert ended.stderr.count("was dropped") == 2, ended.stderr

@@ -1,4 +1,4 @@
-"""A session says where the locks are, whatever it is that leads its engine's connections there."""
+"""The locks are in the database and schema of a session, whatever sets these for its connections."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def database(postgres_server: PostgresServer) -> Database:
 
 @pytest.fixture
 def engines() -> Iterator[list[Engine]]:
-    """Disposed in the end."""
+    """Return a list of engines, which are disposed after the test."""
     made: list[Engine] = []
     yield made
     for engine in made:
@@ -133,7 +133,7 @@ def by_creator(database: Database) -> Engine:
 
 
 def on(sessions: Callable[[], Any]) -> BidLockManager:
-    """A manager in whose place sessions say where it is."""
+    """Return a manager whose sessions determine its database."""
     manager = BidLockManager(60)
     manager._get_db = sessions  # type: ignore[method-assign]
     return manager
@@ -232,7 +232,7 @@ async def test_a_table_in_another_schema_is_not_passed_over(
             manager.cleanup_all,
             manager.locks,
         ):
-            with pytest.raises(ValueError, match=r"schema public, while there is one in: app"):
+            with pytest.raises(ValueError, match=r"schema public, but the table exists in: app"):
                 await operation()
         with pytest.raises(ValueError, match=r"public.*app"):
             manager.get_metrics()
@@ -269,7 +269,7 @@ async def test_the_loop_goes_on_while_an_engine_is_asked(tmp_path: Path, engines
     event.listen(engines[0], "connect", lambda *_: may_connect.wait(20))
     managers = [on(sessionmaker(engines[0])) for _ in range(20)]
     waiting = [asyncio.create_task(manager.acquire_lock("upwork", "p1", timeout=20)) for manager in managers]
-    for _ in range(20):  # these sleeps end, although no connection is made yet
+    for _ in range(20):  # the sleeps end on time, although the connection is not made yet
         await asyncio.sleep(0.01)
     assert not any(task.done() for task in waiting)
     waiting[0].cancel()
@@ -290,8 +290,8 @@ async def test_an_engine_that_does_not_answer_ends_in_time(
     event.listen(engines[0], "connect", lambda *_: may_connect.wait(60))
     manager = on(sessionmaker(engines[0]))
     assert await manager.acquire_lock("upwork", "p1", timeout=0) is False
-    assert "did not say in time" in caplog.text
-    with pytest.raises(LockBackendError, match="did not say in time"):
+    assert "did not report its database in time" in caplog.text
+    with pytest.raises(LockBackendError, match="did not report its database in time"):
         await manager.acquire_lease("upwork", "p1", timeout=0)
     assert await asyncio.to_thread(manager.get_metrics)
     may_connect.set()

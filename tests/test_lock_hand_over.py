@@ -172,7 +172,7 @@ async def test_who_is_handed_a_lost_lock_comes_before_its_next_holder(
     url = request.getfixturevalue({"postgresql": "postgres_url", "redis": "redis_url"}[store])
     manager = BidLockManager(database_url=url, on_lost=lambda lease: None)
     another = BidLockManager(database_url=url.replace("test-", "another-"))
-    await another.locks()  # makes the tables
+    await another.locks()  # creates the tables
     set_tokens_ahead(request, store)
     first = await manager.acquire_lease("m", "p")
     waiting = await stand_in_line(manager)

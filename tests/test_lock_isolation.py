@@ -1,4 +1,4 @@
-"""What one request or one row meets with is nothing to the others."""
+"""A failure of one request, or one odd row, does not affect other requests and rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEY = "bid:lock:m:odd"
 
 @pytest.fixture
 def execute(table_url: str, postgres_server: PostgresServer) -> Execute:
-    """Runs SQL on the database of `table_url`, as an administrator would."""
+    """Return a function that runs SQL on the database of `table_url`, as an administrator would."""
 
     def run(statement: str) -> None:
         if table_url.startswith("sqlite"):
@@ -38,12 +38,12 @@ def execute(table_url: str, postgres_server: PostgresServer) -> Execute:
 
 
 def path_of(url: str) -> str:
-    """The file of a SQLite URL."""
+    """Return the path of the file of a SQLite URL."""
     return url.removeprefix("sqlite:///")
 
 
 def refuse(url: str, event: str, how: str = "ABORT") -> str:
-    """SQL after which the database refuses one change of every row that has `REFUSED` in its key."""
+    """Return SQL that makes the database refuse an event on every row with `REFUSED` in its key."""
     row = "new" if event == "INSERT" else "old"
     if url.startswith("sqlite"):
         return (
@@ -59,14 +59,14 @@ def refuse(url: str, event: str, how: str = "ABORT") -> str:
 
 
 async def prepared(url: str, ttl: float = 60) -> BidLockManager:
-    """A manager whose tables are there; its requests come to one connection, and share statements."""
+    """Return a manager whose tables exist. Its requests use one connection, and share statements."""
     manager = BidLockManager(ttl, url, max_connections=2)
     await manager.locks()
     return manager
 
 
 async def together(awaitables: Iterable[Awaitable[object]]) -> list[object]:
-    """What comes of them, errors too."""
+    """Await all at once; return their results and exceptions."""
     return await asyncio.gather(*awaitables, return_exceptions=True)
 
 
@@ -89,7 +89,7 @@ async def test_a_refused_acquisition_fails_alone(table_url: str, how: str, execu
 
 
 def every_third_refused(number: int) -> list[str]:
-    """So many names."""
+    """Return `number` names, of which every third one is refused."""
     return [f"{REFUSED}-{index}" if index % 3 == 1 else f"p{index}" for index in range(number)]
 
 
@@ -101,7 +101,7 @@ async def test_a_refused_renewal_fails_no_other(table_url: str, execute: Execute
     started = time.monotonic()
     tasks = [asyncio.create_task(lease.renew()) for lease in leases]
     assert await asyncio.gather(*(task for task, name in zip(tasks, names, strict=True) if name[0] == "p"))
-    # Those that are refused are tried again each 0.2 s, until their lease's time is up; nobody else failed.
+    # A refused renewal is repeated each 0.2 s until its lease expires; no other renewal fails.
     tries = 1 + (time.monotonic() - started) / 0.2
     assert 20 <= (await manager.get_metrics_async())["backend_errors"] <= 20 * (tries + 1)
     await together(lease.release() for lease in leases)
@@ -141,7 +141,7 @@ async def test_a_refused_hand_over_fails_no_other(table_url: str, execute: Execu
     names = every_third_refused(60)
     held = await asyncio.gather(*(manager.acquire_lease("m", name) for name in names))
     waiting = [asyncio.create_task(manager.acquire_lease("m", name, timeout=30)) for name in names]
-    await asyncio.sleep(0.2)  # all have found it held
+    await asyncio.sleep(0.2)  # by now every waiter has found its lock held
     assert len((await manager.locks()).waiting) == 60
     execute(refuse(table_url, "UPDATE"))
     released = await together(lease.release() for lease in held)
@@ -168,7 +168,7 @@ async def test_a_name_that_no_index_can_hold_fails_alone(postgres_url: str) -> N
     assert outcomes == [True] * 39
     assert isinstance(refused, ValueError)
     assert "posting_id" in str(refused)
-    # As long as an index can hold, and one that it holds since it can be compressed.
+    # One key has the largest length of the index; the other one is longer and can be compressed.
     assert await manager.acquire_lock("m", overlong[:890])
     assert await manager.acquire_lock("m", "ü" * 1000)
     await manager.aclose()
@@ -194,7 +194,8 @@ LOOSE_TABLE = (
     "acquired_at FLOAT, expires_at FLOAT, created_at {moment})"
 )
 
-#: What stands in the row, in the order of the columns; and what an error says if its end is unreadable.
+#: The values of the row, in the order of the columns, and the text of the error if its expiry is
+#: unreadable.
 ODD_ROWS = {
     "sqlite": [
         ("'i'", "'h'", "1", "'tomorrow'", 'the text "tomorrow"'),
@@ -236,7 +237,7 @@ async def test_an_odd_row_concerns_its_own_key(
 
 ODD_KEYS: dict[str, tuple[list[tuple[str | int, ...]], str | None]] = {
     "no end": ([("SET", "bid_lock:m:odd", "h")], None),
-    "another type": ([("LPUSH", "bid_lock:m:odd", "h")], "another type"),
+    "another type": ([("LPUSH", "bid_lock:m:odd", "h")], "is not a string"),
     "a far end": ([("SET", "bid_lock:m:odd", "h", "PX", 2**60)], None),
     "a garbled note": (
         [
@@ -267,7 +268,7 @@ async def test_an_odd_key_concerns_itself(name: str, redis_url: str, redis_serve
 
 
 async def concerns_its_own_key(manager: BidLockManager, insert: Callable[[], None], told: str | None) -> None:
-    """With an odd row under `KEY`, that key counts as held, and everything else works."""
+    """Assert that `KEY` counts as held while its row is odd, and that everything else works."""
     insert()
     before, odd, after = await asyncio.gather(
         *(manager.acquire_lock("m", name, timeout=0.3) for name in ("before", "odd", "after"))
@@ -307,7 +308,7 @@ async def test_a_table_that_is_just_being_made(sqlite_url: str) -> None:
         await asyncio.sleep(0.1)
         application.execute(index)
         assert await (await acquiring).release()
-        # The same once more, while the manager has the file open.
+        # The table is dropped and created again, while the manager has the file open.
         application.execute("DROP TABLE distributed_locks")
         application.execute(table)
         acquiring = asyncio.create_task(manager.acquire_lease("m", "p", timeout=30))

@@ -1,4 +1,4 @@
-"""Whoever loses a lock learns of it when the block is left, at the latest, on every kind of database."""
+"""The loss of a lock is reported at the end of its block at the latest, on every kind of database."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ RAISING = ("raise", "cancel")
 
 
 class BodyError(Exception):
-    """What a body raises."""
+    """The exception of the body."""
 
 
 class Block:
-    """A block whose lock is taken away in it, in asyncio or in a thread."""
+    """A block that loses its lock while its body runs, in asyncio or in a thread."""
 
     def __init__(self, manager: BidLockManager, on_lost: str) -> None:
         self.manager = manager
@@ -40,14 +40,14 @@ class Block:
         self._on_lost: Any = self.called_with.append if on_lost == "callable" else on_lost
 
     async def run(self, take_away: Callable[[], None], error: Exception | None = None) -> None:
-        """Leave an asynchronous block in whose body the loop never ran."""
+        """Run an asynchronous block whose body never lets the loop run."""
         async with self.manager.with_lock("m", "p", on_lost=self._on_lost) as self.lease:
             take_away()
             if error is not None:
                 raise error
 
     async def run_in_a_thread(self, take_away: Callable[[], None], error: Exception | None = None) -> None:
-        """Leave a block in a thread."""
+        """Run a block in a thread."""
 
         def block() -> None:
             with self.manager.with_lock_sync("m", "p", on_lost=self._on_lost) as self.lease:
@@ -58,7 +58,7 @@ class Block:
         await asyncio.to_thread(block)
 
     def lease_is_lost(self) -> None:
-        """Wait for it without letting the loop run."""
+        """Wait for the loss without letting the loop run."""
         assert self.lease is not None
         deadline = time.monotonic() + 20
         while self.lease.loss is None:
@@ -67,7 +67,7 @@ class Block:
 
 
 def in_another_thread(work: Callable[[], Any]) -> None:
-    """Let a loop of its own run it, while this thread waits."""
+    """Run a coroutine function in another thread with its own loop, while this thread waits."""
     thread = threading.Thread(target=lambda: asyncio.run(work()))
     thread.start()
     thread.join()
@@ -79,7 +79,7 @@ def break_lock(manager: BidLockManager) -> None:
 
 
 def warnings_of_loss(caplog: pytest.LogCaptureFixture) -> int:
-    """How often a loss was logged."""
+    """Return the number of losses logged."""
     lost = [record for record in caplog.records if "was lost" in record.getMessage()]
     assert all(record.levelno == logging.WARNING for record in lost)
     return len(lost)
@@ -88,7 +88,7 @@ def warnings_of_loss(caplog: pytest.LogCaptureFixture) -> int:
 async def assert_reported(
     block: Block, on_lost: str, raised: BaseException | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By what `on_lost` says, and by whatever else speaks of losses; once."""
+    """Assert that `on_lost`, the lease, the log and the counters each report the loss once."""
     assert block.lease is not None
     assert block.lease.loss is not None
     assert await block.lease.lost() == block.lease.loss
@@ -100,11 +100,11 @@ async def assert_reported(
         assert warnings_of_loss(caplog) == 1
     assert block.called_with == ([block.lease] if on_lost == "callable" else [])
     assert (await block.manager.get_metrics_async())["lock_losses"] == 1
-    await asyncio.sleep(0)  # the task goes on: no cancellation is left over
+    await asyncio.sleep(0)  # raises if a cancellation of the task is still pending
 
 
 async def outcome_of(running: Any) -> BaseException | None:
-    """What it raises."""
+    """Return the exception of an awaitable; None if it raises none."""
     try:
         await running
     except Exception as error:
@@ -197,7 +197,7 @@ async def test_the_redis_manager_reports_it_too(
 
     async def block() -> None:
         async with manager.with_lock("m", "p"):
-            redis_server.execute("FLUSHALL")  # stands for a restart without its data
+            redis_server.execute("FLUSHALL")  # has the effect of a restart without data
 
     raised = await outcome_of(block())
     assert isinstance(raised, LockLostError) if on_lost in RAISING else raised is None

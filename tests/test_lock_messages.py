@@ -1,4 +1,4 @@
-"""What is said of a lock is one line, whatever its name, its holder's, and what the server said."""
+"""Every message about a lock is one line, whatever its name, its holder and the server's text contain."""
 
 import asyncio
 import logging
@@ -89,7 +89,7 @@ async def test_a_loss(make_manager: MakeManager, caplog: pytest.LogCaptureFixtur
         await lease.renew()
     assert is_one_line(str(raised.value))
     assert is_one_line(repr(lease))
-    assert lease.key == f"bid:lock:upwork:{HOSTILE}", "attributes are as they are"
+    assert lease.key == f"bid:lock:upwork:{HOSTILE}", "attributes keep the text unchanged"
     with caplog.at_level(logging.WARNING):
         async with manager.with_lock("upwork", HOSTILE, on_lost="log") as lease:
             await manager.break_lock(lease.key)

@@ -1,4 +1,4 @@
-"""A row whose expiry never comes: held until an operator frees it, and harmless."""
+"""A row whose expiry never comes: held until an operator deletes it, and it affects no other row."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ODD_ROWS = [
 
 
 async def write_row(request: pytest.FixtureRequest, url: str, store: str, expiry: object) -> None:
-    """A lock on m:odd that some other program has written."""
+    """Write a lock on m:odd, as another program might."""
     if store == "redis":
         client = request.getfixturevalue("redis_server").client
         client.set("bid_lock:m:odd", "somebody", px=expiry)
         return
     async with BidLockManager(database_url=url) as manager:
-        await manager.locks()  # makes the table
+        await manager.locks()  # creates the table
     insert = (
         "INSERT INTO distributed_locks (id, lock_key, holder_id, acquired_at, expires_at) "
         f"VALUES ('odd', 'bid:lock:m:odd', 'somebody', 1, {expiry})"
@@ -58,11 +58,11 @@ async def test_a_row_with_an_odd_expiry_is_held_until_it_is_broken(
         assert (row.key, row.holder_id, row.is_expired) == ("bid:lock:m:odd", "somebody", False)
         assert (await manager.get_metrics_async())["active_locks"] == 1
 
-        # What the row says about the time is not taken over by a lease that is handed over in memory.
+        # A lease that is handed over in memory does not take its times from the odd row.
         for _ in range(5):
             first = await manager.acquire_lease("m", "p")
             waiting = asyncio.create_task(manager.acquire_lease("m", "p", timeout=20))
-            for _ in range(20):  # the quickest answer counts
+            for _ in range(20):  # only the fastest answer is asserted
                 assert await manager.try_lock("m", "odd") is None
             assert await first.release()
             second = await waiting

@@ -1,4 +1,4 @@
-"""What locks take of a machine and of a server stays bounded, whatever goes wrong."""
+"""Locks use a bounded number of descriptors and connections, whatever fails."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def main():
                 await manager.locks()
             connection.close()
     most = max(most, descriptors())
-    # Connections end on threads of their own: some of the last ones may be about to.
+    # Connections close on separate threads, so some of the last ones may still be open.
     assert most - before < 60, (before, most)
 
 asyncio.run(main())
@@ -114,7 +114,7 @@ path = sys.argv[1]
 write = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
 
 async def main():
-    # Two with the same descriptors, one after the other.
+    # The second connection gets the descriptor numbers of the first one.
     for mode in ("wal", "delete"):
         connection = sqlite3.connect(path, isolation_level=None)
         async with BidLockManager(60, f"sqlite:///{path}") as manager:
@@ -141,7 +141,7 @@ def test_the_applications_own_locks_outlast_our_connections(tmp_path: Path) -> N
 
 
 class Psql:
-    """An administrator's session, which stays open."""
+    """A session of an administrator, which stays open between statements."""
 
     def __init__(self, server: PostgresServer, url: str | None = None) -> None:
         command = [server.program("psql"), "-X", "-q", "-A", "-t", url or server.url()]
@@ -150,7 +150,7 @@ class Psql:
         )
 
     def execute(self, statement: str) -> str:
-        """What it printed, errors too."""
+        """Run a statement; return its output, errors included."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{statement};\n\\echo done\n")
@@ -158,14 +158,14 @@ class Psql:
         return "".join(iter(self._process.stdout.readline, "done\n"))
 
     def close(self) -> None:
-        """End it, and what it holds."""
+        """End the session, which releases its locks."""
         self._process.kill()
         self._process.communicate()
 
 
 @contextmanager
 def session(server: PostgresServer, url: str | None = None) -> Iterator[Psql]:
-    """Such a session, closed in the end."""
+    """Open a `Psql` session, and close it at the end."""
     opened = Psql(server, url)
     try:
         yield opened
@@ -175,7 +175,7 @@ def session(server: PostgresServer, url: str | None = None) -> Iterator[Psql]:
 
 @pytest.fixture
 def session_pooler(postgres_server: PostgresServer) -> Iterator[PgBouncer]:
-    """A pooler that keeps a connection for a client's whole session, and refuses settings at its start."""
+    """Start a pooler in session mode, which refuses startup options."""
     configuration = f"""
     [databases]
     * = host=127.0.0.1 port={postgres_server.port} user=postgres
@@ -229,7 +229,7 @@ async def test_a_locked_table_takes_no_more_connections(
                 assert int(line.split("|")[1]) <= 3, line
             assert administrator.execute(forgotten).strip() == "0"
             await asyncio.sleep(0.2)
-        with pytest.raises(LockBackendError, match="the table is locked"):
+        with pytest.raises(LockBackendError, match="another transaction has locked the table"):
             await managers["direct"].acquire_lease("m", "q", timeout=2)
         stop.set()
         await asyncio.gather(*asking)
@@ -237,7 +237,7 @@ async def test_a_locked_table_takes_no_more_connections(
         unlocked = time.monotonic()
         for manager in managers.values():
             assert await manager.acquire_lock("m", "q" + str(id(manager)), timeout=30)
-        assert time.monotonic() - unlocked < 4  # 2 s, and what a busy machine adds
+        assert time.monotonic() - unlocked < 4  # 2 s, and the delay of a busy machine
     for lease in leases:
         assert lease.is_held
         assert await lease.release()
@@ -264,7 +264,7 @@ async def test_no_limit_stays_behind_in_a_poolers_session(
 
 
 async def test_a_full_queue_of_notifications_costs_no_release() -> None:
-    # The size of the queue can be set from PostgreSQL 17 on.
+    # The setting for the size of the queue exists since PostgreSQL 17.
     programs = _BIN.parent.parent / "pginstall18" / "bin"
     server = PostgresServer(programs=programs, settings={"max_notify_queue_pages": "64"})
     try:
@@ -280,7 +280,7 @@ async def test_a_full_queue_of_notifications_costs_no_release() -> None:
             )
             while "too many notifications" not in filling.execute(fill):
                 pass
-            await asyncio.sleep(0.5)  # the waiters have noted that they wait
+            await asyncio.sleep(0.5)  # by now the waiters are noted in the database
             started = time.monotonic()
             assert await asyncio.gather(*(lease.release() for lease in leases)) == [True] * 20
             for task in waiting:

@@ -1,4 +1,4 @@
-"""Who waits for a lock waits for the whole of its `timeout`, and no longer, on every kind of database."""
+"""A waiter waits for the whole of its `timeout`, and no longer, on every kind of database."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ Take = Callable[[BidLockManager, float], Awaitable[bool]]
 
 
 async def by_acquire_lock(manager: BidLockManager, timeout: float) -> bool:
-    """Whether it got the lock."""
+    """Return True if the manager acquired the lock."""
     return await manager.acquire_lock("m", "p", timeout=timeout)
 
 
 async def by_with_lock(manager: BidLockManager, timeout: float) -> bool:
-    """Likewise."""
+    """Return True if the manager acquired the lock."""
     async with manager.with_lock("m", "p", timeout=timeout):
         return True
 
 
 async def by_acquire_lease(manager: BidLockManager, timeout: float) -> bool:
-    """Likewise."""
+    """Return True if the manager acquired the lock."""
     return await (await manager.acquire_lease("m", "p", timeout=timeout)).release()
 
 
 async def by_lock_many(manager: BidLockManager, timeout: float) -> bool:
-    """Likewise."""
+    """Return True if the manager acquired the lock."""
     for lease in await manager.lock_many([("m", "p")], timeout=timeout):
         await lease.release()
     return True
 
 
 async def by_with_lock_sync(manager: BidLockManager, timeout: float) -> bool:
-    """Likewise, in a thread."""
+    """Acquire in a thread; return whether the manager acquired the lock."""
 
     def take() -> bool:
         with manager.with_lock_sync("m", "p", timeout=timeout):
@@ -52,7 +52,7 @@ WAYS_IN: list[Take] = [by_acquire_lock, by_with_lock, by_acquire_lease, by_lock_
 
 
 async def waited(take: Take, manager: BidLockManager, timeout: float) -> float:
-    """Seconds until it gave up."""
+    """Return the number of seconds until the acquisition gave up."""
     started = time.monotonic()
     with contextlib.suppress(LockTimeoutError):
         assert not await take(manager, timeout)
@@ -60,13 +60,13 @@ async def waited(take: Take, manager: BidLockManager, timeout: float) -> float:
 
 
 def assert_waited_in_full(waits: list[float], timeout: float) -> None:
-    """A second later at the latest, and what a busy machine takes."""
+    """Assert that every wait ended within one second after its timeout, plus the delay of a busy machine."""
     assert min(waits) >= timeout, waits
     assert max(waits) < timeout + 3, waits
 
 
 def start_all(timeout: float, *managers: BidLockManager) -> list[asyncio.Task[float]]:
-    """Let one wait by each way in, and by each manager."""
+    """Start one waiter for each acquiring method and each manager."""
     return [asyncio.create_task(waited(take, manager, timeout)) for manager in managers for take in WAYS_IN]
 
 
@@ -103,4 +103,4 @@ async def test_all_who_wait_for_locks_that_are_never_released_get_them_in_turn(
         for number in range(3)
     ]
     assert all(await asyncio.gather(*waiting))
-    assert time.monotonic() - started >= 0.55  # each has it for its `ttl`
+    assert time.monotonic() - started >= 0.55  # each holder keeps the lock for its `ttl`

@@ -1,4 +1,4 @@
-"""Database URLs are read as SQLAlchemy reads them, and what stands before an `@` is never shown."""
+"""Database URLs are parsed as SQLAlchemy parses them, and no message shows the part before an `@`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PASSWORDS = [
 
 
 class ListeningServer:
-    """Notes with which user, password and database one wants to be let in, and lets nobody in."""
+    """A server that records the user, password and database of each login, and refuses every login."""
 
     def __init__(self, answer: Callable[[socket.socket], dict[str, str]]) -> None:
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -68,7 +68,7 @@ class ListeningServer:
 
 
 def read_postgres(connection: socket.socket) -> dict[str, str]:
-    """The start of a PostgreSQL session, which is asked for its password in clear text."""
+    """Read the start of a PostgreSQL session, and request the password in clear text."""
     while True:
         (length,) = struct.unpack("!I", connection.recv(4, socket.MSG_WAITALL))
         body = connection.recv(length - 4, socket.MSG_WAITALL)
@@ -86,7 +86,7 @@ def read_postgres(connection: socket.socket) -> dict[str, str]:
 
 
 def read_redis(connection: socket.socket) -> dict[str, str]:
-    """The first command of a Redis session: AUTH, or HELLO with it."""
+    """Read the first command of a Redis session: AUTH, or HELLO with AUTH."""
     with connection.makefile("rb") as lines:
         count = int(lines.readline()[1:])
         words = []
@@ -100,7 +100,7 @@ def read_redis(connection: socket.socket) -> dict[str, str]:
 
 @pytest.fixture
 def postgres_door() -> Iterator[ListeningServer]:
-    """Where PostgreSQL's clients knock."""
+    """Start a `ListeningServer` for PostgreSQL clients."""
     server = ListeningServer(read_postgres)
     yield server
     server.stop()
@@ -108,14 +108,14 @@ def postgres_door() -> Iterator[ListeningServer]:
 
 @pytest.fixture
 def redis_door() -> Iterator[ListeningServer]:
-    """Where Redis's clients knock."""
+    """Start a `ListeningServer` for Redis clients."""
     server = ListeningServer(read_redis)
     yield server
     server.stop()
 
 
 async def what_is_said(server: ListeningServer, url: str) -> dict[str, str]:
-    """What a manager of this URL tells the server."""
+    """Return the user, password and database that a manager of this URL sends to the server."""
     while not server.seen.empty():
         server.seen.get()
     async with BidLockManager(60, url) as manager:
@@ -125,7 +125,7 @@ async def what_is_said(server: ListeningServer, url: str) -> dict[str, str]:
 
 
 def generated_urls(port: int) -> Iterator[str]:
-    """URLs to a port of this machine, every part of them odd."""
+    """Generate URLs to a local port, with odd characters in every part."""
     odd = random.Random(20)
 
     def text(alphabet: str, least: int, most: int) -> str:
@@ -151,7 +151,7 @@ async def test_urls_are_read_as_sqlalchemy_reads_them(postgres_door: ListeningSe
         assert said["user"] == expected.username, url
         assert said["password"] == (expected.password or ""), url
         assert (expected.host, expected.port) == ("127.0.0.1", postgres_door.port), url
-        # Newer versions of SQLAlchemy undo percent-encoding in a database's name; older ones don't.
+        # Only newer versions of SQLAlchemy decode percent-encoding in the name of a database.
         assert said["database"] in (expected.database, _undone(str(expected.database))), url
         assert said["application_name"] == expected.query.get("application_name", "arbitrageai-native"), url
 
@@ -175,7 +175,7 @@ async def test_a_redis_password_is_read_as_sqlalchemy_would(
 
 @pytest.fixture(scope="module")
 def scram_server() -> Iterator[PostgresServer]:
-    """A server that asks everybody who comes over the network for a password."""
+    """Start a server that requires a password for connections over the network."""
     server = PostgresServer()
     rules = server.data_folder / "pg_hba.conf"
     rules.write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
@@ -253,7 +253,8 @@ async def test_nothing_before_an_at_is_shown(
         try:
             manager: Any = make()
             shown.append(repr(manager))
-            # Nobody is there, which is waited for: no password makes a difference to that.
+            # No server listens there, so each attempt waits for its timeout; the password does not
+            # matter.
             if secret in SECRETS[:2]:
                 assert await manager.acquire_lock("upwork", "p1", timeout=0) is False
         except ValueError as error:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from arbitrageai_native.audit import Report
 
 DESCRIPTION: Final = """\
-Finds what blocks the event loop in a tree of sources, without running them. Prints a line for each finding:
-path:line:column: FUNCTION blocks in WHAT: what to use instead. `# noqa` at a line silences it."""
+Finds calls that block the event loop in a source tree, without running the code. Prints a line for each
+finding: path:line:column: FUNCTION blocks in CALL: REPLACEMENT. `# noqa` suppresses findings of its line."""
 
 EXAMPLES: Final = """\
 examples:
@@ -30,7 +30,7 @@ def add_command(subcommands: Subcommands) -> None:
     """Add the subcommand's parser."""
     parser = subcommands.add_parser(
         "audit",
-        help="find what blocks the event loop in a tree of sources",
+        help="find calls that block the event loop in a source tree",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_lines(report: Report) -> None:
-    """A line for each finding, never cut: an editor or a terminal finds the place by it."""
+    """Print a whole line for each finding, since editors and terminals parse the place in it."""
     for finding in report.findings:
         print(finding)
     blocking = len({(finding.file, finding.function) for finding in report.findings})

@@ -108,11 +108,11 @@ class CountedStream:
         return summary
 
     def iterate(self, stream: Any) -> Any:
-        """What `async for` iterates over."""
+        """Return the iterator of an `async for` over `stream`."""
         return self._stream.iterate(stream)
 
     def wait_was_given_up(self) -> None:
-        """A wait was given up, perhaps for good."""
+        """Start the grace period after a cancelled wait, unless another loop still iterates."""
         self._stream.wait_was_given_up()
 
     def next(self, texts: bool) -> list[Any] | None:
@@ -122,7 +122,7 @@ class CountedStream:
         self._begin()
         try:
             batch: list[Any] | None = self._stream.next(texts)
-        except Exception as error:  # Ctrl-C ends the wait alone
+        except Exception as error:  # Ctrl-C ends only the wait, not the stream
             self._end(error)
             raise
         if batch is None:
@@ -140,7 +140,7 @@ class CountedStream:
             self._end(error)
             raise
         except BaseException:
-            del self  # a cancellation's traceback keeps this frame, and would keep the stream
+            del self  # the traceback keeps this frame, which would keep the stream
             raise
         if batch is None:
             self._end(None)

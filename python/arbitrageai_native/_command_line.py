@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def seconds(text: str) -> float:
-    """A type of options: a finite number above 0."""
+    """Parse the value of an option that has to be a finite number above 0."""
     try:
         value = float(text)
     except ValueError:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from arbitrageai_native.doctor import Finding
 
 DESCRIPTION: Final = """\
-Checks the set-up: database, Redis, model servers, certificates, proxies, limits. Prints what was found, and
-below each warning and error what to do. Changes nothing, and costs no tokens."""
+Checks the set-up: database, Redis, model servers, certificates, proxies, limits. Prints a line for each
+finding, and advice below each warning and error. Changes nothing and uses no tokens."""
 
 EXAMPLES: Final = """\
 examples:
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_findings(findings: list[Finding]) -> None:
-    """A line each, never cut: what is in it may have to be copied."""
+    """Print a whole line for each finding, since the user may have to copy a path or a URL from it."""
     from rich.console import Console
     from rich.text import Text
 

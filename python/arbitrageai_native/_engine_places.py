@@ -1,4 +1,4 @@
-"""Asks one of an engine's connections which database it leads to, and writes that as a URL of ours."""
+"""Queries a connection of an engine for its database, and returns that database as a URL for the locks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SELECT current_database()::text, session_user::text, current_user::text, current
         WHERE relname = '{_TABLE}' AND relkind IN ('r', 'p') AND left(nspname::text, 3) <> 'pg_')
 """
 
-# Where a search path comes from that every connection of the same user to the same database has.
+# The sources of a search_path that is the same for every connection of one user to one database.
 _OF_THE_SERVER = (
     "default",
     "environment variable",
@@ -37,15 +37,15 @@ _LOCAL = ("", "localhost", "127.0.0.1", "::1")
 
 
 def url_of(connection: Any, url: Any, schema: str | None) -> str | None:
-    """The URL of the database that a connection leads to; None for one in memory.
+    """Return the URL of the database of a connection; None for a database in memory.
 
     Args:
-        connection: SQLAlchemy's.
-        url: that of its engine.
-        schema: the one that the application's statements name before the table, if they name one.
+        connection: the SQLAlchemy connection.
+        url: the URL of its engine.
+        schema: the schema that the application's statements name for the table; None if they name none.
 
     Raises:
-        ValueError: it is no database that locks can be in, or the URL leads elsewhere.
+        ValueError: the database can't hold the locks, or it is another one than the URL names.
     """
     if url.get_backend_name() == "sqlite":
         return _file_of(connection, schema)
@@ -53,7 +53,7 @@ def url_of(connection: Any, url: Any, schema: str | None) -> str | None:
 
 
 def url_of_async(engine: Any, schema: str | None) -> str | None:
-    """As `url_of`, for an asynchronous engine: by a connection of a pool and a loop of our own."""
+    """As `url_of`, for an asynchronous engine, with a separate pool and a separate event loop."""
     from sqlalchemy.engine import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -72,16 +72,16 @@ def _file_of(connection: Any, schema: str | None) -> str | None:
     rows = connection.exec_driver_sql("PRAGMA database_list").fetchall()
     files = {name: file for _, name, file in rows}
     if schema is not None and schema not in files:
-        raise ValueError(f"has its table in {schema!r}, and no database is attached under that name")
+        raise ValueError(f"has its table in the schema {schema!r}, but no attached database has that name")
     found = schema if schema is not None else _database_with_the_table(connection, list(files))
     file: str = files[found] or ""
     if "?" in file:
-        raise ValueError("is on a file with a question mark in its name")
+        raise ValueError("is on a file with a question mark in its name, which is not supported")
     return f"sqlite:///{file}" if file else None
 
 
 def _database_with_the_table(connection: Any, names: list[str]) -> str:
-    """Which of the attached databases SQLite means where none is named: the first that has the table."""
+    """Return the attached database that a statement without a schema uses: the first one with the table."""
     for name in names if len(names) > 1 else []:
         master = f'"{name}".sqlite_master'.replace('"temp".sqlite_master', "sqlite_temp_master")
         query = f"SELECT 1 FROM {master} WHERE type = 'table' AND name = '{_TABLE}'"
@@ -96,11 +96,11 @@ def _server_of(connection: Any, url: Any, schema: str | None) -> str:
     database = _refuse_another_server(connection, url, database)
     meant = schema or found or current
     if meant is None:
-        raise ValueError(f"has no schema of its search_path; {_TABLE} is to be found or made in one")
+        raise ValueError(f"has a search_path without an existing schema, so there is no place for {_TABLE}")
     if schema is None and found is None and all_schemas is not None:
         raise ValueError(
-            f"would find or make {_TABLE} in the schema {current}, while there is one in: {all_schemas}. "
-            f"Let its search_path name that schema, or make the table in {current}"
+            f"has no table {_TABLE} in its schema {current}, but the table exists in: {all_schemas}. "
+            f"Add that schema to the search_path of the engine, or create the table in {current}"
         )
     query = dict(url.query)
     another_login = url.username is not None and login != str(url.username)
@@ -112,17 +112,22 @@ def _server_of(connection: Any, url: Any, schema: str | None) -> str:
 
 
 def _refuse_another_server(connection: Any, url: Any, database: str) -> str:
-    """The database's name, as one has to ask for it."""
+    """Check that the connection leads to the server and database of the URL; return the database's name.
+
+    Raises:
+        ValueError: the connection leads to another server or database.
+    """
     info = getattr(connection.connection.dbapi_connection, "info", None)
     actual_host, actual_port = getattr(info, "host", None), getattr(info, "port", None)
-    # A pooler may know the database by another name than the server.
+    # A pooler may have another name for the database than the server has.
     asked_for = getattr(info, "dbname", None)
     database = asked_for if isinstance(asked_for, str) else database
     named = url.query.get("dbname") or url.database
     host, port = _host_and_port(url)
     same = named in (None, "", database)
     if not isinstance(actual_host, str):
-        # This driver does not tell; a URL that names no server says that something else does.
+        # This driver does not report the server. If the URL names none, a creator or connect_args
+        # do.
         same = same and bool(host or named)
     elif host:
         same = same and actual_host in (host, "")
@@ -133,8 +138,8 @@ def _refuse_another_server(connection: Any, url: Any, database: str) -> str:
     if not same:
         server = f"{actual_host or 'a server'}:{actual_port or '?'}"
         raise ValueError(
-            f"has connections to the database {database!r} at {server}, which its URL does not say (creator, "
-            "connect_args, a listener?): give the locks a database_url that does"
+            f"connects to the database {database!r} at {server}, but its URL names another one (a creator, "
+            "connect_args or a listener may set it): give the lock manager the right database_url"
         )
     return database
 
@@ -142,7 +147,7 @@ def _refuse_another_server(connection: Any, url: Any, database: str) -> str:
 def _host_and_port(url: Any) -> tuple[str | None, int | None]:
     host = url.query.get("host") or url.query.get("hostaddr") or url.host or os.environ.get("PGHOST")
     if isinstance(host, tuple):
-        return None, None  # several: refused when the URL is read
+        return None, None  # several hosts: `Database::parse` refuses the URL later
     port = url.query.get("port") or url.port or os.environ.get("PGPORT") or 5432
     alone = re.fullmatch(r"([A-Za-z0-9.-]*):(\d+)", host or "")
     if alone:
@@ -154,13 +159,13 @@ def _host_and_port(url: Any) -> tuple[str | None, int | None]:
 
 
 def _escaped(schema: str) -> str:
-    """A schema's name as a word of `options`."""
+    """Escape the name of a schema for the parameter `options`."""
     name = schema if re.fullmatch(r"[a-z_][a-z0-9_]*", schema) else '"' + schema.replace('"', '""') + '"'
     return re.sub(r"([\s\\])", r"\\\1", name)
 
 
 def _rendered(url: Any, query: dict[str, Any], database: str) -> str:
-    """The URL with every part escaped, so that it is read as it is meant."""
+    """Render the URL with every part escaped, so that it is parsed into the same parts."""
     user = "" if url.username is None else quote(str(url.username), safe="")
     if url.password is not None:
         user += ":" + quote(str(url.password), safe="")

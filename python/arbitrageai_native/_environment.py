@@ -30,7 +30,7 @@ _is_loaded = False
 
 
 def load_dotenv_file_once() -> None:
-    """As `load_dotenv_file`, unless that has been done in this process: for whoever needs the environment."""
+    """Load the `.env` file, unless this process has loaded it already."""
     if not _is_loaded:
         load_dotenv_file()
 
@@ -39,12 +39,12 @@ def load_dotenv_file() -> None:
     """Load the `.env` file; variables that are set already win.
 
     Raises:
-        ValueError: it can't be read.
+        ValueError: the file can't be read.
     """
     global _is_loaded
     file = dotenv_file()
     if file is not None:
-        # It takes longer to import than this package: only if there is a file to load.
+        # Importing dotenv takes longer than importing this package, so it waits for a file to load.
         from dotenv import load_dotenv
 
         try:
@@ -55,10 +55,10 @@ def load_dotenv_file() -> None:
 
 
 def dotenv_file() -> str | None:
-    """The `.env` file that counts.
+    """Return the path of the `.env` file to load, or None.
 
-    It is the first one found from the working directory upwards, from the folder of the application's package
-    `src` upwards, or from that of the program.
+    The search goes from the working directory upwards, then from the folder of the application's package
+    `src` upwards, then from the folder of the program upwards. The first file found is the one to load.
     """
     for directory in _starting_points():
         while True:
@@ -88,7 +88,7 @@ def _working_directory() -> list[str]:
 
 
 def _folders_of_the_application() -> list[str]:
-    """Where the package `src` is, found without importing it."""
+    """Return the folders of the package `src`, without importing it."""
     package = sys.modules.get("src")
     if package is not None:
         folders = getattr(package, "__path__", ())

@@ -191,7 +191,10 @@ class ForeignStream:
                 return [text]
 
     async def _next_in_worker(self, iterator: Iterator[Any]) -> Any:
-        """The next chunk. A thread can't be stopped: what came too late comes the next time."""
+        """Return the next chunk.
+
+        A thread can't be stopped. So the next call returns a chunk that arrives after a cancelled wait.
+        """
         if self._pending is None:
             self._pending = asyncio.ensure_future(_in_worker(partial(next, iterator, _END)))
         try:
@@ -201,18 +204,16 @@ class ForeignStream:
                 self._pending = None
 
     def _refuse_if_cut(self) -> None:
-        """Raise if the stream's end is none of the answer's: a wait given up ends a client's generator."""
+        """Raise an error if a cancelled wait ended the client's generator before the end of the answer."""
         if self._cut and "finish_reason" not in self._summary:
-            raise APIConnectionError(
-                message="Connection error. (a wait was given up, which ended the client's stream)"
-            )
+            raise APIConnectionError(message="Connection error. (a cancelled wait ended the client's stream)")
 
     def iterate(self, stream: Any) -> Any:
-        """What `async for` iterates over."""
+        """Return the iterator of an `async for` over `stream`."""
         return stream
 
     def wait_was_given_up(self) -> None:
-        """A wait was given up, perhaps for good: the foreign stream's own affair."""
+        """Do nothing: a foreign client closes its request itself."""
 
     def close(self) -> None:
         """Close the foreign stream, if it can be closed from here."""
@@ -227,7 +228,7 @@ class ForeignStream:
                 wait_for(outcome)
 
     def _text(self, chunk: Any) -> str | None:
-        self._cut = False  # it goes on
+        self._cut = False  # a further chunk shows that the stream was not ended
         model, usage = getattr(chunk, "model", None), getattr(chunk, "usage", None)
         if isinstance(model, str):
             self._summary["model"] = model

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from arbitrageai_native._command_line import Subcommands
 
 DESCRIPTION: Final = """\
-Shows the locks of a database, or releases them. `list` and `watch` change nothing, and no action makes a
-SQLite file. `cleanup` deletes expired rows alone; `cleanup --all` asks before it releases what is held."""
+Shows the locks of a database, or releases them. `list` and `watch` change nothing, and no action creates a
+SQLite file. `cleanup` deletes only expired rows; `cleanup --all` asks, and then deletes every row."""
 
 EXAMPLES: Final = """\
 examples:
-  %(prog)s                                      who holds what
+  %(prog)s                                      list the locks and their holders
   %(prog)s list --json --database-url sqlite:///locks.db
-  %(prog)s release upwork:job-17                whoever holds it
-  %(prog)s cleanup --all --yes                  every lock, without a question
+  %(prog)s release upwork:job-17                release a lock of any holder
+  %(prog)s cleanup --all --yes                  release every lock, without a question
 
 exit status: 0; 1 if there is no such lock, or the question was answered with no; 2 for bad input, or if the
 database can't be used; 130 after Ctrl-C"""
@@ -37,19 +37,27 @@ def add_command(subcommands: Subcommands) -> None:
     _add_database(parser, default=None)
     parser.set_defaults(run=run, json=False)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    # Without a default of its own, an action leaves alone what was given before it.
+    # The option of an action has no default, which would replace a value given before the action.
     database = argparse.ArgumentParser(add_help=False)
     _add_database(database, default=argparse.SUPPRESS)
 
-    listing = actions.add_parser("list", parents=[database], help="print who holds what (the default)")
+    listing = actions.add_parser(
+        "list", parents=[database], help="print the locks and their holders (the default)"
+    )
     listing.add_argument(
         "--json", action="store_true", help='print {"database": …, "locks": […]}, unknown times as null'
     )
-    watch = actions.add_parser("watch", parents=[database], help="the same, live, until Ctrl-C")
-    watch.add_argument(
-        "--every", type=seconds, default=1.0, metavar="SECONDS", help="how often to look (default: 1)"
+    watch = actions.add_parser(
+        "watch", parents=[database], help="print the list again and again, until Ctrl-C"
     )
-    release = actions.add_parser("release", parents=[database], help="release one lock, whoever holds it")
+    watch.add_argument(
+        "--every",
+        type=seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="the time between two lists (default: 1)",
+    )
+    release = actions.add_parser("release", parents=[database], help="release one lock of any holder")
     release.add_argument("key", help="as listed: bid:lock:MARKETPLACE:POSTING, or just MARKETPLACE:POSTING")
     cleanup = actions.add_parser(
         "cleanup", parents=[database], help="delete expired rows; with --all release every lock"
@@ -57,7 +65,7 @@ def add_command(subcommands: Subcommands) -> None:
     which = cleanup.add_mutually_exclusive_group()
     which.add_argument("--expired", action="store_true", help="only rows that have expired (the default)")
     which.add_argument(
-        "--all", action="store_true", help="every row, whoever holds it; asks first, on a terminal"
+        "--all", action="store_true", help="every row, held locks included; asks first, on a terminal"
     )
     cleanup.add_argument("--yes", action="store_true", help="do not ask")
 

@@ -1,4 +1,4 @@
-"""What `python -m arbitrageai_native locks` does: look at the locks of a database, and release them."""
+"""The actions of `python -m arbitrageai_native locks`: list the locks of a database, and release them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from .lock_overview import HeldLock
 
 _PREFIX: Final = "bid:lock:"
 _UNKNOWN: Final = "unknown"
-# What is longer stands out of its column, and does not widen it for all others.
+# A longer value overflows its column, and does not widen the column for the other rows.
 _WIDEST_COLUMN: Final = 60
 _MOST_HOLDERS_NAMED: Final = 3
-# Some 3,000 years. Whoever writes such a time means no time.
+# Some 3,000 years in seconds. A program that writes a longer time does not mean a time.
 _LONGEST: Final = 1e11
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line says.
 
-    The exit status is 0, or 1 if there was no such lock or the user has answered with no, or 2 if the
-    database can't be used.
+    The exit status is 0, or 1 if no such lock exists or the user answered no, or 2 if the database can't be
+    used.
     """
     try:
         manager = BidLockManager(database_url=arguments.database_url)
@@ -55,10 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _look(manager: BidLockManager, key: str | None = None) -> list[HeldLock]:
-    """Every row, or that of one key. Nothing is made or changed.
+    """Return every row, or the row of one key. Creates and changes nothing.
 
     Raises:
-        LockBackendError: there is no such file, or the database can't be used.
+        LockBackendError: the SQLite file does not exist, or the database can't be used.
     """
     return [HeldLock(*row) for row in await manager._locks().look(key)]
 
@@ -72,7 +72,7 @@ def _print_list(manager: BidLockManager, held: list[HeldLock], *, as_json: bool)
     elif sys.stdout.isatty():
         console = Console(highlight=False)
         for line in _lines(manager, held, console.width):
-            console.print(line, soft_wrap=True)  # a terminal wraps long lines so that they are copied whole
+            console.print(line, soft_wrap=True)  # a line that the terminal wraps is copied whole
     else:
         for line in _lines(manager, held):
             print(line.plain)
@@ -96,7 +96,7 @@ async def _watch(manager: BidLockManager, seconds: float) -> None:
 
 
 def _lines(manager: BidLockManager, held: list[HeldLock], width: int | None = None) -> Iterable[Text]:
-    """The list, a line for each lock; in less width without what can be spared."""
+    """Return the list, a line for each lock. If `width` is too small, leave out the prefix and `since`."""
     rows = [_row(lock) for lock in held]
     lines = _in_columns(["key", "holder", "since", "held for", "expires in"], rows)
     if width is not None and max(map(cell_len, lines)) > width:
@@ -113,7 +113,7 @@ def _lines(manager: BidLockManager, held: list[HeldLock], width: int | None = No
 
 
 def _row(lock: HeldLock) -> list[str]:
-    # The database's clock, unless the row's times make no sense.
+    # The time by the clock of the database, unless the row has an odd expiry.
     now = lock.expires_at - lock.remaining
     held_for = (now if math.isfinite(now) else time.time()) - lock.acquired_at
     is_known = lock.acquired_at > 0 and abs(held_for) < _LONGEST
@@ -131,7 +131,7 @@ def _moment(unix_seconds: float) -> str:
         return _UNKNOWN
     try:
         return f"{datetime.fromtimestamp(unix_seconds):%Y-%m-%d %H:%M:%S}"
-    except (OverflowError, ValueError, OSError):  # no year that there is a calendar for
+    except (OverflowError, ValueError, OSError):  # the year is beyond the range of `datetime`
         return _UNKNOWN
 
 
@@ -189,7 +189,7 @@ def _released(lock: HeldLock) -> str:
     since = f" for {held_for}" if held_for != _UNKNOWN else ""
     return (
         f"released {key}, which {holder} had held{since}; "
-        "a holder that renews it learns of this within a third of its ttl"
+        "a holder that renews it detects the loss within a third of its ttl"
     )
 
 
@@ -202,7 +202,7 @@ async def _sweep(manager: BidLockManager) -> int:
 
 def _cleanup_all(manager: BidLockManager, is_sure: bool) -> int:
     found = asyncio.run(_look(manager))
-    # Not within a coroutine: a question waits, and Ctrl-C has to end it.
+    # The question is asked outside a coroutine, so that Ctrl-C ends the wait for the answer.
     if (
         found
         and not is_sure
@@ -219,10 +219,10 @@ def _cleanup_all(manager: BidLockManager, is_sure: bool) -> int:
 
 
 def _is_confirmed(held: list[HeldLock], rows: int) -> bool:
-    """Whether the user wants to release what is held, and delete all rows.
+    """Ask the user whether to release the held locks and delete all rows.
 
     Raises:
-        ValueError: there is no terminal to ask at.
+        ValueError: standard input is no terminal.
     """
     what = f"release {_count(len(held))} that {'is' if len(held) == 1 else 'are'} held"
     if not held:
@@ -233,7 +233,7 @@ def _is_confirmed(held: list[HeldLock], rows: int) -> bool:
         names += f" and {len(holders) - _MOST_HOLDERS_NAMED} more"
     if not sys.stdin.isatty():
         by = f" ({names})" if names else ""
-        raise ValueError(f"cleanup --all would {what}{by}; without a terminal to ask at, it needs --yes")
+        raise ValueError(f"cleanup --all would {what}{by}; without a terminal for the question, give --yes")
     print(f"{what}? {names + '; ' if names else ''}y/N ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() in ("y", "yes"):
         return True

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 def listed(name: str, items: Iterable[Item]) -> list[Item]:
-    """The items of an argument. A single prompt is an iterable, too: of its letters, or of its keys."""
+    """Return the items of an argument; refuse a single prompt, which would iterate over letters or keys."""
     if isinstance(items, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(items, Iterable):
         raise InvalidArgumentTypeError(f"{name} has to be a list of prompts, not {type(items).__name__}")
     return list(items)

@@ -209,10 +209,10 @@ class ChatStream:
     """The stream of one call: requested at the first `next`, closed when it is closed or dropped."""
 
     def iterate(self, stream: Any) -> Iteration[Any]:
-        """What `async for` iterates over: it notices when an exception leaves the loop."""
+        """Return the iterator of an `async for`, which detects that an exception leaves the loop."""
 
     def wait_was_given_up(self) -> None:
-        """A wait was given up, perhaps for good."""
+        """Start the grace period after a cancelled wait, unless another loop still iterates."""
 
     def next_async(self, texts: bool) -> Awaitable[list[Any] | None]:
         """Awaits the next items (pieces of text, or chunks as dicts): a list, or None after the last."""
@@ -228,7 +228,7 @@ class ChatStream:
 
 @final
 class Iteration(Generic[_Result]):
-    """One loop over a stream."""
+    """The iterator of one loop over a stream."""
 
     def __aiter__(self) -> Iteration[_Result]: ...
     def __anext__(self) -> Coroutine[Any, Any, _Result]: ...
@@ -418,7 +418,7 @@ def process_metrics() -> dict[str, Any]:
 # --- what `doctor` asks ---
 
 def printable(text: str) -> str:
-    """The text with control characters written out."""
+    """Return the text with its control characters escaped."""
 
 def inspect_database(database_url: str | None = None) -> Awaitable[dict[str, Any]]:
     """Looks at the locks' database without changing anything in it.

@@ -1,4 +1,4 @@
-"""Keeps what stands before an `@` of a URL out of messages that are not our own."""
+"""Removes users and passwords from URLs in messages of other libraries."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ _CREDENTIALS = re.compile(r"(?<=://)[^\s'\"]*@")
 
 
 def without_credentials(text: str) -> str:
-    """The text without the users and passwords of its URLs."""
+    """Return the text with `***` in place of the users and passwords of its URLs."""
     return _CREDENTIALS.sub("***@", text) if "@" in text else text

@@ -1,10 +1,10 @@
 """The database behind a callable that returns a SQLAlchemy session, or behind an application's engine.
 
-An engine's URL does not say all: `connect_args`, `creator` and listeners decide which file, server and schema
-its connections lead to. So one of them is asked, once for each engine, in a thread of its own, since it waits
-for the database.
+The URL of an engine does not determine the database alone: `connect_args`, `creator` and listeners decide
+which file, server and schema its connections use. So this module queries one connection of each engine once,
+in a separate thread, since the query waits for the database.
 
-SQLAlchemy is not imported here: whoever hands such an object over has done so.
+SQLAlchemy is not imported here: the code that made the session or engine has imported it.
 """
 
 from __future__ import annotations
@@ -40,15 +40,16 @@ class Place(NamedTuple):
     memory_engine: Any = None
 
 
-# The URLs that engines have answered with (None: in memory), and the questions under way, by the schema that
-# their table is said to be in. Nothing here keeps an engine.
+# The URLs found for each engine (None: in memory), and the queries under way, both by the schema
+# that the application names for the table. The keys are weak references, so that no engine is kept
+# alive.
 _answers: WeakKeyDictionary[Any, dict[str | None, str | None]] = WeakKeyDictionary()
 _questions: WeakKeyDictionary[Any, dict[str | None, Future[Place]]] = WeakKeyDictionary()
 _asking = Lock()
 
 
 def _forget_questions() -> None:
-    """In a forked child, which has none of the threads that would answer."""
+    """Drop the queries in a forked child, which does not have the threads that would answer them."""
     global _asking
     _asking = Lock()
     _questions.clear()
@@ -59,7 +60,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Unasked:
-    """An engine whose connections have not been asked yet which database they lead to."""
+    """An engine whose database is not known yet."""
 
     def __init__(self, engine: Any, schema: str | None, of_what: str, session: Any = None) -> None:
         self._engine = engine
@@ -69,15 +70,15 @@ class Unasked:
 
     @property
     def keeps_its_session(self) -> bool:
-        """Whether it is asked through a session, which is closed then."""
+        """Whether the query uses a session, and closes it afterwards."""
         return self._session is not None
 
     def wait(self, seconds: object) -> Place:
-        """The answer, waiting for it in this thread.
+        """Return the place of the locks. Blocks this thread until the database has answered.
 
         Raises:
-            LockBackendError: there is none within so many seconds.
-            ValueError: it is no database that locks can be in.
+            LockBackendError: the database did not answer within `seconds`.
+            ValueError: the database can't hold the locks.
         """
         end = time.monotonic() + _patience(seconds)
         question = self._ask()
@@ -112,19 +113,19 @@ class Unasked:
             question = self._ask()
 
     def _unanswered(self) -> LockBackendError:
-        return LockBackendError(f"{self._of_what} did not say in time which database it is on")
+        return LockBackendError(f"{self._of_what} did not report its database in time")
 
     def _ask(self) -> Future[Place]:
-        """Put the question, unless somebody else has put it."""
+        """Start the query, unless it is already under way; return its future."""
         with _asking:
             known = _questions.setdefault(self._engine, {}) if self._session is None else {}
             question = known.get(self._schema)
             if question is not None:
                 return question
             question = known[self._schema] = Future()
-            question.set_running_or_notify_cancel()  # so that nobody who stops waiting cancels it
+            question.set_running_or_notify_cancel()  # no caller that stops waiting may cancel it
         if _is_in_memory(self._engine.url) and not _is_async(self._engine):
-            # A database in memory may belong to the thread that opened it; and opening it takes no time.
+            # A database in memory may belong to the thread that opened it, and opening it is quick.
             self._run(question)
         else:
             Thread(target=self._run, args=(question,), name="arbitrageai-engine", daemon=True).start()
@@ -139,7 +140,7 @@ class Unasked:
             failure = ValueError(without_credentials(f"{self._of_what} {error}"))
         except BaseException as error:
             said = without_credentials(f"{type(error).__name__}: {error}")
-            failure = LockBackendError(f"{self._of_what} can't be asked which database it is on: {said}")
+            failure = LockBackendError(f"{self._of_what} could not report its database: {said}")
             failure.__cause__ = error
         with _asking:
             if self._session is None:
@@ -179,7 +180,8 @@ def place_of_session(get_db: Callable[[], Any], of_what: str = "_get_db") -> Pla
     except Exception as error:
         said = without_credentials(f"{type(error).__name__}: {error}")
         raise LockBackendError(f"{of_what} raised {said}") from error
-    # Looked up so that a mock, which has every attribute, is taken as it is.
+    # The lookup in `__dict__` leaves a mock alone, since `getattr` of a mock succeeds for every
+    # name.
     session = getattr(session, "__dict__", {}).get("sync_session", session)
     if not callable(getattr(session, "get_bind", None)):
         raise TypeError(f"{of_what} has to return a SQLAlchemy Session, not {session!r}")
@@ -187,7 +189,7 @@ def place_of_session(get_db: Callable[[], Any], of_what: str = "_get_db") -> Pla
     try:
         try:
             model = _model_of_the_table()
-            # A session may have a database of its own for this table.
+            # A session may bind this table to another database than its other tables.
             bind = session.get_bind() if model is None else session.get_bind(model)
         except Exception as error:
             said = without_credentials(str(error))
@@ -200,27 +202,27 @@ def place_of_session(get_db: Callable[[], Any], of_what: str = "_get_db") -> Pla
 
 
 def place_of_sessions(sessions: Any, of_what: str) -> Place | Unasked:
-    """Where the sessions that a `sessionmaker`, or anything like it, makes work; as `place_of_session`."""
-    # A `scoped_session` would give one that is in use.
+    """As `place_of_session`, for a `sessionmaker` or another callable that makes sessions."""
+    # A `scoped_session` would return a session that is in use.
     sessions = getattr(sessions, "session_factory", sessions)
     settings = getattr(sessions, "kw", None)
     bind = settings.get("bind") if isinstance(settings, dict) else None
-    # A session need not be made to find its engine.
+    # If the factory names its engine, no session has to be made.
     return place_of_session(sessions, of_what) if bind is None else place_of_engine(bind, of_what)
 
 
 def place_of_engine(bind: Any, of_what: str, session: Any = None) -> Place | Unasked:
-    """Where an engine's database is, or a connection's; `of_what` says in errors whose it is.
+    """Return the place of the database of an engine or a connection; `of_what` names it in errors.
 
     Raises:
-        ValueError: it is a database of another kind.
+        ValueError: the database is neither SQLite nor PostgreSQL.
     """
     bind = getattr(bind, "sync_engine", bind)
     engine = getattr(bind, "engine", bind)
     backend = engine.url.get_backend_name()
     if backend not in _SUPPORTED:
         raise ValueError(f"{of_what} is on {backend}; SQLite and PostgreSQL are supported")
-    # One with options of its own shares everything else with the engine that it was made from.
+    # An engine made by `execution_options` shares everything else with the original engine.
     while "_proxied" in engine.__dict__:
         engine = engine._proxied
     if session is not None and not _has_a_connection_of_its_own(session, bind):
@@ -237,12 +239,12 @@ def _place(url: str | None, engine: Any) -> Place:
 
 
 def _has_a_connection_of_its_own(session: Any, bind: Any) -> bool:
-    """Whether more than its engine decides where a session works: what was said on its connection does."""
+    """Whether statements on the session's connection may decide the schema, and not its engine alone."""
     if bind.dialect.name != "postgresql":
-        return False  # its file is the engine's
+        return False  # the file of the engine is the file of the session
     has_begun = session.in_transaction() if hasattr(session, "in_transaction") else False
     if not isinstance(has_begun, bool):
-        return False  # a mock's answer
+        return False  # the session is a mock
     return (
         has_begun
         or bool(session.dispatch.after_begin)
@@ -251,7 +253,7 @@ def _has_a_connection_of_its_own(session: Any, bind: Any) -> bool:
 
 
 def _schema_of_the_table(bind: Any) -> str | None:
-    """The schema that the application's own statements name, None where they name none."""
+    """Return the schema that the application's statements name for the table; None if they name none."""
     schema: str | None = getattr(getattr(_model_of_the_table(), "__table__", None), "schema", None)
     translated = bind.get_execution_options().get("schema_translate_map")
     return translated.get(schema, schema) if translated else schema
@@ -273,8 +275,8 @@ def _is_in_memory(url: Any) -> bool:
 
 
 def _patience(seconds: object) -> float:
-    """How long to wait for an answer where a lock may be waited for so long: at least a second."""
-    # What is no number is refused where the lock is asked for.
+    """Return how long to wait for the database, given the timeout of a lock: at least one second."""
+    # The acquisition refuses a timeout that is no number later.
     if not isinstance(seconds, int | float) or seconds != seconds:
         return _LEAST_SECONDS
     return min(max(float(seconds), _LEAST_SECONDS), _MOST_SECONDS)

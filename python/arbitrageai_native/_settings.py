@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     class ServiceSettings(TypedDict, total=False):
         """Keyword settings of a service, besides the original's. All times in seconds; None: no limit.
 
-        timeout: one try from start to end (30); for a stream the first event and each gap.
+        timeout: limit of one try from start to end (30); for a stream, of the first event and of each gap.
         deadline: the whole call with its retries and waits.
         connect_timeout: making a connection (5). first_byte_timeout: from sending the request to the
         answer's head. idle_timeout: between two parts of an answer's body.
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
         `complete`. idempotency_key: True (a header of its own for each call), False, or a string.
         max_body_bytes: the longest answer, and the longest event of a stream (64 MiB).
         max_connections: requests under way at once; more wait in line, which counts against `deadline` only.
-        http2: True speaks HTTP/2 to servers that offer it. All calls to a server then share one connection,
-        and its limit (often 100 at once), in which the wait counts against `timeout` (False).
+        http2: True uses HTTP/2 with servers that offer it (False). All calls to a server then share one
+            connection and its limit on streams (often 100); waiting for a stream counts against `timeout`.
         default_headers, organization, project: sent with every request (`OPENAI_ORG_ID`,
         `OPENAI_PROJECT_ID`). stealth_range: the least and the longest stealth wait (2, 5).
         fallback_timeouts: of the two tries and the local one (10, 20, 30). fallback_delays: before the

@@ -88,7 +88,7 @@ class Stream(_Streamed[Item]):
                 raise StopIteration
             try:
                 self._accept(self._native.next(self._wrap is None))
-            except Exception as error:  # Ctrl-C ends the wait alone
+            except Exception as error:  # Ctrl-C ends only the wait, not the stream
                 self._end(error)
                 raise
         return self._take()
@@ -107,7 +107,7 @@ class Stream(_Streamed[Item]):
 
 
 class _Closed(Coroutine[Any, Any, None]):
-    """What is left to await of a closed stream: nothing. Unlike a coroutine it may be forgotten."""
+    """The result of `AsyncStream.close`. Awaiting it returns at once; not awaiting it causes no warning."""
 
     def __await__(self) -> Iterator[None]:  # type: ignore[override]
         return iter(())
@@ -123,12 +123,12 @@ class _Closed(Coroutine[Any, Any, None]):
 
 
 class AsyncStream(_Streamed[Item]):
-    """A streamed answer. Leaving it early closes the request: `async with`, `aclose()`, or forgetting it.
+    """A streamed answer. `async with`, `aclose()`, or dropping the stream closes the request early.
 
-    A wait for a piece may be cut short and made again: no piece is lost. An `async for` that an exception
-    leaves (a cancellation, too) may be taken up again within one second. After that the request is closed,
-    whoever still refers to the stream, and going on raises `ClientClosedError`. Single waits,
-    `anext(stream)`, may be as far apart as you like.
+    A wait for a piece may be cancelled and repeated: no piece is lost. If an exception (a cancellation, too)
+    leaves an `async for`, another loop or wait may continue within one second. After that the request is
+    closed, even if something still refers to the stream, and further iteration raises `ClientClosedError`.
+    There is no limit on the time between single waits (`anext(stream)`).
     """
 
     def __aiter__(self) -> AsyncIterator[Item]:
@@ -146,7 +146,7 @@ class AsyncStream(_Streamed[Item]):
                 raise
             except BaseException:
                 self._native.wait_was_given_up()
-                del self  # a cancellation's traceback keeps this frame, and would keep the stream
+                del self  # the traceback keeps this frame, which would keep the stream
                 raise
         return self._take()
 
@@ -155,7 +155,7 @@ class AsyncStream(_Streamed[Item]):
         self._close()
 
     def close(self) -> Coroutine[Any, Any, None]:
-        """Close the request at once, and end the iteration. It may be awaited, and need not be."""
+        """Close the request at once, and end the iteration. Awaiting the result is optional."""
         self._close()
         return _Closed()
 

@@ -141,14 +141,14 @@ def is_installed() -> bool:
 
 
 def application_database() -> Any:
-    """What says where the application's database is.
+    """Return the object that determines the application's database.
 
-    The `SessionLocal` of its module `src.api.database`, else its `engine`, else its `DATABASE_URL`, whether
-    `install()` was called or not. The module is imported if it can be found: the original does so, and an
-    old process and a new one have to mean the same database. None if there is no such module.
+    This is the `SessionLocal` of the module `src.api.database`, else its `engine`, else its `DATABASE_URL`,
+    whether `install()` was called or not. The module is imported if it exists: the original imports it, and
+    an old process and a new one have to use the same database. Returns None if there is no such module.
 
     Raises:
-        LockBackendError: the module can't be imported, or is being imported by whoever asks.
+        LockBackendError: the import fails, or it is still under way and is what calls this function.
     """
     module = _application_module()
     for name in _NAMES_OF_A_DATABASE:
@@ -156,11 +156,12 @@ def application_database() -> Any:
         if found is not None:
             return found
     if module is not None and _is_being_imported(module):
-        raise _no_database("is being imported, and has neither sessions nor an engine yet")
+        raise _no_database("is still being imported, and does not define SessionLocal or engine yet")
     return None
 
 
-# Where `sys.path` led to no such module; it is searched again when it has changed.
+# The `sys.path` in which the module was not found. The module is searched again when `sys.path`
+# changes.
 _path_without_application: list[str] | None = None
 
 
@@ -182,7 +183,7 @@ def _application_module() -> ModuleType | None:
             return None
         from arbitrageai_native._secrets import without_credentials
 
-        # Another database instead of this one would be one that old processes don't lock in.
+        # Falling back to another database would break the exclusion with old processes.
         said = without_credentials(f"{type(error).__name__}: {error}")
         raise _no_database(f"can't be imported: {said}") from error
 
@@ -190,7 +191,7 @@ def _application_module() -> ModuleType | None:
 def _no_database(why: str) -> Exception:
     from arbitrageai_native.exceptions import LockBackendError
 
-    return LockBackendError(f"{_APPLICATION_DATABASE}, which says where the locks are, {why}")
+    return LockBackendError(f"{_APPLICATION_DATABASE}, which defines the database of the locks, {why}")
 
 
 def _is_being_imported(module: ModuleType) -> bool:

@@ -2,8 +2,8 @@
 
 A lease is kept by the native side: renewed at a third of its time to live while it is held, released when the
 block is left. If it is lost nevertheless (the process was stopped for too long, the row was deleted, the
-database stayed away), the holder can always find out: `lease.is_held`, `await lease.lost()`, and what the
-manager's `on_lost` says. A loss is found at the next renewal, at the lease's end, or at its release.
+database did not answer), the holder can always detect that, by `lease.is_held`, `await lease.lost()` and the
+manager's `on_lost`. A loss is detected at the next renewal, at the expiry of the lease, or at its release.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ logger.addFilter(in_one_line)
 OnLost = Literal["log", "raise", "cancel"] | Callable[["Lease"], object]
 """What a block does when its lease is lost.
 
-`"log"` logs a warning when the block is left. `"raise"` raises `LockLostError` there. `"cancel"` cancels the
-block as soon as the loss is found, and `LockLostError` comes out of it, as `asyncio.timeout` does it. A
-callable is called with the lease as soon as the loss is found, on the loop, and exactly once; an exception
-that it raises is logged.
+`"log"` logs a warning at the end of the block. `"raise"` raises `LockLostError` at the end of the block.
+`"cancel"` cancels the block as soon as the loss is detected, and the block raises `LockLostError`, as
+`asyncio.timeout` turns a cancellation into `TimeoutError`. A callable is called with the lease as soon as the
+loss is detected, on the event loop, and exactly once; an exception that it raises is logged.
 
-The end of the block does what has not been done by then: if the loss is found only at the release, or if the
-body never let the loop run, `"cancel"` raises `LockLostError` there, and the callable is called before the
-block is left. In a thread (`with_lock_sync`) it is always so, as a thread can't be cancelled or interrupted.
-When the body itself raised, its exception comes out, and the loss is logged.
+If the loss is detected only at the release, or if the body never let the loop run, the end of the block acts
+instead: `"cancel"` raises `LockLostError` there, and the callable is called there. In a thread
+(`with_lock_sync`) the end of the block always acts, as a thread can't be cancelled or interrupted. When the
+body itself raised an exception, the block raises that exception, and the loss is logged.
 """
 
 
@@ -48,10 +48,10 @@ def check_on_lost(on_lost: object) -> None:
 
 
 class Lease:
-    """A lock that is held, for as long as the lease is kept and not released.
+    """A lock that is held until the lease is released or dropped.
 
-    When the last reference goes away while the lock is held, the lock is released in the background, with a
-    `ResourceWarning` and a logged warning: whoever wanted the lock has gone on without it. So
+    When the last reference to the lease is dropped while the lock is held, the lock is released in the
+    background, with a `ResourceWarning` and a logged warning, since the code runs on without the lock. So
     `if await locks.try_lock(...):` protects nothing; keep the lease and release it, or use `with_lock`.
     """
 
@@ -61,11 +61,11 @@ class Lease:
         self._native = native
 
     def __del__(self) -> None:
-        """Release the lock if it is still held, and warn."""
+        """Release the lock and warn, if the lock is still held."""
         native = self._native
-        if not native.is_held:  # released, lost, or, in a forked child, the parent's
+        if not native.is_held:  # it was released or lost, or this is a forked child
             return
-        native.release()  # begun by this call, whatever becomes of what it returns
+        native.release()  # the call itself begins the release, so the result may be dropped
         message = (
             f"the lease of {printable(native.key)} was dropped while it was held, and is released now: "
             "keep it (`lease = await ...`) and release it, or use `async with locks.with_lock(...)`"
@@ -123,9 +123,9 @@ class Lease:
 
     @property
     def loss(self) -> str | None:
-        """Why it was lost; None while it is held, and when it was released.
+        """The reason of the loss; None while the lock is held, and after it was released.
 
-        It is known at the latest when `release` has returned: a release that finds the lock gone is a loss.
+        The reason is known when `release` returns, at the latest: a release that finds no row is a loss.
         """
         return self._native.loss
 
@@ -139,11 +139,11 @@ class Lease:
         return await self._native.renew(ttl)
 
     async def release(self) -> bool:
-        """Release the lock; False if it was not ours any more. Carried through even when cancelled.
+        """Release the lock; False if this lease no longer held it. A cancellation does not stop the release.
 
-        False means a loss, and `loss` says why, unless the lock had been released before, or the database
-        had to be asked again after an answer was lost. A lease that is known to be lost does not wait for
-        the database.
+        False means a loss, and `loss` gives the reason, unless the lock had been released before, or the
+        release was repeated because an answer of the database was lost. If the loss is already known, the
+        call does not wait for the database.
 
         Raises:
             LockBackendError: the database did not answer; the release goes on in the background.
@@ -151,9 +151,9 @@ class Lease:
         return await self._native.release()
 
     async def lost(self) -> str | None:
-        """Wait until the lease ends: the reason when it was lost, None when it was released.
+        """Wait until the lease ends; return the reason if it was lost, None if it was released.
 
-        A release that is under way is waited for, since it may find that the lock was lost.
+        The call also waits for a release that is under way, since the release may detect a loss.
         """
         return await self._native.lost()
 
@@ -230,17 +230,17 @@ def _act_on_loss(
     called: bool = False,
     replaces_error: bool = False,
 ) -> None:
-    """Do at a block's end what `on_lost` says, if the lease was lost.
+    """Apply `on_lost` at the end of a block, if the lease was lost.
 
     Args:
-        lease: the block's, released by now.
-        on_lost: the block's.
-        error: what the body raised. It comes out, whatever `on_lost` says, unless `replaces_error`.
+        lease: the lease of the block, which has been released.
+        on_lost: the action of the block.
+        error: the exception of the body. The block raises it, whatever `on_lost` is, unless `replaces_error`.
         called: whether a callable has been called already.
-        replaces_error: whether the error is the cancellation by which the body learned of the loss.
+        replaces_error: whether the error is the cancellation that reported the loss to the body.
 
     Raises:
-        LockLostError: `on_lost` is "raise" or "cancel", and the body raised nothing of its own.
+        LockLostError: `on_lost` is "raise" or "cancel", and the body raised no exception itself.
     """
     loss = lease.loss
     if loss is None:

@@ -241,8 +241,8 @@ class LLMService:
     ) -> _late.Stream[str]:
         """Iterate over the pieces of an answer as they come; arguments as `complete`.
 
-        The call is made when the first piece is asked for. `timeout` limits the first event and each
-        gap: a model that thinks sends events without text.
+        The request is made when the first piece is requested. `timeout` limits the wait for the first event
+        and each gap between events, not between pieces: a reasoning model sends events without text.
         After the iteration the iterator has `.model`, `.usage`, `.finish_reason`. Leaving it early closes
         the request.
 
@@ -352,7 +352,7 @@ class LLMService:
             For each prompt, in order, its result or its exception.
 
         Raises:
-            InvalidArgumentTypeError: `prompts` is a single prompt (a string, a mapping), or no iterable.
+            InvalidArgumentTypeError: `prompts` is a single prompt (a string, a mapping), or not iterable.
         """
         from arbitrageai_native._many import listed, run_in_private_loop
 

@@ -15,7 +15,7 @@ class HeldLock:
         key: `bid:lock:{marketplace}:{posting}`.
         holder_id: The name under which it is held.
         acquired_at: Since when.
-        expires_at: Until when, unless it is renewed; infinite if it never ends, or its end can't be read.
+        expires_at: When it expires, unless it is renewed; infinite if it never expires or can't be read.
         remaining: Seconds until it expires; negative when it has, and nobody has taken it over.
     """
 

@@ -263,7 +263,7 @@ def _stalled(reference: weakref.ref[LoopMonitor], seconds: float, lasts: bool) -
     stall = Stall(seconds, "".join(frames.format()), location, lasts)
     monitor._last_stall = stall
     if not of_a_task:
-        by = "and no Python code of a task was running: C code, or a machine without time for it; seen in"
+        by = "while no Python code of a task was running (C code, or an overloaded machine); the loop was in"
     elif lasts:
         by = "by"
     else:
@@ -288,9 +288,9 @@ def _ended(seconds: float) -> None:
 
 
 def _below_the_loop(frames: StackSummary) -> StackSummary:
-    """Leave out how the loop was started: the same in every stack, and long under a server.
+    """Return the frames that the event loop called. The frames that started it are the same in every stack.
 
-    Nothing is left if the loop was at work itself, or called something that is not Python.
+    Returns no frames if the loop itself was running, or called C code directly.
     """
     from traceback import StackSummary
 
@@ -305,7 +305,7 @@ def _below_the_loop(frames: StackSummary) -> StackSummary:
 
 
 def _printable(frames: StackSummary) -> StackSummary:
-    """The same for a log: names of files and lines of sources may be anything."""
+    """Return the frames for a log, with the control characters of file names and source lines escaped."""
     from traceback import FrameSummary, StackSummary
 
     return StackSummary.from_list(

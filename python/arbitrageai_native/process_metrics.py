@@ -74,7 +74,8 @@ def _badness(circuit: dict[str, Any]) -> int:
 def without_secrets(endpoint: str) -> str:
     """The endpoint without user, password and query, where keys may be."""
     scheme, _, rest = endpoint.partition("://")
-    # A password may have what would end the host's part of a URL: nothing before the @ is told.
+    # A password may contain a character that ends the host in a URL, so the part before the last @
+    # is cut.
     behind = rest.rpartition("@")[2]
     try:
         parts = urlsplit(f"{scheme}://{behind}" if behind != rest else endpoint)

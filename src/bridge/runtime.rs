@@ -28,7 +28,7 @@ pub(super) fn runtime() -> PyResult<&'static Runtime> {
     RUNTIME.get_or_try_init(start)
 }
 
-/// Runs `future` on the runtime, for nobody who waits.
+/// Starts `future` on the runtime and returns at once. The result of the future is dropped.
 ///
 /// # Errors
 /// `RuntimeError` if the runtime can't start.

@@ -116,10 +116,10 @@ impl Answer {
         }
     }
 
-    /// The body as a JSON object that is no error.
+    /// Returns the body as a JSON object.
     ///
     /// # Errors
-    /// [`Error::InvalidResponse`] if it is anything else.
+    /// [`Error::InvalidResponse`] if the body is no JSON object, or if the object reports an error.
     pub fn object(&self) -> Result<Value, Error> {
         let value = self.json()?;
         let has_choices = value.get("choices").is_some_and(|choices| !choices.is_null());
@@ -208,7 +208,7 @@ impl Answer {
         })
     }
 
-    /// The error of an answer that lacks something, with the server's words for it.
+    /// Returns the error for an answer whose defect is `what`, followed by the server's error text.
     fn without(&self, what: &str, words: Option<String>) -> Error {
         self.invalid(&match words {
             Some(words) => format!("{what}, but an error: {words}"),

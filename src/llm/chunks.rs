@@ -41,7 +41,8 @@ pub struct ChunkReader {
 /// How much of a stream that is none is kept, to be shown in the error.
 const BEGINNING_BYTES: usize = 2000;
 
-/// So many choices a stream may number. OpenAI gives 128 at most; without a limit a server could fill the memory with numbers.
+/// The largest number of distinct choices in a stream. OpenAI returns at most 128. Without a limit,
+/// a server could fill the memory with choice numbers.
 pub const MOST_CHOICES: usize = 512;
 
 impl ChunkReader {
@@ -200,7 +201,7 @@ impl ChunkReader {
     fn see_choice(&mut self, index: u64, finish_reason: Option<&str>) -> Result<(), Error> {
         let finish_reason = finish_reason.filter(|reason| is_reason(reason));
         if self.finished_choices.len() >= MOST_CHOICES && !self.finished_choices.contains_key(&index) {
-            return Err(self.invalid(&format!("the stream numbers more than {MOST_CHOICES} choices")));
+            return Err(self.invalid(&format!("the stream has more than {MOST_CHOICES} choices")));
         }
         *self.finished_choices.entry(index).or_default() |= finish_reason.is_some();
         if let (0, Some(reason)) = (index, finish_reason) {
@@ -242,7 +243,8 @@ fn choices(chunk: &Chunk) -> impl Iterator<Item = &Value> {
         .flatten()
 }
 
-/// Some servers send `""` or the name of nothing in every chunk, where others send null: it means "not yet".
+/// Some servers send `""`, `"null"` or `"none"` in every chunk, where others send null. These
+/// values mean that the choice has not finished yet.
 fn is_reason(finish_reason: &str) -> bool {
     let text = finish_reason.trim();
     !(text.is_empty() || text.eq_ignore_ascii_case("null") || text.eq_ignore_ascii_case("none"))

@@ -32,8 +32,10 @@ struct Content {
 }
 
 impl<'event> Delta<'event> {
-    /// Nearly every event. `None` for any that needs a closer look: one that reports usage or an error (which some servers send
-    /// without a member `error`, but none with choices), or is of another form.
+    /// Parses an event that only adds to choices, as nearly every event does. Returns `None` if the
+    /// event needs the full parser: it reports usage or an error, has no choices (some servers
+    /// report an error without a member `error`, but never together with choices), or has another
+    /// form.
     pub fn well_formed(event: &'event str) -> Option<Self> {
         let Object(delta) = serde_json::from_str::<Object<Self>>(event).ok()?;
         let is_plain = delta.error.is_none() && delta.usage.is_none() && !delta.choices.is_empty();

@@ -15,7 +15,8 @@ use serde_json::Value;
 pub enum TimeoutKind {
     /// The connection was not made in time.
     Connect,
-    /// One try, from its start to its end (for a stream: the first event, or the gap between two events).
+    /// The limit of one try, from its start to its end (for a stream: the first event, or the gap
+    /// between two events).
     Try,
     /// The first byte of the answer did not come in time.
     FirstByte,
@@ -106,10 +107,11 @@ pub enum Error {
         /// The endpoint as it was registered.
         endpoint: String,
     },
-    /// A stream's loop was left by an exception and nobody came back for the rest, so the request was closed.
+    /// An exception left the loop over a stream, and no other loop or wait continued the iteration
+    /// within the grace period, so the request was closed.
     #[error(
-        "the stream was left by an exception (a cancellation, for example) and not taken up again within {} s: the request was \
-         closed, and what comes after the pieces so far is lost",
+        "an exception (a cancellation, for example) left the loop over the stream, and no loop continued it within {} s: the \
+         request was closed, and the rest of the answer is lost",
         .0.as_secs_f64()
     )]
     Abandoned(Duration),

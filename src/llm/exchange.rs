@@ -17,7 +17,8 @@ use super::reported::words;
 use super::retry::RetryHint;
 use super::transport::Transport;
 
-/// So much of an error's body is read, in bytes, and understood as JSON; of a longer one the beginning is kept, as text.
+/// The largest number of bytes read from the body of an error. A body within this limit is parsed
+/// as JSON; the beginning of a longer body is kept as text.
 pub const LONGEST_ERROR_BODY: usize = 1 << 20;
 
 /// Why a try failed, and whether another is worth it.
@@ -146,7 +147,7 @@ impl Exchange<'_> {
         request
     }
 
-    /// The whole body, or more than `longest` bytes of a longer one.
+    /// Reads the body, and stops once it has more than `longest` bytes.
     async fn read_body(
         &self,
         response: &mut Response,
@@ -181,7 +182,7 @@ impl Exchange<'_> {
     }
 }
 
-/// The next part of a body; `None` at its end.
+/// Returns the next part of a body, or `None` at the end of the body.
 pub(super) async fn next_part(
     response: &mut Response,
     transport: &Transport,
@@ -207,7 +208,7 @@ pub(super) fn excerpt(body: &[u8]) -> String {
 pub fn status_error(status: StatusCode, headers: reqwest::header::HeaderMap, body: &[u8]) -> Error {
     let text = String::from_utf8_lossy(&body[..body.len().min(LONGEST_ERROR_BODY)]);
     let text = text.trim();
-    // Of megabytes of JSON a tree would be made that takes a hundred times their room.
+    // A parsed tree can need a hundred times the memory of its JSON text.
     let parsed = (body.len() <= LONGEST_ERROR_BODY)
         .then(|| serde_json::from_str::<Value>(text).ok())
         .flatten();

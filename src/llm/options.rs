@@ -18,7 +18,8 @@ pub enum IdempotencyKey {
 /// The limits of one call.
 #[derive(Debug, Clone)]
 pub struct CallOptions {
-    /// One try from start to end; for a stream the first event and each gap. `None`: no limit.
+    /// The limit of one try, from start to end; for a stream, the limit of the wait for the first
+    /// event and of each gap between events. `None`: no limit.
     pub timeout: Option<Duration>,
     /// The whole call with its retries and waits.
     pub deadline: Option<Duration>,

@@ -4,8 +4,10 @@
 //! is handed all that has come meanwhile in one piece. When nobody takes it the task stops reading, and the server is slowed down
 //! through TCP. Giving up a wait gives up nothing: what had come, comes the next time.
 //!
-//! A [`Loop`] over the stream that is left in the middle may be taken up again within [`GRACE`]. After that the request is closed,
-//! though the stream may still be referred to (by the traceback of a cancelled task, for example), and going on is an error.
+//! When an exception leaves a [`Loop`] before the end of the stream, another loop or wait may
+//! continue the iteration within [`GRACE`]. After that the request is closed, even if something
+//! still refers to the stream (the traceback of a cancelled task, for example), and further
+//! iteration is an error.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,7 +25,8 @@ use super::stream::ChatStream;
 /// How many bytes of events may wait to be taken, give or take a part.
 const BYTES_AHEAD: usize = 256 * 1024;
 
-/// How long a stream that was left in the middle waits for somebody to come back.
+/// The grace period: how long an interrupted iteration may be continued before the request is
+/// closed.
 pub const GRACE: Duration = Duration::from_secs(1);
 
 /// A stream that is opened when it is first asked for something. Dropping it closes the request.
@@ -70,11 +73,12 @@ struct Waiting {
     latest: Arc<Summary>,
     /// What is known of it by what has been taken.
     summary: Arc<Summary>,
-    /// Loops over the stream now.
+    /// The number of loops over the stream that exist now.
     loops: usize,
-    /// Waits for a batch now.
+    /// The number of calls that wait for a batch now.
     waits: usize,
-    /// How many of both there have been.
+    /// The number of loops and waits that have ever begun. It detects that an iteration was
+    /// continued during the grace period.
     visits: u64,
 }
 
@@ -167,7 +171,7 @@ impl Arrivals {
     }
 }
 
-/// A loop over a stream. Dropped, it has ended.
+/// A loop over a stream. Dropping the value ends the loop.
 pub struct Loop(Arc<ReadAhead>);
 
 impl Drop for Loop {
@@ -177,7 +181,8 @@ impl Drop for Loop {
 }
 
 impl Loop {
-    /// The loop was left in the middle: see [`ReadAhead::wait_was_given_up`].
+    /// Ends a loop that an exception left, and returns the future that closes the request after the
+    /// grace period. See [`ReadAhead::wait_was_given_up`].
     #[must_use]
     pub fn leave(self) -> Option<Closing> {
         let stream = self.0.clone();
@@ -186,10 +191,11 @@ impl Loop {
     }
 }
 
-/// Closes a stream's request at the end of the grace, unless somebody has come back; to be run. It keeps nothing alive.
+/// A future that closes the request of a stream at the end of the grace period, unless the
+/// iteration was continued. The caller has to run it. It does not keep the stream alive.
 pub type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A wait for a batch.
+/// Counts one wait for a batch; dropping the value ends the wait.
 struct Wait<'stream>(&'stream Arrivals);
 
 impl Drop for Wait<'_> {
@@ -247,7 +253,8 @@ impl ReadAhead {
         }
     }
 
-    /// Takes back what [`Self::next`] returned and nobody received.
+    /// Returns an undelivered batch or error to the stream, so that the next call of [`Self::next`]
+    /// yields it.
     pub fn give_back(&self, next: Result<Option<Batch>, Error>) {
         {
             let mut waiting = self.arrivals.waiting();
@@ -255,7 +262,7 @@ impl ReadAhead {
                 return;
             }
             match next {
-                Ok(None) => return, // comes again
+                Ok(None) => return, // every later call of `next` yields the end again
                 Ok(Some(mut batch)) => {
                     if let Some(later) = waiting.batch.take() {
                         batch.append(later);
@@ -268,7 +275,7 @@ impl ReadAhead {
         self.arrivals.came.notify_one();
     }
 
-    /// A loop begins.
+    /// Begins a loop over the stream.
     pub fn iterate(self: &Arc<Self>) -> Loop {
         let mut waiting = self.arrivals.waiting();
         waiting.loops += 1;
@@ -277,14 +284,16 @@ impl ReadAhead {
         Loop(self.clone())
     }
 
-    /// Somebody has given up a wait. If it was the only loop's, the loop may have been left, though something may keep it.
+    /// Reports that a wait was cancelled. If exactly one loop exists, the cancellation may have
+    /// ended that loop, although a traceback may still keep the loop alive.
     #[must_use]
     pub fn wait_was_given_up(self: &Arc<Self>) -> Option<Closing> {
         self.close_unless_taken_up(1)
     }
 
-    /// `None` if nothing more comes, or if there are not just so many loops: who goes on by single waits has the stream in hand, and with
-    /// several loops others go on.
+    /// Returns the future that closes the request after the grace period. Returns `None` if the
+    /// stream has ended, or if the number of loops is not `loops`: without a loop, a caller of
+    /// single waits still holds the stream, and with several loops another loop continues.
     fn close_unless_taken_up(self: &Arc<Self>, loops: usize) -> Option<Closing> {
         let waiting = self.arrivals.waiting();
         let visits = waiting.visits;
@@ -301,7 +310,8 @@ impl ReadAhead {
         }))
     }
 
-    /// Closes the request if nobody waits, and nobody has come since there had been so many visits.
+    /// Closes the request if no call waits, and if no loop or wait has begun since `visits` was
+    /// read.
     fn abandon(&self, visits: u64) {
         if !self.is_started() {
             return;

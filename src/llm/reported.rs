@@ -1,15 +1,18 @@
-//! What a server says of a failure in an answer that has the status of a success, or beside an error status.
+//! Finds the error that a server reports in the JSON body of an answer, whatever the status is.
 //!
-//! OpenAI's form is `{"error": {"message": …}}`. Others in use: `{"error": "…"}`, `{"object": "error", "message": …}` (vLLM before
-//! 0.10, LMDeploy, FastChat), `{"type": "error", …}`, `{"detail": …}` (FastAPI), `{"message": …}` (gateways).
+//! OpenAI's form is `{"error": {"message": …}}`. Other forms in use: `{"error": "…"}`,
+//! `{"object": "error", "message": …}` (vLLM before 0.10, LMDeploy, FastChat),
+//! `{"type": "error", …}`, `{"detail": …}` (FastAPI), `{"message": …}` (gateways).
 
 use serde_json::Value;
 
-/// No longer text is made of what is not text.
+/// The largest number of characters of an error text that is made from a JSON list or object, such
+/// as FastAPI's `detail`.
 const LONGEST: usize = 2000;
 
-/// The failure that a JSON object reports, if it does: the server's words, if there are any, and what it sent with them.
-/// `named` says that whatever brought the object calls it an error.
+/// Returns the error that a JSON object reports: the error text, if it has one, and the JSON value
+/// that describes the error. `named` says that an enclosing event is named `error`, so that the
+/// object is an error whatever its members are.
 pub(super) fn reported(answer: &Value, named: bool) -> Option<(Option<String>, &Value)> {
     if let Some(error) = answer.get("error").filter(|error| is_truthy(error)) {
         return Some((words(error), error));
@@ -26,7 +29,7 @@ pub(super) fn reported(answer: &Value, named: bool) -> Option<(Option<String>, &
     (named || is("object") || is("type") || words.is_some()).then_some((words, answer))
 }
 
-/// The words in an error, of whatever form it is.
+/// Returns the text of an error in any of these forms.
 pub(super) fn words(error: &Value) -> Option<String> {
     let text = |value: &Value| {
         value

@@ -16,10 +16,10 @@ use super::error::Error;
 /// Names the file with the certificates that are trusted instead of the system's.
 const CERTIFICATE_FILE: &str = "SSL_CERT_FILE";
 
-/// How long an HTTP/2 connection with calls under way may be silent before it is asked whether it is still there.
+/// How long an HTTP/2 connection with calls under way may be silent before the client sends a ping.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long it has to answer that.
+/// How long the server may take to answer the ping before the connection is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a transport is built with.
@@ -29,8 +29,9 @@ pub struct TransportSettings {
     pub connect_timeout: Duration,
     /// Requests under way at once; more wait in line.
     pub max_connections: usize,
-    /// Whether HTTP/2 is spoken to servers that offer it. All calls to such a server share one connection: its limit on streams
-    /// (often 100) is their limit, and what befalls the connection befalls them all.
+    /// Whether the client uses HTTP/2 with servers that offer it. All calls to such a server share
+    /// one connection: the server's limit on streams (often 100) limits the calls under way, and a
+    /// fault of the connection fails all of them.
     pub http2: bool,
 }
 
@@ -65,7 +66,8 @@ impl Transport {
             builder = builder.no_proxy();
         }
         builder = if settings.http2 {
-            // A silent connection is not closed by its server: without pings every further call would be sent on it.
+            // No server closes a connection that has failed silently. Without pings, the client
+            // would send every further call on such a connection.
             builder
                 .http2_keep_alive_interval(PING_INTERVAL)
                 .http2_keep_alive_timeout(PING_TIMEOUT)

@@ -66,8 +66,8 @@ impl Database {
     /// Reads a URL.
     ///
     /// # Errors
-    /// [`LockError::InvalidArgument`] for a URL that names no database known here. The message never has what stands
-    /// before an `@`.
+    /// [`LockError::InvalidArgument`] if the URL names no supported database. The message never
+    /// contains the part of the URL before an `@`.
     pub fn parse(url: &str, options: &Options) -> Result<Self, LockError> {
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err(LockError::invalid(
@@ -102,7 +102,7 @@ impl Database {
 }
 
 impl fmt::Display for Database {
-    /// The kind and the place, without secrets.
+    /// Writes the kind and the place of the database, without secrets.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(Location::File { path, .. }) => write!(formatter, "SQLite {}", path.display()),
@@ -132,7 +132,7 @@ fn sqlite_location(rest: &str, create_folders: bool) -> Result<Location, LockErr
         ["true", "yes", "on", "y", "t", "1"].contains(&value.as_str())
     });
     let in_memory = query.last("mode").is_some_and(|mode| mode == "memory");
-    // To SQLite a name is a URI only where `uri` says that it is.
+    // SQLite reads a file name as a URI only if the parameter `uri` is true.
     let path = match path.strip_prefix("file:").filter(|_| is_uri) {
         Some(uri) => decode(uri.strip_prefix("//localhost").unwrap_or(uri)),
         None => path.to_owned(),
@@ -209,7 +209,7 @@ fn postgres(rest: &str, options: &Options) -> Result<PostgresSettings, LockError
     })
 }
 
-/// A server, and what its URL says beside.
+/// A server, its password, and the settings and parameters of its URL.
 struct Server {
     connect: PgConnectOptions,
     password: String,
@@ -218,7 +218,7 @@ struct Server {
 }
 
 impl Server {
-    /// The same for every way to write the same.
+    /// Returns a text that is equal for all URLs of the same database, however they are written.
     fn identity(&self) -> String {
         let connect = &self.connect;
         let database = connect.get_database().unwrap_or_else(|| connect.get_username());
@@ -238,7 +238,7 @@ impl Server {
     }
 }
 
-/// Parameters that say what the URL's other parts can say, and go before these.
+/// Parameters that override the user, password, host, port and path of the URL.
 const IN_PLACE: [&str; 6] = ["host", "hostaddr", "port", "dbname", "user", "password"];
 
 fn server(rest: &str, argument: &'static str) -> Result<Server, LockError> {
@@ -246,7 +246,7 @@ fn server(rest: &str, argument: &'static str) -> Result<Server, LockError> {
     let parameters = Parameters::read(parts.query);
     refuse_several_hosts(&parts, &parameters, argument)?;
     if parameters.last("service").is_some() {
-        let message = format!("{argument} has the parameter service: service files are not read here");
+        let message = format!("{argument} has the parameter service, which is not supported");
         return Err(LockError::invalid(argument, message));
     }
     // How floats are written means nothing here, where all are binary; and PgBouncer refuses who asks for it.
@@ -288,7 +288,8 @@ fn server(rest: &str, argument: &'static str) -> Result<Server, LockError> {
     })
 }
 
-/// libpq and SQLAlchemy take several servers, of which one is chosen; read as one name they would never be found.
+/// libpq and SQLAlchemy accept several hosts and choose one of them. Here the list would be taken
+/// for the name of one host, which does not exist.
 fn refuse_several_hosts(
     parts: &Parts<'_>,
     parameters: &Parameters,
@@ -326,7 +327,7 @@ fn parameter(
 ) -> Result<PgConnectOptions, LockError> {
     let bad = |_| bad_parameter(argument, name, value);
     Ok(match name {
-        // SQLAlchemy's form: `host=name:port`. The colons of an IPv6 address are more than one.
+        // SQLAlchemy's form is `host=name:port`. A value with several colons is an IPv6 address.
         "host" => match value.split_once(':') {
             Some((host, port)) if !value.starts_with('/') && !port.contains(':') => with_host(
                 options.port(port.parse().map_err(|_| bad_parameter(argument, name, value))?),
@@ -354,8 +355,8 @@ fn parameter(
     })
 }
 
-/// The settings in libpq's `options`: `-c name=value` and `--name=value`, the last one counting. A backslash takes the next
-/// character as it is.
+/// Returns the settings in libpq's `options`: `-c name=value` and `--name=value`. If a name occurs
+/// twice, the last value wins. A backslash escapes the next character.
 fn command_line_options(value: &str) -> BTreeMap<String, String> {
     let mut words = vec![String::new()];
     let mut characters = value.chars();
@@ -389,7 +390,8 @@ fn bad_parameter(argument: &'static str, name: &str, value: &str) -> LockError {
     )
 }
 
-/// Without the port: what stands there may be a part of a password.
+/// The message does not contain the port, because the text in its place may be a part of a
+/// password.
 fn unreadable_port(argument: &'static str) -> LockError {
     LockError::invalid(argument, format!("{argument} has a port that can't be read"))
 }

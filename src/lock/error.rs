@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::printable::printable;
 
-/// An error of a lock operation, as its caller sees it. Its text is one line, whatever is in the
-/// names of locks and in the answers of servers: it goes to logs and terminals.
+/// An error of a lock operation. Its text is one line, even if the name of the lock or the message
+/// of a server contains control characters, because the text is written to logs and terminals.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LockError {
     /// An argument that no store could take; `argument` names it.
@@ -78,7 +78,7 @@ pub struct StoreError {
     pub transient: bool,
     /// Whether the operation may have been carried out all the same (the connection broke before its answer came).
     pub outcome_unknown: bool,
-    /// The caller's argument that is at fault, if it is one: what only the database can judge.
+    /// The caller's argument that the database refused, if the failure is due to an argument.
     pub argument: Option<&'static str>,
 }
 
@@ -113,7 +113,7 @@ impl StoreError {
         }
     }
 
-    /// A key that the table's index can't hold.
+    /// Makes the error for a key that is too long for the index of the table.
     pub(crate) fn overlong_key(key: &str) -> Self {
         let message = format!(
             "marketplace_id and posting_id are too long for the index of this database's table: the key has {} bytes; 2,692 always fit",
@@ -125,15 +125,15 @@ impl StoreError {
         }
     }
 
-    /// A row that nobody can tell the end of, since `what` is no time. Its key counts as held until
-    /// somebody deletes the row, which may be soon.
+    /// Makes the error for a row whose expiry is no time; `what` says why. The key counts as held
+    /// until somebody deletes the row. The failure is transient, since that may happen soon.
     pub(crate) fn unreadable_row(key: &str, what: &str) -> Self {
         Self::transient(format!(
             "the row of {key} can't be read: {what}; the lock counts as held until somebody deletes the row, by break_lock for instance"
         ))
     }
 
-    /// The same, with the database's name before it.
+    /// Prefixes the message with the name of the database.
     pub(crate) fn at(self, place: &str) -> Self {
         Self {
             message: format!("{place}: {}", self.message),

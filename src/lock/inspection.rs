@@ -59,13 +59,13 @@ pub async fn inspect(database: &Database) -> Result<Inspection, LockError> {
     found.map_err(LockError::backend)
 }
 
-/// Every row, or that of one key, without making or changing anything: a database without the
-/// locks' table has none. `manager` is asked where reading changes nothing anyway, or where nobody
-/// else can be: Redis, and memory.
+/// Returns every row, or the row of one key. Creates and changes nothing: a database without the
+/// table `distributed_locks` has no rows. Reads Redis and databases in memory through `manager`,
+/// since there the manager creates nothing either.
 ///
 /// # Errors
-/// [`LockError::Backend`]: there is no such file, it can't be read, the server can't be reached or
-/// refused.
+/// [`LockError::Backend`] if the file does not exist or can't be read, or if the server can't be
+/// reached or refuses the request.
 pub async fn look(
     database: &Database,
     manager: &Manager,
@@ -94,7 +94,9 @@ pub async fn look(
 async fn beside_the_loop<T: Send + 'static>(
     look: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(look)
-        .await
-        .unwrap_or_else(|error| Err(StoreError::permanent(format!("the look was ended: {error}"))))
+    tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| {
+        Err(StoreError::permanent(format!(
+            "reading the locks failed: {error}"
+        )))
+    })
 }

@@ -47,7 +47,8 @@ struct Shared {
     /// One renewal at a time: what is believed must be what was written last. The shortest time of those that may yet be carried out, as
     /// nobody knows what became of them.
     renewing: tokio::sync::Mutex<Duration>,
-    /// Held while the release is under way: its answer decides whether the lock had been lost.
+    /// Locked while the release is under way, since the answer to it decides whether the lock had
+    /// been lost.
     releasing: Arc<tokio::sync::Mutex<()>>,
     ledger: Arc<Ledger>,
 }
@@ -149,9 +150,10 @@ impl Lease {
         }
     }
 
-    /// Deletes the row; whether the lock was still ours. Begun by this call, and carried through even if the future is
-    /// dropped. When the database does not answer ([`LockError::Backend`]), the row is deleted in the
-    /// background. If the lock is known to be lost, that is done at once: nobody waits for the database.
+    /// Deletes the row, and resolves to whether this lease still held the lock. The call itself
+    /// begins the release, which continues even if the future is dropped. When the database does
+    /// not answer ([`LockError::Backend`]), the release continues in the background. If the lock is
+    /// known to be lost, the future resolves at once and does not wait for the database.
     pub fn release(&self) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         let grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner).take();
         let releasing = grant.and_then(|grant| {
@@ -169,8 +171,7 @@ impl Lease {
             };
             let released = releasing.await;
             if shared.hold.status() == Status::Lost {
-                shared
-                    .lose("it was found gone at its release: another holder has it, or its row was deleted");
+                shared.lose("the release found no row: another holder has the lock, or the row was deleted");
             }
             released
         }

@@ -228,8 +228,8 @@ impl Manager {
         self.engine().clear().await
     }
 
-    /// Deletes the rows that have expired, by the database's clock; how many there were. Rows of
-    /// other keys than [`LockName`]s are not this package's: they stay.
+    /// Deletes the rows that have expired by the clock of the database, and returns their number.
+    /// Rows whose key is not that of a [`LockName`] do not belong to this package and stay.
     ///
     /// # Errors
     /// [`LockError::Backend`].
@@ -245,7 +245,7 @@ impl Manager {
         self.engine().list().await
     }
 
-    /// The row of a key, if it has one that is not expired.
+    /// Returns the row of a key, unless the row has expired or does not exist.
     ///
     /// # Errors
     /// [`LockError::Backend`].

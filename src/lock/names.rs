@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::error::LockError;
 
-/// The longest identifier taken, in characters: longer ones are mistakes.
+/// The largest number of characters of an identifier. A longer one is a mistake of the caller.
 const LONGEST_IDENTIFIER: usize = 1000;
-/// What may be asked for by its key, in characters: every key that could ever be acquired.
+/// The largest number of characters of a key: no lock with a longer key can be acquired.
 const LONGEST_KNOWN_KEY: usize = PREFIX.len() + 2 * LONGEST_IDENTIFIER + 1;
 /// The longest time taken, in seconds (some 31 years): beyond it arithmetic on clocks is not worth doing.
 const LONGEST_SECONDS: f64 = 1e9;
@@ -43,11 +43,11 @@ impl LockName {
         })
     }
 
-    /// A key as it stands in the table, whoever wrote it there.
+    /// Takes a key from the table, whichever program wrote it.
     ///
     /// # Errors
-    /// [`LockError::InvalidArgument`] when no lock can have such a key: it is overlong, or has a
-    /// NUL character.
+    /// [`LockError::InvalidArgument`] if no lock can have this key, because it is too long or
+    /// contains a NUL character.
     pub fn from_key(key: &str) -> Result<Self, LockError> {
         check_length("key", key, LONGEST_KNOWN_KEY)?;
         Ok(Self { key: key.into() })

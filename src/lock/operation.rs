@@ -47,9 +47,9 @@ pub enum Operation {
         /// How many there were.
         reply: Reply<u64>,
     },
-    /// Delete the rows that have expired, if their keys are [`LockName`](super::names::LockName)s.
+    /// Delete the expired rows whose keys are [`LockName`](super::names::LockName)s.
     Sweep {
-        /// How many there were.
+        /// The number of rows deleted.
         reply: Reply<u64>,
     },
 }
@@ -194,15 +194,15 @@ pub struct LockRow {
 }
 
 impl LockRow {
-    /// The farthest expiry, in seconds, from which the time can be computed exactly. Floats that are
-    /// greater have no room for the fraction.
-    const TELLS_THE_TIME: f64 = 1e8;
+    /// The longest time to an expiry, in seconds, from which the time of reading can be computed
+    /// exactly. Larger floats lose the fraction of a second.
+    const LONGEST_EXACT: f64 = 1e8;
 
-    /// When it was read, in Unix seconds by the clock that decides; None if its expiry is too far
-    /// away, infinite or NaN.
+    /// Returns the time at which the row was read, in Unix seconds by the clock of the database, or
+    /// `None` if the expiry is too far away, infinite or NaN.
     #[must_use]
     pub fn read_at(&self) -> Option<f64> {
-        (self.expires_in.abs() <= Self::TELLS_THE_TIME).then_some(self.expires_at - self.expires_in)
+        (self.expires_in.abs() <= Self::LONGEST_EXACT).then_some(self.expires_at - self.expires_in)
     }
 }
 

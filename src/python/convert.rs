@@ -77,7 +77,8 @@ fn to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyResult<
     }
     if let Ok(members) = value.cast::<PyDict>() {
         let mut object = Map::with_capacity(members.len());
-        // Of a copy: converting a member may run code (`model_dump`) that changes the dict, or let another thread do so.
+        // The loop runs over a copy, because converting a member may run Python code (`model_dump`)
+        // that changes the dict, or may let another thread change it.
         for (key, member) in members.copy()?.iter() {
             let key = key_to_string(&key, path)?;
             let member = to_json(&member, &Path::Key(path, &key), depth + 1)?;

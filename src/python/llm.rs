@@ -22,7 +22,7 @@ use crate::bridge::{Nothing, PerProcess, awaitable, block_on};
 use crate::llm::{self, Call, Completion, Endpoint, Error, Extras, Metrics, SharedHealth, Timed};
 use crate::llm::{Transport, TransportSettings};
 
-/// A transport, made or being made.
+/// The place of one transport. It is empty until the transport has been made.
 type Place = Arc<OnceCell<Arc<Transport>>>;
 
 /// This process's transports: nearly always one.
@@ -31,8 +31,9 @@ static TRANSPORTS: PerProcess<Mutex<HashMap<TransportSettings, Place>>> = PerPro
 /// Above this, transports that serve no call are dropped: someone gives every call settings of its own.
 const TRANSPORTS_KEPT: usize = 16;
 
-/// Finds or makes the transport. Making one reads the TLS roots from files, which can take as long as a file system does: it has a
-/// thread of its own meanwhile, and holds up neither a worker nor whoever looks at the transports there are.
+/// Finds or makes the transport. Making a transport reads the TLS roots from files, and a slow file
+/// system can delay that. So a separate thread makes the transport: neither a worker of the runtime
+/// nor a caller that reads the map of transports waits for the file system.
 pub(super) async fn transport(settings: TransportSettings) -> Result<Arc<Transport>, Error> {
     let place = place_of(settings);
     if let Some(transport) = place.get() {

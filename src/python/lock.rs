@@ -248,25 +248,26 @@ impl LockManager {
         awaitable(py, async move { manager.break_lock(&name.key).await })
     }
 
-    /// Deletes every row; how many there were.
+    /// Deletes every row and returns the number of rows.
     fn clear<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let manager = self.settings.manager(py)?;
         awaitable(py, async move { manager.clear().await })
     }
 
-    /// Deletes the rows that have expired; how many there were.
+    /// Deletes the expired rows and returns their number.
     fn sweep<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let manager = self.settings.manager(py)?;
         awaitable(py, async move { manager.sweep().await })
     }
 
-    /// Which database it is; without secrets.
+    /// The name of the database, without secrets.
     #[getter]
     fn place(&self) -> String {
         self.settings.database.to_string()
     }
 
-    /// Every row, or that of one key, without making or changing anything: as `rows` otherwise.
+    /// Returns every row, or the row of one key, in the form of `rows`. Creates and changes
+    /// nothing.
     #[pyo3(signature = (key = None))]
     fn look<'py>(&self, py: Python<'py>, key: Option<String>) -> PyResult<Bound<'py, PyAny>> {
         let manager = self.settings.manager(py)?;
@@ -373,7 +374,7 @@ impl LockManager {
     }
 }
 
-/// A row as Python gets it.
+/// Converts a row to the tuple that Python receives.
 fn as_tuple(row: lock::LockRow) -> (String, String, f64, f64, f64) {
     (
         row.key.to_string(),

@@ -36,7 +36,8 @@ impl CallOptions {
     /// These options with the given settings changed.
     fn adjusted(&self, settings: &Bound<'_, PyDict>) -> PyResult<Self> {
         let mut changed = self.copy();
-        // Of a copy: looking at a value may run code that changes what it lies in.
+        // The loop runs over a copy, because reading a value may run Python code that changes the
+        // dict.
         for (name, value) in settings.copy()?.iter() {
             let name = name.extract::<String>()?;
             changed.set(&name, &value)?;

@@ -17,14 +17,16 @@ use crate::llm::{Batch, Error, Items, Loop, ReadAhead, Shape};
 #[pyclass(frozen, module = "arbitrageai_native._native")]
 pub struct ChatStream(ProcessBound<Arc<ReadAhead>>);
 
-/// A batch on its way, or none at the end, or a failure. If it reaches nobody, it goes back.
+/// A result of [`ReadAhead::next`] on its way to Python. Dropping an undelivered result returns it
+/// to the stream.
 struct Delivery {
     next: Option<Result<Option<Batch>, Error>>,
     home: Arc<ReadAhead>,
 }
 
 impl Delivery {
-    /// Never fails itself: a failure is delivered, too, and must not get lost on its way.
+    /// Never returns an error: a failure of the stream is part of the delivery, so that an
+    /// undelivered failure returns to the stream, too.
     async fn next(home: Arc<ReadAhead>) -> Result<Self, Infallible> {
         let next = Some(home.next().await);
         Ok(Self { next, home })
@@ -83,7 +85,8 @@ impl ChatStream {
         block_on(py, Delivery::first(self.stream()?, shape(texts)))?.into_pyobject(py)
     }
 
-    /// What `async for` iterates over: `stream`'s own `__anext__`, and what notices that the loop is left.
+    /// Returns the iterator of an `async for`. It calls `__anext__` of `stream`, and it detects
+    /// that an exception leaves the loop.
     fn iterate(&self, stream: Bound<'_, PyAny>) -> PyResult<Iteration> {
         let next = stream.getattr(intern!(stream.py(), "__anext__"))?.unbind();
         Ok(Iteration {
@@ -93,7 +96,7 @@ impl ChatStream {
         })
     }
 
-    /// A wait was given up, perhaps for good.
+    /// Starts the grace period after a cancelled wait, unless another loop still iterates.
     fn wait_was_given_up(&self) -> PyResult<()> {
         match self.0.get().and_then(ReadAhead::wait_was_given_up) {
             Some(closing) => spawn(closing),
@@ -149,10 +152,11 @@ impl ChatStream {
     }
 }
 
-/// One loop over a stream.
+/// The iterator of one loop over a stream.
 ///
-/// As a rule nothing but the loop refers to it. When an exception leaves the loop, the interpreter drops it, while the stream itself may
-/// be kept for long by tracebacks, or by whoever was given it (a web framework's response).
+/// As a rule only the loop refers to the iterator. When an exception leaves the loop, the
+/// interpreter drops the iterator, while a traceback or another holder (a web framework's response)
+/// may keep the stream itself for a long time.
 #[pyclass(frozen, module = "arbitrageai_native._native")]
 pub struct Iteration {
     stream: Py<PyAny>,
@@ -170,7 +174,8 @@ impl Iteration {
         self.next.bind(py).call0()
     }
 
-    /// Whoever asked for the iterator itself finds in it what the stream has: `aclose`, `model`.
+    /// Forwards attributes such as `aclose` and `model` to the stream, for code that calls
+    /// `aiter()`.
     fn __getattr__<'py>(&self, py: Python<'py>, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         self.stream.bind(py).getattr(name.str()?)
     }
@@ -186,8 +191,9 @@ impl Drop for Iteration {
         let Some(iterated) = self.iterated.get_mut().and_then(Option::take) else {
             return;
         };
-        // The interpreter empties a frame's stack while the exception is on its way. A `break` has none: who breaks off has the
-        // stream in hand, or drops it.
+        // The interpreter clears the stack of a frame while the exception propagates. A `break`
+        // raises no exception: code that breaks out of the loop keeps the stream deliberately, or
+        // drops it.
         if Python::try_attach(PyErr::occurred).unwrap_or(false)
             && let Some(closing) = iterated.leave()
         {

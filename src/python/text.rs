@@ -1,10 +1,10 @@
-//! The binding of what makes text fit to be shown.
+//! The Python binding of [`crate::printable`].
 
 use std::borrow::Cow;
 
 use pyo3::prelude::*;
 
-/// The text with control characters written out. See [`crate::printable::printable`].
+/// Returns the text with its control characters escaped. See [`crate::printable::printable`].
 #[pyfunction]
 pub fn printable(text: &str) -> Cow<'_, str> {
     crate::printable::printable(text)

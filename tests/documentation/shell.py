@@ -21,7 +21,7 @@ SECONDS_TO_END = 3
 
 @dataclass(frozen=True)
 class _Job:
-    """A command in the background, and where its output goes."""
+    """A command in the background, and the file with its output."""
 
     command: Command
     folder: Path
@@ -29,18 +29,18 @@ class _Job:
 
     @property
     def printed(self) -> str:
-        """What it has printed so far."""
+        """Return the output so far."""
         return self.log.read_text(errors="replace").replace(f"{self.folder}/", "")
 
     @property
     def has_failed(self) -> bool:
-        """Whether it has ended, and not well."""
+        """Whether the command has ended with a status other than 0."""
         status = self.log.with_suffix(".status")
         return status.exists() and status.read_text() not in ("", "0\n")
 
     @property
     def report(self) -> str:
-        """The command, and all that it has printed, wherever the page lets it go."""
+        """Return the command and all its output, also the output that the page redirects to a file."""
         files = [self.folder / name for name in re.findall(r">\s*([^\s&>]+)", self.command.text)]
         said = [file.read_text(errors="replace") for file in files if file.is_file()]
         return f"$ {self.command.text}\n{''.join([self.printed, *said])}"
@@ -68,15 +68,15 @@ class Shell:
         self._selector.register(self._output, selectors.EVENT_READ)
         self._logs = tempfile.TemporaryDirectory()
         self._jobs: list[_Job] = []
-        # Background jobs, whose output goes elsewhere, have this open until they end.
+        # Background jobs inherit this pipe, although their output goes to files, until they end.
         self._tell("exec 9>&1")
 
     def run(self, command: Command) -> None:
         """Run a command.
 
         Raises:
-            AssertionError: it printed something else than what is shown, or failed without showing it; or
-                something in the background has failed.
+            AssertionError: the output differs from the page, the command failed and the page does not show
+                that, or a background job has failed.
         """
         if command.is_in_background:
             self._run_in_background(command)
@@ -103,7 +103,7 @@ class Shell:
         raise AssertionError(f"{command.block}: $ {command.text}\nprinted in {SECONDS} s:\n{said}")
 
     def _run_in_background(self, command: Command) -> None:
-        """Start it, its output in a file: what it prints later is not that of another command."""
+        """Start a command with its output in a file, which keeps it apart from that of later commands."""
         job = _Job(command, self._folder, Path(self._logs.name, str(len(self._jobs))))
         self._jobs.append(job)
         text = command.text.rstrip().removesuffix("&")

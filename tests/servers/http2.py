@@ -29,7 +29,7 @@ class Http2Server:
     def __init__(self, certificate: Path, key: Path, delay: float = 0.2) -> None:
         self.requests = 0
         self.hold_until = 0
-        """No answer is given before so many requests have been under way at once."""
+        """Answer no request until this number of requests is under way at once."""
         self.versions: set[str] = set()
         self.connections: set[tuple[str, int]] = set()
         self.most_at_once = 0

@@ -49,17 +49,17 @@ _COUNTERS = ("attempts", "successes", "conflicts", "timeouts", "renewals", "loss
 _memory_numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 _next_memory_number = itertools.count(1)
 
-# Default files that the log has been told of.
+# The default files that a warning has named already.
 _told_files: set[str] = set()
 
 atexit.register(_native.release_all_locks, _RELEASE_AT_EXIT_SECONDS)
 
 
 def SessionLocal() -> Any:  # noqa: N802, the original's name
-    """Give a session of the application's own, as its `src.api.database.SessionLocal` does.
+    """Return a session of the application's `src.api.database.SessionLocal`.
 
-    None if there is no such module, or it has no sessions. Tests may patch this name: what it gives then says
-    where the locks are, as `_get_db` does.
+    Returns None if that module or its `SessionLocal` does not exist. Tests may patch this name: the locks are
+    then in the database of the session that the replacement returns, as with `_get_db`.
     """
     sessions = application_database()
     return sessions() if callable(sessions) else None
@@ -95,10 +95,10 @@ class BidLockManager:
 
         Args:
             ttl: seconds that a lock lasts without renewal.
-            database_url: in SQLAlchemy's form, SQLite or PostgreSQL, or of a Redis server (`redis://`). When
-                None it is the application's own database, that of its module `src.api.database`, imported
-                now; where there is no such module, the environment's `DATABASE_URL`, and
-                `sqlite:///data/tasks.db` when that is unset.
+            database_url: a SQLite or PostgreSQL URL in SQLAlchemy's form, or the URL of a Redis server
+                (`redis://`). None means the application's own database, that of its module
+                `src.api.database`, which is imported now; without that module, the environment's
+                `DATABASE_URL`; and if that is unset, `sqlite:///data/tasks.db`.
             auto_renew: whether `with_lock` and leases renew the lock while they hold it.
             max_hold: seconds for which a lock is renewed at most, ten times `ttl` by default; None for no
                 limit.
@@ -109,8 +109,8 @@ class BidLockManager:
                 found by polling (0.3 s), unless `listen_url` is given.
 
         Raises:
-            ValueError: `ttl`, `max_hold`, `on_lost`, `database_url`, `listen_url` or `max_connections` makes
-                no sense; or there is a `.env` file that can't be read.
+            ValueError: `ttl`, `max_hold`, `on_lost`, `database_url`, `listen_url` or `max_connections` is
+                invalid, or the `.env` file can't be read.
         """
         _native.check_lock_ttl(ttl)
         check_on_lost(on_lost)
@@ -131,8 +131,9 @@ class BidLockManager:
             self._on_url(database_url)
         else:
             load_dotenv_file_once()
-            # Importing takes its time, which is better taken here than at the first lock, in a running loop.
-            # What fails is reported there: a test may replace `_get_db` before.
+            # The import may be slow, so it runs here and not at the first lock, in a running event
+            # loop. A failure is reported at the first lock instead, because a test may replace
+            # `_get_db` before that.
             with suppress(LockBackendError):
                 application_database()
 
@@ -140,18 +141,19 @@ class BidLockManager:
 
     @staticmethod
     def _get_db() -> Any:
-        """Give the SQLAlchemy session whose database the locks are in.
+        """Return a SQLAlchemy session; the locks are in its database.
 
-        By default it is the application's own, and None where there is none: then it is not asked. Code and
-        tests may replace it on an instance or on the class, or override it; it is asked at each operation,
-        and its session is closed again. A session on an in-memory engine stands for a private in-memory
-        database of this package, shared by all managers whose sessions are on the same engine: SQLAlchemy
-        does not see its rows.
+        By default this is a session of the application, or None if the application has none; the manager
+        calls only a replacement. Code and tests may replace this method on an instance or on the class, or
+        override it. The manager calls the replacement at each operation, and closes its session. If the
+        session is bound to an in-memory engine, the locks are in a private in-memory database of this
+        package. All managers whose sessions are bound to the same engine share that database; SQLAlchemy does
+        not see its rows.
         """
         return SessionLocal()
 
     def _replaced_get_db(self) -> Callable[[], Any] | None:
-        """What has been put in the place of `_get_db`, ready to be called; None if nothing has."""
+        """Return the callable that replaces `_get_db`; None if nothing replaces it."""
         if "_get_db" in self.__dict__:
             return self.__dict__["_get_db"]  # type: ignore[no-any-return]
         if type(self)._get_db is _own_get_db:
@@ -160,18 +162,19 @@ class BidLockManager:
         owner = next(cls for cls in type(self).__mro__ if "_get_db" in cls.__dict__)
         found = owner.__dict__["_get_db"]
         if owner is BidLockManager and self._database_url and not self._database_url.startswith(_SQL_SCHEMES):
-            return None  # Redis, which no session is on
-        # The original's is a static method in some versions, and a method in others: so is what replaces it.
+            return None  # no SQLAlchemy session is bound to Redis
+            # `_get_db` is a static method in some versions of the original and a method in others,
+            # so a replacement may take `self` or not.
         if inspect.isfunction(found) and not _wants_self(found):
             return found
         return self._get_db
 
     def _place(self) -> Place | Unasked:
-        """Where the locks are now, or what is to be asked for it.
+        """Return the current place of the locks, or an engine that has to be queried for it.
 
         Raises:
             LockBackendError: `_get_db` raised, or the application's module can't be imported.
-            TypeError: `_get_db` gave something that is no session.
+            TypeError: `_get_db` returned an object that is no session.
             ValueError: the database is of a kind that is not supported.
         """
         get_db = self._replaced_get_db()
@@ -190,10 +193,10 @@ class BidLockManager:
         return Place(str(application))
 
     def _locks(self, timeout: float = _ASKING_SECONDS) -> _native.LockManager:
-        """Give the locks of the database that is the right one now, for callers that may wait `timeout`.
+        """Return the native manager for the current place of the locks. Waits `timeout` for an engine.
 
         Raises:
-            LockBackendError: the database could not be asked; and what `_place` raises.
+            LockBackendError: the engine could not report its database; also the errors of `_place`.
         """
         place = self._place()
         return self._at(place.wait(timeout) if isinstance(place, Unasked) else place)
@@ -207,16 +210,16 @@ class BidLockManager:
         return await place.answer(timeout) if isinstance(place, Unasked) else place
 
     async def _locks_within(self, timeout: float) -> tuple[_native.LockManager, float]:
-        """As `_locks_async`, and what is left of `timeout` for the lock."""
+        """As `_locks_async`; also returns the part of `timeout` that is left for the lock."""
         place = self._place()
         if not isinstance(place, Unasked):
             return self._at(place), timeout
         started = time.monotonic()
         locks = self._at(await place.answer(timeout))
         if not isinstance(timeout, int | float) or timeout < 0:
-            return locks, timeout  # refused where the lock is asked for
+            return locks, timeout  # the acquisition refuses this timeout
         spent = time.monotonic() - started
-        # Nobody notices less, and the time in messages stays the one that was given.
+        # A shorter delay does not matter, and messages then show the timeout that the caller gave.
         return locks, timeout if spent < _SPENT_SECONDS else max(timeout - spent, 0.0)
 
     def _at(self, place: Place) -> _native.LockManager:
@@ -398,9 +401,9 @@ class BidLockManager:
         *,
         auto_renew: bool | None = None,
     ) -> Lease:
-        """Acquire a lock as a lease: keep it (`lease = await ...`), and release it.
+        """Acquire a lock as a lease: keep the lease (`lease = await ...`), and release it.
 
-        A lease that is dropped while it is held is released in the background, with a `ResourceWarning`.
+        Dropping a lease that is still held releases the lock in the background, with a `ResourceWarning`.
 
         Raises:
             LockTimeoutError: it was still held `timeout` seconds later.
@@ -445,8 +448,8 @@ class BidLockManager:
     ) -> list[Lease]:
         """Acquire several locks, (marketplace, posting) each: all of them, or none.
 
-        They are taken in the order of their keys, so that two callers can't wait for each other; the leases
-        come in the order asked for. Keep them, as that of `acquire_lease`.
+        The locks are acquired in the order of their keys, so that two callers can't deadlock; the leases are
+        returned in the order of `names`. Keep the leases, as with `acquire_lease`.
 
         Raises:
             LockTimeoutError: one of them was still held `timeout` seconds after the call.
@@ -471,8 +474,8 @@ class BidLockManager:
     ) -> SyncLockContext:
         """As `with_lock`, for threads: a plain `with`, which waits in the calling thread.
 
-        A thread can't be cancelled or interrupted: what `on_lost` says is done when the block is left, and
-        "cancel" is as "raise".
+        A thread can't be cancelled or interrupted. So the end of the block applies `on_lost`, and "cancel"
+        means the same as "raise".
         """
         on_lost = self.on_lost if on_lost is None else on_lost
         check_on_lost(on_lost)
@@ -583,8 +586,8 @@ def _tell_of_the_default() -> None:
     if file not in _told_files:
         _told_files.add(file)
         logger.warning(
-            "No module src.api.database is found, and DATABASE_URL is not set: locks are in %s. A process "
-            "with another working directory has others.",
+            "There is no module src.api.database, and DATABASE_URL is not set: locks are in %s. A process "
+            "with another working directory uses another file.",
             file,
         )
 

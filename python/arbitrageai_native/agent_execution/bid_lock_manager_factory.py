@@ -29,10 +29,10 @@ async def create_bid_lock_manager(use_redis: bool | None = None, ttl: float = 30
     That Redis was wanted, and is not to be had, is logged as a warning.
 
     Args:
-        use_redis: whether Redis is wanted. When None: what the environment's `USE_REDIS_LOCKS` says, if it is
-            there, even if it is empty (yes are `true`, `1` and `yes`, all else is no); else yes if
-            `REDIS_URL`, `REDIS_HOST` or `REDIS_PORT` is set; else yes unless `ENV` is `development`, which
-            it is by default.
+        use_redis: whether to use Redis. If None, the environment decides: `USE_REDIS_LOCKS` if it exists,
+            even if it is empty (`true`, `1` and `yes` mean Redis, every other value means the database); else
+            Redis if `REDIS_URL`, `REDIS_HOST` or `REDIS_PORT` is set; else Redis unless `ENV` is
+            `development`, its default.
         ttl: seconds that a lock lasts without renewal.
 
     Raises:
@@ -55,7 +55,8 @@ def _wants_redis(use_redis: bool | None) -> bool:
         return use_redis
     load_dotenv_file_once()
     switch = os.environ.get("USE_REDIS_LOCKS")
-    # Old processes decide in this very way, an empty value included: the two must never decide differently.
+    # The original decides by the same rule, an empty value included. An old process and a new one
+    # must never decide differently.
     if switch is not None:
         return switch.lower() in ("true", "1", "yes")
     if any(os.environ.get(name) for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT")):

@@ -69,7 +69,7 @@ class _CallGraph:
         return None if blocker is None else (names, blocker, str(helper.module.source.path))
 
     def calls_of(self, function: Function) -> Iterator[tuple[ast.Call, Function]]:
-        """The calls of a function to helpers of the tree."""
+        """Yield the calls of a function to helpers in the source tree, each with its helper."""
         for call in function.calls:
             called = self._resolve(function, call.func)
             if called is not None and _is_helper(called):

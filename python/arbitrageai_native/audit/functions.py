@@ -68,16 +68,16 @@ class Module:
         return "# noqa" in self.lines[line - 1] if 0 < line <= len(self.lines) else False
 
     def start(self, node: ast.expr) -> tuple[int, int]:
-        """The line and the column at which it begins, both from 1."""
+        """Return the line and the column of the beginning of a node, both from 1."""
         return node.lineno, self._column(node.lineno, node.col_offset)
 
     def end(self, node: ast.expr) -> tuple[int, int]:
-        """Likewise, behind its last character."""
+        """Return the line and the column after the last character of a node, both from 1."""
         line = node.end_lineno or node.lineno
         return line, self._column(line, node.end_col_offset or 0)
 
     def _column(self, line: int, offset: int) -> int:
-        # The parser counts bytes; people, editors and ruff count characters.
+        # The parser counts bytes; editors and ruff count characters.
         return len(self.lines[line - 1].encode()[:offset].decode(errors="replace")) + 1
 
     @cached_property

@@ -31,7 +31,7 @@ class Finding:
     column: int = 1
 
     def __str__(self) -> str:
-        """One line, in the form that editors and terminals find the place by."""
+        """Return one line, which begins with the place in the form that editors and terminals parse."""
         place = f"{self.file}:{self.line}:{self.column}"
         return printable(f"{place}: {self.function} blocks in {self.call}: {self.instead}")
 

@@ -1,7 +1,7 @@
 """How a run is shown: live on a terminal, as plain lines elsewhere, or not at all.
 
-What comes from a postings file or a server is shown with its control characters written out: they could take
-over a terminal.
+Control characters in text from a postings file or a server are escaped, because they could control the
+terminal.
 """
 
 from __future__ import annotations
@@ -227,8 +227,7 @@ def scanner_table(progress: Progress) -> Table:
 def recent_table(progress: Progress) -> Table:
     """Draw the latest bids."""
     table = Table(box=None, show_header=False, padding=(0, 1))
-    # Where it is narrow the title gives way: a column that may wrap is the first that rich makes
-    # narrower.
+    # On a narrow terminal, rich shortens columns that may wrap first. Only the title may wrap.
     table.add_column(style="dim", no_wrap=True)
     table.add_column(justify="right", style="green", no_wrap=True)
     table.add_column(style="dim", no_wrap=True)

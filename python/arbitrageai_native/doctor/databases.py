@@ -25,7 +25,7 @@ async def database(url: str | None, ttl: float) -> list[Finding]:
     """The database of the locks."""
     given = url or os.environ.get("DATABASE_URL") or None
     try:
-        # As the locks find it: the application may have its database elsewhere than DATABASE_URL says.
+        # The lock manager finds the database here, since the application may override DATABASE_URL.
         place = await BidLockManager(database_url=url or None)._asked_place(_SECONDS_TO_ASK)
         given = "sqlite://" if place.memory_engine is not None else place.url
         looking = _native.inspect_database(given)
@@ -33,7 +33,7 @@ async def database(url: str | None, ttl: float) -> list[Finding]:
         mend = "Set DATABASE_URL in SQLAlchemy's form, as docs/locks.md has it."
         return [Finding("database", Level.ERROR, str(error), mend)]
     except LockBackendError as error:
-        mend = "See that src.api.database can be imported, and that its engine can connect."
+        mend = "Make sure that src.api.database can be imported, and that its engine can connect."
         return [Finding("database", Level.ERROR, str(error), mend)]
     try:
         found = await looking

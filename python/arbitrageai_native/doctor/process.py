@@ -78,7 +78,7 @@ class Dotenv:
     Attributes:
         path: where it is; None if there is none.
         overruled: its variables of which the environment had other values.
-        failure: that it can't be read, and why.
+        failure: the message of the error if it can't be read.
     """
 
     path: str | None
@@ -88,7 +88,13 @@ class Dotenv:
     async def look(self) -> list[Finding]:
         """What there is to say of it."""
         if self.path is None:
-            return [Finding(".env", Level.OK, "none from the working directory or the application upwards")]
+            return [
+                Finding(
+                    ".env",
+                    Level.OK,
+                    "none in the working directory, the application's folder or the folders above them",
+                )
+            ]
         if self.failure:
             mend = "Make it a text file in UTF-8 that this user may read."
             return [Finding(".env", Level.ERROR, self.failure, mend)]

@@ -25,7 +25,7 @@ _IN_PARAMETERS: Final = re.compile(r"[?&](?:password|api_key|key)=([^&#]*)")
 
 
 def _in_url(url: str) -> Iterator[str]:
-    """The passwords of a URL, and the pieces that one falls into where it is read wrongly."""
+    """Yield the passwords of a URL, and the pieces into which a wrong parser may split a password."""
     yield from _IN_PARAMETERS.findall(url)
     rest = url.partition("://")[2]
     for credentials in (rest.partition("@")[0], rest.rpartition("@")[0]) if "@" in rest else ():
@@ -64,7 +64,8 @@ class Secrets:
 def without_secrets(url: str) -> str:
     """A URL without user, password and parameters."""
     scheme, _, rest = url.partition("://")
-    # A password may have what would end the host's part of a URL: then nothing before the @ is told.
+    # A password may contain a character that ends the host in a URL, so the part before the last @
+    # is cut.
     try:
         parts = urlsplit(f"{scheme}://{rest.rpartition('@')[2]}")
     except ValueError:

@@ -54,7 +54,7 @@ class ModelApplication:
         if not callable(delay) and not 0 <= delay < float("inf"):
             raise ValueError(f"delay must be a number of seconds from 0 on, not {delay!r}")
         for name, given in (("script", script), ("models", models)):
-            if isinstance(given, (str, bytes)):  # it would be taken letter by letter
+            if isinstance(given, (str, bytes)):  # a string would be taken for a list of its letters
                 raise TypeError(f"{name} has to be a list, not {type(given).__name__}")
         self.answer = answer
         self.delay = delay

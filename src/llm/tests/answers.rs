@@ -135,7 +135,7 @@ fn an_answer_that_is_only_an_error_is_no_object_for_the_client_either() {
 
 fn bad_request(body: &[u8]) -> StatusError {
     let Error::Status(error) = status_error(StatusCode::BAD_REQUEST, HeaderMap::new(), body) else {
-        panic!("no status error")
+        panic!("the error is no status error")
     };
     *error
 }
@@ -169,7 +169,7 @@ fn of_a_long_error_body_the_beginning_is_kept_as_text() {
     );
     let nodes = format!("{{\"error\": [{}", "{},".repeat(LONGEST_ERROR_BODY));
     let Value::String(text) = bad_request(nodes.as_bytes()).body else {
-        panic!("a tree was made")
+        panic!("the long body was parsed")
     };
     assert_eq!(text.len(), LONGEST_ERROR_BODY);
 }

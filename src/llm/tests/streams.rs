@@ -255,7 +255,8 @@ async fn pieces_that_wait_are_handed_over_together() {
     assert!(batches.len() <= 2, "{batches:?}");
 }
 
-/// A stream whose server sends one piece and then nothing, with that piece taken, and what tells whether the request is open.
+/// Returns a stream whose server sends one piece and then nothing, after that piece was taken, and
+/// a function that counts the open requests.
 async fn silent_after_a_piece() -> (Arc<ReadAhead>, impl Fn() -> usize) {
     let parts = vec![format!("{HEAD}{}", piece("a")).into()];
     let server = Server::start([Reply::Slowly(parts, Duration::ZERO)]).await;
@@ -286,7 +287,7 @@ async fn a_stream_that_is_left_in_the_middle_is_closed_after_the_grace_and_says_
         }
         let end = stream.next().await;
         assert!(matches!(end, Err(Error::Abandoned(_))), "{end:?}");
-        assert!(stream.next().await.unwrap().is_none(), "told once");
+        assert!(stream.next().await.unwrap().is_none(), "the error is raised once");
         tokio::time::resume();
     }
 }
@@ -357,7 +358,7 @@ async fn what_was_delivered_and_not_received_comes_again() {
         stream.give_back(undelivered);
         match stream.next().await {
             Ok(Some(batch)) => pieces.extend(texts(batch)),
-            Ok(None) => panic!("it ended as if it were complete"),
+            Ok(None) => panic!("the stream ended as if it were complete"),
             Err(error) => break error,
         }
     };
@@ -378,7 +379,7 @@ fn what_means_not_yet_is_no_reason_to_end() {
     }
 }
 
-/// What a reader makes of events after a first piece.
+/// Feeds a first piece and then `events` to a reader, and returns the reader's result.
 fn read_after_a_piece(events: &str, shape: Shape) -> Result<(), Error> {
     let mut reader = ChunkReader::new(200, 1 << 20);
     let mut batch = Batch::new(shape);

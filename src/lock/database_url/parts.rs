@@ -1,10 +1,11 @@
-//! The parts of a server's URL, as SQLAlchemy takes them apart.
+//! Splits the URL of a server into the same parts as SQLAlchemy does.
 
 use std::borrow::Cow;
 
 use crate::lock::error::LockError;
 
-/// Parameters whose values may have an `@`. Anywhere else behind the host it is a password's that has been cut.
+/// Parameters whose values may contain an `@`. An `@` anywhere else after the host shows that the
+/// URL was split inside a password.
 const WITH_AT: [&str; 15] = [
     "application_name",
     "client_name",
@@ -23,7 +24,7 @@ const WITH_AT: [&str; 15] = [
     "username",
 ];
 
-/// `user:password@host:port/path?query`, all but the host as they are written.
+/// `user:password@host:port/path?query`. The host is decoded; all other parts are as written.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Parts<'a> {
     pub user: &'a str,
@@ -35,16 +36,18 @@ pub(super) struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Takes apart what follows the scheme. A password may have everything but an `@`, unescaped.
+    /// Splits the part of a URL after `://`. Only an `@` has to be escaped in a password.
     ///
     /// # Errors
-    /// [`LockError::InvalidArgument`] where it can't be told what is the password's.
+    /// [`LockError::InvalidArgument`] if the end of the password is ambiguous, or the host is
+    /// malformed.
     pub fn of(rest: &'a str, argument: &'static str) -> Result<Self, LockError> {
         let (credentials, place) = credentials(rest);
         Self::with_credentials(credentials, place, argument)
     }
 
-    /// As [`Parts::of`], read as `redis-py` does where it can: a first `@` behind the host is none of a password's.
+    /// As [`Parts::of`], but splits the URL as `redis-py` does if the result has a host and a valid
+    /// port: then an `@` in the path or the query is not the end of a password.
     ///
     /// # Errors
     /// As [`Parts::of`].
@@ -61,14 +64,14 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// Takes apart `path?query`, or `user:password@/path?query`, where the scheme says that it is a path.
+    /// Splits `path?query` or `user:password@/path?query`, for a scheme that means a Unix socket.
     pub fn of_socket(rest: &'a str) -> Self {
         let has_credentials = !rest.starts_with('/');
         let end = rest.rfind("@/").filter(|_| has_credentials);
         let (credentials, place) = end.map_or(("", rest), |at| (&rest[..at], &rest[at + 1..]));
         let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
         let (path, query) = place.split_once('?').unwrap_or((place, ""));
-        // What stands between the slashes is a host's name, and means nothing here.
+        // The text before the first slash is the name of a host, which a Unix socket does not have.
         let path = path.find('/').map_or("", |slash| &path[slash..]);
         Self {
             user,
@@ -92,7 +95,7 @@ impl<'a> Parts<'a> {
         };
         if address.contains('@') || query.split('&').any(stray) {
             let message =
-                format!("{argument} has an @ behind its host: in a password or a name it is written %40");
+                format!("{argument} has an @ after its host: write %40 for an @ in a password or a name");
             return Err(LockError::invalid(argument, message));
         }
         let (address, path) = address.split_once('/').unwrap_or((address, ""));
@@ -126,7 +129,7 @@ fn is_number_or_empty(port: &str) -> bool {
     port.is_empty() || port.parse::<u16>().is_ok()
 }
 
-/// What stands before the `@` that ends the credentials, and what stands behind it.
+/// Returns the parts before and after the `@` that ends the credentials.
 fn credentials(rest: &str) -> (&str, &str) {
     let name_end = rest.find([':', '/']).unwrap_or(rest.len());
     let with_password = rest[name_end..]
@@ -145,7 +148,7 @@ fn credentials(rest: &str) -> (&str, &str) {
     (&rest[..last], &rest[last + 1..])
 }
 
-/// A URL's parameters, in their order; those without a value count for nothing.
+/// The parameters of a URL, in their order. Parameters without a value are ignored.
 #[derive(Debug)]
 pub(super) struct Parameters(Vec<(String, String)>);
 
@@ -179,7 +182,7 @@ impl Parameters {
     }
 }
 
-/// Undoes percent-encoding; what is no valid encoding stays as it is.
+/// Decodes percent-encoding. An invalid encoding stays unchanged.
 pub(super) fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
@@ -187,7 +190,7 @@ pub(super) fn decode(text: &str) -> String {
     while position < bytes.len() {
         let byte = text
             .get(position + 1..position + 3)
-            // A sign before a digit would be read as a number, too.
+            // `from_str_radix` would accept a sign before a digit, too.
             .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
             .and_then(|digits| u8::from_str_radix(digits, 16).ok());
         match (bytes[position], byte) {
@@ -204,7 +207,7 @@ pub(super) fn decode(text: &str) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
-/// A piece of a URL as it may be shown: without what stands before an `@`.
+/// Returns a piece of a URL for a message, with `***` in place of the part before an `@`.
 pub(super) fn shown(piece: &str) -> Cow<'_, str> {
     match piece.rsplit_once('@') {
         None => piece.into(),

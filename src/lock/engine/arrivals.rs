@@ -17,14 +17,14 @@ pub(super) struct Journey {
     told: watch::Sender<Option<Arrived>>,
 }
 
-/// What has become of a row on its way.
+/// The outcome of a hand-over, which gives a row a new id.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Arrived {
-    /// It has its new id.
+    /// The row has its new id.
     Yes,
-    /// It was not ours any more.
+    /// The row no longer belonged to this process.
     No,
-    /// Nobody knows.
+    /// The database did not answer, so the outcome is unknown.
     Perhaps,
 }
 
@@ -60,7 +60,7 @@ impl Arrivals {
 }
 
 impl Arrival {
-    /// Waits until it is settled; what has become of it.
+    /// Waits until the hand-over is settled, and returns its outcome.
     pub(super) async fn settled(mut self) -> Arrived {
         match self.0.wait_for(Option::is_some).await {
             Ok(arrived) => arrived.unwrap_or(Arrived::Perhaps),

@@ -32,7 +32,7 @@ impl DatabaseClock {
     /// An answer to a question that was asked at `asked` tells that the clock showed `shown` meanwhile.
     pub(super) fn heard(&self, shown: f64, asked: BootTime) {
         if !shown.is_finite() {
-            return; // it would stay for good: nothing is nearer to it
+            return; // no later reading could ever replace a reading that is not finite
         }
         let now = BootTime::now();
         let error = asked.until(now).as_secs_f64() / 2.0;

@@ -41,7 +41,7 @@ pub(crate) enum Status {
     Held = 0,
     /// Released by its holder, or about to be.
     Released = 1,
-    /// Renewed too late, or found to be another's: by a renewal or by the release.
+    /// A renewal came too late, or a renewal or the release found that the row had gone.
     Lost = 2,
 }
 
@@ -107,7 +107,7 @@ impl Hold {
         self.move_on(Status::Held, status)
     }
 
-    /// Its release has found that the row had gone.
+    /// Marks the hold as lost, because its release found that the row had gone.
     pub(super) fn found_gone(&self) {
         self.move_on(Status::Released, Status::Lost);
     }
@@ -141,14 +141,15 @@ impl Hold {
         }
     }
 
-    /// Ends it, and hands the lock over or deletes the row; whether that was still there. Begun by this call, and carried through even if
-    /// the future is dropped. If the row had certainly gone before, the hold becomes lost.
+    /// Ends the hold, and hands the lock over or deletes the row. Resolves to whether the row still
+    /// existed. The call itself begins the release, which continues even if the future is dropped.
+    /// If the row had certainly gone before the release, the hold becomes lost.
     pub(crate) fn release(
         self: Arc<Self>,
         engine: &Arc<Engine>,
     ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         let may_be_handed_over = self.is_held();
-        // A second release finds no row, because the first has deleted it: that is no loss.
+        // A second release finds no row, because the first one has deleted it. That is no loss.
         let is_first = self.end(Status::Released);
         let releasing = engine.release_hold(Arc::clone(&self), may_be_handed_over);
         async move {

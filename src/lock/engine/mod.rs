@@ -36,8 +36,8 @@ use queue::{Answer, Place, Queues};
 pub use queue::{Holding, Waiting};
 use retry::Backoff;
 
-/// How long a request may take that was sent when its caller's time was nearly up: no caller
-/// waits longer than a second beyond its time.
+/// How long a caller waits after its deadline for a request that is still under way. No caller may
+/// wait longer than one second after its deadline.
 const GRACE: Duration = Duration::from_millis(900);
 /// How long a release is tried for before its caller is told; it goes on in the background.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
@@ -76,7 +76,7 @@ pub trait Progress: Send + Sync {
     fn backend_error(&self);
 }
 
-/// A store's answer.
+/// The answer of a store to one operation.
 struct Answered<T> {
     value: T,
     /// Whether an earlier try, whose answer was lost, may have been carried out.
@@ -213,7 +213,7 @@ impl Engine {
                 () = sleep_until(until) => {
                     let is_over = Instant::now() >= deadline;
                     match (place.under_way_since(), place.held_here()) {
-                        (Some(_), _) if under_way.is_none() => {} // sent by another just now
+                        (Some(_), _) if under_way.is_none() => {} // another task has just sent the request
                         (Some(_), _) => {
                             progress.backend_error();
                             return Err(LockError::backend(self.no_answer(place.failure())));
@@ -226,7 +226,7 @@ impl Engine {
                         }
                         (None, Some(_)) if is_over => return Err(timed_out()),
                         (None, None) if place.is_first() => place.send(),
-                        // It has become the first, or what is in the way has been renewed.
+                        // This waiter has become the first, or the lock in its way was renewed.
                         _ => ask_at = place.ask_at(deadline),
                     }
                 }
@@ -331,7 +331,8 @@ impl Engine {
         cleared.map_err(LockError::backend)
     }
 
-    /// Deletes the rows that have expired: nobody holds them, and nobody has to be woken.
+    /// Deletes the expired rows and returns their number. An expired row has no holder, so no
+    /// waiter has to be woken.
     ///
     /// # Errors
     /// The store's.
@@ -341,7 +342,7 @@ impl Engine {
             .map_err(LockError::backend)
     }
 
-    /// The row of a key, if it has one that is not expired.
+    /// Returns the row of a key, unless the row has expired or does not exist.
     ///
     /// # Errors
     /// The store's.

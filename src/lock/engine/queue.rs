@@ -381,7 +381,7 @@ impl Queues {
     }
 }
 
-/// An expiry that is no number never comes: PostgreSQL, too, takes it to be later than any other.
+/// A row whose expiry is NaN never expires: PostgreSQL, too, sorts NaN after every other number.
 fn expiry(row: &LockRow) -> Instant {
     let seconds = if row.expires_in.is_nan() {
         FAR

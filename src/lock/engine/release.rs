@@ -24,14 +24,14 @@ use crate::lock::operation::{Acquire, HandOver, Operation, Release, ReleaseTarge
 /// Where the holder hears whether the lock was still there.
 type Told = oneshot::Sender<Result<Released, LockError>>;
 
-/// What a release has found.
+/// The outcome of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Released {
-    /// The row was there, and is deleted or given to another.
+    /// The row existed. It was deleted, or handed over to a waiter.
     Deleted,
-    /// The row was not there any more: the lock had been lost.
+    /// The row no longer existed: the lock had been lost.
     Gone,
-    /// The row was not there any more. An earlier try, whose answer was lost, may have deleted it.
+    /// The row no longer existed. An earlier try, whose answer was lost, may have deleted it.
     GoneOrDeleted,
 }
 
@@ -44,7 +44,7 @@ impl Released {
         }
     }
 
-    /// The same, if others may have deleted the row on our behalf.
+    /// Weakens the outcome, because another task of this process may have deleted the row.
     fn in_doubt(self) -> Self {
         match self {
             Self::Gone => Self::GoneOrDeleted,
@@ -163,7 +163,7 @@ impl Engine {
             let begun = engine.begin_release(hold, may_be_handed_over);
             let mut released = engine.outcome(begun).await;
             if arrived == Arrived::Perhaps {
-                // The row may still have its former id; and `pass_on` deletes it, too.
+                // The row may still have its former id, and `pass_on` may have deleted it.
                 released = released.map(Released::in_doubt);
             }
             let _ = told.send(released);

@@ -152,7 +152,7 @@ fn leased(grant: Grant) -> Lease {
     counted(grant).0
 }
 
-/// A lease that nobody renews, and where its loss is counted.
+/// A lease that nobody renews, and the ledger that counts its loss.
 fn counted(grant: Grant) -> (Lease, Arc<Ledger>) {
     let keeping = Keeping {
         auto_renew: false,
@@ -162,7 +162,7 @@ fn counted(grant: Grant) -> (Lease, Arc<Ledger>) {
     (Lease::new(grant, keeping, Arc::clone(&ledger)), ledger)
 }
 
-/// The lease, its waiters and the counters agree on whether it was lost.
+/// Asserts that the lease, its waiters and the counters agree on whether the lease was lost.
 async fn assert_lost(lease: &Lease, ledger: &Ledger, is_lost: bool) {
     assert_eq!(lease.loss().is_some(), is_lost, "{:?}", lease.loss());
     assert_eq!(lease.lost().await, lease.loss());
@@ -170,7 +170,7 @@ async fn assert_lost(lease: &Lease, ledger: &Ledger, is_lost: bool) {
     assert!(!lease.is_held());
 }
 
-/// One who waits, in a task of its own: whether it got the lock, and after how long.
+/// Runs an acquisition in its own task, which returns whether it succeeded, and after how long.
 fn waiting(acquiring: Acquiring) -> tokio::task::JoinHandle<(bool, Duration)> {
     let started = Instant::now();
     tokio::spawn(async move {
@@ -614,8 +614,8 @@ async fn a_lease_that_is_shortened_is_asked_for_at_once_by_who_counts_on_its_end
 async fn all_wait_for_the_whole_of_their_time_while_a_lock_is_kept_beyond_its_first_end() {
     for (is_told_of_losses, other_manager) in [(false, 0), (true, 0), (false, 1), (true, 1)] {
         let (engine, asked) = engine();
-        // A hold is measured on the machine's clock, which is not paused: the hold goes on, as if it
-        // were renewed.
+        // A hold is measured on the clock of the machine, which is not paused. So the hold does not
+        // expire, as if its holder renewed it.
         let holder = acquire_for(&engine, MINUTE / 6, true);
         asked.acquire().won(won());
         let grant = holder.await.unwrap();
@@ -655,7 +655,7 @@ async fn who_waits_behind_the_first_waits_on_when_the_first_gets_a_lock_that_was
     }));
     others_run().await;
     hold.set_valid_until(BootTime::now());
-    engine.wake(&hold.key); // stands for the first waiter's timer, or the poller
+    engine.wake(&hold.key); // as the timer of the first waiter, or the poller, does
     asked.acquire().won(won());
     assert!(waiters.remove(0).await.unwrap().0);
     tokio::time::sleep(MINUTE / 2).await;
@@ -758,7 +758,7 @@ async fn a_loss_that_the_release_finds_is_one() {
     let releasing = tokio::spawn(lease.release());
     others_run().await;
     assert!(!watching.is_finished());
-    // Nothing was carried out at first.
+    // The first try was not carried out.
     asked
         .release()
         .reply
@@ -818,8 +818,8 @@ async fn nobody_waits_for_the_database_to_release_what_is_lost() {
     assert_lost(&lease, &ledger, true).await;
 }
 
-/// A lease that is released while another waits; it is handed over in memory if the other will
-/// have a lease, too.
+/// Releases a lease while another acquisition waits. The lock is handed over in memory if the
+/// waiter acquires a lease, too.
 async fn released_to_a_waiter(
     is_told_of_losses: bool,
 ) -> (

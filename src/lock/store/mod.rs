@@ -38,8 +38,8 @@ pub trait Listener: Send + Sync + 'static {
     fn anything_changed(&self);
 }
 
-/// A time that a row may well have been written at. Others are not shown: they stand for none, and
-/// no calendar has them.
+/// Whether a number of Unix seconds is a plausible time of writing a row. Other numbers are not
+/// times that a calendar has, so they are not shown.
 fn is_a_date(unix_seconds: f64) -> bool {
     (0.0..1e11).contains(&unix_seconds)
 }

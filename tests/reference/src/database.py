@@ -57,7 +57,7 @@ def _sessions(database_url: str) -> "sessionmaker[Session]":
 
 @functools.cache
 def _application() -> Any:
-    """The application's database module, if it has one."""
+    """Return the application's database module, or None."""
     try:
         return import_module("src.api.database")
     except ModuleNotFoundError as error:
@@ -67,7 +67,7 @@ def _application() -> Any:
 
 
 def SessionLocal() -> Session:  # noqa: N802
-    """A session of the application's; if it has no database module, one on `DATABASE_URL`."""
+    """Return a session of the application, or one on `DATABASE_URL` if there is no database module."""
     application = _application()
     if application is not None:
         session: Session = application.SessionLocal()

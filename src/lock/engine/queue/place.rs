@@ -109,10 +109,11 @@ impl Place {
         answer
     }
 
-    /// When this waiter has to send the request if nobody else has sent it by then. The first does
-    /// so at the end of the lock that this process itself has on the key, or now if there is none.
-    /// The others only wait, until their deadline at most. So does the first while the lock is being
-    /// released, since the end of the release sends the request.
+    /// Returns when this waiter has to send the request itself, if it has not been sent before
+    /// that. The first waiter sends it when the lock expires that this process holds on the key, or
+    /// now if this process holds none. Every other waiter only waits, until its deadline at most.
+    /// So does the first one while the lock is being released, since the end of the release sends
+    /// the request.
     pub(in crate::lock::engine) fn ask_at(&self, deadline: Instant) -> Instant {
         if !self.is_first() {
             return deadline;

@@ -121,15 +121,15 @@ fn answer_acquire(acquire: Acquire, row: Option<&PgRow>, shared: &Shared) {
     }
 }
 
-/// A row, and what can't be read of its end.
+/// A row, and why its expiry can't be read, if it can't.
 pub(super) struct Standing {
     pub(super) row: LockRow,
     unreadable: Option<&'static str>,
 }
 
-/// A row as `OBSERVE` has it, from a column on; the key is the first of them unless it is known. It
-/// is read as well as it can be: what others have written there is no reason to fail. Without an
-/// end that can be read it never ends.
+/// Reads a row in the order of the columns of `OBSERVE`, from the column `from` on. The first
+/// column is the key, unless the caller knows the key. Values that another program wrote never make
+/// the reading fail. A row whose expiry can't be read never expires.
 pub(super) fn read_row(row: &PgRow, from: usize, key: Option<&Arc<str>>) -> sqlx::Result<Standing> {
     let time = |column: usize| row.try_get::<Option<f64>, _>(from + column);
     let text = |column: usize| -> sqlx::Result<String> {
@@ -137,7 +137,7 @@ pub(super) fn read_row(row: &PgRow, from: usize, key: Option<&Arc<str>>) -> sqlx
         if value.is_null() {
             return Ok(String::new());
         }
-        // A server without an encoding (SQL_ASCII) passes on any bytes.
+        // A server without an encoding (SQL_ASCII) sends any bytes.
         let bytes = value.as_bytes().map_err(sqlx::Error::Decode)?;
         Ok(String::from_utf8_lossy(bytes).into_owned())
     };

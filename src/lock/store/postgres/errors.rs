@@ -28,7 +28,7 @@ pub(super) fn store_error(settings: &PostgresSettings, phase: Phase, error: &sql
     let begins = |codes: &[&str]| code_begins(error, codes);
     if begins(&["55P03"]) {
         message = format!(
-            "{}: the table is locked, or a row of it, by another transaction: {error}",
+            "{}: another transaction has locked the table or a row of it: {error}",
             settings.describe()
         );
     }
@@ -61,7 +61,7 @@ fn code_begins(error: &sqlx::Error, codes: &[&str]) -> bool {
         .is_some_and(|code| codes.iter().any(|begin| code.starts_with(begin)))
 }
 
-/// Whether another statement on the same connection makes sense.
+/// Whether the connection can carry out another statement after this error.
 pub(super) fn connection_survives(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some() && !code_begins(error, &["08", "57P01", "57P02", "57P03"])
 }
@@ -71,14 +71,14 @@ pub(super) fn table_is_missing(error: &sqlx::Error) -> bool {
     code_begins(error, &["42P01"])
 }
 
-/// Whether something is larger than the server can take: for a statement that notifies, the queue
-/// of notifications, when somebody has not listened for long; for one that writes a key, the key.
+/// Whether a limit of the server was exceeded. For a statement that notifies, the queue of
+/// notifications is full, because a listening session has not read it for long. For a statement
+/// that writes a key, the key is too long for the index.
 pub(super) fn is_beyond_a_limit(error: &sqlx::Error) -> bool {
     code_begins(error, &["54000"])
 }
 
-/// Whether someone between us and the server does not pass on settings that are asked for when a
-/// connection is made.
+/// Whether a pooler refused the connection because of its startup options.
 pub(super) fn refuses_settings(error: &sqlx::Error) -> bool {
     code_begins(error, &["08P01", "0A000"])
 }

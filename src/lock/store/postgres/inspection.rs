@@ -52,7 +52,8 @@ async fn connected<T>(
 
 async fn list(connection: &mut PgConnection) -> sqlx::Result<Vec<LockRow>> {
     let mut transaction = connection.begin_with("BEGIN READ ONLY").await?;
-    // A server goes on waiting for a table after its client has gone.
+    // Without this limit, the server waits for a locked table even after the client has
+    // disconnected.
     transaction.execute("SET LOCAL lock_timeout = 2000").await?;
     let rows = if schema::missing_tables(&mut transaction)
         .await?

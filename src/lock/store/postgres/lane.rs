@@ -21,7 +21,8 @@ use crate::lock::operation::{Acquire, Operation, Release, ReleaseTarget};
 
 /// How long a statement may take before the connection is given up: one that works is done within milliseconds.
 const STATEMENT_PATIENCE: Duration = Duration::from_secs(5);
-/// For so long at most requests whose common statement was refused are tried singly.
+/// How long requests are carried out one at a time, after the server refused the statement for
+/// their batch.
 const LONGEST_SINGLY: Duration = Duration::from_secs(2);
 /// How long the server's plans are kept. They are made for a table of the size that it has then, which may have had ten rows: planned
 /// anew, each statement of a table of 100,000 takes a hundredth of the time.
@@ -77,16 +78,16 @@ fn kind(job: &Job) -> Kind {
     }
 }
 
-/// What has been asked of a server on a connection, which comes back with the answer if it still
-/// serves.
+/// Work on a connection that the server has not answered in time. It resolves to the connection, if
+/// the connection can still be used.
 type Unanswered = Pin<Box<dyn Future<Output = Option<PgConnection>> + Send>>;
 
 /// A connection, if one has been made, and the right to make one.
 pub(super) struct Lane {
     connection: Option<PgConnection>,
-    /// What the server has not answered in time.
+    /// The work that the server has not answered in time.
     unanswered: Option<Unanswered>,
-    /// How many connections have been given up since the server's last answer.
+    /// The number of connections given up since the last answer of the server.
     given_up: u32,
     planned_at: Instant,
     shared: Arc<Shared>,
@@ -153,7 +154,7 @@ impl Lane {
         }
     }
 
-    /// Whether requests would wait one after another for nothing.
+    /// Whether the table is locked, so that every single request would wait in vain.
     async fn table_is_locked(&mut self) -> bool {
         let Some(mut connection) = self.connection.take() else {
             return false;
@@ -170,9 +171,10 @@ impl Lane {
         locked
     }
 
-    /// One row that the server refuses, or that a foreign transaction keeps, must not fail the
-    /// others. When that takes long, the rest goes back to where it came from: a request that has
-    /// been answered meanwhile is not in its way again.
+    /// Carries out each request of a batch alone, because a row that the server refuses, or that a
+    /// foreign transaction has locked, must not fail the requests for the other rows. After
+    /// [`LONGEST_SINGLY`] the remaining requests return to the queue, without those that were
+    /// answered.
     async fn carry_out_each(&mut self, batch: Vec<Job>) {
         let until = Instant::now() + LONGEST_SINGLY;
         let mut rest = batch.into_iter();
@@ -191,7 +193,7 @@ impl Lane {
 
     async fn execute(&mut self, batch: &[Job]) -> Result<Vec<PgRow>, StoreError> {
         match self.execute_once(batch, true).await? {
-            // Whoever waits finds the lock free when it looks.
+            // Without the notification, a waiter finds the free lock at its next poll.
             Err(error) if notifies(batch) && is_beyond_a_limit(&error) => {
                 self.execute_once(batch, false).await?
             }
@@ -205,7 +207,8 @@ impl Lane {
         })
     }
 
-    /// The server's answer, an error of its own perhaps; or an error when there is none.
+    /// Carries out a batch once. The outer error means that the server did not answer; the inner
+    /// result is the answer of the server.
     async fn execute_once(
         &mut self,
         batch: &[Job],
@@ -244,7 +247,7 @@ impl Lane {
             && table_is_missing(error)
         {
             *shared.schema.lock().await = false;
-            // On a new connection the table is made anew.
+            // Preparing a new connection creates the table again.
             self.connection = None;
             let message = store_error(settings, Phase::Executing, error).message;
             return Err(StoreError::transient(message));
@@ -252,10 +255,11 @@ impl Lane {
         Ok(outcome)
     }
 
-    /// Waits for a statement that nobody waits for any more, since its connection stands at the
-    /// server until it ends: a server that does not answer is not to get more and more of them. A
-    /// connection may also be dead without our knowing, so that it is given up at last; at once for
-    /// the first, and ever later after that, until there is an answer.
+    /// Waits for a statement whose callers have given up, because the server keeps the connection
+    /// open until the statement ends: a server that does not answer must not collect connections.
+    /// The connection may also be dead, so this method gives it up in the end. It gives up the
+    /// first connection at once, and each further one after a longer wait, until the server
+    /// answers.
     async fn wait_for(&mut self, unanswered: Unanswered) {
         let patience = STATEMENT_PATIENCE * (4_u32.pow(self.given_up) - 1);
         let mut closing = self.shared.closing.subscribe();
@@ -292,7 +296,7 @@ impl Lane {
     }
 }
 
-/// Makes a new connection ready for statements.
+/// Prepares the tables and the session of a new connection.
 async fn prepare(shared: Arc<Shared>, mut connection: PgConnection) -> Result<PgConnection, StoreError> {
     schema::prepare(&shared, &mut connection).await?;
     if shared.settings.statement_cache {
@@ -302,7 +306,7 @@ async fn prepare(shared: Arc<Shared>, mut connection: PgConnection) -> Result<Pg
     Ok(connection)
 }
 
-/// A statement, and how it is to be sent.
+/// A statement, and the way to send it.
 struct Statement {
     query: PgQuery<'static>,
     plan_anew: bool,
@@ -311,7 +315,7 @@ struct Statement {
 }
 
 impl Statement {
-    /// The server's answer, and the connection if it still serves.
+    /// Returns the answer of the server, and the connection if it can still be used.
     async fn run(self, mut connection: PgConnection) -> (Option<PgConnection>, sqlx::Result<Vec<PgRow>>) {
         let in_transaction = self.in_transaction;
         let outcome = self.send(&mut connection).await;
@@ -331,11 +335,11 @@ impl Statement {
         if !self.in_transaction {
             return query.fetch_all(connection).await;
         }
-        // A pooler keeps us on one server for a transaction; preparing and executing outside of one
-        // may reach two.
+        // A pooler keeps one server connection for a whole transaction. Outside a transaction, the
+        // messages that prepare and execute a statement may reach two different server connections.
         let begun = Instant::now();
         connection.execute(limits::BEGIN).await?;
-        // What nobody waits for any more is not to happen later.
+        // The callers have given up, so the statement must not be carried out late.
         if begun.elapsed() >= STATEMENT_PATIENCE {
             return Err(sqlx::Error::PoolTimedOut);
         }
@@ -370,7 +374,7 @@ mod tests {
     fn lane() -> Lane {
         let url = "postgresql://user@127.0.0.1:1/database";
         let Database::Postgres(settings) = Database::parse(url, &Options::default()).unwrap() else {
-            panic!("{url} is a server's");
+            panic!("{url} names a PostgreSQL server");
         };
         Lane::new(Arc::new(Shared {
             settings,
@@ -389,11 +393,12 @@ mod tests {
         let begun = Instant::now();
         let mut given_up = 0;
         while begun.elapsed() < Duration::from_secs(3600) {
-            sleep(STATEMENT_PATIENCE).await; // as long as its request is waited for
+            sleep(STATEMENT_PATIENCE).await; // the time that the callers wait
             lane.wait_for(Box::pin(pending())).await;
             given_up += 1;
             if given_up == 1 {
-                assert_eq!(begun.elapsed(), STATEMENT_PATIENCE); // a single one may be dead without our knowing
+                // A single silent connection may be dead, so it is given up without a further wait.
+                assert_eq!(begun.elapsed(), STATEMENT_PATIENCE);
             }
         }
         assert!(given_up <= 6, "{given_up}");

@@ -1,10 +1,11 @@
-//! What the client gives up, the server gives up, too: or else a table that a migration locks would
-//! collect the backends of all the statements that nobody waits for any more.
+//! Time limits on the server, so that the server ends a statement that the client has given up.
+//! Otherwise a table that a migration locks would collect backends, one for each such statement.
 //!
-//! A lock on the table is waited for before a statement begins, so that the statement can't limit
-//! that itself. On a direct connection the limits are asked for when it is made. Poolers refuse
-//! that or pass it over, and nothing may be left behind in a session that is another's next: there,
-//! each statement gets a transaction with limits of its own.
+//! The server waits for a lock on the table before a statement begins, so the statement itself
+//! can't limit that wait. On a direct connection, startup options set the limits. A pooler refuses
+//! startup options or ignores them, and it gives the session to another client next, so no setting
+//! may remain in the session. Behind a pooler, each statement therefore runs in a transaction that
+//! sets the limits with `SET LOCAL`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,29 +15,29 @@ use sqlx::{ConnectOptions as _, Executor as _, PgConnection, Row as _};
 use super::PostgresSettings;
 use super::errors::refuses_settings;
 
-/// In milliseconds. The second is less than the client's patience.
+/// The limits in milliseconds. `statement_timeout` is shorter than the time that the client waits.
 const LIMITS: [(&str, &str); 2] = [("lock_timeout", "800"), ("statement_timeout", "4000")];
-/// The same for one transaction.
+/// Sets the limits for one transaction.
 pub(super) const IN_TRANSACTION: &str = "SET LOCAL lock_timeout = 800; SET LOCAL statement_timeout = 4000";
-/// Begins such a transaction, in one message.
+/// Begins a transaction with the limits, in one message.
 pub(super) const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = 800; SET LOCAL statement_timeout = 4000";
 
-/// Fails if somebody has locked the table, or waits to lock it: without waiting.
+/// Fails at once if another transaction has locked the table, or waits for a lock on it.
 pub(super) const LOOK: &str = "BEGIN; LOCK TABLE distributed_locks IN ROW EXCLUSIVE MODE NOWAIT; COMMIT";
 
-/// How the server is told the limits.
+/// Decides whether startup options or transactions set the limits.
 #[derive(Default)]
 pub(super) struct Limits {
     not_by_session: AtomicBool,
 }
 
 impl Limits {
-    /// Whether each statement needs a transaction of its own.
+    /// Whether each statement has to run in a transaction that sets the limits.
     pub(super) fn by_transaction(&self, settings: &PostgresSettings) -> bool {
         !settings.statement_cache || self.not_by_session.load(Ordering::Acquire)
     }
 
-    /// Makes a connection, with the limits if they can be had so.
+    /// Makes a connection, with the limits in its startup options unless a pooler refuses them.
     pub(super) async fn connect(&self, settings: &PostgresSettings) -> sqlx::Result<PgConnection> {
         if self.by_transaction(settings) {
             return settings.connect.connect().await;
@@ -51,14 +52,14 @@ impl Limits {
         }
     }
 
-    /// Sets what else a session of our own needs, and finds out whether the limits have arrived.
+    /// Sets the plan mode of a session, and finds out whether the startup options took effect.
     ///
-    /// Left to itself, the server plans a release anew each time, since it takes an array for
-    /// longer than ours are: that takes as long as carrying it out.
+    /// By default the server plans the statement of a release anew each time, since it estimates
+    /// arrays to be longer than they are. That planning takes as long as the statement itself.
     pub(super) async fn set_up(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
         const SET_UP: &str = "SET plan_cache_mode = force_generic_plan; SHOW statement_timeout";
         let rows = match connection.fetch_all(SET_UP).await {
-            // Before PostgreSQL 12 there is no such setting.
+            // PostgreSQL has the setting `plan_cache_mode` since version 12.
             Err(sqlx::Error::Database(refused)) if refused.code().as_deref() == Some("42704") => {
                 connection.fetch_all("SHOW statement_timeout").await?
             }
@@ -72,7 +73,7 @@ impl Limits {
     }
 }
 
-/// What the user has asked for stays.
+/// Adds the limits to the startup options, unless the user has set them.
 fn with_limits(options: &PgConnectOptions) -> PgConnectOptions {
     let given = options.get_options().unwrap_or_default();
     let missing = LIMITS.into_iter().filter(|(name, _)| !given.contains(name));
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_user_has_asked_for_stays() {
+    fn limits_of_the_user_stay() {
         let plain = PgConnectOptions::new_without_pgpass();
         assert_eq!(
             with_limits(&plain).get_options(),

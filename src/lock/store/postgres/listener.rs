@@ -40,8 +40,9 @@ async fn listen(shared: &Arc<Shared>) {
     }
 }
 
-/// `unanswered` counts the connections that a server has left without an answer: it is not to
-/// collect more and more of them.
+/// Listens on one connection until it fails. `unanswered` counts the connections that the server
+/// has not answered; each of them lengthens the pause, so that such a server does not collect
+/// connections.
 async fn hear(shared: &Arc<Shared>, pause: &mut Duration, unanswered: &mut u32) -> sqlx::Result<()> {
     let Some(options) = shared.settings.listen_options() else {
         return std::future::pending().await;

@@ -34,8 +34,8 @@ pub(in crate::lock) use inspection::{inspect, look};
 const NOTE_LASTS: Duration = Duration::from_secs(30);
 /// A note younger than this need not be written again.
 const NOTE_FRESH: Duration = Duration::from_secs(10);
-/// How many connections are given up in a row, each after four times as long as the one before,
-/// until it takes hours.
+/// How often the wait before a silent connection is given up grows fourfold. At this number the
+/// wait takes hours and grows no further.
 const MOST_GIVEN_UP: u32 = 6;
 /// The most rows in one statement.
 const LARGEST_BATCH: usize = 256;

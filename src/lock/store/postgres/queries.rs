@@ -56,7 +56,7 @@ fn text(value: &Arc<str>) -> String {
     value.to_string()
 }
 
-/// Whether the statement for a batch may notify.
+/// Whether the statement for a batch may send a notification.
 pub(super) fn notifies(batch: &[Job]) -> bool {
     matches!(
         batch.first(),

@@ -1,12 +1,13 @@
 //! The SQL, many rows in one statement each.
 //!
-//! Rows are locked in the order of their keys, and counters of tokens after them in the order of
-//! their numbers, by every statement: so no two can wait for each other. Nobody waits longer than
-//! `lock_timeout` for a row that a foreign transaction keeps. That is set in the statements for
-//! sessions that have another; for a lock on the table that comes too late, see [`super::limits`].
+//! Every statement locks the rows in the order of their keys, and after them the counters of
+//! fencing tokens in the order of their numbers, so that no two statements can deadlock. A
+//! statement waits for a row that a foreign transaction has locked for `lock_timeout` at most. The
+//! statements set `lock_timeout` themselves, for sessions with another value. For a lock on the
+//! whole table that is too late, see [`super::limits`].
 //!
-//! Where a statement notifies, its last parameter says whether it does: a server whose queue of
-//! notifications is full refuses the whole statement otherwise.
+//! In a statement that can send a notification, the last parameter says whether it does, because a
+//! server whose queue of notifications is full refuses the whole statement.
 
 /// Takes the rows that are free or expired, by the server's clock at that moment (not the transaction's start).
 ///
@@ -204,7 +205,7 @@ WITH everything AS MATERIALIZED (
 )
 SELECT count(*), CASE WHEN $1::bool AND count(*) > 0 THEN pg_notify('arbitrageai_locks', '')::text END FROM gone";
 
-/// Deletes what has expired, but for rows that somebody is just taking.
+/// Deletes the expired rows, except those that another transaction has locked to take them over.
 pub(super) const SWEEP: &str = "\
 WITH expired AS MATERIALIZED (
     SELECT id FROM distributed_locks
@@ -226,7 +227,7 @@ pub(super) const LIST: &str = "\
 SELECT lock_key, id, holder_id, acquired_at, expires_at, expires_at - extract(epoch FROM clock_timestamp())::float8
 FROM distributed_locks ORDER BY lock_key";
 
-/// The number of rows not expired. A row whose end is NULL, or not a number, never ends.
+/// Counts the rows that have not expired. A row whose expiry is NULL or NaN never expires.
 pub(super) const COUNT: &str = "\
 SELECT count(*) FROM distributed_locks
 WHERE (expires_at <= extract(epoch FROM clock_timestamp())::float8) IS NOT TRUE";

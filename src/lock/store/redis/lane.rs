@@ -253,7 +253,7 @@ fn answer_acquire(acquire: Acquire, answer: Result<Answer, StoreError>, settings
         }
         Ok(Answer::Held(Standing { holder: None, .. })) => {
             let key = keys::lock(&acquire.claim.key);
-            let what = format!("the key {key} has a value of another type than a lock's");
+            let what = format!("the value of {key} is not a string");
             acquire.failed(StoreError::unreadable_row(&key, &what).at(&settings.place));
         }
         Ok(answer @ Answer::Held(_)) => {

@@ -33,7 +33,7 @@ pub(super) async fn carry_out(connected: Connected, settings: Arc<RedisSettings>
             drop(reply.send(walk.all_locks().await.map(|locks| locks.len() as u64)))
         }
         Operation::Clear { reply } => drop(reply.send(walk.clear().await)),
-        // Redis has deleted what has expired.
+        // Redis deletes expired keys itself.
         Operation::Sweep { reply } => drop(reply.send(Ok(0))),
         other => other.fail(&StoreError::permanent("this operation is about single keys")),
     }

@@ -14,10 +14,11 @@ use crate::lock::operation::{Claim, HandOver, ReleaseTarget, Renew};
 /// So many keys the server looks at before it serves others.
 pub(super) const MOST_OBSERVED: usize = 1000;
 
-/// What all scripts begin with. A lock whose value is of another type has a number for its holder,
-/// which nobody is. The two keys end at the same time, but for what a script takes (before Redis 7
-/// its clock goes on); so they do on a replica, which may have heard of both late. When the note
-/// says the same end as the lock, it says it more exactly.
+/// The common beginning of all scripts. If the value of a lock is not a string, the script reports
+/// the number 0 as its holder, which equals no holder's name. The lock and the note of it expire at
+/// the same time, up to the duration of a script (before Redis 7 the clock advances within a
+/// script) and up to the delay of a replica. If the note agrees with the lock, the expiry in the
+/// note is the more exact one.
 const PRELUDE: &str = "\
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -213,13 +214,13 @@ pub(super) fn milliseconds(time: std::time::Duration) -> u64 {
 /// What a script that looked at a lock tells of it.
 pub(super) struct Standing {
     pub(super) now: f64,
-    /// None for a value of another type, which is no lock of anybody's.
+    /// None if the value is not a string, so that the key is no lock.
     pub(super) holder: Option<String>,
     pub(super) id: String,
-    /// Zero if it is not known.
+    /// Zero if it is unknown.
     pub(super) since: f64,
-    /// Microseconds; negative when it never expires. More than Redis can count to in microseconds,
-    /// perhaps.
+    /// Microseconds until the expiry; negative if the key never expires. The number may be too
+    /// large for an integer of 64 bits.
     pub(super) left: f64,
 }
 
@@ -256,7 +257,7 @@ pub(super) fn read(value: &Value) -> Option<Answer> {
         now: seconds(number(1)?),
         holder: text(2),
         id: text(3)?,
-        // Whoever writes a note by hand may write any number.
+        // A note that somebody wrote by hand may contain any number.
         since: number(4).map_or(0.0, seconds),
         left: text(5)?.parse().ok()?,
     }))

@@ -15,7 +15,7 @@ use crate::lock::error::StoreError;
 use crate::lock::inspection::{Inspection, Tables};
 use crate::lock::operation::LockRow;
 
-/// How long a look waits for somebody who writes to a file without a write-ahead log.
+/// How long `look` waits for another connection that writes to a file without a write-ahead log.
 const WRITER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// See [`crate::lock::inspect`]. It blocks.
@@ -78,7 +78,7 @@ fn tables(location: &Location, path: &Path) -> Result<Tables, StoreError> {
     schema::look(&open(path).map_err(failed)?).map_err(failed)
 }
 
-/// See [`crate::lock::look`]. It blocks.
+/// Reads the rows of a file; see [`crate::lock::look`]. This function blocks.
 pub(in crate::lock) fn look(path: &Path) -> Result<Vec<LockRow>, StoreError> {
     let why_not = match std::fs::metadata(path) {
         Ok(data) if data.is_file() => None,
@@ -129,8 +129,8 @@ fn rows(connection: &Connection) -> rusqlite::Result<Vec<LockRow>> {
         .collect()
 }
 
-/// A time. SQLite's columns take anything: what is no number is none here either, and does not
-/// spoil the list.
+/// Reads a time. Columns of SQLite accept values of any type. A value that is no number becomes
+/// NaN, so that one odd row does not fail the whole list.
 fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<f64> {
     #[allow(clippy::cast_precision_loss, reason = "seconds fit")]
     Ok(match row.get_ref(column)? {
@@ -140,7 +140,7 @@ fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<f64> {
     })
 }
 
-/// A name, likewise.
+/// Reads a name, from a value of any type.
 fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
     Ok(match row.get_ref(column)? {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => String::from_utf8_lossy(bytes).into_owned(),
@@ -156,8 +156,8 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(address(path), flags)
 }
 
-/// The file as a URI. If its journal is a write-ahead log and there is none, nobody has it open: it
-/// is read as it is, which spares SQLite a log of ours.
+/// Returns the path as a URI. If the file is in WAL mode and has no write-ahead log, no connection
+/// is open. Then the URI declares the file immutable, so that SQLite creates no log to read it.
 fn address(path: &Path) -> String {
     let mut address = "file:".to_owned();
     for byte in path.as_os_str().as_encoded_bytes() {
@@ -176,7 +176,7 @@ fn address(path: &Path) -> String {
     address
 }
 
-/// Whether readers need a log. The file's header tells:
+/// Whether the file is in WAL mode, according to its header:
 /// <https://www.sqlite.org/fileformat2.html#file_format_version_numbers>
 fn is_in_wal_mode(path: &Path) -> bool {
     let mut header = [0; 20];

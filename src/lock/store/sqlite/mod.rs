@@ -29,7 +29,8 @@ use change_watch::ChangeWatch;
 pub(in crate::lock) use inspection::{inspect, inspect_memory, look};
 use worker::{Message, Worker};
 
-/// Where a SQLite database is. Equal when it is the same one: the other setting is the first comer's.
+/// The location of a SQLite database. Two locations are equal if they name the same database; the
+/// store then keeps the `create_folders` of the first one.
 #[derive(Debug, Clone)]
 pub enum Location {
     /// A file.

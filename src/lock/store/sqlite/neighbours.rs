@@ -5,11 +5,12 @@
 //! SQLite in one process, and whoever closes a file loses all the process's locks on it, the other copy's too. Two writers at
 //! once destroy the file within seconds. <https://www.sqlite.org/howtocorrupt.html#_multiple_copies_of_sqlite_linked_into_the_same_application>
 //!
-//! So our copy takes *open file description* locks instead, which belong to the descriptor: they
-//! exclude the process's POSIX locks like anybody's, and are lost with nobody else's close. And our
-//! copy leaves a file open that the other may have open, too, since closing it would drop the
-//! other's locks; it uses that descriptor again when it next opens the file, so that there are
-//! never more of them than it once had at a time.
+//! So this package's copy takes *open file description* locks instead, which belong to the
+//! descriptor. They exclude the POSIX locks of every process, this one included, and a close of
+//! another descriptor does not drop them. When this copy closes a file that the other copy has
+//! open, it keeps the descriptor open, since closing it would drop the locks of the other copy. It
+//! uses the kept descriptor when it next opens the file, so that kept descriptors do not
+//! accumulate.
 //!
 //! Such locks pass to a forked child with the descriptor. So a fork waits until no transaction of ours is under way
 //! ([`working`]), and our copy, which knows files by their inode numbers, is shown others in the child: it opens everything
@@ -107,11 +108,11 @@ mod linux {
         }
     }
 
-    /// Which file: its device and inode.
+    /// The identity of a file: its device and inode.
     type Identity = (u64, u64);
 
-    /// The descriptors of our copy. Those of a parent process are not among them: they share their
-    /// locks with the parent's.
+    /// The descriptors of this package's copy of SQLite. A forked child starts with none: the
+    /// descriptors that it inherited share their locks with the parent process.
     static DESCRIPTORS: Mutex<Descriptors> = Mutex::new(Descriptors {
         process: 0,
         used: Vec::new(),
@@ -120,10 +121,11 @@ mod linux {
 
     struct Descriptors {
         process: u32,
-        /// Open, and used by our copy.
+        /// The descriptors that this copy uses.
         used: Vec<(c_int, Identity)>,
-        /// Our copy has done with them. They stay open, without a lock, since someone else in this
-        /// process had the same file open, and are used again when our copy next opens it.
+        /// The descriptors that this copy has closed. They stay open, without a lock, since other
+        /// code in this process had the same file open; this copy uses them when it next opens the
+        /// file.
         kept: Vec<(c_int, Identity)>,
     }
 
@@ -141,12 +143,13 @@ mod linux {
             all
         }
 
-        /// Whether the number still stands for the file that our copy has opened under it.
+        /// Whether the descriptor still refers to the file that this copy opened under its number.
         fn is_ours(&self, descriptor: c_int, file: Identity) -> bool {
             self.used.contains(&(descriptor, file)) || self.kept.contains(&(descriptor, file))
         }
 
-        /// The files that someone else in this process has open; None when that can't be told.
+        /// Returns the files that other code in this process has open, or None if `/proc` can't be
+        /// read.
         fn open_elsewhere(&self) -> Option<HashSet<Identity>> {
             let open = std::fs::read_dir("/proc/self/fd").ok()?;
             let others = open
@@ -157,16 +160,16 @@ mod linux {
         }
     }
 
-    /// `open`, with a kept descriptor if there is one of this file.
+    /// `open`, which returns a kept descriptor of the file if one exists.
     unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: c_int) -> c_int {
         let mut all = Descriptors::of_this_process();
-        // SAFETY: the caller's path, passed on as it came.
+        // SAFETY: the path is passed on unchanged.
         if let Some(descriptor) = unsafe { take_kept(&mut all, path, flags) } {
             return descriptor;
         }
-        // SAFETY: passed on as it came.
+        // SAFETY: the arguments are passed on unchanged.
         let descriptor = unsafe { libc::open(path, flags, mode) };
-        // After a failure `errno` is to stay as it is.
+        // After a failure, no further system call may overwrite `errno`.
         if descriptor >= 0
             && let Some(file) = identity(descriptor)
         {
@@ -175,7 +178,7 @@ mod linux {
         descriptor
     }
 
-    /// A kept descriptor that serves as well as a new one.
+    /// Takes a kept descriptor that can replace a new one.
     unsafe fn take_kept(all: &mut Descriptors, path: *const c_char, flags: c_int) -> Option<c_int> {
         if all.kept.is_empty() || flags & (libc::O_EXCL | libc::O_TRUNC) != 0 {
             return None;
@@ -186,8 +189,9 @@ mod linux {
         } else {
             libc::R_OK | libc::W_OK
         };
-        // SAFETY: the caller's path; `found` is written if, and only if, the call succeeds. A
-        // link's own inode is no kept file's.
+        // SAFETY: the path is passed on unchanged, and `found` is read only if the call has written
+        // it. `lstat` makes a symbolic link never match: no kept descriptor has the inode of a
+        // link.
         let file = unsafe {
             let mut found = MaybeUninit::<stat>::uninit();
             if libc::access(path, rights) != 0 || libc::lstat(path, found.as_mut_ptr()) != 0 {
@@ -196,11 +200,11 @@ mod linux {
             let found = found.assume_init();
             (found.st_dev, found.st_ino)
         };
-        // SAFETY: only asks.
+        // SAFETY: `F_GETFL` only reads the flags of the descriptor.
         let serves =
             |descriptor| unsafe { libc::fcntl(descriptor, libc::F_GETFL) & libc::O_ACCMODE == access };
         let position = all.kept.iter().position(|(descriptor, kept)| {
-            // SQLite refuses the numbers of the standard streams.
+            // SQLite refuses descriptors with the numbers of the standard streams.
             *descriptor > 2 && *kept == file && identity(*descriptor) == Some(file) && serves(*descriptor)
         })?;
         let kept = all.kept.swap_remove(position);
@@ -208,14 +212,14 @@ mod linux {
         Some(kept.0)
     }
 
-    /// `close`, unless someone else in this process has the file open: then the descriptor is kept.
-    /// Those that were kept for the sake of someone who has gone are closed.
+    /// `close`, which keeps the descriptor if other code in this process has the file open. It also
+    /// closes every kept descriptor whose file no other code has open any more.
     unsafe extern "C" fn close(descriptor: c_int) -> c_int {
         let mut all = Descriptors::of_this_process();
         let file = identity(descriptor);
         all.used.retain(|(other, _)| *other != descriptor);
         let Some(file) = file else {
-            // SAFETY: passed on as it came.
+            // SAFETY: the argument is passed on unchanged.
             return unsafe { libc::close(descriptor) };
         };
         all.kept.push((descriptor, file));
@@ -226,7 +230,7 @@ mod linux {
         all.kept.retain(|(kept, file)| {
             let stays = elsewhere.contains(file);
             if !stays && identity(*kept) == Some(*file) {
-                // SAFETY: ours alone, and used by nobody any more.
+                // SAFETY: only this module uses the descriptor, and it has just dropped it.
                 unsafe { libc::close(*kept) };
             }
             stays
@@ -234,9 +238,9 @@ mod linux {
         0
     }
 
-    /// As a close would.
+    /// Drops all locks of a descriptor, as closing it does.
     fn drop_locks(descriptor: c_int) {
-        // SAFETY: all zeroes but for the kind: the whole file, from its beginning.
+        // SAFETY: a zeroed `flock` is valid, and with the type `F_UNLCK` it means the whole file.
         unsafe {
             let mut all: flock = std::mem::zeroed();
             all.l_type = libc::F_UNLCK as libc::c_short;

@@ -56,7 +56,8 @@ pub(super) fn prepare(connection: &Connection) -> Result<(), StoreError> {
         }
     };
     match look(connection).map_err(failed)? {
-        // SQLAlchemy makes the table, and its index in a transaction after that.
+        // SQLAlchemy creates the index in a separate transaction after the table, so this state may
+        // pass.
         Tables::AnotherShape(difference) if difference.ends_with(NO_UNIQUE_KEY) => {
             return Err(StoreError::transient(difference));
         }

@@ -26,7 +26,7 @@ const ROW: &str =
 pub(super) const ROWS: &str =
     "SELECT lock_key, id, holder_id, acquired_at, expires_at FROM distributed_locks ORDER BY lock_key";
 
-/// So many characters of a value that can't be read are shown.
+/// The largest number of characters that a message shows of an unreadable value.
 const SHOWN: usize = 40;
 
 pub(super) fn begin(connection: &Connection, writes: bool) -> rusqlite::Result<()> {
@@ -111,7 +111,7 @@ impl Fence {
     }
 }
 
-/// Takes the row if it is free or expired; an error within says why the end of the row in the way
+/// Takes the row if it is free or expired. The inner error says why the expiry of the existing row
 /// can't be read.
 pub(super) fn acquire(
     connection: &Connection,
@@ -277,8 +277,8 @@ pub(super) fn clear(connection: &Connection) -> rusqlite::Result<u64> {
         .map(|deleted| deleted as u64)
 }
 
-/// Deletes what has expired. Text and blobs, which SQLite takes for times, are greater than any
-/// number: they stay.
+/// Deletes the expired rows. SQLite sorts text and blobs after every number, so rows with such an
+/// expiry stay.
 pub(super) fn sweep(connection: &Connection, now: f64) -> rusqlite::Result<u64> {
     connection
         .prepare_cached(
@@ -288,8 +288,8 @@ pub(super) fn sweep(connection: &Connection, now: f64) -> rusqlite::Result<u64> 
         .map(|deleted| deleted as u64)
 }
 
-/// SQLite's columns take values of any type, whatever they are declared as: a row is read as well
-/// as it can be. Without an end that can be read it never ends.
+/// Reads a row. Columns of SQLite accept values of any type, whatever their declared type is, so an
+/// unexpected value never makes the reading fail. A row whose expiry can't be read never expires.
 fn read(row: &Row<'_>, now: f64) -> rusqlite::Result<LockRow> {
     let expires_at = number(row.get_ref(4)?).unwrap_or(f64::INFINITY);
     Ok(LockRow {
@@ -304,7 +304,7 @@ fn read(row: &Row<'_>, now: f64) -> rusqlite::Result<LockRow> {
     })
 }
 
-/// What stands in the place of the row's end, if that is no number.
+/// Describes the value in the column `expires_at`, if that value is no number.
 fn unreadable_end(row: &Row<'_>) -> rusqlite::Result<Option<String>> {
     let value = row.get_ref(4)?;
     Ok(match value {
@@ -320,7 +320,7 @@ fn unreadable_end(row: &Row<'_>) -> rusqlite::Result<Option<String>> {
 
 fn number(value: ValueRef<'_>) -> Option<f64> {
     match value {
-        #[allow(clippy::cast_precision_loss, reason = "no time is so far away")]
+        #[allow(clippy::cast_precision_loss, reason = "the integer is a time")]
         ValueRef::Integer(number) => Some(number as f64),
         ValueRef::Real(number) => Some(number),
         _ => None,

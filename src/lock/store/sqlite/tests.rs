@@ -132,7 +132,7 @@ fn what_was_looked_at_is_read_anew_when_somebody_has_written() {
     assert!(ids(5.0).is_empty());
 }
 
-/// What one request comes to.
+/// Submits one request and returns its outcome.
 async fn submit<T>(
     store: &SqliteStore,
     make: impl FnOnce(crate::lock::operation::Reply<T>) -> Operation,
@@ -159,7 +159,7 @@ fn renewal(id: &str, reply: crate::lock::operation::Reply<Option<f64>>) -> Opera
     })
 }
 
-/// A store whose clock shows 10 s, and another connection to its file.
+/// Makes a store whose clock shows 10 s, and another connection to the file of that store.
 async fn store_and_neighbour(folder: &tempfile::TempDir) -> (SqliteStore, rusqlite::Connection) {
     let path = folder.path().join("locks.db");
     let location = Location::File {

@@ -56,7 +56,7 @@ impl Operation {
 }
 
 pub(super) struct Worker {
-    location: Location,
+    location: Arc<Location>,
     clock: WallClock,
     listener: Arc<dyn Listener>,
     connection: Option<OpenDatabase>,
@@ -74,7 +74,7 @@ struct OpenDatabase {
 impl Worker {
     pub(super) fn new(location: Location, clock: WallClock, listener: Arc<dyn Listener>) -> Self {
         Self {
-            location,
+            location: Arc::new(location),
             clock,
             listener,
             connection: None,
@@ -114,13 +114,11 @@ impl Worker {
         self.connection = None;
     }
 
-    /// Carries out a batch in one transaction. When that fails, each request is tried in a
-    /// transaction of its own: what one of them meets with (a trigger, a constraint, a value that
-    /// can't be stored) is its own affair, even if it is tried all the time. Carries out a batch in
-    /// one transaction. When that fails, each request gets a transaction of its own: what one of
-    /// them meets with (a trigger, a constraint, a value that can't be stored) is nothing to the
-    /// others, even if it is tried all the time. Savepoints would not do: a trigger may undo the
-    /// whole transaction, and so may a failing commit.
+    /// Carries out a batch in one transaction. If that fails, each request gets its own
+    /// transaction, so that a trigger, a constraint or a value that can't be stored fails only the
+    /// request that caused the failure, even if its caller repeats it all the time. Savepoints
+    /// would not suffice: a trigger may roll back the whole transaction, and so may a failing
+    /// commit.
     fn carry_out(&mut self, batch: Vec<Operation>) {
         let mut failure = match self.transaction(&batch) {
             Ok(answers) => return give_each(batch, answers),
@@ -141,22 +139,23 @@ impl Worker {
         }
     }
 
-    /// Carries out all of `batch` or nothing of it.
+    /// Carries out the whole batch, or nothing of it.
     fn transaction(&mut self, batch: &[Operation]) -> Result<Vec<Answer>, Failure> {
         let mut looked_again = false;
         loop {
-            let (clock, location) = (Arc::clone(&self.clock), self.location.clone());
+            let (clock, location) = (Arc::clone(&self.clock), Arc::clone(&self.location));
             let database = self.database().map_err(Failure::of_all)?;
             let error = match run_batch(database, batch, &clock, &location) {
                 Ok(answers) => return Ok(answers),
                 Err(error) => error,
             };
-            database.seen = statements::Seen::default(); // perhaps of rows that are undone now
+            database.seen = statements::Seen::default(); // the rollback may undo the rows that were seen
             if !database.connection.is_autocommit() && database.connection.execute_batch("ROLLBACK").is_err()
             {
                 self.let_go();
             }
-            // Someone dropped the table after we had looked, or made it anew: look again, once.
+            // Another connection may have dropped or created the table since it was prepared:
+            // prepare it again, once.
             if error.sqlite_error_code() == Some(ErrorCode::Unknown)
                 && !std::mem::replace(&mut looked_again, true)
                 && let Some(database) = &self.connection
@@ -177,14 +176,14 @@ impl Worker {
 
     /// Closes the file, so that the next request opens what is there then. A database in memory would be gone: it stays.
     fn let_go(&mut self) {
-        if self.location != Location::Memory {
+        if *self.location != Location::Memory {
             self.connection = None;
         }
     }
 
     fn database(&mut self) -> Result<&mut OpenDatabase, StoreError> {
         // A file that was deleted or replaced goes on working for those who have it open, but excludes nobody else.
-        if let (Some(database), Location::File { path, .. }) = (&self.connection, &self.location)
+        if let (Some(database), Location::File { path, .. }) = (&self.connection, &*self.location)
             && FileIdentity::of(path) != database.file
         {
             self.connection = None;
@@ -227,10 +226,10 @@ impl Worker {
     }
 }
 
-/// Why a transaction was not carried out.
+/// The failure of a transaction.
 struct Failure {
     error: StoreError,
-    /// Whether every other request would meet with it now, too.
+    /// Whether every other request would fail in the same way now.
     concerns_all: bool,
 }
 
@@ -243,7 +242,7 @@ impl Failure {
     }
 }
 
-/// Whether a failure is about the file, or about the moment, and not about what was asked for.
+/// Whether the file, or its state at the moment, caused a failure, and not one of the requests.
 fn concerns_all(error: &rusqlite::Error) -> bool {
     !matches!(
         error.sqlite_error_code(),
@@ -253,7 +252,7 @@ fn concerns_all(error: &rusqlite::Error) -> bool {
                 | ErrorCode::TooBig
                 | ErrorCode::ParameterOutOfRange
                 | ErrorCode::OperationAborted
-                | ErrorCode::DiskFull // what needs less room may find it
+                | ErrorCode::DiskFull // a smaller request may still succeed
                 | ErrorCode::Unknown
         )
     )
@@ -262,7 +261,7 @@ fn concerns_all(error: &rusqlite::Error) -> bool {
 /// What came of one operation, to be told once the transaction is committed.
 enum Answer {
     Attempt(crate::lock::operation::Attempt),
-    /// The row that stands in the way can't be read.
+    /// The expiry of the existing row can't be read.
     Unreadable(StoreError),
     Renewed(Option<f64>),
     Released(bool),
