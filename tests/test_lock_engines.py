@@ -188,30 +188,42 @@ async def test_the_schema_of_the_applications_model(
         assert database.execute("SELECT count(*) FROM public.distributed_locks") == "0"
 
 
-@pytest.mark.parametrize("how", ["statement", "listener", "connection"])
-async def test_a_schema_that_the_session_sets(database: Database, engines: list[Engine], how: str) -> None:
+@pytest.mark.parametrize("by", ["_get_db", "SessionLocal"])
+@pytest.mark.parametrize(
+    "how", ["statement", "listener", "translation", "connection", "committed connection"]
+)
+async def test_a_schema_that_the_session_sets(
+    database: Database, engines: list[Engine], monkeypatch: pytest.MonkeyPatch, how: str, by: str
+) -> None:
     database.make_table()
     engines.append(create_engine(database.url))
-    connection = engines[0].connect() if how == "connection" else None
+    connection = engines[0].connect() if "connection" in how else None
     if connection is not None:
         connection.exec_driver_sql("SET search_path TO app")
+        if how == "committed connection":
+            connection.commit()
 
-    class Listened(Session):
-        pass
+    class Begun(Session):
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings)
+            if how == "statement":
+                self.connection().exec_driver_sql("SET LOCAL search_path TO app")
+            if how == "translation":
+                self.connection(execution_options={"schema_translate_map": {None: "app"}})
 
+    sessions = sessionmaker(engines[0] if connection is None else connection, class_=Begun)
     if how == "listener":
 
-        @event.listens_for(Listened, "after_begin")
+        @event.listens_for(sessions, "after_begin")
         def set_path(_session: Any, _transaction: Any, connection: Any) -> None:
             connection.exec_driver_sql("SET LOCAL search_path TO app")
 
-    def session() -> Session:
-        made = Listened(engines[0]) if connection is None else Session(connection)
-        if how == "statement":
-            made.connection().exec_driver_sql("SET LOCAL search_path TO app")
-        return made
+    if by == "SessionLocal":
+        application = ModuleType("src.api.database")
+        application.SessionLocal = sessions  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "src.api.database", application)
 
-    async with on(session) as manager:
+    async with on(sessions) if by == "_get_db" else BidLockManager(60) as manager:
         assert await manager.acquire_lock("upwork", "p1", timeout=0) is False
         assert await manager.acquire_lock("upwork", "p2", timeout=10) is True
         assert database.tables() == "app"

@@ -155,7 +155,10 @@ class Unasked:
     def _asked(self) -> Place:
         try:
             if self._session is not None:
-                url = _engine_places.url_of(self._session.connection(), self._engine.url, self._schema)
+                connection = self._session.connection()
+                # A session may set a `schema_translate_map` for its connection alone.
+                schema = _schema_of_the_table(connection)
+                url = _engine_places.url_of(connection, self._engine.url, schema)
             elif _is_async(self._engine):
                 url = _engine_places.url_of_async(self._engine, self._schema)
             else:
@@ -204,11 +207,7 @@ def place_of_session(get_db: Callable[[], Any], of_what: str = "_get_db") -> Pla
 def place_of_sessions(sessions: Any, of_what: str) -> Place | Unasked:
     """As `place_of_session`, for a `sessionmaker` or another callable that makes sessions."""
     # A `scoped_session` would return a session that is in use.
-    sessions = getattr(sessions, "session_factory", sessions)
-    settings = getattr(sessions, "kw", None)
-    bind = settings.get("bind") if isinstance(settings, dict) else None
-    # If the factory names its engine, no session has to be made.
-    return place_of_session(sessions, of_what) if bind is None else place_of_engine(bind, of_what)
+    return place_of_session(getattr(sessions, "session_factory", sessions), of_what)
 
 
 def place_of_engine(bind: Any, of_what: str, session: Any = None) -> Place | Unasked:
@@ -245,11 +244,8 @@ def _has_a_connection_of_its_own(session: Any, bind: Any) -> bool:
     has_begun = session.in_transaction() if hasattr(session, "in_transaction") else False
     if not isinstance(has_begun, bool):
         return False  # the session is a mock
-    return (
-        has_begun
-        or bool(session.dispatch.after_begin)
-        or (bind is not getattr(bind, "engine", bind) and bind.in_transaction())
-    )
+    is_bound_to_a_connection = bind is not getattr(bind, "engine", bind)
+    return has_begun or is_bound_to_a_connection or bool(session.dispatch.after_begin)
 
 
 def _schema_of_the_table(bind: Any) -> str | None:

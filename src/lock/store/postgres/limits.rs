@@ -76,7 +76,10 @@ impl Limits {
 /// Adds the limits to the startup options, unless the user has set them.
 fn with_limits(options: &PgConnectOptions) -> PgConnectOptions {
     let given = options.get_options().unwrap_or_default();
-    let missing = LIMITS.into_iter().filter(|(name, _)| !given.contains(name));
+    // With the option's syntax, because `deadlock_timeout` contains `lock_timeout`.
+    let missing = LIMITS
+        .into_iter()
+        .filter(|(name, _)| !given.contains(&format!("-c {name}=")));
     options.clone().options(missing)
 }
 
@@ -91,10 +94,10 @@ mod tests {
             with_limits(&plain).get_options(),
             Some("-c lock_timeout=800 -c statement_timeout=4000")
         );
-        let given = plain.options([("search_path", "ours"), ("statement_timeout", "50")]);
+        let given = plain.options([("deadlock_timeout", "100"), ("statement_timeout", "50")]);
         assert_eq!(
             with_limits(&given).get_options(),
-            Some("-c search_path=ours -c statement_timeout=50 -c lock_timeout=800")
+            Some("-c deadlock_timeout=100 -c statement_timeout=50 -c lock_timeout=800")
         );
     }
 }
