@@ -21,6 +21,7 @@ import pytest
 
 import arbitrageai_native
 from arbitrageai_native import llm_health_check, llm_service
+from arbitrageai_native.llm_health_check import CircuitBreakerError
 from arbitrageai_native.llm_service import LLMService, ModelConfig
 from tests.keys import KEY
 from tests.servers import faulty_http as faulty
@@ -463,6 +464,33 @@ def test_a_service_is_not_pickled_nor_is_the_key_in_what_is_shown() -> None:
     assert KEY.encode() not in pickle.dumps(config)
     assert pickle.loads(pickle.dumps(config)).local_model == "l"
     assert KEY not in repr(config)
+
+
+@pytest.mark.parametrize("url", ["http://user:{}@localhost:1/v1", "http://{}@h/v1", "http://h/v1?api-key={}"])
+def test_nothing_shows_a_secret_in_the_base_url(url: str) -> None:
+    service = LLMService(base_url=url.format(KEY), api_key="k", max_retries=0)
+    checker = service._health_checker
+    shown = [repr(service), repr(service.client), str(service.get_config())]
+    if checker is not None:
+        for _ in range(3):
+            checker.record_failure(service.base_url, "down")
+        shown += [repr(checker.health_status[service.base_url])]
+        shown += [str(checker.get_metrics_summary(service.base_url))]
+        for call in (service.complete, lambda prompt: next(service.complete_streaming(prompt))):
+            with pytest.raises(CircuitBreakerError) as refused:
+                call("hi")
+            shown += [str(refused.value), repr(refused.value)]
+    assert not [text for text in shown if KEY in text]
+    assert service.base_url == url.format(KEY)
+
+
+@pytest.mark.parametrize("name", ["api_key", "base_url"])
+def test_text_that_is_not_unicode_is_refused_without_quoting_it(name: str) -> None:
+    value = f"http://{KEY}\udce9"
+    with pytest.raises(ValueError, match=name) as refused:
+        LLMService(**{"base_url": "http://h/v1", "api_key": "k", name: value})
+    assert type(refused.value) is ValueError
+    assert KEY not in repr(refused.value) + repr(refused.value.__cause__)
 
 
 def test_mock_patch_makes_an_async_mock_of_an_asynchronous_method() -> None:

@@ -26,6 +26,8 @@ from .terminal import on_a_terminal
 COMMAND = (sys.executable, "-m", "arbitrageai_native", "locks")
 HOSTILE = "\x1b]0;PWNED\x1b\\x\x1b[2J\n\u202e\u009b\u2028"
 HOSTILE_SHOWN = r"\x1b]0;PWNED\x1b\x\x1b[2J\n\u202e\x9b\u2028"
+# In keys a backslash is doubled, so that every key looks different.
+HOSTILE_KEY = HOSTILE_SHOWN.replace(r"\x1b\x\x1b", r"\x1b\\x\x1b")
 
 AS_OLD_PROCESSES_MAKE_IT = """
     CREATE TABLE distributed_locks (
@@ -242,6 +244,19 @@ def test_a_list_for_programs(url: str, capsys: pytest.CaptureFixture[str]) -> No
     assert one["expires_at"] == pytest.approx(one["acquired_at"] + 300)
 
 
+def test_release_takes_a_key_as_it_is_listed(shared_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    postings = ["a\x1bb", "a\\x1bb", "a\nb", "a\\nb", "C:\\dir", "\u202e", "\\"]
+    for posting in postings:
+        acquire(shared_url, (posting, "somebody"))
+    assert run("list", "--database-url", shared_url) == 0
+    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("bid:")}
+    assert len(listed) == len(postings)
+    for released, key in enumerate(sorted(listed), 1):
+        assert run("release", key, "--database-url", shared_url) == 0
+        assert capsys.readouterr().out.startswith(f"released {key}, ")
+        assert len(held(shared_url)) == len(postings) - released
+
+
 def test_names_reach_no_terminal_as_they_are(shared_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     acquire(shared_url, (HOSTILE, f"holder {HOSTILE}"))
     environment = {"DATABASE_URL": shared_url}
@@ -250,13 +265,13 @@ def test_names_reach_no_terminal_as_they_are(shared_url: str, capfd: pytest.Capt
     piped = capfd.readouterr().out
     for output in (on_terminal, piped):
         without_colours = re.sub(r"\x1b\[[0-9;]*m", "", output)
-        assert f"bid:lock:upwork:{HOSTILE_SHOWN}  holder {HOSTILE_SHOWN}  " in without_colours
+        assert f"bid:lock:upwork:{HOSTILE_KEY}  holder {HOSTILE_SHOWN}  " in without_colours
         assert not any(character in without_colours for character in "\x1b\u202e\u009b\u2028")
     assert run("release", f"upwork:{HOSTILE}", "--database-url", shared_url) == 0
     assert run("release", f"upwork:{HOSTILE}", "--database-url", shared_url) == 1
     released = capfd.readouterr()
-    assert HOSTILE_SHOWN in released.out
-    assert HOSTILE_SHOWN in released.err
+    assert HOSTILE_KEY in released.out
+    assert HOSTILE_KEY in released.err
     assert released.out.count("\n") == released.err.count("\n") == 1
 
 

@@ -237,3 +237,22 @@ async def test_what_is_released_by_name_or_by_closing_is_not_lost_and_what_is_br
         async with manager.with_lock("m", "p"):
             await manager.break_lock(KEY)
     assert (await manager.get_metrics_async())["lock_losses"] == 1
+
+
+async def _asynchronous(_lease: object) -> None: ...
+
+
+class _Asynchronous:
+    async def __call__(self, _lease: object) -> None: ...
+
+
+@pytest.mark.parametrize("on_lost", [_asynchronous, _Asynchronous()])
+def test_a_coroutine_function_which_nobody_would_await_is_refused(on_lost: object) -> None:
+    manager = BidLockManager(60, "sqlite://")
+    for refuses in (
+        lambda: BidLockManager(60, "sqlite://", on_lost=on_lost),  # type: ignore[arg-type]
+        lambda: manager.with_lock("m", "p", on_lost=on_lost),  # type: ignore[arg-type]
+        lambda: manager.with_lock_sync("m", "p", on_lost=on_lost),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ValueError, match="on_lost must be a plain function"):
+            refuses()

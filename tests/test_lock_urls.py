@@ -340,3 +340,19 @@ def test_a_sqlite_name_is_a_uri_only_if_the_url_says_so(
             pass
     found = {file.name for file in tmp_path.iterdir() if not file.name.endswith(("-wal", "-shm"))}
     assert found == {"file:plain.db", "a uri.db"}
+
+
+@pytest.mark.parametrize("name", ["database_url", "listen_url"])
+def test_a_url_that_is_not_unicode_is_refused_without_quoting_it(name: str) -> None:
+    urls = {"database_url": "postgresql://h/d", name: "postgresql://app:top-s\udce9cret@h/d"}
+    with pytest.raises(ValueError, match=name) as refused:
+        BidLockManager(60, **urls)  # type: ignore[arg-type]
+    assert "cret" not in repr(refused.value)
+
+
+async def test_a_user_is_not_shown_in_the_place_of_a_database() -> None:
+    manager = BidLockManager(60, "postgresql://hidden@127.0.0.1:1")
+    with pytest.raises(LockBackendError) as failed:
+        await manager.acquire_lock("m", "p", timeout=0, raise_on_error=True)
+    assert "hidden" not in str(failed.value)
+    assert "PostgreSQL at 127.0.0.1:1" in str(failed.value)

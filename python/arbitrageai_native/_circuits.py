@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from arbitrageai_native._native import CallCount, CallMetrics
+from arbitrageai_native._secrets import without_secrets
 from arbitrageai_native.exceptions import APIStatusError, CircuitBreakerError, OpenAIError
 
 __all__ = ["CountedCall", "CountedStream"]
@@ -45,7 +46,7 @@ class CountedCall:
         if self._checker is not None and not self._checker.should_allow_request(self._endpoint):
             if self._count is not None:
                 self._count.failed("circuit_open")
-            raise CircuitBreakerError(f"Circuit breaker is open for {self._endpoint}")
+            raise CircuitBreakerError(f"Circuit breaker is open for {without_secrets(self._endpoint)}")
         self._start = perf_counter()
         return self
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from arbitrageai_native import _late, _native
 from arbitrageai_native._openai import AsyncOpenAI, OpenAI
+from arbitrageai_native._secrets import without_secrets
 from arbitrageai_native.exceptions import APITimeoutError, CircuitBreakerError
 
 TYPE_CHECKING = False
@@ -128,7 +129,7 @@ def refuse_if_open(service: LLMService) -> None:
     """Raise `CircuitBreakerError` if the endpoint's circuit is open: nobody has to wait to be told."""
     health, _ = _circuit(service)
     if health is not None and health.would_refuse():
-        raise CircuitBreakerError(f"Circuit breaker is open for {service.base_url}")
+        raise CircuitBreakerError(f"Circuit breaker is open for {without_secrets(service.base_url)}")
 
 
 def _circuit(service: LLMService) -> tuple[_native.EndpointHealth | None, Any]:

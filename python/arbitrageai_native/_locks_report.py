@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -30,6 +31,8 @@ _WIDEST_COLUMN: Final = 60
 _MOST_HOLDERS_NAMED: Final = 3
 # Some 3,000 years in seconds. A program that writes a longer time does not mean a time.
 _LONGEST: Final = 1e11
+_ESCAPE: Final = re.compile(r"\\(?:\\|[nrt]|x[0-9a-f]{2}|u[0-9a-f]{4})")
+_PLAIN: Final = {"\\\\": "\\", "\\n": "\n", "\\r": "\r", "\\t": "\t"}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -118,12 +121,22 @@ def _row(lock: HeldLock) -> list[str]:
     held_for = (now if math.isfinite(now) else time.time()) - lock.acquired_at
     is_known = lock.acquired_at > 0 and abs(held_for) < _LONGEST
     return [
-        printable(lock.key),
+        _shown(lock.key),
         printable(lock.holder_id),
         _moment(lock.acquired_at),
         f"{max(held_for, 0):.0f}s" if is_known else _UNKNOWN,
         _expiry(lock),
     ]
+
+
+def _shown(key: str) -> str:
+    """Return the key for a terminal; no two keys look the same, and `release` takes this form."""
+    return printable(key.replace("\\", "\\\\"))
+
+
+def _meant(shown: str) -> str:
+    """Return the key that `_shown` shows like this."""
+    return _ESCAPE.sub(lambda found: _PLAIN.get(found[0]) or chr(int(found[0][2:], 16)), shown)
 
 
 def _moment(unix_seconds: float) -> str:
@@ -173,12 +186,14 @@ def _json(manager: BidLockManager, held: list[HeldLock]) -> str:
 
 async def _release(manager: BidLockManager, key: str) -> int:
     async with manager:
-        for name in (key, f"{_PREFIX}{key}"):
+        meant = _meant(key)
+        # A key that was copied from elsewhere may contain a backslash as it is.
+        for name in dict.fromkeys((meant, f"{_PREFIX}{meant}", key, f"{_PREFIX}{key}")):
             for lock in await _look(manager, name):
                 if await manager.break_lock(lock.key):
                     print(_released(lock))
                     return 0
-    print(f"locks: nobody holds {printable(key)}", file=sys.stderr)
+    print(f"locks: nobody holds {_shown(meant)}", file=sys.stderr)
     return 1
 
 

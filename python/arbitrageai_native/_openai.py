@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from arbitrageai_native import _late, _native
 from arbitrageai_native import _late_typing as typing
+from arbitrageai_native._secrets import check_text, without_secrets
 from arbitrageai_native._settings import CALL_SETTINGS, default_max_connections
 from arbitrageai_native.exceptions import InvalidArgumentTypeError, OpenAIError
 
@@ -180,6 +181,7 @@ class _Client:
         for name, value in (("base_url", base_url), ("api_key", api_key)):
             if not isinstance(value, str):
                 raise InvalidArgumentTypeError(f"{name} has to be a string, not {type(value).__name__}")
+            check_text(name, value)
         self.base_url = base_url
         """The endpoint."""
         self.api_key = api_key
@@ -212,7 +214,7 @@ class _Client:
         return self._metrics.snapshot()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(base_url={self.base_url!r})"
+        return f"{type(self).__name__}(base_url={without_secrets(self.base_url)!r})"
 
     def __reduce__(self) -> typing.Any:
         raise TypeError(f"{type(self).__name__} holds an API key and is not pickled")

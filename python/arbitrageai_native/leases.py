@@ -9,6 +9,7 @@ manager's `on_lost`. A loss is detected at the next renewal, at the expiry of th
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import warnings
 from collections.abc import Awaitable, Callable
@@ -43,6 +44,12 @@ body itself raised an exception, the block raises that exception, and the loss i
 
 def check_on_lost(on_lost: object) -> None:
     """Raise `ValueError` for anything that is no `OnLost`."""
+    call = vars(type(on_lost)).get("__call__")  # an object may be callable by an asynchronous method
+    if inspect.iscoroutinefunction(on_lost) or inspect.iscoroutinefunction(call):
+        raise ValueError(
+            f"on_lost must be a plain function, and {on_lost!r} is a coroutine function, which nobody would "
+            "await: start a task in a plain function, or await `lease.lost()`"
+        )
     if not (on_lost in ("log", "raise", "cancel") if isinstance(on_lost, str) else callable(on_lost)):
         raise ValueError(f'on_lost must be "log", "raise", "cancel" or a callable, not {on_lost!r}')
 

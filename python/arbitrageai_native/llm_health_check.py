@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, overload
 
 from arbitrageai_native import _native
+from arbitrageai_native._secrets import without_secrets
 from arbitrageai_native.exceptions import CircuitBreakerError
 from arbitrageai_native.utils.async_helpers import safe_sleep
 
@@ -225,7 +226,8 @@ class HealthMetrics:
 
     def __repr__(self) -> str:
         return (
-            f"HealthMetrics(endpoint={self.endpoint!r}, state={self.state}, requests={self.total_requests})"
+            f"HealthMetrics(endpoint={without_secrets(self.endpoint)!r}, state={self.state}, "
+            f"requests={self.total_requests})"
         )
 
 
@@ -322,7 +324,7 @@ class LLMHealthChecker:
         requests = metrics.total_requests
         checked, healthy = metrics.last_health_check_at, metrics.last_healthy_at
         return {
-            "endpoint": endpoint,
+            "endpoint": without_secrets(endpoint),
             "state": metrics.state.value,
             "consecutive_failures": metrics.consecutive_failures,
             "total_requests": requests,

@@ -26,6 +26,7 @@ from arbitrageai_native._observation import logger as _logger
 from arbitrageai_native._observation import observe
 from arbitrageai_native._openai import OpenAI, organization_headers
 from arbitrageai_native._request import Request
+from arbitrageai_native._secrets import without_secrets
 from arbitrageai_native._settings import default_max_connections
 from arbitrageai_native.exceptions import (
     CircuitBreakerError,
@@ -396,9 +397,9 @@ class LLMService:
         return self._is_local
 
     def get_config(self) -> dict[str, typing.Any]:
-        """The settings, without the key."""
+        """The settings, without the key, and without user, password and query of the base URL."""
         return {
-            "base_url": self.base_url,
+            "base_url": without_secrets(self.base_url),
             "model": self.model,
             "temperature": self.default_temperature,
             "max_tokens": self.default_max_tokens,
@@ -440,7 +441,8 @@ class LLMService:
         self.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(base_url={self.base_url!r}, model={self.model!r})"
+        base_url = without_secrets(self.base_url)
+        return f"{type(self).__name__}(base_url={base_url!r}, model={self.model!r})"
 
     def __reduce_ex__(self, protocol: typing.Any) -> typing.Any:
         raise TypeError(f"{type(self).__name__} holds an API key and is not pickled")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from arbitrageai_native import _native
+from arbitrageai_native._secrets import without_secrets
 
 __all__ = ["metrics"]
 
@@ -69,16 +69,3 @@ def native_circuits() -> list[tuple[str, _native.EndpointHealth]]:
 
 def _badness(circuit: dict[str, Any]) -> int:
     return _STATES.index(circuit["state"])
-
-
-def without_secrets(endpoint: str) -> str:
-    """The endpoint without user, password and query, where keys may be."""
-    scheme, _, rest = endpoint.partition("://")
-    # A password may contain a character that ends the host in a URL, so the part before the last @
-    # is cut.
-    behind = rest.rpartition("@")[2]
-    try:
-        parts = urlsplit(f"{scheme}://{behind}" if behind != rest else endpoint)
-        return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
-    except ValueError:
-        return "invalid"

@@ -222,8 +222,20 @@ async fn parse<T: Send + 'static>(
 
 fn circuit_open(health: &SharedHealth) -> Error {
     Error::CircuitOpen {
-        endpoint: health.lock().endpoint.clone(),
+        endpoint: without_secrets(&health.lock().endpoint),
     }
+}
+
+/// The endpoint without user, password and query, which may contain keys.
+fn without_secrets(endpoint: &str) -> String {
+    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
+    // A password may contain a character that ends the host, so everything before the last @ is cut.
+    let shown = rest.rsplit_once('@').map_or(rest, |(_, shown)| shown);
+    let shown = shown.split(['?', '#']).next().unwrap_or_default();
+    if scheme.is_empty() {
+        return shown.to_owned();
+    }
+    format!("{scheme}://{shown}")
 }
 
 fn outcome<T>(result: &Result<Timed<T>, Error>) -> CallOutcome {

@@ -104,7 +104,7 @@ pub enum Error {
     /// The endpoint's circuit is open: no request was made.
     #[error("Circuit breaker is open for {endpoint}")]
     CircuitOpen {
-        /// The endpoint as it was registered.
+        /// The endpoint, without user, password and query.
         endpoint: String,
     },
     /// An exception left the loop over a stream, and no other loop or wait continued the iteration

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from .. import _native
 from .._environment import load_dotenv_file_once
 from .._printable import in_one_line, printable
+from .._secrets import check_text
 from .._sessions import Place, Unasked, place_of_engine, place_of_session, place_of_sessions
 from ..drop_in import application_database
 from ..exceptions import LockBackendError, LockTimeoutError
@@ -230,6 +231,8 @@ class BidLockManager:
     def _on_url(self, url: str | None) -> _native.LockManager:
         manager = self._managers.get(url)
         if manager is None:
+            check_text("database_url", url)
+            check_text("listen_url", self._options["listen_url"])
             manager = self._managers[url] = _native.LockManager(url, **self._options)
             if url is None:
                 _tell_of_the_default()
@@ -520,7 +523,7 @@ class BidLockManager:
         """Delete the row of a key (`bid:lock:M:P`), whoever holds it; whether there was one.
 
         Raises:
-            ValueError: no lock can have such a key.
+            ValueError: the key is too long, or contains NUL.
             LockBackendError: the database could not be asked.
         """
         return await (await self._locks_async()).break_lock(key)

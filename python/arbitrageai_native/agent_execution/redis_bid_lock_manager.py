@@ -17,6 +17,7 @@ from urllib.parse import quote
 from .. import _native
 from .._environment import load_dotenv_file_once
 from .._printable import in_one_line
+from .._secrets import check_text
 from ..exceptions import LockBackendError
 from ..leases import LockContext, OnLost
 from .bid_lock_manager import BidLockManager
@@ -58,6 +59,7 @@ class RedisBidLockManager:
             ValueError: `redis_url`, `ttl` or `on_lost` makes no sense.
         """
         url = redis_url or _url_of_the_environment()
+        check_text("redis_url", url)
         if url.partition("://")[0].partition("+")[0].lower() not in _SCHEMES:
             raise ValueError(
                 f"redis_url must begin with one of {', '.join(f'{name}://' for name in _SCHEMES)}"

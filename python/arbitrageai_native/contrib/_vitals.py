@@ -16,12 +16,13 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from .. import _native
+from .._secrets import without_secrets
 from ..agent_execution.bid_lock_manager import BidLockManager
 from ..agent_execution.redis_bid_lock_manager import RedisBidLockManager
 from ..exceptions import LockBackendError
 from ..lock_overview import HeldLock, Waiter
 from ..loop_monitor import LoopMonitor
-from ..process_metrics import metrics, native_circuits, without_secrets
+from ..process_metrics import metrics, native_circuits
 
 __all__ = ["LockManager", "LockManagers", "Vitals"]
 

@@ -67,14 +67,12 @@ impl PostgresSettings {
             Some(socket) => socket.display().to_string(),
             None => self.connect.get_host().to_owned(),
         };
-        let database = self
-            .connect
-            .get_database()
-            .unwrap_or_else(|| self.connect.get_username());
-        format!(
-            "PostgreSQL database {database} at {host}:{}",
-            self.connect.get_port()
-        )
+        let port = self.connect.get_port();
+        match self.connect.get_database() {
+            Some(database) => format!("PostgreSQL database {database} at {host}:{port}"),
+            // The server takes the user's name then, which no message shows.
+            None => format!("PostgreSQL at {host}:{port}"),
+        }
     }
 
     /// Where notifications come from; None when they can't be had.
