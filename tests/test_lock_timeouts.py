@@ -4,45 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Awaitable, Callable
 
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.exceptions import LockTimeoutError
+from arbitrageai_native.leases import Lease
 
 from .lock_fixtures import MakeManager
 
-Take = Callable[[BidLockManager, float], Awaitable[bool]]
+Take = Callable[..., Awaitable[bool]]
 
 
-async def by_acquire_lock(manager: BidLockManager, timeout: float) -> bool:
+async def by_acquire_lock(manager: BidLockManager, timeout: float, posting: str = "p") -> bool:
     """Return True if the manager acquired the lock."""
-    return await manager.acquire_lock("m", "p", timeout=timeout)
+    return await manager.acquire_lock("m", posting, timeout=timeout)
 
 
-async def by_with_lock(manager: BidLockManager, timeout: float) -> bool:
+async def by_with_lock(manager: BidLockManager, timeout: float, posting: str = "p") -> bool:
     """Return True if the manager acquired the lock."""
-    async with manager.with_lock("m", "p", timeout=timeout):
+    async with manager.with_lock("m", posting, timeout=timeout):
         return True
 
 
-async def by_acquire_lease(manager: BidLockManager, timeout: float) -> bool:
+async def by_acquire_lease(manager: BidLockManager, timeout: float, posting: str = "p") -> bool:
     """Return True if the manager acquired the lock."""
-    return await (await manager.acquire_lease("m", "p", timeout=timeout)).release()
+    return await (await manager.acquire_lease("m", posting, timeout=timeout)).release()
 
 
-async def by_lock_many(manager: BidLockManager, timeout: float) -> bool:
+async def by_lock_many(manager: BidLockManager, timeout: float, posting: str = "p") -> bool:
     """Return True if the manager acquired the lock."""
-    for lease in await manager.lock_many([("m", "p")], timeout=timeout):
+    for lease in await manager.lock_many([("m", posting)], timeout=timeout):
         await lease.release()
     return True
 
 
-async def by_with_lock_sync(manager: BidLockManager, timeout: float) -> bool:
+async def by_with_lock_sync(manager: BidLockManager, timeout: float, posting: str = "p") -> bool:
     """Acquire in a thread; return whether the manager acquired the lock."""
 
     def take() -> bool:
-        with manager.with_lock_sync("m", "p", timeout=timeout):
+        with manager.with_lock_sync("m", posting, timeout=timeout):
             return True
 
     return await asyncio.to_thread(take)
@@ -104,3 +106,112 @@ async def test_all_who_wait_for_locks_that_are_never_released_get_them_in_turn(
     ]
     assert all(await asyncio.gather(*waiting))
     assert time.monotonic() - started >= 0.55  # each holder keeps the lock for its `ttl`
+
+
+class StuckLoop:
+    """A loop in a thread of its own, where one waits by each way in, and which is then held up or closed.
+
+    The postings are called after what becomes of the lock, and numbered.
+    """
+
+    LIMIT = 0.5
+
+    def __init__(self, manager: BidLockManager, *fates: str) -> None:
+        self._manager = manager
+        self._loop = asyncio.new_event_loop()
+        self._tasks: list[asyncio.Task[bool]] = []
+        self._stuck, self._goes_on = threading.Event(), threading.Event()
+        self.postings = [f"{fate} {number}" for fate in fates for number in range(4)]
+
+    async def _takes(self, posting: str) -> bool:
+        take = WAYS_IN[int(posting[-1])]
+        with contextlib.suppress(LockTimeoutError):
+            return await take(self._manager, self.LIMIT, posting)
+        return False
+
+    async def _begin(self) -> None:
+        for posting in self.postings:
+            self._tasks.append(self._loop.create_task(self._takes(posting)))
+            # Those who get the lock at once do not know it yet when the loop is held up.
+            await asyncio.sleep(0 if posting.startswith("free") else 0.02)
+
+    async def _outcomes(self) -> list[bool]:
+        await self._begin()
+        self._stuck.set()
+        self._goes_on.wait(60)
+        return await asyncio.gather(*self._tasks)
+
+    async def held_up(self) -> asyncio.Task[list[bool]]:
+        """Begin, and hold the loop up; the outcomes, after `go_on`."""
+        outcomes = asyncio.to_thread(self._loop.run_until_complete, self._outcomes())
+        running = asyncio.create_task(outcomes)
+        await asyncio.to_thread(self._stuck.wait, 60)
+        return running
+
+    def go_on(self) -> None:
+        """Let the loop run again."""
+        self._goes_on.set()
+
+    async def closed(self) -> None:
+        """Begin, and close the loop, while this keeps the tasks."""
+        await asyncio.to_thread(self._loop.run_until_complete, self._begin())
+        self.close()
+
+    def close(self) -> None:
+        """Say nothing of tasks that are pending."""
+        self._loop.set_exception_handler(lambda *_: None)
+        self._loop.close()
+
+
+async def assert_next_are_served(
+    manager: BidLockManager, stuck: StuckLoop, soon: list[Lease], late: list[Lease]
+) -> None:
+    """Release locks while the others' time runs, and when it is over."""
+    served = [
+        asyncio.create_task(manager.acquire_lock("m", posting, timeout=12, holder_id="next"))
+        for posting in stuck.postings
+    ]
+    for lease in soon:
+        assert await lease.release()
+    await asyncio.sleep(stuck.LIMIT + 0.2)
+    for lease in late:
+        assert await lease.release()
+    assert all(await asyncio.gather(*served))
+
+
+async def assert_only_the_next_hold(manager: BidLockManager, stuck: StuckLoop) -> None:
+    """In the table, too."""
+    overview = await manager.locks()
+    assert not overview.waiting
+    assert {lock.holder_id for lock in overview.held} == {"next"}
+    assert len(overview.held) == len(stuck.postings)
+
+
+async def test_who_waits_on_a_loop_that_is_held_up_is_in_nobodys_way_after_its_time(
+    make_manager: MakeManager,
+) -> None:
+    manager = make_manager()
+    stuck = StuckLoop(manager, "soon", "late", "free")
+    soon = await manager.lock_many([("m", posting) for posting in stuck.postings[:4]])
+    late = await manager.lock_many([("m", posting) for posting in stuck.postings[4:8]])
+    outcomes = await stuck.held_up()
+    try:
+        await assert_next_are_served(manager, stuck, soon, late)
+        await assert_only_the_next_hold(manager, stuck)
+    finally:
+        stuck.go_on()
+    assert await outcomes == [False] * 12
+    await assert_only_the_next_hold(manager, stuck)
+    stuck.close()
+
+
+async def test_who_waited_on_a_loop_that_is_closed_is_in_nobodys_way_after_its_time(
+    make_manager: MakeManager,
+) -> None:
+    manager = make_manager()
+    stuck = StuckLoop(manager, "soon", "late")
+    soon = await manager.lock_many([("m", posting) for posting in stuck.postings[:4]])
+    late = await manager.lock_many([("m", posting) for posting in stuck.postings[4:]])
+    await stuck.closed()
+    await assert_next_are_served(manager, stuck, soon, late)
+    await assert_only_the_next_hold(manager, stuck)

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::engine::{Engine, Grant, Hold, Progress, Request};
+use super::engine::{Engine, Grant, Hold, OVERDUE, Progress, Request};
 use super::error::LockError;
 use super::lease::{Keeping, Lease};
 use super::metrics::Ledger;
 use super::names::{self, LockName};
+use super::offer::Offer;
 use super::operation::{LockRow, ReleaseTarget};
 use super::registry::EngineHandle;
 
@@ -128,12 +129,22 @@ impl Manager {
     }
 
     /// Takes several locks, all or none, one after another in the order of their keys, so that two callers can't wait for
-    /// each other. The result is in the order asked for.
+    /// each other. The result is in the order asked for, to be picked up a second after the time limit at the latest.
     ///
     /// # Errors
     /// As [`Manager::acquire`]; the time limit is for all of them together.
-    pub async fn lease_many(&self, wanted: Vec<Wanted>, keeping: Keeping) -> Result<Vec<Lease>, LockError> {
+    pub async fn lease_many(
+        &self,
+        wanted: Vec<Wanted>,
+        keeping: Keeping,
+    ) -> Result<Offer<Vec<Lease>>, LockError> {
         let started = Instant::now();
+        let timeout = wanted.iter().map(|one| one.timeout).max().unwrap_or_default();
+        let names: Vec<_> = wanted.iter().map(|one| one.name.display()).collect();
+        let too_late = LockError::Timeout {
+            name: names.join(", "),
+            timeout,
+        };
         let mut ordered: Vec<(usize, Wanted)> = wanted.into_iter().enumerate().collect();
         ordered.sort_by(|(_, one), (_, other)| one.name.key.cmp(&other.name.key));
         if let Some(pair) = ordered.windows(2).find(|pair| pair[0].1.name == pair[1].1.name) {
@@ -147,7 +158,8 @@ impl Manager {
             leases.push((position, Lease::new(grant, keeping, Arc::clone(&self.ledger))));
         }
         leases.sort_by_key(|(position, _)| *position);
-        Ok(leases.into_iter().map(|(_, lease)| lease).collect())
+        let leases = leases.into_iter().map(|(_, lease)| lease).collect();
+        Ok(Offer::until(started + timeout + OVERDUE, leases, too_late))
     }
 
     /// Releases a lock by its holder's name: exactly what this process acquired, if it did, and else whatever that holder

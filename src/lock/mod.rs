@@ -14,6 +14,7 @@ mod lease;
 mod manager;
 mod metrics;
 mod names;
+mod offer;
 mod operation;
 mod registry;
 pub mod store;
@@ -27,6 +28,7 @@ pub use lease::{Keeping, Lease};
 pub use manager::{Manager, Wanted};
 pub use metrics::{BOUNDS, CounterSnapshot, Counters, Histogram, HistogramSnapshot, Ledger};
 pub use names::{LockName, holder, lasting_time, waiting_time};
+pub use offer::Offer;
 pub use operation::LockRow;
 pub use registry::{EngineHandle, Registry};
 

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use crate::bridge::{PerProcess, ProcessBound, awaitable, block_on, receive};
 use crate::lock::{
     self, BOUNDS, CounterSnapshot, Counters, DEFAULT_URL, Database, Grant, HistogramSnapshot, Keeping,
-    Ledger, LockError, LockName, Manager, Options, Registry, Wanted,
+    Ledger, LockError, LockName, Manager, Offer, Options, Registry, Wanted,
 };
 
 static REGISTRY: PerProcess<Registry> = PerProcess::new();
@@ -199,8 +199,7 @@ impl LockManager {
         let keeping = keeping(auto_renew, max_hold)?;
         let manager = self.settings.manager(py)?;
         awaitable(py, async move {
-            let leases = manager.lease_many(wanted, keeping).await?;
-            Ok::<_, LockError>(leases.into_iter().map(Lease::new).collect::<Vec<_>>())
+            manager.lease_many(wanted, keeping).await.map(Leases)
         })
     }
 
@@ -459,6 +458,20 @@ pub struct Lease {
     holder_id: String,
     fencing_token: i64,
     acquired_at: f64,
+}
+
+/// Several leases, on their way to who asked for them.
+struct Leases(Offer<Vec<lock::Lease>>);
+
+impl<'py> IntoPyObject<'py> for Leases {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        let leases: Vec<_> = self.0.pick_up()?.into_iter().map(Lease::new).collect();
+        leases.into_pyobject(py)
+    }
 }
 
 impl Lease {

@@ -32,13 +32,16 @@ mod retry;
 
 pub use grant::Grant;
 pub(crate) use holds::{Hold, Status};
-use queue::{Answer, Place, Queues};
 pub use queue::{Holding, Waiting};
+use queue::{Overdue, Place, Queues};
 use retry::Backoff;
 
 /// How long a caller waits after its deadline for a request that is still under way. No caller may
 /// wait longer than one second after its deadline.
 const GRACE: Duration = Duration::from_millis(900);
+/// How long after its deadline a waiter is removed that has not left by itself. Longer than [`GRACE`]: what was
+/// sent in time may still be answered.
+pub(crate) const OVERDUE: Duration = Duration::from_secs(1);
 /// How long a release is tried for before its caller is told; it goes on in the background.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
 /// When a row that may yet come is looked for again, at first and at last.
@@ -90,6 +93,7 @@ pub struct Engine {
     arrivals: arrivals::Arrivals,
     clock: database_clock::DatabaseClock,
     poller: poller::Poller,
+    overdue: Overdue,
     runtime: Handle,
     weak: Weak<Engine>,
     abandoned: AtomicU64,
@@ -107,6 +111,7 @@ impl Engine {
             arrivals: arrivals::Arrivals::default(),
             clock: database_clock::DatabaseClock::default(),
             poller: poller::Poller::default(),
+            overdue: Overdue::default(),
             runtime: Handle::current(),
             weak: weak.clone(),
             abandoned: AtomicU64::new(0),
@@ -119,6 +124,8 @@ impl Engine {
     /// Cancel-safe: dropping the future leaves no row behind. It fails with [`LockError::Timeout`] when the lock was still
     /// held after `request.timeout`, never earlier; with [`LockError::Backend`] when the database could not be asked in that
     /// time (transient failures are retried), or refused.
+    ///
+    /// Who is not polled any more loses its place a second after its deadline: the future fails then when it is polled again.
     pub fn acquire(
         self: &Arc<Self>,
         request: Request,
@@ -132,19 +139,14 @@ impl Engine {
             request.ttl,
             owner,
         );
-        let (place, answer) = Place::join(self, claim, &request);
+        let place = Place::join(self, claim, &request, deadline);
         let engine = Arc::clone(self);
-        async move {
-            engine
-                .acquire_at(place, answer, deadline, &request, &*progress)
-                .await
-        }
+        async move { engine.acquire_at(place, deadline, &request, &*progress).await }
     }
 
     async fn acquire_at(
         self: &Arc<Self>,
         place: Place,
-        mut answer: Answer,
         deadline: Instant,
         request: &Request,
         progress: &dyn Progress,
@@ -176,7 +178,7 @@ impl Engine {
             }
             tokio::select! {
                 biased;
-                answered = &mut answer => match answered {
+                answered = place.answered() => match answered {
                     Ok((claim, Ok(Attempt::Won(won)))) => {
                         place.note_failure(None);
                         if conflict_noted {
@@ -196,7 +198,7 @@ impl Engine {
                             return Err(timed_out());
                         }
                         ask_at = place.saw(by.as_ref());
-                        answer = place.ask_again(claim);
+                        place.ask_again(claim);
                     }
                     Ok((claim, Err(error))) => {
                         progress.backend_error();
@@ -205,9 +207,12 @@ impl Engine {
                             return Err(LockError::backend(error));
                         }
                         ask_at = backoff.next();
-                        answer = place.ask_again(claim);
+                        place.ask_again(claim);
                     }
-                    Err(_) => return Err(LockError::backend(StoreError::closed())),
+                    Err(failure) => return Err(failure.map_or_else(timed_out, |error| {
+                        progress.backend_error();
+                        LockError::backend(error)
+                    })),
                 },
                 () = place.changed() => ask_at = place.ask_at(deadline),
                 () = sleep_until(until) => {
@@ -474,6 +479,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        self.overdue.stop();
         self.store.close();
     }
 }

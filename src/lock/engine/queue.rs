@@ -6,20 +6,23 @@
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::OVERDUE;
 use super::holds::{Hold, Status, Tombstones};
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Attempt, Claim, LockRow, Won};
 
+mod overdue;
 mod place;
 
+pub(super) use overdue::Overdue;
 pub(super) use place::Place;
 
 /// A row expires when the clock has passed its expiry: look just after.
@@ -60,6 +63,8 @@ pub(super) struct Queues {
     keys: HashMap<Arc<str>, Key>,
     over: Tombstones,
     sweep_at: usize,
+    /// When the next look for waiters to remove is due; None while nobody looks.
+    next_look: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -89,10 +94,14 @@ struct Waiter {
     manager: u64,
     is_told_of_losses: bool,
     since: Instant,
+    deadline: Instant,
     first: AtomicBool,
     /// It has become the first: what it waits for is another thing now.
     changed: Notify,
     request: Mutex<Request>,
+    expected: Mutex<Expected>,
+    /// Whether the store looks out for the lock on its behalf.
+    watched: AtomicBool,
     /// The row that stands in the way, and when it expires: set while the poller is to look at it.
     seen: Mutex<Option<Seen>>,
     /// The lock, if it was handed over in memory.
@@ -113,6 +122,14 @@ impl Seen {
             .is_some_and(|expires_at| row.expires_at < expires_at - ROUNDING);
         self.row.as_deref() == Some(&*row.id) && !ends_sooner
     }
+}
+
+/// What a waiter's task expects.
+enum Expected {
+    /// What comes of the request.
+    Answer(Answer),
+    /// Nothing more: the waiter was removed, and this is the database's part in it.
+    Nothing(Option<StoreError>),
 }
 
 /// A waiter's request for the row.
@@ -150,7 +167,8 @@ impl Successor {
 }
 
 /// What becomes of a request: the claim comes back.
-pub(super) type Answer = oneshot::Receiver<(Claim, Result<Attempt, StoreError>)>;
+type Answered = (Claim, Result<Attempt, StoreError>);
+type Answer = oneshot::Receiver<Answered>;
 
 impl Waiter {
     fn request(&self) -> std::sync::MutexGuard<'_, Request> {
@@ -165,6 +183,16 @@ impl Waiter {
             return None;
         }
         take(&mut request)
+    }
+
+    /// Locked before the request where both are.
+    fn expected(&self) -> std::sync::MutexGuard<'_, Expected> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When it is to be removed.
+    fn due(&self) -> Instant {
+        self.deadline + OVERDUE
     }
 
     fn received(&self) -> std::sync::MutexGuard<'_, Option<Arc<Hold>>> {
@@ -214,8 +242,12 @@ impl Queues {
             .collect()
     }
 
+    fn first(&self, key: &Arc<str>) -> Option<Arc<Waiter>> {
+        self.keys.get(key)?.waiters.front().cloned()
+    }
+
     /// To whom the holder may hand the lock over; None also when it is other processes' turn.
-    pub(super) fn successor(&mut self, key: &Arc<str>) -> Option<Successor> {
+    fn successor(&mut self, key: &Arc<str>) -> Option<Successor> {
         let state = self.keys.get_mut(key)?;
         let handed_over = std::mem::take(&mut state.handed_over);
         if handed_over == MOST_HANDED_OVER {
@@ -225,6 +257,36 @@ impl Queues {
         let acquire = take(&mut waiter.request())?;
         state.handed_over = handed_over + 1;
         Some(Successor { acquire, waiter })
+    }
+
+    /// Takes a waiter out of the queue; the next one's request, to be sent.
+    fn leave(&mut self, key: &Arc<str>, waiter: &Arc<Waiter>) -> Option<Acquire> {
+        let Entry::Occupied(mut entry) = self.keys.entry(Arc::clone(key)) else {
+            return None;
+        };
+        let state = entry.get_mut();
+        if state
+            .waiters
+            .front()
+            .is_some_and(|first| Arc::ptr_eq(first, waiter))
+        {
+            state.waiters.pop_front();
+        } else {
+            state.waiters.retain(|other| !Arc::ptr_eq(other, waiter));
+        }
+        if let Some(next) = state.waiters.front() {
+            if !next.first.swap(true, Ordering::AcqRel) {
+                next.changed.notify_one();
+                if !state.is_held() && !state.is_being_released() {
+                    return next.hear();
+                }
+            }
+        } else if state.holds.is_empty() {
+            entry.remove();
+        } else {
+            state.failure = None;
+        }
+        None
     }
 
     /// The keys that the database is waited for.

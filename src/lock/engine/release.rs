@@ -118,7 +118,7 @@ impl Engine {
 
     fn begin_release(self: &Arc<Self>, hold: Arc<Hold>, may_be_handed_over: bool) -> Begun {
         let successor = if may_be_handed_over {
-            self.queues().successor(&hold.key)
+            self.successor(&hold.key)
         } else {
             None
         };

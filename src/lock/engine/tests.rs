@@ -128,16 +128,25 @@ fn acquire_for(engine: &Arc<Engine>, ttl: Duration, is_told_of_losses: bool) -> 
 
 fn acquire_by(engine: &Arc<Engine>, manager: u64, ttl: Duration, is_told_of_losses: bool) -> Acquiring {
     let request = super::Request {
-        key: "k".into(),
-        holder: "holder".into(),
-        ttl,
-        timeout: MINUTE,
-        name: "m:p".into(),
-        said_timeout: MINUTE,
         manager,
+        ttl,
         is_told_of_losses,
+        ..request(MINUTE)
     };
     Box::pin(engine.acquire(request, Arc::new(Ledger::default())))
+}
+
+fn request(timeout: Duration) -> super::Request {
+    super::Request {
+        key: "k".into(),
+        holder: "holder".into(),
+        ttl: MINUTE,
+        timeout,
+        name: "m:p".into(),
+        said_timeout: timeout,
+        manager: 0,
+        is_told_of_losses: true,
+    }
 }
 
 /// Runs the waiter's task until it waits.
@@ -897,4 +906,269 @@ async fn a_hand_over_by_the_database_that_finds_the_lock_gone_is_a_loss() {
         assert_lost(&lease, &ledger, is_lost).await;
         drop(waiter);
     }
+}
+
+/// One who waits ten minutes, in a task of its own.
+fn patient(engine: &Arc<Engine>) -> tokio::task::JoinHandle<Grant> {
+    let acquiring = engine.acquire(request(MINUTE * 10), Arc::new(Ledger::default()));
+    tokio::spawn(async move { acquiring.await.unwrap() })
+}
+
+/// The time when a waiter that is not polled has just lost its place, which it had until then.
+async fn until_removed(engine: &Arc<Engine>, asked: &Asked) {
+    let waiting = engine.waiting().len();
+    tokio::time::sleep(MINUTE + Duration::from_millis(900)).await;
+    assert_eq!(engine.waiting().len(), waiting);
+    assert!(asked.is_empty());
+    tokio::time::sleep(Duration::from_millis(110)).await;
+    assert!(engine.waiting().len() < waiting);
+}
+
+async fn assert_timed_out(waiter: Acquiring) {
+    assert!(matches!(waiter.await, Err(LockError::Timeout { .. })));
+}
+
+/// The requests since the last time: for rows that are released, and the acquisitions.
+fn released_and_wanted(asked: &Asked) -> (Vec<Arc<str>>, Vec<Acquire>) {
+    let (mut released, mut wanted) = (Vec::new(), Vec::new());
+    for request in std::mem::take(&mut *asked.0.lock().unwrap()) {
+        match request {
+            Request::Release(Release {
+                target: ReleaseTarget::Row { id, .. },
+                reply,
+            }) => {
+                released.push(id);
+                reply.send(Ok(true)).unwrap();
+            }
+            Request::Acquire(acquire) => wanted.push(acquire),
+            _ => panic!("neither a release nor an acquisition"),
+        }
+    }
+    (released, wanted)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_is_not_polled_loses_its_place_after_its_time() {
+    let (engine, asked) = engine();
+    let mut stuck = acquire(&engine);
+    asked.acquire().held(theirs());
+    waits(&mut stuck).await;
+    let next = patient(&engine);
+    until_removed(&engine, &asked).await;
+    asked.acquire().won(won());
+    next.await.unwrap().keep();
+    assert_timed_out(stuck).await;
+    assert!(asked.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiters_that_were_never_polled_are_removed_together_and_who_polls_is_served() {
+    let (engine, asked) = engine();
+    let grant = held(&engine, &asked).await;
+    let stuck: Vec<_> = (0..3).map(|_| acquire(&engine)).collect();
+    asked.acquire().held(theirs());
+    let next = patient(&engine);
+    let others: Vec<_> = (0..3).map(|_| acquire(&engine)).collect();
+    tokio::time::sleep(MINUTE * 2).await;
+    assert_eq!(engine.waiting().len(), 1);
+    assert!(asked.is_empty());
+    drop(grant.release());
+    others_run().await;
+    asked.hand_over().reply.send(Ok(Some(won()))).unwrap();
+    let grant = next.await.unwrap();
+    for waiter in stuck.into_iter().chain(others) {
+        assert_timed_out(waiter).await;
+    }
+    grant.keep();
+    assert!(asked.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_unanswered_request_of_a_removed_waiter_wins_is_released() {
+    let (engine, asked) = engine();
+    let mut stuck = acquire(&engine);
+    asked.acquire().held(theirs());
+    waits(&mut stuck).await;
+    engine.wake(&"k".into());
+    let late = asked.acquire();
+    let row = Arc::clone(&late.claim.id);
+    let next = patient(&engine);
+    until_removed(&engine, &asked).await;
+    let wanted = asked.acquire();
+    late.won(won());
+    others_run().await;
+    assert_eq!(released_and_wanted(&asked).0, [row]);
+    wanted.won(won());
+    next.await.unwrap().keep();
+    assert!(matches!(stuck.await, Err(LockError::Backend { .. })));
+    others_run().await;
+    assert!(engine.abandoned_rows() == 0 && asked.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_won_and_is_not_picked_up_is_released() {
+    for is_polled in [false, true] {
+        let (engine, asked) = engine();
+        let mut stuck = acquire(&engine);
+        let mut wanted = asked.acquire();
+        if is_polled {
+            wanted.held(theirs());
+            waits(&mut stuck).await;
+            engine.wake(&"k".into());
+            wanted = asked.acquire();
+        }
+        let row = Arc::clone(&wanted.claim.id);
+        wanted.won(won());
+        let next = patient(&engine);
+        until_removed(&engine, &asked).await;
+        let (released, mut wanted) = released_and_wanted(&asked);
+        assert_eq!(released, [row]);
+        wanted.remove(0).won(won());
+        next.await.unwrap().keep();
+        assert_timed_out(stuck).await;
+        others_run().await;
+        assert_eq!(engine.abandoned_rows(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_won_in_time_can_be_picked_up_a_little_later() {
+    let (engine, asked) = engine();
+    let acquiring = acquire(&engine);
+    asked.acquire().won(won());
+    tokio::time::sleep(MINUTE + Duration::from_millis(900)).await;
+    acquiring.await.unwrap().keep();
+    tokio::time::sleep(MINUTE).await;
+    assert!(asked.is_empty());
+    assert_eq!(engine.holding().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_handed_over_in_memory_and_is_not_picked_up_goes_to_the_next() {
+    let (engine, asked) = engine();
+    let (grant, stuck) = held_and_waited_for(&engine, &asked).await;
+    let next = patient(&engine);
+    drop(grant.release());
+    others_run().await;
+    let told = asked.hand_over();
+    let row = Arc::clone(&told.id);
+    told.reply.send(Ok(Some(won()))).unwrap();
+    until_removed(&engine, &asked).await;
+    let told = asked.hand_over();
+    assert_eq!(told.from, row);
+    told.reply.send(Ok(Some(won()))).unwrap();
+    next.await.unwrap().keep();
+    assert_timed_out(stuck).await;
+    assert!(asked.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_database_handed_over_and_is_not_picked_up_is_released() {
+    for is_told_late in [false, true] {
+        let (engine, asked) = engine();
+        let grant = held(&engine, &asked).await;
+        let mut stuck = acquire_for(&engine, MINUTE, false);
+        asked.acquire().held(theirs());
+        waits(&mut stuck).await;
+        let next = patient(&engine);
+        drop(grant.release());
+        others_run().await;
+        let told = asked.hand_over();
+        let row = Arc::clone(&told.id);
+        let mut reply = Some(told.reply);
+        if !is_told_late {
+            reply.take().unwrap().send(Ok(Some(won()))).unwrap();
+        }
+        until_removed(&engine, &asked).await;
+        if let Some(reply) = reply {
+            reply.send(Ok(Some(won()))).unwrap();
+            others_run().await;
+        }
+        let (released, mut wanted) = released_and_wanted(&asked);
+        assert_eq!(released, [row]);
+        others_run().await;
+        wanted.extend(released_and_wanted(&asked).1);
+        wanted.remove(0).won(won());
+        next.await.unwrap().keep();
+        assert!(stuck.await.is_err());
+        others_run().await;
+        assert_eq!(engine.abandoned_rows(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_removed_waiter_may_have_won_is_released() {
+    for is_polled in [false, true] {
+        let (engine, asked) = engine();
+        let mut stuck = acquire(&engine);
+        let wanted = asked.acquire();
+        let row = Arc::clone(&wanted.claim.id);
+        wanted.failed(StoreError::unknown_outcome("cut"));
+        if is_polled {
+            waits(&mut stuck).await;
+        }
+        let next = patient(&engine);
+        until_removed(&engine, &asked).await;
+        let (released, mut wanted) = released_and_wanted(&asked);
+        assert_eq!(released, [row]);
+        wanted.remove(0).won(won());
+        next.await.unwrap().keep();
+        assert!(matches!(stuck.await, Err(LockError::Backend { .. })));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_is_not_handed_over_to_a_waiter_whose_time_is_over() {
+    for is_told_of_losses in [false, true] {
+        let (engine, asked) = engine();
+        let grant = held(&engine, &asked).await;
+        let mut stuck = acquire_for(&engine, MINUTE, is_told_of_losses);
+        asked.acquire().held(theirs());
+        waits(&mut stuck).await;
+        let behind = acquire(&engine);
+        let next = patient(&engine);
+        tokio::time::sleep(MINUTE + Duration::from_millis(5)).await;
+        drop(grant.release());
+        let grant = next.await.unwrap();
+        others_run().await;
+        let told = asked.hand_over();
+        assert_eq!(told.id, grant.hold.row);
+        told.reply.send(Ok(Some(won()))).unwrap();
+        assert!(engine.waiting().is_empty());
+        for waiter in [stuck, behind] {
+            assert_timed_out(waiter).await;
+        }
+        grant.keep();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_stays_of_a_waiter_that_is_not_polled() {
+    let (engine, asked) = engine();
+    let alone = acquire(&engine);
+    asked.acquire().held(theirs());
+    tokio::time::sleep(MINUTE * 2).await;
+    assert!(engine.waiting().is_empty() && !engine.in_use() && asked.is_empty());
+    // A later one is removed likewise.
+    let later = acquire(&engine);
+    asked.acquire().won(won());
+    tokio::time::sleep(MINUTE * 2).await;
+    assert_eq!(asked.releases().len(), 1);
+    assert_timed_out(alone).await;
+    assert_timed_out(later).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_due_before_the_others_is_removed_before_them() {
+    let (engine, asked) = engine();
+    let long = patient(&engine);
+    asked.acquire().held(Some(LockRow {
+        expires_in: 600.0,
+        ..theirs().unwrap()
+    }));
+    others_run().await;
+    let short = acquire(&engine);
+    until_removed(&engine, &asked).await;
+    assert_timed_out(short).await;
+    long.abort();
 }

@@ -1,14 +1,16 @@
 //! A caller's place in the queue for a key, and what it waits for there.
 
-use std::collections::hash_map::Entry;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::{AFTER_EXPIRY, Answer, Key, Request, Seen, Waiter, expiry, take};
+use super::{AFTER_EXPIRY, Answered, Expected, Key, Request, Seen, Waiter, expiry, take};
 use crate::lock::engine::Engine;
 use crate::lock::engine::holds::Hold;
 use crate::lock::error::StoreError;
@@ -22,7 +24,6 @@ pub(in crate::lock::engine) struct Place {
     engine: Arc<Engine>,
     key: Arc<str>,
     waiter: Arc<Waiter>,
-    watched: AtomicBool,
     had_to_wait: bool,
 }
 
@@ -32,7 +33,8 @@ impl Place {
         engine: &Arc<Engine>,
         claim: Claim,
         wanted: &super::super::Request,
-    ) -> (Self, Answer) {
+        deadline: Instant,
+    ) -> Self {
         let (key, holder) = (Arc::clone(&claim.key), Arc::clone(&claim.holder));
         let (reply, answer) = oneshot::channel();
         let mut request = Request::Ready(Acquire { claim, reply });
@@ -49,23 +51,26 @@ impl Place {
             manager: wanted.manager,
             is_told_of_losses: wanted.is_told_of_losses,
             since: Instant::now(),
+            deadline,
             first: AtomicBool::new(first),
             changed: Notify::new(),
             request: Mutex::new(request),
+            expected: Mutex::new(Expected::Answer(answer)),
+            watched: AtomicBool::new(false),
             seen: Mutex::new(None),
             received: Mutex::new(None),
         });
         state.waiters.push_back(Arc::clone(&waiter));
+        engine.look_when_due(&mut queues, waiter.due());
         drop(queues);
         let place = Self {
             engine: Arc::clone(engine),
             key,
             waiter,
-            watched: AtomicBool::new(false),
             had_to_wait: to_send.is_none(),
         };
         engine.send(to_send);
-        (place, answer)
+        place
     }
 
     /// Whether others waited already, or had not yet released the lock.
@@ -97,16 +102,33 @@ impl Place {
         self.engine.send(ready);
     }
 
+    /// Waits for what comes of the request: the claim comes back. It fails when nothing more will come, because the waiter
+    /// was removed; with the database's error if that is to blame.
+    pub(in crate::lock::engine) async fn answered(&self) -> Result<Answered, Option<StoreError>> {
+        poll_fn(|context| match &mut *self.waiter.expected() {
+            Expected::Answer(answer) => Pin::new(answer)
+                .poll(context)
+                .map_err(|_| Some(StoreError::closed())),
+            Expected::Nothing(failure) => Poll::Ready(Err(failure.clone())),
+        })
+        .await
+    }
+
     /// Makes the request ready anew. If the lock may have become free since the last one was sent, it is sent at once.
-    pub(in crate::lock::engine) fn ask_again(&self, claim: Claim) -> Answer {
+    pub(in crate::lock::engine) fn ask_again(&self, claim: Claim) {
         let (reply, answer) = oneshot::channel();
+        let mut expected = self.waiter.expected();
+        if matches!(*expected, Expected::Nothing(_)) {
+            return;
+        }
+        *expected = Expected::Answer(answer);
         let mut request = self.waiter.request();
         let heard = matches!(*request, Request::UnderWay { heard: true, .. });
         *request = Request::Ready(Acquire { claim, reply });
         let to_send = if heard { take(&mut request) } else { None };
         drop(request);
+        drop(expected);
         self.engine.send(to_send);
-        answer
     }
 
     /// Returns when this waiter has to send the request itself, if it has not been sent before
@@ -159,7 +181,7 @@ impl Place {
         {
             return self.expect_end_of(&hold);
         }
-        if !self.watched.swap(true, Ordering::AcqRel) {
+        if !self.waiter.watched.swap(true, Ordering::AcqRel) {
             self.engine.store.watch(&self.key, true);
             self.engine.poller.quicken();
         }
@@ -192,36 +214,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.watched.load(Ordering::Acquire) {
-            self.engine.store.watch(&self.key, false);
-        }
-        let mut to_send = None;
-        let mut queues = self.engine.queues();
-        if let Entry::Occupied(mut entry) = queues.keys.entry(Arc::clone(&self.key)) {
-            let state = entry.get_mut();
-            if state
-                .waiters
-                .front()
-                .is_some_and(|first| Arc::ptr_eq(first, &self.waiter))
-            {
-                state.waiters.pop_front();
-            } else {
-                state.waiters.retain(|other| !Arc::ptr_eq(other, &self.waiter));
-            }
-            if let Some(next) = state.waiters.front() {
-                if !next.first.swap(true, Ordering::AcqRel) {
-                    next.changed.notify_one();
-                    if !state.is_held() && !state.is_being_released() {
-                        to_send = next.hear();
-                    }
-                }
-            } else if state.holds.is_empty() {
-                entry.remove();
-            } else {
-                state.failure = None;
-            }
-        }
-        drop(queues);
+        self.waiter.unwatch(&self.engine, &self.key);
+        let to_send = self.engine.queues().leave(&self.key, &self.waiter);
         self.engine.send(to_send);
     }
 }
