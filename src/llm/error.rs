@@ -106,10 +106,11 @@ pub enum Error {
         /// The endpoint as it was registered.
         endpoint: String,
     },
-    /// A stream's loop was left by an exception and nobody came back for the rest, so the request was closed.
+    /// A wait for a stream was cut short, or its loop was left by an exception, and nobody came back for the rest, so the request was
+    /// closed.
     #[error(
-        "the stream was left by an exception (a cancellation, for example) and not taken up again within {} s: the request was \
-         closed, and what comes after the pieces so far is lost",
+        "a wait for the stream was cut short (by a cancellation or a time limit), or an exception left its loop, and the stream was \
+         not taken up again within {} s: the request was closed, and what comes after the pieces so far is lost",
         .0.as_secs_f64()
     )]
     Abandoned(Duration),

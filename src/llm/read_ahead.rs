@@ -4,8 +4,9 @@
 //! is handed all that has come meanwhile in one piece. When nobody takes it the task stops reading, and the server is slowed down
 //! through TCP. Giving up a wait gives up nothing: what had come, comes the next time.
 //!
-//! A [`Loop`] over the stream that is left in the middle may be taken up again within [`GRACE`]. After that the request is closed,
-//! though the stream may still be referred to (by the traceback of a cancelled task, for example), and going on is an error.
+//! After a wait that was cut short, and after a [`Loop`] that was left in the middle, the stream may be taken up again within [`GRACE`].
+//! After that the request is closed, though the stream may still be referred to (by the traceback of a cancelled task, for example),
+//! and going on is an error. Between waits that got what they waited for, any time may pass.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -277,18 +278,17 @@ impl ReadAhead {
         Loop(self.clone())
     }
 
-    /// Somebody has given up a wait. If it was the only loop's, the loop may have been left, though something may keep it.
+    /// Somebody has given up a wait, perhaps for good: a single wait, or that of the only loop, which something may keep.
     #[must_use]
     pub fn wait_was_given_up(self: &Arc<Self>) -> Option<Closing> {
         self.close_unless_taken_up(1)
     }
 
-    /// `None` if nothing more comes, or if there are not just so many loops: who goes on by single waits has the stream in hand, and with
-    /// several loops others go on.
+    /// `None` if nothing more comes, or if there are more than so many loops: others go on.
     fn close_unless_taken_up(self: &Arc<Self>, loops: usize) -> Option<Closing> {
         let waiting = self.arrivals.waiting();
         let visits = waiting.visits;
-        if waiting.over || waiting.loops != loops {
+        if waiting.over || waiting.loops > loops {
             return None;
         }
         drop(waiting);
