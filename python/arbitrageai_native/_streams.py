@@ -125,10 +125,12 @@ class _Closed(Coroutine[Any, Any, None]):
 class AsyncStream(_Streamed[Item]):
     """A streamed answer. Leaving it early closes the request: `async with`, `aclose()`, or forgetting it.
 
-    A wait for a piece may be cut short and made again: no piece is lost. An `async for` that an exception
-    leaves (a cancellation, too) may be taken up again within one second. After that the request is closed,
-    whoever still refers to the stream, and going on raises `ClientClosedError`. Single waits,
-    `anext(stream)`, may be as far apart as you like.
+    A wait for a piece that was cut short (by a cancellation, by a time limit) may be made again within one
+    second, and no piece is lost; an `async for` that an exception has left may be taken up again as long.
+    After that the request is closed, whoever still refers to the stream, unless another wait or loop goes
+    on: going on yields the pieces that had come, then raises `ClientClosedError`. After a wait that got its
+    piece, the next may be as late as you like. A wait in a task of its own, or under `asyncio.shield`, is
+    not cut short with whoever waits for it: use `async with` there.
     """
 
     def __aiter__(self) -> AsyncIterator[Item]:
