@@ -689,3 +689,50 @@ async def test_a_wait_given_up_ends_no_foreign_stream_in_silence(kind: str, serv
     else:
         with pytest.raises(exceptions.APIConnectionError, match="given up"):
             await collect(pieces)
+
+
+class Source:
+    """An injected client and its endless stream, which outlives its waits."""
+
+    def __init__(self) -> None:
+        self.chat = self.completions = self
+        self.closed = False
+        self.pieces: asyncio.Queue[str] = asyncio.Queue()
+
+    async def create(self, **_: object) -> Source:
+        return self
+
+    def __aiter__(self) -> Source:
+        return self
+
+    async def __anext__(self) -> Any:
+        delta = type("Delta", (), {"content": await self.pieces.get()})
+        return type("Chunk", (), {"choices": [type("Choice", (), {"delta": delta})]})
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+async def test_an_injected_stream_whose_wait_was_cut_is_closed_if_nobody_comes_back(serve: Serve) -> None:
+    told: list[str] = []
+    checker = {
+        "should_allow_request": lambda *_: True,
+        "record_success": lambda *_: told.append("success"),
+        "record_failure": lambda *_: told.append("failure"),
+    }
+    client = service(serve(faulty.close))
+    client._health_checker = type("Checker", (), checker)()
+    client.client = source = Source()  # type: ignore[assignment]
+    pieces: Any = client.complete_streaming_async("hi")
+    for text in "abc":
+        source.pieces.put_nowait(text)
+        assert await pieces.__anext__() == text
+        await give_up(pieces.__anext__())
+        await asyncio.sleep(GRACE / 2)
+    assert not source.closed, "it was taken up again each time"
+    await until(lambda: source.closed)
+    source.pieces.put_nowait("d")
+    with pytest.raises(exceptions.ClientClosedError, match="not taken up again within 1 s"):
+        await pieces.__anext__()
+    assert await collect(pieces) == []
+    assert told == []
