@@ -127,8 +127,8 @@ class AsyncStream(_Streamed[Item]):
 
     A wait for a piece that was cut short (by a cancellation, by a time limit) may be made again within one
     second, and no piece is lost; an `async for` that an exception has left may be taken up again as long.
-    After that the request is closed, whoever still refers to the stream, unless another wait or loop goes
-    on: going on yields the pieces that had come, then raises `ClientClosedError`. After a wait that got its
+    After that the request is closed, whoever still refers to the stream, unless another wait goes on:
+    going on yields the pieces that had come, then raises `ClientClosedError`. After a wait that got its
     piece, the next may be as late as you like. A wait in a task of its own, or under `asyncio.shield`, is
     not cut short with whoever waits for it: use `async with` there.
     """
