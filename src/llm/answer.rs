@@ -161,7 +161,7 @@ impl Answer {
         let has_choices = answer.get("choices").is_some_and(|choices| !choices.is_null());
         match reported(answer, false) {
             Some((words, _)) if !has_choices => Err(self.without("no choices", words)),
-            Some((words @ Some(_), _)) => Err(self.without("choices", words)),
+            Some((Some(words), _)) => Err(self.invalid(&format!("an error, not an answer: {words}"))),
             // Some servers send an `error` without words beside an answer that is whole.
             Some((None, _)) if failed_choice(answer).is_some() => {
                 Err(self.invalid("a choice ended with an error"))
