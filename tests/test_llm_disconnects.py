@@ -6,10 +6,14 @@ This holds with and without the garbage collector.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 import pytest
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
@@ -26,6 +30,8 @@ pytestmark = pytest.mark.holds_the_loop("uvicorn and FastAPI run in it")
 
 LEAVERS = 10
 PATHS = ("/documented", "/checker", "/generator", "/expression", "/client")
+WAITS = ("/while", "/class", "/timeout", "/scope", "/counted", "/injected")
+"""Routes that wait for each piece by itself, not in an `async for` over the stream."""
 
 # The answer takes a minute, longer than the test waits, so its end does not close the request.
 ANSWER = Answer(pieces=[f"w{number} " for number in range(600)], piece_delay=0.1)
@@ -35,12 +41,66 @@ class OtherChecker(LLMHealthChecker):
     """A subclass of the package's checker, so that Python code counts the streams."""
 
 
+class Injected:
+    """None of the package's classes."""
+
+    def __init__(self, client: Any) -> None:
+        self.chat = client.chat
+
+
+class OneByOne:
+    def __init__(self, stream: AsyncIterator[str]) -> None:
+        self.stream = stream
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        return await anext(self.stream)
+
+
+@contextlib.asynccontextmanager
+async def cancel_scope() -> AsyncIterator[None]:
+    with anyio.fail_after(0.05):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def time_limit() -> AsyncIterator[None]:
+    if sys.version_info >= (3, 11):
+        async with asyncio.timeout(0.05):
+            yield
+    else:
+        with anyio.fail_after(0.05):
+            yield
+
+
 def application(base_url: str, middleware: bool) -> FastAPI:
     service = LLMService(base_url, KEY, model="m", enable_circuit_breaker=False)
     counted = LLMService(base_url, KEY, model="m", enable_circuit_breaker=False)
     counted._health_checker = OtherChecker()
     client = AsyncOpenAI(base_url=base_url, api_key=KEY)
+    injected = LLMService(base_url, KEY, model="m", enable_circuit_breaker=False)
+    injected.client = Injected(client)
     app = FastAPI()
+
+    async def one_by_one(stream: AsyncIterator[str]) -> AsyncIterator[str]:
+        while (piece := await anext(stream, None)) is not None:
+            yield piece
+
+    async def kept_alive(
+        stream: AsyncIterator[str], limit: Callable[[], contextlib.AbstractAsyncContextManager[None]]
+    ) -> AsyncIterator[str]:
+        while True:
+            try:
+                async with limit():
+                    piece = await anext(stream)
+            except TimeoutError:
+                yield ": still at it\n"
+            except StopAsyncIteration:
+                return
+            else:
+                yield piece
 
     @app.get("/documented")
     async def documented() -> StreamingResponse:
@@ -73,6 +133,18 @@ def application(base_url: str, middleware: bool) -> FastAPI:
                 yield chunk.choices[0].delta.content or ""
 
         return StreamingResponse(pieces())
+
+    def add(path: str, body: Callable[[], AsyncIterator[str]]) -> None:
+        @app.get(path)
+        async def waits() -> StreamingResponse:
+            return StreamingResponse(body())
+
+    add("/while", lambda: one_by_one(service.complete_streaming_async("x")))
+    add("/counted", lambda: one_by_one(counted.complete_streaming_async("x")))
+    add("/injected", lambda: one_by_one(injected.complete_streaming_async("x")))
+    add("/class", lambda: OneByOne(service.complete_streaming_async("x")))
+    add("/timeout", lambda: kept_alive(service.complete_streaming_async("x"), time_limit))
+    add("/scope", lambda: kept_alive(service.complete_streaming_async("x"), cancel_scope))
 
     if middleware:
 
@@ -109,8 +181,8 @@ async def test_the_request_of_a_client_that_left_is_closed(middleware: bool, no_
         serving(application(model.base_url, middleware)) as url,
     ):
         port = urlsplit(url).port
-        for path in PATHS:
-            await asyncio.gather(*(leave(port, path) for _ in range(LEAVERS)))
-        everybody = LEAVERS * len(PATHS)
+        paths = (*PATHS, *WAITS)
+        await asyncio.gather(*(leave(port, path) for path in paths for _ in range(LEAVERS)))
+        everybody = LEAVERS * len(paths)
         await model.wait_for(lambda counts: counts.abandoned == everybody)
         assert model.statistics.answered == 0

@@ -57,6 +57,14 @@ COMPLETIONS: dict[str, tuple[faulty.Action, type[Exception]]] = {
     "html": (faulty.answer(b"<html>hello</html>"), exceptions.APIResponseValidationError),
     "json of another shape": (faulty.answer({"hello": 1}), exceptions.APIResponseValidationError),
     "a list": (faulty.answer([1, 2]), exceptions.APIResponseValidationError),
+    "an error beside choices": (
+        faulty.answer(faulty.completion(error={"message": "boom"})),
+        exceptions.APIResponseValidationError,
+    ),
+    "a failed choice": (
+        faulty.answer({"choices": [{"message": {"content": ""}, "finish_reason": "error"}]}),
+        exceptions.APIResponseValidationError,
+    ),
     "no choices": (faulty.answer({"choices": []}), exceptions.APIResponseValidationError),
     "invalid utf-8": (faulty.answer(b'{"choices": "\xff"}'), exceptions.APIResponseValidationError),
     "deep json": (faulty.answer(b"[" * 100_000), exceptions.APIResponseValidationError),
@@ -73,6 +81,16 @@ STREAMS: dict[str, tuple[faulty.Action, type[Exception], list[str]]] = {
     "silence after a piece": (faulty.stream(chunk("a"), ending="hang"), exceptions.APITimeoutError, ["a"]),
     "cut in an event": (
         faulty.stream(chunk("a"), chunk("b")[:9], ending="close"),
+        exceptions.APIConnectionError,
+        ["a"],
+    ),
+    "cut after a finish_reason": (
+        faulty.stream(chunk("a", "stop"), ending="close"),
+        exceptions.APIConnectionError,
+        ["a"],
+    ),
+    "reset after a finish_reason": (
+        faulty.stream(chunk("a", "stop"), pause=0.05, ending="reset"),
         exceptions.APIConnectionError,
         ["a"],
     ),

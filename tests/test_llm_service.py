@@ -61,6 +61,13 @@ def service(server: FaultyServer, **settings: Any) -> LLMService:
 # The request and the result
 
 
+async def test_of_content_in_parts_the_text_is_the_result(serve: Serve) -> None:
+    parts = [{"type": "thinking", "thinking": []}, *({"type": "text", "text": text} for text in "ab")]
+    answer = await service(serve(faulty.answer(faulty.completion(parts)))).complete_async("hi", raw=True)
+    assert answer["content"] == "ab"
+    assert answer["raw"]["choices"][0]["message"]["content"] == parts
+
+
 async def test_a_completion_is_a_plain_dict(serve: Serve) -> None:
     client = service(serve(faulty.answer()))
     for result in (client.complete("hi"), await client.complete_async("hi")):

@@ -286,7 +286,7 @@ async def test_a_stream_counts_for_the_circuit_by_its_end(serve: Serve) -> None:
 # Cancelled waits, and loops that an exception leaves
 
 GRACE = 1.0
-"""How many seconds another loop or wait may take to continue a stream after an exception left its loop."""
+"""How many seconds a stream may be continued after a wait was cut short or an exception left its loop."""
 
 
 def silent_after(*texts: str) -> Any:
@@ -405,6 +405,55 @@ async def give_up(waiting: Any) -> BaseException:
     pytest.fail("it was not cancelled")
 
 
+@pytest.mark.parametrize("kind", ["service", "client", "counted", "injected"])
+async def test_a_single_wait_that_was_cut_and_not_made_again_closes_the_stream_and_says_so(
+    kind: str, serve: Serve
+) -> None:
+    action = silent_after("a")
+    server = serve(action)
+    client = service(server)
+    own = AsyncOpenAI(base_url=server.base_url, api_key=KEY)
+    pieces: Any
+    if kind == "client":
+        pieces = await own.chat.completions.create(model="m", messages=[], stream=True)
+    else:
+        if kind == "counted":
+            client._health_checker = type("Checker", (), {"should_allow_request": lambda *_: True})()
+        elif kind == "injected":
+            client.client = _Injected(own)
+        pieces = client.complete_streaming_async("hi")
+    await pieces.__anext__()
+    kept = await give_up(pieces.__anext__())
+    await until(action.left.is_set)
+    await until(lambda: _native.requests_under_way() == 0)
+    with pytest.raises(exceptions.ClientClosedError, match="continued the iteration within 1 s"):
+        await pieces.__anext__()
+    assert await collect(pieces) == []
+    assert kept.__traceback__ is not None
+
+
+async def test_a_piece_that_came_after_a_cut_wait_is_not_lost_with_the_rest(serve: Serve) -> None:
+    let_on, came = threading.Event(), threading.Event()
+
+    def act(connection: Connection) -> bool:
+        faulty.stream(chunk("a"), ending="nothing")(connection)
+        let_on.wait(20)
+        data = chunk("b")
+        connection.send(b"%x\r\n%s\r\n" % (len(data), data))
+        connection.hang()
+        came.set()
+        return False
+
+    pieces = service(serve(act)).complete_streaming_async("hi")
+    assert await pieces.__anext__() == "a"
+    await give_up(pieces.__anext__())
+    let_on.set()
+    await until(came.is_set)
+    assert await pieces.__anext__() == "b"
+    with pytest.raises(exceptions.ClientClosedError, match="cut short"):
+        await pieces.__anext__()
+
+
 @pytest.mark.parametrize("kind", ["service", "client"])
 async def test_a_loop_that_was_left_by_a_cancellation_and_not_taken_up_is_closed_and_says_so(
     kind: str, serve: Serve
@@ -454,7 +503,7 @@ async def test_a_loop_whose_body_raised_is_closed_though_its_stream_is_kept(serv
         await pieces.__anext__()
 
 
-@pytest.mark.parametrize("way", ["break", "wait_for", "another loop"])
+@pytest.mark.parametrize("way", ["break", "single waits", "another wait", "another loop"])
 async def test_who_has_the_stream_in_hand_may_take_his_time(way: str, serve: Serve) -> None:
     let_on = threading.Event()
 
@@ -477,12 +526,14 @@ async def test_who_has_the_stream_in_hand_may_take_his_time(way: str, serve: Ser
         await give_up(collect(pieces))
     else:
         assert await pieces.__anext__() == "a"
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(pieces.__anext__(), 0.05)
+        if way == "another wait":
+            other = asyncio.ensure_future(collect(pieces))
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(pieces.__anext__(), 0.05)
     await asyncio.sleep(1.3 * GRACE)
     let_on.set()
     if other is not None:
-        assert await other == ["a", "b"]
+        assert (await other)[-1] == "b"
     else:
         assert await collect(pieces) == ["b"]
 
@@ -544,6 +595,10 @@ async def test_a_stream_cut_after_an_empty_finish_reason_raises(reason: str, ser
         b'data: {"detail": "engine died"}',
         b'data: {"message": "engine died"}',
         b'data: {"error": "engine died"}',
+        b'data: {"errors": [{"message": "engine died"}]}',
+        b'data: {"choices": [{"index": 0, "delta": {}, "error": {"message": "engine died"}}]}',
+        b'data: {"choices": [{"delta": {}, "finish_reason": "error", "error": "engine died"}]}',
+        b"event: ERROR\ndata: engine died",
     ],
 )
 async def test_an_error_in_any_dialect_is_told_in_the_servers_words(event: bytes, serve: Serve) -> None:
@@ -555,6 +610,47 @@ async def test_an_error_in_any_dialect_is_told_in_the_servers_words(event: bytes
         await items.__anext__()
         with pytest.raises(exceptions.APIError, match="engine died"):
             await items.__anext__()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b"event: error",
+        b"event: error\ndata:",
+        b'data: {"error": {}}',
+        b'data: {"error": ""}',
+        b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "error"}]}',
+    ],
+)
+async def test_an_error_without_words_raises(event: bytes, serve: Serve) -> None:
+    client = service(serve(faulty.stream(chunk("a"), event + b"\n\n", DONE)))
+    blocking = client.complete_streaming("hi")
+    assert next(blocking) == "a"
+    with pytest.raises(exceptions.APIError, match="An error occurred during streaming"):
+        next(blocking)
+
+
+async def test_a_stream_cut_in_the_middle_of_an_event_raises_though_it_has_a_finish_reason(
+    serve: Serve,
+) -> None:
+    for rest in (b'data: {"error": {"mess', b"data: {}\n"):
+        client = service(serve(faulty.stream(chunk("a"), chunk(None, "stop"), rest)))
+        pieces = client.complete_streaming_async("hi")
+        assert await pieces.__anext__() == "a"
+        with pytest.raises(exceptions.APIConnectionError, match="in the middle of an event"):
+            await pieces.__anext__()
+    whole = service(serve(faulty.stream(chunk("a"), chunk(None, "stop"))))
+    assert await collect(whole.complete_streaming_async("hi")) == ["a"]
+
+
+async def test_content_in_parts_is_read_and_content_that_is_no_text_raises(serve: Serve) -> None:
+    parts: Any = [{"type": "text", "text": "b"}, {"type": "thinking", "thinking": []}]
+    client = service(serve(faulty.stream(chunk("a"), chunk(parts), DONE)))
+    assert await collect(client.complete_streaming_async("hi")) == ["a", "b"]
+    number: Any = 5
+    client = service(serve(faulty.stream(chunk("a"), chunk(number), DONE)))
+    with pytest.raises(exceptions.APIResponseValidationError, match="not a string or a list of parts"):
+        await collect(client.complete_streaming_async("hi"))
 
 
 async def test_choices_without_end_are_an_error(serve: Serve) -> None:
@@ -593,3 +689,50 @@ async def test_a_wait_given_up_ends_no_foreign_stream_in_silence(kind: str, serv
     else:
         with pytest.raises(exceptions.APIConnectionError, match="a cancelled wait ended"):
             await collect(pieces)
+
+
+class Source:
+    """An injected client and its endless stream, which outlives its waits."""
+
+    def __init__(self) -> None:
+        self.chat = self.completions = self
+        self.closed = False
+        self.pieces: asyncio.Queue[str] = asyncio.Queue()
+
+    async def create(self, **_: object) -> Source:
+        return self
+
+    def __aiter__(self) -> Source:
+        return self
+
+    async def __anext__(self) -> Any:
+        delta = type("Delta", (), {"content": await self.pieces.get()})
+        return type("Chunk", (), {"choices": [type("Choice", (), {"delta": delta})]})
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+async def test_an_injected_stream_whose_wait_was_cut_is_closed_if_nobody_comes_back(serve: Serve) -> None:
+    told: list[str] = []
+    checker = {
+        "should_allow_request": lambda *_: True,
+        "record_success": lambda *_: told.append("success"),
+        "record_failure": lambda *_: told.append("failure"),
+    }
+    client = service(serve(faulty.close))
+    client._health_checker = type("Checker", (), checker)()
+    client.client = source = Source()  # type: ignore[assignment]
+    pieces: Any = client.complete_streaming_async("hi")
+    for text in "abc":
+        source.pieces.put_nowait(text)
+        assert await pieces.__anext__() == text
+        await give_up(pieces.__anext__())
+        await asyncio.sleep(GRACE / 2)
+    assert not source.closed, "it was taken up again each time"
+    await until(lambda: source.closed)
+    source.pieces.put_nowait("d")
+    with pytest.raises(exceptions.ClientClosedError, match="continued the iteration within 1 s"):
+        await pieces.__anext__()
+    assert await collect(pieces) == []
+    assert told == []

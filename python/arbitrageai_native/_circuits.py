@@ -8,7 +8,7 @@ from typing import Any
 
 from arbitrageai_native._native import CallCount, CallMetrics
 from arbitrageai_native._secrets import without_secrets
-from arbitrageai_native.exceptions import APIStatusError, CircuitBreakerError, OpenAIError
+from arbitrageai_native.exceptions import APIStatusError, CircuitBreakerError, ClientClosedError, OpenAIError
 
 __all__ = ["CountedCall", "CountedStream"]
 
@@ -61,7 +61,7 @@ class CountedCall:
             if self._checker is not None:
                 self._checker.record_success(self._endpoint, seconds * 1000)
             return
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception) or isinstance(error, ClientClosedError):
             self.abandon()
             return
         if self._count is not None:
@@ -72,7 +72,7 @@ class CountedCall:
             self._checker.record_failure(self._endpoint, type(error).__name__)
 
     def abandon(self) -> None:
-        """The call was cancelled: it says nothing of the endpoint."""
+        """The call was cancelled or left: it says nothing of the endpoint."""
         if self._count is not None:
             self._count.cancelled()
         status = getattr(self._checker, "health_status", None)

@@ -9,15 +9,17 @@ same one, since such clients bind their connections to a loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import os
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from arbitrageai_native.exceptions import APIConnectionError
+from arbitrageai_native.exceptions import APIConnectionError, ClientClosedError
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _WORKERS = 64
+_GRACE = 1.0
+"""Seconds within which a stream may be continued after a wait was cut short, as for native streams."""
 _END = object()
 
 # What belongs to one process: a forked child makes its own.
@@ -141,6 +145,9 @@ class ForeignStream:
         self._summary: dict[str, Any] = {}
         self._pending: asyncio.Future[Any] | None = None
         self._cut = False
+        self._waits = 0
+        self._visits = 0
+        self._left = False
 
     def summary(self) -> dict[str, Any]:
         """What is known besides the text."""
@@ -167,6 +174,20 @@ class ForeignStream:
 
     async def next_async(self, texts: bool) -> list[Any] | None:
         """The next pieces, or None after the last."""
+        if self._left:
+            raise ClientClosedError(
+                "a wait for the stream was cut short (by a cancellation or a time limit), and nothing "
+                f"continued the iteration within {_GRACE:g} s: the stream was closed, and the rest of the "
+                "answer is lost"
+            )
+        self._waits += 1
+        self._visits += 1
+        try:
+            return await self._next_piece()
+        finally:
+            self._waits -= 1
+
+    async def _next_piece(self) -> list[Any] | None:
         while True:
             if self._iterator is None:
                 self._source = await self._open_async()
@@ -213,10 +234,24 @@ class ForeignStream:
         return stream
 
     def wait_was_given_up(self) -> None:
-        """Do nothing: a foreign client closes its request itself."""
+        """Start the grace period after a wait was cut short; the stream is closed if nobody continues."""
+        with contextlib.suppress(RuntimeError):  # no loop runs where a coroutine is closed unfinished
+            loop = asyncio.get_running_loop()
+            loop.call_later(_GRACE, _close_if_left, weakref.ref(self), self._visits)
+
+    def close_if_left(self, visits: int) -> None:
+        """Close the stream, unless a wait is in progress or has begun since `visits` waits had begun."""
+        if self._left or self._waits or self._visits != visits or self._iterator is None:
+            return
+        self._left = True
+        if self._pending is not None:  # nobody will ask for its failure
+            self._pending.add_done_callback(lambda done: done.cancelled() or done.exception())
+        with contextlib.suppress(Exception):  # a generator that still runs in its thread can't be closed
+            self.close()
 
     def close(self) -> None:
         """Close the foreign stream, if it can be closed from here."""
+        self._visits += 1  # no need to close it once more
         close = getattr(self._source, "close", None)
         if close is None or self._iterator is None:
             return
@@ -246,6 +281,12 @@ class ForeignStream:
         delta = getattr(choices[0], "delta", None)
         text: str | None = getattr(delta, "content", None)
         return text
+
+
+def _close_if_left(reference: weakref.ref[ForeignStream], visits: int) -> None:
+    stream = reference()
+    if stream is not None:
+        stream.close_if_left(visits)
 
 
 def aiter_of(source: Any) -> Any:

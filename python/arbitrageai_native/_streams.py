@@ -125,10 +125,12 @@ class _Closed(Coroutine[Any, Any, None]):
 class AsyncStream(_Streamed[Item]):
     """A streamed answer. `async with`, `aclose()`, or dropping the stream closes the request early.
 
-    A wait for a piece may be cancelled and repeated: no piece is lost. If an exception (a cancellation, too)
-    leaves an `async for`, another loop or wait may continue within one second. After that the request is
-    closed, even if something still refers to the stream, and further iteration raises `ClientClosedError`.
-    There is no limit on the time between single waits (`anext(stream)`).
+    A wait for a piece that was cut short (by a cancellation or a time limit) may be repeated within one
+    second, and no piece is lost. The same holds for an `async for` that an exception left. After that second
+    the request is closed, even if something still refers to the stream, unless another wait is in progress:
+    further iteration yields the pieces that had arrived, and then raises `ClientClosedError`. After a wait
+    that returned a piece there is no limit on the time until the next wait. A wait in a separate task or
+    under `asyncio.shield` is not cut short together with the code that awaits it: use `async with` there.
     """
 
     def __aiter__(self) -> AsyncIterator[Item]:

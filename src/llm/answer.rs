@@ -1,11 +1,12 @@
 //! The answer to a chat completion: what of it callers see, checked once here.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::error::Error;
 use super::exchange::{Answer, excerpt};
-use super::reported::reported;
+use super::reported::{failed_choice, is_failure, reported};
 
 /// Tokens, as the server counted them; 0 where it did not say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,15 +57,19 @@ impl Used for Value {
 
 /// The members of a well-formed answer that callers see.
 #[derive(Deserialize)]
-struct WellFormed {
+struct WellFormed<'answer> {
     model: Option<String>,
-    choices: Vec<WellFormedChoice>,
+    #[serde(borrow)]
+    choices: Vec<WellFormedChoice<'answer>>,
     usage: Option<WellFormedUsage>,
+    error: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
-struct WellFormedChoice {
+struct WellFormedChoice<'answer> {
     message: WellFormedMessage,
+    finish_reason: Option<&'answer str>,
+    error: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +83,32 @@ struct WellFormedUsage {
     prompt_tokens: u64,
     completion_tokens: u64,
     total_tokens: u64,
+}
+
+/// The text of a message's `content`: a string, or a list of parts, of which those of type `text` count (others hold what a model
+/// thought, for example).
+///
+/// # Errors
+/// What is wrong with anything else.
+pub(super) fn text_of(content: Option<&Value>) -> Result<Option<String>, &'static str> {
+    let parts = match content {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => return Ok(Some(text.clone())),
+        Some(Value::Array(parts)) => parts,
+        Some(_) => return Err("is not a string or a list of parts"),
+    };
+    let mut whole = String::new();
+    for part in parts {
+        match part.get("type").and_then(Value::as_str) {
+            Some("text") => {
+                let text = part.get("text").and_then(Value::as_str);
+                whole.push_str(text.ok_or("has a part of type text without text")?);
+            }
+            Some(_) => {}
+            None => return Err("has a part without a type"),
+        }
+    }
+    Ok(Some(whole))
 }
 
 /// The first choice of a chat completion.
@@ -122,10 +153,20 @@ impl Answer {
     /// [`Error::InvalidResponse`] if the body is no JSON object, or if the object reports an error.
     pub fn object(&self) -> Result<Value, Error> {
         let value = self.json()?;
-        let has_choices = value.get("choices").is_some_and(|choices| !choices.is_null());
-        match reported(&value, false) {
+        self.refuse_failure(&value)?;
+        Ok(value)
+    }
+
+    fn refuse_failure(&self, answer: &Value) -> Result<(), Error> {
+        let has_choices = answer.get("choices").is_some_and(|choices| !choices.is_null());
+        match reported(answer, false) {
             Some((words, _)) if !has_choices => Err(self.without("no choices", words)),
-            _ => Ok(value),
+            Some((Some(words), _)) => Err(self.invalid(&format!("an error, not an answer: {words}"))),
+            // Some servers send an `error` without words beside an answer that is whole.
+            Some((None, _)) if failed_choice(answer).is_some() => {
+                Err(self.invalid("a choice ended with an error"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -145,39 +186,25 @@ impl Answer {
         let Some(choice) = choices.first() else {
             return Err(self.without("choices is empty", words(&raw)));
         };
+        self.refuse_failure(&raw)?;
         let Some(message) = choice.get("message").filter(|message| message.is_object()) else {
             return Err(self.invalid("choices[0] has no message"));
         };
-        if !matches!(
-            message.get("content"),
-            None | Some(Value::Null | Value::String(_))
-        ) {
-            return Err(self.invalid("choices[0].message.content is not a string"));
-        }
+        let content = text_of(message.get("content"))
+            .map_err(|problem| self.invalid(&format!("choices[0].message.content {problem}")))?;
         let model = raw
             .get("model")
             .and_then(Value::as_str)
             .unwrap_or(requested_model)
             .to_owned();
         let usage = Usage::from_json(raw.get("usage"));
-        let (content, tool_calls) = if keep_raw {
-            (
-                message.get("content").cloned(),
-                message.get("tool_calls").cloned(),
-            )
+        let tool_calls = if keep_raw {
+            message.get("tool_calls").cloned()
         } else {
-            let mut message = raw.pointer_mut("/choices/0/message");
-            let mut take = |name: &str| Some(message.as_deref_mut()?.get_mut(name)?.take());
-            (take("content"), take("tool_calls"))
+            raw.pointer_mut("/choices/0/message/tool_calls").map(Value::take)
         };
         Ok(Completion {
-            content: content.and_then(|content| {
-                if let Value::String(text) = content {
-                    Some(text)
-                } else {
-                    None
-                }
-            }),
+            content,
             model,
             usage,
             tool_calls: tool_calls.filter(|calls| !calls.is_null()),
@@ -192,7 +219,13 @@ impl Answer {
         }
         // Of bytes, serde would check only what is kept.
         let text = std::str::from_utf8(&self.body).ok()?;
-        let answer: WellFormed = serde_json::from_str(text).ok()?;
+        let answer: WellFormed<'_> = serde_json::from_str(text).ok()?;
+        let has_failed = |choice: &WellFormedChoice<'_>| {
+            choice.error.is_some() || choice.finish_reason.is_some_and(is_failure)
+        };
+        if answer.error.is_some() || answer.choices.iter().any(has_failed) {
+            return None;
+        }
         let message = answer.choices.into_iter().next()?.message;
         let usage = answer.usage.map(|usage| Usage {
             prompt_tokens: usage.prompt_tokens,

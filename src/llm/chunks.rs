@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::answer::Usage;
+use super::answer::{Usage, text_of};
 use super::delta::Delta;
 use super::error::Error;
 use super::exchange::excerpt;
@@ -98,13 +98,16 @@ impl ChunkReader {
     ///
     /// # Errors
     /// [`Error::InvalidResponse`] if this was no event stream, `broken` (or [`Error::Connection`], if nothing was broken)
-    /// if it ended before it was complete.
+    /// if it ended before it was complete, or visibly broke before `[DONE]`: what was cut off may have been an error.
     pub fn end(&mut self, broken: Option<Error>) -> Result<(), Error> {
-        let complete = self.done
-            || self.decoder.unfinished_data().trim() == "[DONE]"
-            || (!self.finished_choices.is_empty()
-                && self.finished_choices.values().all(|finished| *finished));
-        if complete {
+        if self.done || self.decoder.unfinished_data().trim() == "[DONE]" {
+            return Ok(());
+        }
+        let finished = !self.finished_choices.is_empty()
+            && self.finished_choices.values().all(|finished| *finished)
+            && !self.decoder.is_amid_event();
+        // A server may leave the connection open after the last event: silence breaks nothing.
+        if finished && matches!(broken, None | Some(Error::Timeout { .. })) {
             return Ok(());
         }
         if let Some(error) = broken {
@@ -120,8 +123,13 @@ impl ChunkReader {
                 None => "not an event stream".to_owned(),
             }));
         }
+        let detail = if self.decoder.is_amid_event() {
+            "the stream ended before [DONE] and in the middle of an event"
+        } else {
+            "the stream ended before [DONE] and before a finish_reason"
+        };
         Err(Error::Connection {
-            detail: "the stream ended before [DONE] and before a finish_reason".to_owned(),
+            detail: detail.to_owned(),
             os_error: None,
         })
     }
@@ -136,7 +144,7 @@ impl ChunkReader {
             return Ok(());
         }
         if let Items::Texts(texts) = &mut batch.items
-            && event.kind != "error"
+            && !event.is_error()
             && let Some(delta) = Delta::well_formed(&event.data)
         {
             self.see_model(delta.model);
@@ -148,7 +156,10 @@ impl ChunkReader {
             let chunk = self.chunk(&event)?;
             self.see(&chunk)?;
             match &mut batch.items {
-                Items::Texts(texts) => texts.extend(text(&chunk).map(str::to_owned)),
+                Items::Texts(texts) => {
+                    let text = text(&chunk).map_err(|problem| self.invalid_event(&problem, &event))?;
+                    texts.extend(text);
+                }
                 Items::Chunks(chunks) => chunks.push(chunk),
             }
         }
@@ -158,7 +169,7 @@ impl ChunkReader {
 
     /// The event's JSON object, unless it is an error.
     fn chunk(&self, event: &Event) -> Result<Chunk, Error> {
-        let named = event.kind == "error";
+        let named = event.is_error();
         let chunk: Value = match serde_json::from_str(&event.data) {
             Ok(chunk) => chunk,
             Err(_) if named => Value::from(excerpt(event.data.as_bytes())),
@@ -228,11 +239,20 @@ impl ChunkReader {
 }
 
 /// The text that a chunk adds to the first choice, if any.
-pub fn text(chunk: &Chunk) -> Option<&str> {
-    choices(chunk)
+///
+/// # Errors
+/// What is wrong with a content that is no text.
+pub fn text(chunk: &Chunk) -> Result<Option<String>, String> {
+    let content = choices(chunk)
         .filter(|choice| choice.get("index").and_then(Value::as_u64).unwrap_or(0) == 0)
-        .find_map(|choice| choice.get("delta")?.get("content")?.as_str())
-        .filter(|text| !text.is_empty())
+        .find_map(|choice| {
+            choice
+                .get("delta")?
+                .get("content")
+                .filter(|content| !content.is_null())
+        });
+    let text = text_of(content).map_err(|problem| format!("a delta's content {problem}"))?;
+    Ok(text.filter(|text| !text.is_empty()))
 }
 
 fn choices(chunk: &Chunk) -> impl Iterator<Item = &Value> {

@@ -8,6 +8,8 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use super::reported::is_failure;
+
 /// The members of a well-formed event that matter.
 #[derive(serde::Deserialize)]
 pub(super) struct Delta<'event> {
@@ -23,6 +25,7 @@ pub(super) struct Choice<'event> {
     #[serde(default)]
     pub index: u64,
     pub finish_reason: Option<&'event str>,
+    error: Option<IgnoredAny>,
     delta: Option<Object<Content>>,
 }
 
@@ -38,7 +41,12 @@ impl<'event> Delta<'event> {
     /// form.
     pub fn well_formed(event: &'event str) -> Option<Self> {
         let Object(delta) = serde_json::from_str::<Object<Self>>(event).ok()?;
-        let is_plain = delta.error.is_none() && delta.usage.is_none() && !delta.choices.is_empty();
+        let has_failed =
+            |choice: &Choice<'_>| choice.error.is_some() || choice.finish_reason.is_some_and(is_failure);
+        let is_plain = delta.error.is_none()
+            && delta.usage.is_none()
+            && !delta.choices.is_empty()
+            && !delta.choices().any(has_failed);
         is_plain.then_some(delta)
     }
 

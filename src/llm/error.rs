@@ -107,11 +107,11 @@ pub enum Error {
         /// The endpoint, without user, password and query.
         endpoint: String,
     },
-    /// An exception left the loop over a stream, and no other loop or wait continued the iteration
-    /// within the grace period, so the request was closed.
+    /// A wait for a stream was cut short, or an exception left its loop, and nobody continued the
+    /// iteration within the grace period, so the request was closed.
     #[error(
-        "an exception (a cancellation, for example) left the loop over the stream, and no loop continued it within {} s: the \
-         request was closed, and the rest of the answer is lost",
+        "a wait for the stream was cut short (by a cancellation or a time limit), or an exception left its loop, and nothing \
+         continued the iteration within {} s: the request was closed, and the rest of the answer is lost",
         .0.as_secs_f64()
     )]
     Abandoned(Duration),

@@ -4,10 +4,10 @@
 //! is handed all that has come meanwhile in one piece. When nobody takes it the task stops reading, and the server is slowed down
 //! through TCP. Giving up a wait gives up nothing: what had come, comes the next time.
 //!
-//! When an exception leaves a [`Loop`] before the end of the stream, another loop or wait may
-//! continue the iteration within [`GRACE`]. After that the request is closed, even if something
-//! still refers to the stream (the traceback of a cancelled task, for example), and further
-//! iteration is an error.
+//! After a wait was cut short, and after an exception left a [`Loop`], the iteration may continue
+//! within [`GRACE`]. After that the request is closed, even if something still refers to the stream
+//! (the traceback of a cancelled task, for example), and further iteration is an error. After a
+//! wait that returned a batch there is no limit on the time until the next wait.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -284,20 +284,19 @@ impl ReadAhead {
         Loop(self.clone())
     }
 
-    /// Reports that a wait was cancelled. If exactly one loop exists, the cancellation may have
-    /// ended that loop, although a traceback may still keep the loop alive.
+    /// Reports that a wait was cut short: a single wait, or the wait of the only loop, which a
+    /// traceback may still keep alive.
     #[must_use]
     pub fn wait_was_given_up(self: &Arc<Self>) -> Option<Closing> {
         self.close_unless_taken_up(1)
     }
 
     /// Returns the future that closes the request after the grace period. Returns `None` if the
-    /// stream has ended, or if the number of loops is not `loops`: without a loop, a caller of
-    /// single waits still holds the stream, and with several loops another loop continues.
+    /// stream has ended, or if there are more loops than `loops`: another loop continues then.
     fn close_unless_taken_up(self: &Arc<Self>, loops: usize) -> Option<Closing> {
         let waiting = self.arrivals.waiting();
         let visits = waiting.visits;
-        if waiting.over || waiting.loops != loops {
+        if waiting.over || waiting.loops > loops {
             return None;
         }
         drop(waiting);

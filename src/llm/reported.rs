@@ -2,7 +2,8 @@
 //!
 //! OpenAI's form is `{"error": {"message": …}}`. Other forms in use: `{"error": "…"}`,
 //! `{"object": "error", "message": …}` (vLLM before 0.10, LMDeploy, FastChat),
-//! `{"type": "error", …}`, `{"detail": …}` (FastAPI), `{"message": …}` (gateways).
+//! `{"type": "error", …}`, `{"detail": …}` (FastAPI), `{"message": …}` and `{"errors": […]}`
+//! (gateways), and a choice with an `error` or with `"finish_reason": "error"` (`OpenRouter`).
 
 use serde_json::Value;
 
@@ -17,6 +18,9 @@ pub(super) fn reported(answer: &Value, named: bool) -> Option<(Option<String>, &
     if let Some(error) = answer.get("error").filter(|error| is_truthy(error)) {
         return Some((words(error), error));
     }
+    if let Some(failed) = failed_choice(answer) {
+        return Some(failed);
+    }
     let has_choices = answer
         .get("choices")
         .and_then(Value::as_array)
@@ -24,9 +28,41 @@ pub(super) fn reported(answer: &Value, named: bool) -> Option<(Option<String>, &
     if has_choices && !named {
         return None;
     }
+    if let Some(errors) = answer.get("errors").filter(|errors| is_truthy(errors)) {
+        let first = errors.as_array().and_then(|errors| errors.first());
+        return Some((words(first.unwrap_or(errors)), errors));
+    }
     let is = |member: &str| answer.get(member).and_then(Value::as_str) == Some("error");
     let words = words(answer);
-    (named || is("object") || is("type") || words.is_some()).then_some((words, answer))
+    (named || is("object") || is("type") || words.is_some() || is_empty_error(answer))
+        .then_some((words, answer))
+}
+
+/// The first choice that has failed, as [`reported`] tells it.
+pub(super) fn failed_choice(answer: &Value) -> Option<(Option<String>, &Value)> {
+    let choices = answer.get("choices").and_then(Value::as_array)?;
+    choices.iter().find_map(|choice| {
+        if let Some(error) = choice.get("error").filter(|error| is_truthy(error)) {
+            return Some((words(error), error));
+        }
+        let reason = choice.get("finish_reason").and_then(Value::as_str)?;
+        is_failure(reason).then(|| (words(choice), choice))
+    })
+}
+
+/// Whether a `finish_reason` says that the choice failed.
+pub(super) fn is_failure(finish_reason: &str) -> bool {
+    finish_reason.trim().eq_ignore_ascii_case("error")
+}
+
+/// Whether an `error` that says nothing is all there is. Beside choices or usage it is what some servers send for "no error".
+fn is_empty_error(answer: &Value) -> bool {
+    let is_missing = |member: &str| answer.get(member).is_none_or(Value::is_null);
+    let is_there = matches!(
+        answer.get("error"),
+        Some(Value::String(_) | Value::Array(_) | Value::Object(_))
+    );
+    is_there && is_missing("choices") && is_missing("usage")
 }
 
 /// Returns the text of an error in any of these forms.

@@ -1,8 +1,8 @@
 //! A streamed answer: chunks as the server sends them.
 //!
 //! The connection is read only while someone waits for the next batch, so a slow reader slows the server down through TCP, and memory
-//! stays bounded. A stream ends well with `[DONE]` or after every choice's `finish_reason`; any other end is an error, told after
-//! the items that came.
+//! stays bounded. A stream ends well with `[DONE]`, or in order between two events after every choice's `finish_reason`; any other end
+//! is an error, told after the items that came.
 
 use std::sync::Arc;
 use std::time::Duration;

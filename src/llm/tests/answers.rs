@@ -99,12 +99,55 @@ fn what_may_not_be_missing_is_an_error_that_says_what() {
             b"{\"choices\": [{\"message\": {\"content\": 5}}]}",
             "not a string",
         ),
+        (
+            b"{\"choices\": [{\"message\": {\"content\": [\"a\"]}}]}",
+            "content has a part without a type",
+        ),
+        (
+            b"{\"choices\": [{\"message\": {\"content\": \"\"}}], \"error\": {\"message\": \"overloaded\"}}",
+            "an error, not an answer: overloaded",
+        ),
+        (
+            b"{\"choices\": [{\"message\": {\"content\": \"\"}, \"error\": {\"message\": \"overloaded\"}}]}",
+            "an error, not an answer: overloaded",
+        ),
+        (
+            b"{\"choices\": [{\"message\": {\"content\": \"\"}, \"finish_reason\": \"error\"}]}",
+            "a choice ended with an error",
+        ),
+        (
+            b"{\"errors\": [{\"message\": \"overloaded\"}]}",
+            "no choices, but an error: overloaded",
+        ),
     ];
     for (body, expected) in cases {
         let Err(error @ Error::InvalidResponse { .. }) = read(body) else {
             panic!("{expected}: no error")
         };
         assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn of_content_in_parts_the_text_is_read() {
+    let completion = read_json(&json!({"choices": [{"message": {"content": [
+        {"type": "thinking", "thinking": []},
+        {"type": "text", "text": "a"},
+        {"type": "text", "text": "b"},
+    ]}}]}));
+    assert_eq!(completion.unwrap().content.as_deref(), Some("ab"));
+}
+
+#[test]
+fn an_error_that_says_nothing_beside_choices_is_none() {
+    for error in [
+        json!(null),
+        json!(""),
+        json!({}),
+        json!({"code": null, "message": ""}),
+    ] {
+        let body = json!({"choices": [{"message": {"content": "a"}, "error": null}], "error": error});
+        assert_eq!(read_json(&body).unwrap().content.as_deref(), Some("a"));
     }
 }
 
@@ -120,14 +163,20 @@ fn an_answer_that_is_only_an_error_is_no_object_for_the_client_either() {
     for body in [
         json!({"object": "error", "message": "overloaded"}),
         json!({"error": "overloaded"}),
+        json!({"choices": [], "error": "overloaded"}),
+        json!({"choices": [{"message": {}, "error": {"message": "overloaded"}}]}),
     ] {
-        let error = object(&body).unwrap_err();
-        assert!(error.to_string().contains("but an error: overloaded"), "{error}");
+        let error = object(&body).unwrap_err().to_string();
+        assert!(
+            error.contains("an error") && error.contains(": overloaded"),
+            "{error}"
+        );
     }
     for body in [
         json!({}),
         json!({"id": 5}),
-        json!({"choices": [], "error": "overloaded"}),
+        json!({"choices": [], "error": null}),
+        json!({"choices": [], "error": {}}),
     ] {
         assert_eq!(object(&body).unwrap(), body);
     }

@@ -185,7 +185,7 @@ async fn read_request(connection: &mut TcpStream) -> String {
 pub fn texts(batch: Batch) -> Vec<String> {
     match batch.items {
         Items::Texts(texts) => texts,
-        Items::Chunks(chunks) => chunks.iter().filter_map(text).map(str::to_owned).collect(),
+        Items::Chunks(chunks) => chunks.iter().filter_map(|chunk| text(chunk).unwrap()).collect(),
     }
 }
 

@@ -45,6 +45,17 @@ fn an_event_without_data_is_none_and_an_empty_data_line_is_one() {
 }
 
 #[test]
+fn an_error_without_data_is_an_event() {
+    for stream in ["event: error\n\n", "event: ERROR\n: comment\n\n"] {
+        let events = decode(&[stream.as_bytes()]);
+        assert!(
+            matches!(&events[..], [event] if event.is_error() && event.data.is_empty()),
+            "{events:?}"
+        );
+    }
+}
+
+#[test]
 fn kind_and_id_are_kept_the_id_beyond_its_event() {
     let events = decode(&[b"event: e\nid: 1\ndata: a\n\ndata: b\n\nid: 2\0\ndata: c\n\nid\ndata: d\n\n"]);
     let seen: Vec<_> = events

@@ -4,10 +4,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::server::{Reply, Server, answer, impatient, next_texts, texts};
+use super::server::{Ending, Reply, Server, answer, impatient, next_texts, texts};
 use crate::llm::{
-    Batch, CallOptions, ChunkReader, CircuitState, EndpointHealth, Error, GRACE, MOST_CHOICES, ReadAhead,
-    Shape, SharedHealth, Summary, TimeoutKind,
+    Batch, CallOptions, ChunkReader, CircuitState, EndpointHealth, Error, GRACE, Loop, MOST_CHOICES,
+    ReadAhead, Shape, SharedHealth, Summary, TimeoutKind,
 };
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
@@ -91,6 +91,53 @@ async fn a_stream_cut_before_its_end_is_an_error_after_its_pieces() {
     assert_eq!(pieces, ["a", "b"]);
     assert!(matches!(end, Err(Error::Connection { .. })), "{end:?}");
     assert_eq!(server.tries(), 1, "what has begun is not tried again");
+}
+
+#[tokio::test]
+async fn a_stream_that_visibly_breaks_before_done_is_an_error_though_its_choice_has_finished() {
+    let cases = [
+        ("transfer-encoding: chunked", "", Ending::Close),
+        ("content-length: 100000", "", Ending::Close),
+        ("content-length: 100000", "", Ending::Reset),
+        ("connection: close", "data: {\"error\": {\"mess", Ending::Close),
+        ("connection: close", "data: {\"error\": {}}\n", Ending::Close),
+        ("connection: close", "event: error\n", Ending::Close),
+    ];
+    for (header, rest, ending) in cases {
+        let body = format!("{}{}{rest}", piece("a"), finish());
+        let body = if header.contains("chunked") {
+            format!("{:x}\r\n{body}\r\n", body.len())
+        } else {
+            body
+        };
+        let reply = format!("HTTP/1.1 200 OK\r\n{header}\r\n\r\n{body}");
+        let server = Server::start([Reply::Then(reply.into(), ending)]).await;
+        let (pieces, end) = read(&server, impatient()).await;
+        if ending == Ending::Close {
+            assert_eq!(pieces, ["a"], "{header}"); // a reset may overtake it
+        }
+        assert!(
+            matches!(end, Err(Error::Connection { .. })),
+            "{header} {rest}: {end:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_cut_after_done_or_is_no_event_breaks_nothing() {
+    for rest in [
+        "data: [DONE]",
+        "data: [DONE]\n",
+        ": pin",
+        ": ping\n",
+        "\n\n",
+        "\r\n",
+        " ",
+    ] {
+        for shape in [Shape::Texts, Shape::Chunks] {
+            read_after_a_piece(&format!("{}{rest}", finish()), shape).unwrap();
+        }
+    }
 }
 
 #[tokio::test]
@@ -273,12 +320,17 @@ async fn silent_after_a_piece() -> (Arc<ReadAhead>, impl Fn() -> usize) {
 
 #[tokio::test]
 async fn a_stream_that_is_left_in_the_middle_is_closed_after_the_grace_and_says_so() {
-    for kept in [false, true] {
+    for way in ["a loop that is left", "the wait of a loop", "a single wait"] {
         let (stream, requests) = silent_after_a_piece().await;
         tokio::time::pause();
-        let iterated = stream.iterate();
+        let iterated = (way != "a single wait").then(|| stream.iterate());
         let given_up = stream.wait_was_given_up();
-        let leaving = tokio::spawn(if kept { given_up } else { iterated.leave() }.unwrap());
+        let left = if way == "a loop that is left" {
+            iterated.and_then(Loop::leave)
+        } else {
+            given_up
+        };
+        let leaving = tokio::spawn(left.unwrap());
         tokio::time::sleep(GRACE - Duration::from_millis(10)).await;
         assert_eq!(requests(), 1);
         leaving.await.unwrap();
@@ -294,19 +346,9 @@ async fn a_stream_that_is_left_in_the_middle_is_closed_after_the_grace_and_says_
 
 #[tokio::test]
 async fn who_comes_back_within_the_grace_or_never_left_keeps_the_stream() {
-    for way in [
-        "a new loop",
-        "a new wait",
-        "another loop",
-        "another wait",
-        "single waits",
-    ] {
+    for way in ["a new loop", "a new wait", "another loop", "another wait"] {
         let (stream, requests) = silent_after_a_piece().await;
         tokio::time::pause();
-        if way == "single waits" {
-            assert!(stream.wait_was_given_up().is_none());
-            continue;
-        }
         let other = (way == "another loop").then(|| stream.iterate());
         let waiting = (way == "another wait").then(|| {
             let stream = stream.clone();
@@ -334,6 +376,29 @@ async fn who_comes_back_within_the_grace_or_never_left_keeps_the_stream() {
         drop((other, waiting, back));
         tokio::time::resume();
     }
+}
+
+#[tokio::test]
+async fn single_waits_cut_short_may_be_made_again_and_those_that_were_not_cut_lie_far_apart() {
+    let (stream, requests) = silent_after_a_piece().await;
+    tokio::time::pause();
+    tokio::time::sleep(10 * GRACE).await;
+    assert_eq!(requests(), 1, "no wait was cut short");
+    let mut closings = Vec::new();
+    for _ in 0..20 {
+        tokio::time::timeout(GRACE / 4, stream.next()).await.unwrap_err();
+        closings.push(tokio::spawn(stream.wait_was_given_up().unwrap()));
+        tokio::time::sleep(GRACE / 2).await;
+    }
+    assert_eq!(requests(), 1, "it was taken up again each time");
+    for closing in closings {
+        closing.await.unwrap();
+    }
+    while requests() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let end = stream.next().await;
+    assert!(matches!(end, Err(Error::Abandoned(_))), "{end:?}");
 }
 
 #[tokio::test]
@@ -417,6 +482,29 @@ fn an_error_of_any_dialect_is_told_in_the_servers_words() {
                 "event: error\ndata: {\"message\": \"engine died\"}",
                 "engine died",
             ),
+            ("event: ERROR\ndata: engine died", "engine died"),
+            ("event: error", "An error occurred"),
+            ("event: Error\ndata:", "An error occurred"),
+            (r#"data: {"error": {}}"#, "An error occurred"),
+            (r#"data: {"error": "", "choices": null}"#, "An error occurred"),
+            (r#"data: {"errors": [{"message": "engine died"}]}"#, "engine died"),
+            (
+                r#"data: {"errors": ["engine died"], "choices": []}"#,
+                "engine died",
+            ),
+            (r#"data: {"errors": [{"code": 5}]}"#, "An error occurred"),
+            (
+                r#"data: {"choices": [{"index": 0, "delta": {}, "error": {"message": "engine died"}}]}"#,
+                "engine died",
+            ),
+            (
+                r#"data: {"choices": [{"delta": {}, "error": "engine died", "finish_reason": "error"}]}"#,
+                "engine died",
+            ),
+            (
+                r#"data: {"choices": [{"delta": {}}, {"index": 1, "delta": {}, "finish_reason": "error"}]}"#,
+                "An error occurred",
+            ),
         ] {
             let end = read_after_a_piece(&format!("{event}\n\ndata: [DONE]\n\n"), shape);
             let Err(Error::Reported { message, .. }) = end else {
@@ -429,10 +517,45 @@ fn an_error_of_any_dialect_is_told_in_the_servers_words() {
             r#"data: {"type": "ping"}"#,
             r#"data: {"message": "", "detail": null, "error": null}"#,
             r#"data: {"message": "x", "choices": [{"index": 0, "delta": {}}]}"#,
+            r#"data: {"choices": [{"index": 0, "delta": {}, "error": null}], "errors": null}"#,
+            r#"data: {"choices": [{"index": 0, "delta": {}, "error": {}}], "error": ""}"#,
+            r#"data: {"choices": [], "error": {}, "prompt_filter_results": [{"prompt_index": 0}]}"#,
+            r#"data: {"usage": {"total_tokens": 3}, "error": "", "errors": []}"#,
             "event: message\ndata: {}",
+            "event: ping",
+            ": error",
         ] {
             read_after_a_piece(&format!("{event}\n\ndata: [DONE]\n\n"), shape).unwrap();
         }
+    }
+}
+
+#[test]
+fn content_in_parts_is_read_and_content_that_is_no_text_is_an_error() {
+    let event = |content: &serde_json::Value| {
+        let event = json!({"choices": [{"index": 0, "delta": {"content": content}}]});
+        format!("data: {event}\n\ndata: [DONE]\n\n")
+    };
+    let parts = json!([
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+        {"type": "text", "text": "b"},
+        {"type": "text", "text": "c"},
+    ]);
+    let mut reader = ChunkReader::new(200, 1 << 20);
+    let mut batch = Batch::new(Shape::Texts);
+    reader.feed(event(&parts).as_bytes(), &mut batch).unwrap();
+    assert_eq!(texts(batch), ["bc"]);
+    for content in [
+        json!(5),
+        json!({"text": "b"}),
+        json!(["b"]),
+        json!([{"type": "text"}]),
+    ] {
+        let end = read_after_a_piece(&event(&content), Shape::Texts);
+        let Err(error @ Error::InvalidResponse { .. }) = end else {
+            panic!("{content}: {end:?}")
+        };
+        assert!(error.to_string().contains("a delta's content"), "{error}");
     }
 }
 
@@ -486,9 +609,10 @@ fn both_ways_of_reading_an_event_find_the_same() {
         r#"{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}, {"index": 1, "delta": null}]}"#,
         r#"{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}}"#,
         r#"{"choices": [["a"], {"index": 0, "delta": ["a"]}], "error": null, "usage": null}"#,
-        r#"{"choices": null, "model": null, "error": {}}"#,
+        r#"{"choices": [], "model": null, "error": {}}"#,
         r#"{"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": ""}], "message": "x"}"#,
-        r#"{"choices": [{"index": -1, "delta": {"content": 5}, "finish_reason": 5}], "model": 5, "error": ""}"#,
+        r#"{"choices": [{"index": -1, "delta": {"content": "a"}, "finish_reason": 5}], "model": 5, "error": ""}"#,
+        r#"{"choices": [{"delta": {"content": [{"type": "text", "text": "a"}]}, "finish_reason": "stop"}]}"#,
         r#"{"model": "a", "model": "b"}"#,
         "{}",
     ] {
