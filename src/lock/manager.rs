@@ -129,7 +129,8 @@ impl Manager {
     }
 
     /// Takes several locks, all or none, one after another in the order of their keys, so that two callers can't wait for
-    /// each other. The result is in the order asked for, to be picked up a second after the time limit at the latest.
+    /// each other. The result is in the order asked for. It is given back if nobody picks it up
+    /// within a second after the time limit.
     ///
     /// # Errors
     /// As [`Manager::acquire`]; the time limit is for all of them together.

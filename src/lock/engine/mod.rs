@@ -39,8 +39,8 @@ use retry::Backoff;
 /// How long a caller waits after its deadline for a request that is still under way. No caller may
 /// wait longer than one second after its deadline.
 const GRACE: Duration = Duration::from_millis(900);
-/// How long after its deadline a waiter is removed that has not left by itself. Longer than [`GRACE`]: what was
-/// sent in time may still be answered.
+/// How long after its deadline a waiter is removed that has not left by itself. It is longer than
+/// [`GRACE`], because a request that was sent in time may still be answered.
 pub(crate) const OVERDUE: Duration = Duration::from_secs(1);
 /// How long a release is tried for before its caller is told; it goes on in the background.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
@@ -125,7 +125,8 @@ impl Engine {
     /// held after `request.timeout`, never earlier; with [`LockError::Backend`] when the database could not be asked in that
     /// time (transient failures are retried), or refused.
     ///
-    /// Who is not polled any more loses its place a second after its deadline: the future fails then when it is polled again.
+    /// A future that is not polled loses its place, and what was won for it, a second after the
+    /// deadline: it fails when it is polled again.
     pub fn acquire(
         self: &Arc<Self>,
         request: Request,

@@ -128,7 +128,7 @@ impl Seen {
 enum Expected {
     /// What comes of the request.
     Answer(Answer),
-    /// Nothing more: the waiter was removed, and this is the database's part in it.
+    /// Nothing more: the waiter was removed. The error is the database's, if that had failed by then.
     Nothing(Option<StoreError>),
 }
 

@@ -953,11 +953,15 @@ async fn a_waiter_that_is_not_polled_loses_its_place_after_its_time() {
     let mut stuck = acquire(&engine);
     asked.acquire().held(theirs());
     waits(&mut stuck).await;
+    let behind = [acquire(&engine), acquire(&engine)];
     let next = patient(&engine);
     until_removed(&engine, &asked).await;
     asked.acquire().won(won());
     next.await.unwrap().keep();
     assert_timed_out(stuck).await;
+    for waiter in behind {
+        assert_timed_out(waiter).await;
+    }
     assert!(asked.is_empty());
 }
 

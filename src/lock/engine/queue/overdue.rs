@@ -1,10 +1,12 @@
 //! Waiters that are removed because their own task does not run.
 //!
-//! A waiter's task leaves the queue at the waiter's deadline. But the task may be on an event loop that is blocked, closed or never
-//! run again. So the engine removes whoever is still there a second later, and gives back what has been won for it meanwhile. Its
-//! own task, if it ever runs again, finds that the time is over.
+//! A waiter's task leaves the queue at the waiter's deadline. But the task may be on an event loop
+//! that is blocked, closed or never run again. So the engine removes whoever is still there a second
+//! later, and gives back what has been won for it meanwhile. If the task ever runs again, it finds
+//! that the time is over.
 //!
-//! One task of the engine does so. It sleeps until the first waiter is due, and ends when nobody waits.
+//! One task of the engine does so. It sleeps until the first waiter is due, and ends when nobody
+//! waits any more.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -43,7 +45,7 @@ async fn look(engine: Weak<Engine>, sooner: Arc<Notify>, mut next: Instant) {
     }
 }
 
-/// What a removed waiter leaves. Dropping its claims gives back what was won: not while the queues are locked.
+/// What a removed waiter leaves. Dropping its claims gives back what was won.
 struct Left {
     key: Arc<str>,
     waiter: Arc<Waiter>,
@@ -112,7 +114,7 @@ impl Engine {
         let mut expected = waiter.expected();
         let answered = match &mut *expected {
             Expected::Answer(answer) => {
-                answer.close(); // an answer that comes later gives its claim back
+                answer.close(); // the claim of a later answer is dropped, and gives its row back
                 answer.try_recv().ok()
             }
             Expected::Nothing(_) => None,

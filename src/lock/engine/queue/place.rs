@@ -102,8 +102,8 @@ impl Place {
         self.engine.send(ready);
     }
 
-    /// Waits for what comes of the request: the claim comes back. It fails when nothing more will come, because the waiter
-    /// was removed; with the database's error if that is to blame.
+    /// Waits for what comes of the request: the claim comes back. It fails when the waiter has been
+    /// removed; with an error if the database had failed by then.
     pub(in crate::lock::engine) async fn answered(&self) -> Result<Answered, Option<StoreError>> {
         poll_fn(|context| match &mut *self.waiter.expected() {
             Expected::Answer(answer) => Pin::new(answer)
