@@ -2,7 +2,7 @@
 
     python benchmarks/exits.py [--exits 200]
 
-The same scenarios as `tests/test_bridge_exit.py`, in turn. Prints one line, and exits with 1 if any exit
+The same scenarios as `tests/bridge/test_exit.py`, in turn. Prints one line, and exits with 1 if any exit
 went wrong.
 """
 
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests.test_bridge_exit import PRELUDE, WAYS_TO_END
+from tests.bridge.test_exit import PRELUDE, WAYS_TO_END
 
 
 def main() -> int:

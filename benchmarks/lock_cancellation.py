@@ -18,10 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.lock_cancellation import cancel_at_random
-
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from benchmarks.stores import TITLES, running
+from testing_support.lock_cancellation import cancel_at_random
 
 _AT_ONCE = 100
 

@@ -4,8 +4,8 @@
 
 Workers increment a number under one lock. Meanwhile holders are killed, and stopped for longer than their
 time to live; with PostgreSQL and Redis connections are cut, and the server is restarted as after a
-crash. Then the history of all of them is checked: see `tests/chaos/history.py`. The tests run the same
-for seconds.
+crash. Then the history of all of them is checked: see `testing_support/chaos/history.py`. The tests
+run the same for seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.chaos.torment import FAULTS, run
+from testing_support.chaos.torment import FAULTS, run
 
 TTL = 2.0
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.lock_counter import count_together
-from tests.servers.postgres import PostgresServer
+from testing_support.lock_counter import count_together
+from testing_support.servers.postgres import PostgresServer
 
 ENDLESS = 10**9
 

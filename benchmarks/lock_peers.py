@@ -98,7 +98,7 @@ class Original:
     """The original's algorithm, on SQLAlchemy or on redis-py."""
 
     def __init__(self, url: str) -> None:
-        from tests.reference.polling_lock import old_manager
+        from testing_support.reference.polling_lock import old_manager
 
         self._manager = old_manager(url, TTL)
 

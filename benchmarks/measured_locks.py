@@ -137,7 +137,7 @@ def _statements_seen(store: str, url: str) -> Iterator[Callable[[], int]]:
 
 async def waiting(locker: Locker, store: str, url: str, quick: bool, **_: Any) -> Figures:
     """What tests bound generously, in figures; the original's way holds the locks that are waited for."""
-    from tests.lock_waits import crowd, idle_cost, loop_excess, takeover
+    from testing_support.lock_waits import crowd, idle_cost, loop_excess, takeover
 
     times, waiters = (1, 100) if quick else (5, 1_000)
     takeovers = [await takeover(url) for _ in range(times)]

@@ -64,7 +64,7 @@ def _with_rows(name: str, *values: str) -> str:
 
 
 def _output(program: str, *arguments: str) -> str:
-    from tests.servers.postgres import PostgresServer
+    from testing_support.servers.postgres import PostgresServer
 
     command = [PostgresServer.program(program), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout

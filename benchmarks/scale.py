@@ -25,7 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from arbitrageai_native import BidLockManager
-from arbitrageai_native.leases import Lease
+from arbitrageai_native.locks.leases import Lease
 from benchmarks.scale_meters import PostgresMeter, RedisMeter, SqliteMeter, metered
 
 AnyMeter = PostgresMeter | RedisMeter | SqliteMeter

@@ -17,9 +17,9 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tests.servers.postgres import PostgresServer
-from tests.servers.redis import RedisServer
-from tests.servers.tcp_proxy import TcpProxy
+from testing_support.servers.postgres import PostgresServer
+from testing_support.servers.redis import RedisServer
+from testing_support.servers.tcp_proxy import TcpProxy
 
 TABLES = ("distributed_locks", "arbitrageai_lock_fences", "arbitrageai_lock_waiters")
 

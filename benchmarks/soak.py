@@ -34,8 +34,6 @@ from rich.text import Text
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.servers.postgres import PostgresServer
-
 from arbitrageai_native import BidLockManager, LLMService
 from arbitrageai_native._native import Probe, requests_under_way
 from arbitrageai_native.llm_health_check import CircuitState, get_health_checker
@@ -44,6 +42,7 @@ from benchmarks.soaking import answers
 from benchmarks.soaking.load import Load
 from benchmarks.soaking.samples import Record, Sample, read
 from benchmarks.soaking.verdict import Check, Ending, judge
+from testing_support.servers.postgres import PostgresServer
 
 ROOT = Path(__file__).parent.parent
 TTL = 3.0

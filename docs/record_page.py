@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 
 from fastapi import FastAPI
-from tests.servers.chromium import Chromium
-from tests.servers.uvicorn import serving
 
 from arbitrageai_native import BidLockManager, LLMService
-from arbitrageai_native.contrib.fastapi import router
 from arbitrageai_native.exceptions import APIConnectionError
+from arbitrageai_native.integrations.fastapi import router
 from arbitrageai_native.testing import ModelServer
+from testing_support.servers.chromium import Chromium
+from testing_support.servers.uvicorn import serving
 
 TARGET = Path(__file__).with_name("native-page.png")
 WIDTH = 960

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvloop
 
-from tests.drop_in import (
+from testing_support.servers.faulty_http import Action, FaultyServer
+from tests.drop_in.fixtures import (
     async_helpers,
     errors,
     health,
@@ -22,7 +23,7 @@ from tests.drop_in import (
     server,
     service,
 )
-from tests.lock_fixtures import (
+from tests.locks.fixtures import (
     make_manager,
     manager,
     own_redis_server,
@@ -34,7 +35,6 @@ from tests.lock_fixtures import (
     sqlite_url,
     table_url,
 )
-from tests.servers.faulty_http import Action, FaultyServer
 
 # Fixtures and hooks are found by their names here.
 __all__ = [
@@ -73,7 +73,7 @@ class LoopWithoutReaders(asyncio.SelectorEventLoop):
 
 
 # The watches over all tests of the client.
-pytest_plugins = ["tests.loop_watch", "tests.secret_watch"]
+pytest_plugins = ["tests.llm.loop_watch", "tests.llm.secret_watch"]
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 

@@ -3,7 +3,7 @@
 It starts a model server that takes a second for each answer, the application under uvicorn with several
 workers, and clients that post job postings; each posting is posted by three of them at the same time. With
 this package's modules in the place of the originals, or (`--originals`) with their reference in
-`tests/reference`:
+`testing_support/reference`:
 
     python examples/arbitrage_app/load.py --seconds 30 --in-flight 100 --json ours.json
     python examples/arbitrage_app/load.py --seconds 30 --in-flight 100 --originals --json originals.json
@@ -28,7 +28,7 @@ import httpx
 from arbitrageai_native.testing import ModelServer
 
 HERE = Path(__file__).resolve().parent
-REFERENCE = HERE.parent.parent / "tests" / "reference"
+REFERENCE = HERE.parent.parent / "testing_support" / "reference"
 SAME_POSTING = 3
 WARM_UP = "warm-up"
 SECONDS_TO_START = 60.0

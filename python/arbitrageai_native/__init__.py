@@ -11,29 +11,29 @@ import importlib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from arbitrageai_native import exceptions as exceptions
-    from arbitrageai_native import opentelemetry as opentelemetry
-    from arbitrageai_native import prometheus as prometheus
-    from arbitrageai_native._openai import AsyncOpenAI as AsyncOpenAI
-    from arbitrageai_native._openai import OpenAI as OpenAI
     from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager as BidLockManager
+    from arbitrageai_native.integrations import opentelemetry as opentelemetry
+    from arbitrageai_native.integrations import prometheus as prometheus
+    from arbitrageai_native.llm.clients import AsyncOpenAI as AsyncOpenAI
+    from arbitrageai_native.llm.clients import OpenAI as OpenAI
     from arbitrageai_native.llm_service import LLMService as LLMService
     from arbitrageai_native.llm_service import ModelConfig as ModelConfig
     from arbitrageai_native.loop_monitor import LoopMonitor as LoopMonitor
     from arbitrageai_native.process_metrics import metrics as metrics
     from arbitrageai_native.utils.async_helpers import safe_sleep as safe_sleep
 
-# Public name -> the module that defines it; None: the name is a module itself.
-_HOMES: dict[str, str | None] = {
-    "AsyncOpenAI": "_openai",
+# Public name -> the module that defines it, or, for a module, that module itself.
+_HOMES: dict[str, str] = {
+    "AsyncOpenAI": "llm.clients",
     "BidLockManager": "agent_execution.bid_lock_manager",
     "LLMService": "llm_service",
     "LoopMonitor": "loop_monitor",
     "ModelConfig": "llm_service",
-    "OpenAI": "_openai",
-    "exceptions": None,
+    "OpenAI": "llm.clients",
+    "exceptions": "exceptions",
     "metrics": "process_metrics",
-    "opentelemetry": None,
-    "prometheus": None,
+    "opentelemetry": "integrations.opentelemetry",
+    "prometheus": "integrations.prometheus",
     "safe_sleep": "utils.async_helpers",
 }
 
@@ -54,8 +54,8 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = _HOMES[name]
-    module = importlib.import_module(f"{__name__}.{home or name}")
-    value: object = module if home is None else getattr(module, name)
+    module = importlib.import_module(f"{__name__}.{home}")
+    value: object = module if home.rpartition(".")[2] == name else getattr(module, name)
     globals()[name] = value
     return value
 

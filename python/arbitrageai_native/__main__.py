@@ -2,7 +2,7 @@
 
 import sys
 
-from arbitrageai_native._command_line import main
+from arbitrageai_native.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,23 +6,23 @@ import importlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from arbitrageai_native._circuits import CountedCall as CountedCall
-    from arbitrageai_native._circuits import CountedStream as CountedStream
-    from arbitrageai_native._fallback import FallbackPlan as FallbackPlan
-    from arbitrageai_native._streams import AsyncStream as AsyncStream
-    from arbitrageai_native._streams import Stream as Stream
+    from arbitrageai_native.llm.counting import CountedCall as CountedCall
+    from arbitrageai_native.llm.counting import CountedStream as CountedStream
+    from arbitrageai_native.llm.fallback import FallbackPlan as FallbackPlan
+    from arbitrageai_native.llm.streams import AsyncStream as AsyncStream
+    from arbitrageai_native.llm.streams import Stream as Stream
     from arbitrageai_native.llm_health_check import HealthMetrics as HealthMetrics
     from arbitrageai_native.llm_health_check import LLMHealthChecker as LLMHealthChecker
     from arbitrageai_native.llm_health_check import get_health_checker as get_health_checker
 else:
     _HOMES = {
-        "AsyncStream": "_streams",
-        "CountedCall": "_circuits",
-        "CountedStream": "_circuits",
-        "FallbackPlan": "_fallback",
+        "AsyncStream": "llm.streams",
+        "CountedCall": "llm.counting",
+        "CountedStream": "llm.counting",
+        "FallbackPlan": "llm.fallback",
         "HealthMetrics": "llm_health_check",
         "LLMHealthChecker": "llm_health_check",
-        "Stream": "_streams",
+        "Stream": "llm.streams",
         "get_health_checker": "llm_health_check",
     }
 

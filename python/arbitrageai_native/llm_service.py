@@ -13,26 +13,27 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 
-from arbitrageai_native import _dispatch, _late, _native
+from arbitrageai_native import _late, _native
 from arbitrageai_native import _late_typing as typing
-from arbitrageai_native._environment import cloud_api_key, cloud_base_url, load_dotenv_file, revenue_threshold
-from arbitrageai_native._model_config import (
-    DEFAULT_CLOUD_MODEL,
-    DEFAULT_DISTILLED_MODEL,
-    DEFAULT_LOCAL_MODEL,
-    ModelConfig,
-)
-from arbitrageai_native._observation import logger as _logger
-from arbitrageai_native._observation import observe
-from arbitrageai_native._openai import OpenAI, organization_headers
-from arbitrageai_native._request import Request
 from arbitrageai_native._secrets import without_secrets
-from arbitrageai_native._settings import default_max_connections
+from arbitrageai_native.environment import cloud_api_key, cloud_base_url, load_dotenv_file, revenue_threshold
 from arbitrageai_native.exceptions import (
     CircuitBreakerError,
     InvalidArgumentError,
     InvalidArgumentTypeError,
 )
+from arbitrageai_native.llm import routing
+from arbitrageai_native.llm.clients import OpenAI, organization_headers
+from arbitrageai_native.llm.model_config import (
+    DEFAULT_CLOUD_MODEL,
+    DEFAULT_DISTILLED_MODEL,
+    DEFAULT_LOCAL_MODEL,
+    ModelConfig,
+)
+from arbitrageai_native.llm.request import Request
+from arbitrageai_native.llm.settings import default_max_connections
+from arbitrageai_native.llm.tracing import logger as _logger
+from arbitrageai_native.llm.tracing import observe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
-    from arbitrageai_native._settings import ServiceSettings
+    from arbitrageai_native.llm.settings import ServiceSettings
 
 __all__ = [
     "DEFAULT_CLOUD_MODEL",
@@ -185,11 +186,11 @@ class LLMService:
                     stacklevel=2,
                 )
         if stealth_mode:
-            _dispatch.refuse_if_open(self)
+            routing.refuse_if_open(self)
             self._wait_in_thread(request)
         observation = observe(self.model, request.body, self.base_url)
         try:
-            result = _dispatch.complete(self, request, observation, stealth_mode)
+            result = routing.complete(self, request, observation, stealth_mode)
         except BaseException as error:
             if observation is not None:
                 observation.failed(error)
@@ -213,7 +214,7 @@ class LLMService:
         delay = _this_module.random.uniform(*self._stealth_range) if stealth_mode else None
         observation = observe(self.model, request.body, self.base_url)
         try:
-            result = await _dispatch.complete_async(self, request, observation, delay)
+            result = await routing.complete_async(self, request, observation, delay)
         except BaseException as error:
             if observation is not None:
                 observation.failed(error)
@@ -256,7 +257,7 @@ class LLMService:
             self._metrics.blocked_a_loop()
         request.body["stream"] = True
         observation = observe(self.model, request.body, self.base_url)
-        return _late.Stream(_dispatch.open_stream(self, request, observation), None, observation)
+        return _late.Stream(routing.open_stream(self, request, observation), None, observation)
 
     def complete_streaming_async(
         self,
@@ -270,7 +271,7 @@ class LLMService:
         request = Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
         request.body["stream"] = True
         observation = observe(self.model, request.body, self.base_url)
-        return _late.AsyncStream(_dispatch.open_stream(self, request, observation), None, observation)
+        return _late.AsyncStream(routing.open_stream(self, request, observation), None, observation)
 
     # Fallback
 
@@ -355,7 +356,7 @@ class LLMService:
         Raises:
             InvalidArgumentTypeError: `prompts` is a single prompt (a string, a mapping), or not iterable.
         """
-        from arbitrageai_native._many import listed, run_in_private_loop
+        from arbitrageai_native.llm.many import listed, run_in_private_loop
 
         prompts = listed("prompts", prompts)
         if _in_event_loop():
@@ -373,7 +374,7 @@ class LLMService:
         **kwargs: typing.Any,
     ) -> list[dict[str, typing.Any] | Exception]:
         """As `complete_many`, without blocking the event loop."""
-        from arbitrageai_native._many import fan_out, listed
+        from arbitrageai_native.llm.many import fan_out, listed
 
         async def one(prompt: str | Mapping[str, typing.Any]) -> dict[str, typing.Any]:
             if isinstance(prompt, Mapping):

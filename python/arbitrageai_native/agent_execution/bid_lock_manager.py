@@ -19,15 +19,21 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from .. import _native
-from .._environment import load_dotenv_file_once
-from .._printable import in_one_line, printable
-from .._secrets import check_text
-from .._sessions import Place, Unasked, place_of_engine, place_of_session, place_of_sessions
-from ..drop_in import application_database
-from ..exceptions import LockBackendError, LockTimeoutError
-from ..leases import Lease, LockContext, OnLost, SyncLockContext, check_on_lost
-from ..lock_overview import HeldLock, LockOverview, Waiter
+from arbitrageai_native import _native
+from arbitrageai_native._printable import in_one_line, printable
+from arbitrageai_native._secrets import check_text
+from arbitrageai_native.drop_in import application_database
+from arbitrageai_native.environment import load_dotenv_file_once
+from arbitrageai_native.exceptions import LockBackendError, LockTimeoutError
+from arbitrageai_native.locks.leases import Lease, LockContext, OnLost, SyncLockContext, check_on_lost
+from arbitrageai_native.locks.overview import HeldLock, LockOverview, Waiter
+from arbitrageai_native.locks.sessions import (
+    Place,
+    Unasked,
+    place_of_engine,
+    place_of_session,
+    place_of_sessions,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType

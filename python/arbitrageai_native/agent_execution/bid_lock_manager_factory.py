@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 
-from .._environment import load_dotenv_file_once
-from .._printable import in_one_line
-from .bid_lock_manager import BidLockManager
-from .redis_bid_lock_manager import RedisBidLockManager
+from arbitrageai_native._printable import in_one_line
+from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
+from arbitrageai_native.agent_execution.redis_bid_lock_manager import RedisBidLockManager
+from arbitrageai_native.environment import load_dotenv_file_once
 
 __all__ = [
     "create_bid_lock_manager",

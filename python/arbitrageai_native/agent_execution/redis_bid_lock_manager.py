@@ -14,13 +14,13 @@ import socket
 import uuid
 from urllib.parse import quote
 
-from .. import _native
-from .._environment import load_dotenv_file_once
-from .._printable import in_one_line
-from .._secrets import check_text
-from ..exceptions import LockBackendError
-from ..leases import LockContext, OnLost
-from .bid_lock_manager import BidLockManager
+from arbitrageai_native import _native
+from arbitrageai_native._printable import in_one_line
+from arbitrageai_native._secrets import check_text
+from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
+from arbitrageai_native.environment import load_dotenv_file_once
+from arbitrageai_native.exceptions import LockBackendError
+from arbitrageai_native.locks.leases import LockContext, OnLost
 
 __all__ = ["RedisBidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from arbitrageai_native._command_line import BadInputError
+from arbitrageai_native.cli.main import BadInputError
 from arbitrageai_native.demo.postings import Posting
 
 SECONDS_TO_WAIT_FOR_OTHER_WRITERS: Final = 30.0

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from arbitrageai_native._command_line import BadInputError
+from arbitrageai_native.cli.main import BadInputError
 
 FIELDS: Final = ("marketplace", "id", "title", "description")
 MAY_BE_EMPTY: Final = frozenset({"description"})

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from arbitrageai_native import BidLockManager
-from arbitrageai_native._command_line import BadInputError
+from arbitrageai_native.cli.main import BadInputError
 from arbitrageai_native.demo.bids import BidTable, prepare_database
 from arbitrageai_native.demo.display import Display
 from arbitrageai_native.demo.messages import (

@@ -35,7 +35,7 @@ from arbitrageai_native.demo.messages import (
 from arbitrageai_native.demo.postings import Posting
 from arbitrageai_native.demo.proposals import SYSTEM_PROMPT, prompt_for, read_answer
 from arbitrageai_native.exceptions import LockError, LockTimeoutError
-from arbitrageai_native.leases import Lease
+from arbitrageai_native.locks.leases import Lease
 
 POSTINGS_AT_ONCE: Final = 12
 SECONDS_BETWEEN_STATUSES: Final = 0.1

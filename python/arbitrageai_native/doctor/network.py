@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from arbitrageai_native import _native
-from arbitrageai_native._environment import cloud_api_key, cloud_base_url
-from arbitrageai_native._model_config import ModelConfig
+from arbitrageai_native.environment import cloud_api_key, cloud_base_url
 from arbitrageai_native.exceptions import InvalidArgumentError, OpenAIError
+from arbitrageai_native.llm.model_config import ModelConfig
 
 from .finding import Finding, Level
 from .secrets import without_secrets

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from arbitrageai_native import _native
-from arbitrageai_native._environment import dotenv_file, load_dotenv_file
-from arbitrageai_native._settings import default_max_connections
+from arbitrageai_native.environment import dotenv_file, load_dotenv_file
+from arbitrageai_native.llm.settings import default_max_connections
 
 from .finding import Finding, Level
 

@@ -1,0 +1,1 @@
+"""The commands of `python -m arbitrageai_native`, one file each."""

@@ -1,0 +1,104 @@
+"""The subcommand `doctor`: whether everything that the package needs is there."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Final
+
+from arbitrageai_native.cli.main import BadInputError, seconds
+
+if TYPE_CHECKING:
+    from arbitrageai_native.cli.main import Subcommands
+    from arbitrageai_native.doctor import Finding
+
+DESCRIPTION: Final = """\
+Checks the set-up: database, Redis, model servers, certificates, proxies, limits. Prints a line for each
+finding, and advice below each warning and error. Changes nothing and uses no tokens."""
+
+EXAMPLES: Final = """\
+examples:
+  %(prog)s
+  %(prog)s --database-url postgresql://user@host/db --ttl 60
+  %(prog)s --json
+
+exit status: 0; 1 if anything is an error; 2 for bad input; 130 after Ctrl-C"""
+
+
+def add_command(subcommands: Subcommands) -> None:
+    """Add the subcommand's parser."""
+    parser = subcommands.add_parser(
+        "doctor",
+        help="check the set-up: database, Redis, model servers, certificates, limits",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--database-url",
+        metavar="URL",
+        help="the locks' database (default: DATABASE_URL, then sqlite:///data/tasks.db)",
+    )
+    parser.add_argument(
+        "--ttl",
+        type=seconds,
+        default=300.0,
+        metavar="SECONDS",
+        help="the locks' time to live, against which clocks are judged (default: 300)",
+    )
+    parser.add_argument("--json", action="store_true", help='print {"findings": […]}')
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look, and print what was found; 1 if anything is an error.
+
+    Raises:
+        BadInputError: `--database-url` names no database.
+    """
+    from arbitrageai_native import _native
+    from arbitrageai_native.doctor import Level, diagnose
+
+    try:
+        _native.inspect_database(arguments.database_url)  # not awaited: only the URL is read
+    except ValueError as error:
+        raise BadInputError(f"doctor: {error}") from None
+    findings = asyncio.run(diagnose(arguments.database_url, arguments.ttl))
+    if arguments.json:
+        import json
+
+        print(json.dumps({"findings": [finding.as_dict() for finding in findings]}, indent=2))
+    else:
+        _print_findings(findings)
+    return 1 if any(finding.level is Level.ERROR for finding in findings) else 0
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    """Print a whole line for each finding, since the user may have to copy a path or a URL from it."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from arbitrageai_native._printable import printable
+    from arbitrageai_native.doctor import Level
+
+    colours = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
+    width = max(len(finding.check) for finding in findings)
+    indentation = " " * (width + 2 + len("warning") + 2)
+    lines = []
+    for finding in findings:
+        level = Text(f"{finding.level.value:<7}", colours[finding.level])
+        lines.append(Text.assemble(f"{finding.check:<{width}}  ", level, "  ", printable(finding.detail)))
+        if finding.mend:
+            lines.append(Text.assemble(indentation, (printable(finding.mend), "italic")))
+    counts = [
+        f"{sum(finding.level is level for finding in findings)} {level.value}"
+        for level in (Level.OK, Level.WARNING, Level.ERROR)
+    ]
+    lines.append(Text(", ".join(counts)))
+    if sys.stdout.isatty():
+        console = Console(highlight=False)
+        for line in lines:
+            console.print(line, soft_wrap=True)
+    else:
+        print("\n".join(line.plain for line in lines))

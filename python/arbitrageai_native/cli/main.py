@@ -1,0 +1,89 @@
+"""The command line: finds the subcommands, parses, turns what goes wrong into one line and an exit status.
+
+A subcommand is a module named in `COMMAND_MODULES`. It has `add_command(subcommands)`, which adds its parser
+and sets its `run` default: a function that takes the parsed arguments and returns the exit status. These
+modules are imported whichever command is called, so they import what is heavy only in `run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+if TYPE_CHECKING:
+    Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+COMMAND_MODULES: Final = (
+    "arbitrageai_native.cli.demo",
+    "arbitrageai_native.cli.locks",
+    "arbitrageai_native.cli.run",
+    "arbitrageai_native.cli.audit",
+    "arbitrageai_native.cli.doctor",
+)
+
+EXIT_BAD_INPUT: Final = 2
+EXIT_INTERRUPTED: Final = 130
+EXIT_BROKEN_PIPE: Final = 141
+
+
+class BadInputError(Exception):
+    """Something the user gave is not usable; the message says what, in one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (--help lists the options)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 2 for bad input, 130 for Ctrl-C."""
+    program = _program_name()
+    parser = _Parser(
+        prog=program, description="LLM calls and database locks that never block the event loop."
+    )
+    subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
+    try:
+        for module in COMMAND_MODULES:
+            importlib.import_module(module).add_command(subcommands)
+        parsed = parser.parse_args(arguments)
+        run: Callable[[argparse.Namespace], int] = parsed.run
+        return run(parsed)
+    except BadInputError as error:
+        from arbitrageai_native._printable import printable
+
+        print(f"{program}: {printable(_one_line(str(error)))}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has gone. What is still buffered must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+
+
+def seconds(text: str) -> float:
+    """Parse the value of an option that has to be a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def _program_name() -> str:
+    name = Path(sys.argv[0]).name
+    return "python -m arbitrageai_native" if name in ("__main__.py", "-m", "") else name
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,59 @@
+"""The subcommand `run`: starts a command in which the drop-in modules are installed.
+
+The command takes this process's place, so that signals and its exit status are its own. What it is told
+travels in `PYTHONPATH`, and so reaches every Python process below it: server workers, pools, scripts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from arbitrageai_native.cli.main import BadInputError
+
+if TYPE_CHECKING:
+    from arbitrageai_native.cli.main import Subcommands
+
+SITE_FOLDER: Final = Path(__file__).parent / "run_site"
+
+DESCRIPTION: Final = """\
+Run COMMAND with this package's modules in the place of the originals (src.llm_service, ...), in COMMAND
+and in every Python process that it starts. It is passed on in PYTHONPATH, which `python -I` and `python -E`
+do not read."""
+
+
+def add_command(subcommands: Subcommands) -> None:
+    """Add the subcommand's parser."""
+    parser = subcommands.add_parser(
+        "run",
+        help="run a command with this package's modules in the place of the originals",
+        description=DESCRIPTION,
+        usage="%(prog)s [-h] -- COMMAND ...",
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Become the command.
+
+    Raises:
+        BadInputError: there is no command, or it can't be run.
+    """
+    command: list[str] = arguments.command
+    if command[:1] == ["--"]:
+        command = command[1:]
+    if not command:
+        raise BadInputError("run: COMMAND is missing, as in: run -- uvicorn app:app")
+    try:
+        os.execvpe(command[0], command, environment())
+    except OSError as error:
+        raise BadInputError(f"run: {command[0]!r} can't be run: {error.strerror}") from None
+
+
+def environment() -> dict[str, str]:
+    """The environment of this process, and what makes a Python in it install the drop-in modules."""
+    path = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(SITE_FOLDER), *([path] if path else [])])}

@@ -1,0 +1,1 @@
+"""Calls of model servers: what `LLMService` and the clients are made of."""

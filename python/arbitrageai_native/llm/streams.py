@@ -1,0 +1,170 @@
+"""Streamed answers as Python iterates them: batches come from native code, pieces go out one by one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from arbitrageai_native import _native
+    from arbitrageai_native.llm.tracing import Observation
+
+Item = TypeVar("Item")
+
+
+class _Streamed(Generic[Item]):
+    """What both kinds of iterator share. `wrap` makes of a chunk what is handed out; None: pieces of text."""
+
+    def __init__(
+        self,
+        native: _native.ChatStream,
+        wrap: Callable[[Any], Item] | None = None,
+        observation: Observation | None = None,
+    ) -> None:
+        self._native = native
+        self._wrap = wrap
+        self._observation = observation
+        self._ready: deque[Any] = deque()
+        self._over = False
+
+    @property
+    def model(self) -> str | None:
+        """The model that answers; None before the first piece."""
+        model: str | None = self._native.summary().get("model")
+        return model
+
+    @property
+    def usage(self) -> dict[str, int] | None:
+        """Tokens used, if the server says (OpenAI: with `stream_options={"include_usage": True}`)."""
+        usage: dict[str, int] | None = self._native.summary().get("usage")
+        return usage
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the model stopped; None before it did."""
+        reason: str | None = self._native.summary().get("finish_reason")
+        return reason
+
+    def _take(self) -> Item:
+        item = self._ready.popleft()
+        return item if self._wrap is None else self._wrap(item)
+
+    def _accept(self, batch: list[Any] | None) -> None:
+        if batch is None:
+            self._end(None)
+        else:
+            self._ready.extend(batch)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._over = True
+        observation, self._observation = self._observation, None
+        if observation is None:
+            return
+        if error is None:
+            observation.succeeded({"model": self.model, "usage": self.usage})
+        else:
+            observation.failed(error)
+
+    def _close(self) -> None:
+        self._ready.clear()
+        self._native.close()
+        if not self._over:
+            self._end(None)
+
+
+class Stream(_Streamed[Item]):
+    """A streamed answer. Leaving it early closes the request: `with`, `close()`, or when it is forgotten."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Item:
+        while not self._ready:
+            if self._over:
+                raise StopIteration
+            try:
+                self._accept(self._native.next(self._wrap is None))
+            except Exception as error:  # Ctrl-C ends only the wait, not the stream
+                self._end(error)
+                raise
+        return self._take()
+
+    def close(self) -> None:
+        """Close the request and end the iteration."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Closed(Coroutine[Any, Any, None]):
+    """The result of `AsyncStream.close`. Awaiting it returns at once; not awaiting it causes no warning."""
+
+    def __await__(self) -> Iterator[None]:  # type: ignore[override]
+        return iter(())
+
+    def send(self, value: object) -> None:
+        raise StopIteration
+
+    def throw(self, kind: Any, value: Any = None, trace: TracebackType | None = None) -> None:
+        raise kind if value is None else value
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class AsyncStream(_Streamed[Item]):
+    """A streamed answer. `async with`, `aclose()`, or dropping the stream closes the request early.
+
+    A wait for a piece that was cut short (by a cancellation or a time limit) may be repeated within one
+    second, and no piece is lost. The same holds for an `async for` that an exception left. After that second
+    the request is closed, even if something still refers to the stream, unless another wait is in progress:
+    further iteration yields the pieces that had arrived, and then raises `ClientClosedError`. After a wait
+    that returned a piece there is no limit on the time until the next wait. A wait in a separate task or
+    under `asyncio.shield` is not cut short together with the code that awaits it: use `async with` there.
+    """
+
+    def __aiter__(self) -> AsyncIterator[Item]:
+        iterator: AsyncIterator[Item] = self._native.iterate(self)
+        return iterator
+
+    async def __anext__(self) -> Item:
+        while not self._ready:
+            if self._over:
+                raise StopAsyncIteration
+            try:
+                self._accept(await self._native.next_async(self._wrap is None))
+            except Exception as error:
+                self._end(error)
+                raise
+            except BaseException:
+                self._native.wait_was_given_up()
+                del self  # the traceback keeps this frame, which would keep the stream
+                raise
+        return self._take()
+
+    async def aclose(self) -> None:
+        """Close the request and end the iteration."""
+        self._close()
+
+    def close(self) -> Coroutine[Any, Any, None]:
+        """Close the request at once, and end the iteration. Awaiting the result is optional."""
+        self._close()
+        return _Closed()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()

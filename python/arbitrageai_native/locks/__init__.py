@@ -1,0 +1,1 @@
+"""Leases of locks, who holds them, and which database they are in."""

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: servers, workers, tickers. It imports neither of them."""

@@ -1,1 +1,0 @@
-"""Runs what stands in blocks of code in the README and in `docs/`."""

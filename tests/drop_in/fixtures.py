@@ -1,0 +1,207 @@
+"""What the tests of the drop-in modules share.
+
+Each test asks for modules (`llm_service`, `health`, `locks`, …) and runs twice: over the reference of the
+originals and over the native modules. A test marked `better` speaks of a difference: over the reference it
+has to fail.
+"""
+
+import gc
+import sqlite3
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import closing
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from arbitrageai_native.testing import ModelServer
+from testing_support.keys import KEY
+
+PREFIXES = {"reference": "testing_support.reference.src", "native": "arbitrageai_native"}
+
+ENVIRONMENT = [
+    "API_KEY",
+    "BASE_URL",
+    "CLOUD_MODEL",
+    "DATABASE_URL",
+    "DISTILLED_MODEL_NAME",
+    "ENV",
+    "LOCAL_API_KEY",
+    "LOCAL_BASE_URL",
+    "LOCAL_MODEL",
+    "MIN_CLOUD_REVENUE",
+    "OLLAMA_URL",
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "REDIS_DB",
+    "REDIS_HOST",
+    "REDIS_PASSWORD",
+    "REDIS_PORT",
+    "REDIS_URL",
+    "TASK_MODEL_MAP",
+    "TASK_USE_LOCAL_MAP",
+    "USE_LOCAL_BY_DEFAULT",
+    "USE_REDIS_LOCKS",
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "better(raises=AssertionError): the native modules differ from the originals on purpose; over the "
+        "reference the test fails with `raises`",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    mark = item.get_closest_marker("better")
+    callspec = getattr(item, "callspec", None)
+    if mark is None or callspec is None or callspec.params.get("implementation") != "reference":
+        return (yield)
+    expected = mark.kwargs.get("raises", AssertionError)
+    try:
+        yield
+    except expected as error:
+        # What the reference left behind when it failed, coroutines never awaited for one, is none of the
+        # next test's business.
+        error.__traceback__ = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+        return None
+    pytest.fail(f"the reference passes: this is no difference, or the test does not show it ({expected})")
+
+
+@pytest.fixture(params=list(PREFIXES))
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """Whose modules are tested; in an empty folder, with nothing in the environment."""
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    name: str = request.param
+    return name
+
+
+def module(implementation: str, name: str) -> ModuleType:
+    """A module by its name below the package."""
+    return import_module(f"{PREFIXES[implementation]}.{name}")
+
+
+@pytest.fixture(scope="session")
+def http_client() -> Iterator[Any]:
+    """Shared by the reference's clients: each would read the system's certificates for one of its own."""
+    from openai import DefaultHttpxClient
+
+    with DefaultHttpxClient() as client:
+        yield client
+
+
+@pytest.fixture
+def llm_service(implementation: str, health: Any, monkeypatch: pytest.MonkeyPatch, http_client: Any) -> Any:
+    """`llm_service`, with the default configuration."""
+    found: Any = module(implementation, "llm_service")
+    found.set_default_model_config(found.ModelConfig())
+    if implementation == "reference":
+
+        class OpenAI(found.OpenAI):  # type: ignore[name-defined,misc]
+            def __init__(self, **arguments: Any) -> None:
+                super().__init__(**arguments, http_client=http_client)
+
+        monkeypatch.setattr(found, "OpenAI", OpenAI)
+    return found
+
+
+@pytest.fixture
+def health(implementation: str) -> Any:
+    """`llm_health_check`, without a global checker."""
+    found: Any = module(implementation, "llm_health_check")
+    found._global_health_checker = None
+    return found
+
+
+@pytest.fixture
+def locks(implementation: str, monkeypatch: pytest.MonkeyPatch, lock_file: Path) -> Iterator[Any]:
+    """`bid_lock_manager`, on an SQLite file of the test's own."""
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{lock_file}")
+    found: Any = module(implementation, "agent_execution.bid_lock_manager")
+    found._bid_lock_manager = None
+    yield found
+    found._bid_lock_manager = None
+
+
+@pytest.fixture
+def redis_locks(implementation: str, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> Iterator[Any]:
+    """`redis_bid_lock_manager`, on an empty Redis server."""
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    found: Any = module(implementation, "agent_execution.redis_bid_lock_manager")
+    found._bid_lock_manager = None
+    yield found
+    found._bid_lock_manager = None
+
+
+@pytest.fixture
+def lock_factory(implementation: str, locks: Any) -> Iterator[Any]:
+    """`bid_lock_manager_factory`, on an SQLite file of the test's own, without Redis."""
+    found: Any = module(implementation, "agent_execution.bid_lock_manager_factory")
+    found._bid_lock_manager = None
+    yield found
+    found._bid_lock_manager = None
+
+
+@pytest.fixture
+def lock_file(tmp_path: Path) -> Path:
+    """The database of `locks`."""
+    return tmp_path / "locks.db"
+
+
+@pytest.fixture
+def async_helpers(implementation: str) -> Any:
+    """`utils.async_helpers`."""
+    return module(implementation, "utils.async_helpers")
+
+
+@pytest.fixture
+def errors(implementation: str) -> Any:
+    """Where the exceptions of calls are."""
+    return import_module("openai" if implementation == "reference" else "arbitrageai_native.exceptions")
+
+
+@pytest.fixture
+def server() -> Iterator[ModelServer]:
+    """A model server in a thread of its own, which a blocked event loop does not hold up."""
+    with ModelServer() as server:
+        yield server
+
+
+@pytest.fixture
+def service(llm_service: Any, server: ModelServer) -> Any:
+    """A service of `server`, without a breaker."""
+    return llm_service.LLMService(base_url=server.base_url, api_key=KEY, enable_circuit_breaker=False)
+
+
+def rows(file: Path, sql: str = "SELECT * FROM distributed_locks") -> list[dict[str, Any]]:
+    """The table's rows, read past both implementations."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute(sql)]
+
+
+def change(file: Path, sql: str, *values: Any) -> None:
+    """Change the database past both implementations."""
+    with closing(sqlite3.connect(file, timeout=10)) as connection, connection:
+        connection.execute(sql, values)
+
+
+def rewind(file: Path, seconds: float) -> None:
+    """Let all locks end `seconds` earlier."""
+    change(file, "UPDATE distributed_locks SET expires_at = expires_at - ?", seconds)
+
+
+def python(*arguments: str) -> list[str]:
+    """A command that runs this Python."""
+    return [sys.executable, *arguments]

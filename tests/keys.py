@@ -1,4 +1,0 @@
-"""The API key of every test of the client: recognised wherever it gets out (`tests/secret_watch.py`)."""
-
-MARKER = "found-in-the-open"
-KEY = f"sk-{MARKER}-0123456789abcdef"

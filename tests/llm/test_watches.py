@@ -1,0 +1,142 @@
+"""The watches over the client's tests see what they are there for."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from testing_support import ticker
+
+ROOT = Path(__file__).parents[2]
+
+HEADER = """
+import asyncio, logging, pickle, sys, time
+import pytest
+from opentelemetry import trace
+from arbitrageai_native import LLMService, exceptions, llm_service
+from testing_support.keys import KEY
+from testing_support.servers import faulty_http as faulty
+
+@pytest.fixture
+def server():
+    with faulty.FaultyServer(faulty.answer(before_head=0.1)) as server:
+        yield server
+"""
+
+# Each is a test, and the words with which it has to be failed.
+HOLDING: dict[str, tuple[str, str]] = {
+    "blocking": ("async def test() -> None:\n    time.sleep(0.1)", "kept waiting"),
+    "blocking by the package": (
+        """
+# As the original did it.
+exec("async def complete_async(self, prompt): return self.complete(prompt)", vars(llm_service))
+
+async def test(server, monkeypatch):
+    monkeypatch.setattr(LLMService, "complete_async", llm_service.complete_async)
+    await LLMService(server.base_url, KEY).complete_async("hi")
+""",
+        "kept waiting",
+    ),
+    "blocking a loop of its own": (
+        "def test():\n    async def block():\n        time.sleep(0.1)\n    asyncio.run(block())",
+        "kept waiting",
+    ),
+    "one long wait among many": (
+        """
+async def test():
+    for _ in range(450):
+        await asyncio.sleep(0.005)
+    time.sleep(0.1)
+    await asyncio.sleep(0.01)
+""",
+        "kept waiting",
+    ),
+}
+
+LEAKING: dict[str, tuple[str, str]] = {
+    "log": ("def test():\n    logging.getLogger('any').debug('to %s', KEY)", "the log any"),
+    "argument of a log": (
+        "def test():\n    logging.getLogger('any').debug('', extra={'k': KEY})",
+        "the log any",
+    ),
+    "error": (
+        "def test():\n    with pytest.raises(OSError):\n        raise OSError(KEY)",
+        "the text of OSError",
+    ),
+    "cause": (
+        "def test():\n    with pytest.raises(OSError):\n        raise OSError from ValueError(KEY)",
+        "a traceback of OSError",
+    ),
+    "body of an error": (
+        "def test():\n    exceptions.APIError('x', body={'headers': KEY})",
+        "a pickle of APIError",
+    ),
+    "pickle": ("def test():\n    llm_service.ModelConfig(local_model=KEY)", "a pickle of ModelConfig"),
+    "representation": (
+        "def test():\n    LLMService('http://x/v1', 'k', model=KEY)",
+        "representation of LLMService",
+    ),
+    "span": ("def test():\n    trace.get_tracer('t').start_span(KEY).end()", "a span"),
+    "output": ("def test():\n    print(KEY)", "Captured stdout"),
+    "errors of a process": (
+        "import subprocess\ndef test():\n    subprocess.run([sys.executable, '-c', f'print({KEY!r})'])",
+        "Captured stdout",
+    ),
+    "another key": (
+        "def test(server):\n    LLMService(server.base_url, 'mine').complete('hi')",
+        "would not be recognised",
+    ),
+}
+
+HARMLESS = """
+async def test(server):
+    client = LLMService(server.base_url, KEY, model="m")
+    assert client.complete("hi")["content"] == (await client.complete_async("hi"))["content"]
+    with pytest.raises(exceptions.OpenAIError):
+        await client.complete_async("hi", max_retries=-1)
+"""
+
+
+def run(folder: Path, tests: dict[str, str]) -> str:
+    """Run each in a file of its own, as a test of the client, under both watches."""
+    (folder / "llm").mkdir()
+    for number, test in enumerate(tests.values()):
+        (folder / "llm" / f"test_{number}.py").write_text(HEADER + test)
+    options = ["-p", "tests.llm.loop_watch", "-p", "tests.llm.secret_watch", "-p", "no:cacheprovider", "-q"]
+    options += [f"--rootdir={folder}", "-oasyncio_mode=auto"]
+    command = [sys.executable, "-m", "pytest", *options, str(folder)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.parametrize("cases", [HOLDING, LEAKING], ids=["held up", "leaking"])
+def test_what_is_not_in_order_fails(cases: dict[str, tuple[str, str]], tmp_path: Path) -> None:
+    output = run(tmp_path, {name: test for name, (test, _) in cases.items()} | {"harmless": HARMLESS})
+    for number, (name, (_, expected)) in enumerate(cases.items()):
+        assert re.search(rf"FAILED \S*test_{number}.py::test", output), (name, output)
+        assert expected in output, (name, output)
+    assert re.search(rf"{len(cases)} failed, 1 passed", output), output
+
+
+def test_a_long_wait_counts_for_all_the_ticks_that_it_held_up() -> None:
+    quiet = [0.0001] * 10_000
+    assert ticker.high(quiet) < 0.001
+    assert ticker.high([*quiet, 0.1]) > 0.05
+    assert ticker.high([*quiet, 0.003]) < 0.005
+    assert ticker.high([0.001, 0.03]) == 0.03
+    assert ticker.high([]) == 0
+
+
+def test_the_control_ticks_all_the_time() -> None:
+    with ticker.control() as control:
+        start = time.monotonic()
+        time.sleep(0.5)
+        end = time.monotonic()
+        waits = control.waits_between(start, end)
+    assert len(waits) > 50
+    # The first may have begun before.
+    assert 0 <= end - start + max(waits) + 2 * ticker.PAUSE - sum(waits) - len(waits) * ticker.PAUSE < 0.25
