@@ -1,30 +1,212 @@
-"""What the environment says, and the `.env` file that adds to it."""
+"""What the environment says: every variable that the package reads is read here, and so is the `.env` file.
+
+Each function reads at its call. Three variables are read by the native side instead: `SSL_CERT_FILE`,
+`NO_PROXY` and `ARBITRAGEAI_NATIVE_WORKER_THREADS`.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+from urllib.parse import quote
 
-from arbitrageai_native.llm.tracing import logger
+from arbitrageai_native import defaults
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+_logger = logging.getLogger("arbitrageai_native.llm")
 
-__all__ = [
-    "cloud_api_key",
-    "cloud_base_url",
-    "dotenv_file",
-    "json_object",
-    "load_dotenv_file",
-    "load_dotenv_file_once",
-    "revenue_threshold",
-]
+# --- model servers ---
 
-_DEFAULT_BASE_URL = "https://api.openai.com/v1"
-_DEFAULT_API_KEY = "dummy-key-for-local"
 
+def cloud_base_url() -> str:
+    """`BASE_URL`, or OpenAI's."""
+    return os.environ.get("BASE_URL") or defaults.CLOUD_BASE_URL
+
+
+def cloud_api_key() -> str:
+    """`API_KEY`, or what stands in its place for servers that want none."""
+    return os.environ.get("API_KEY") or defaults.CLOUD_API_KEY
+
+
+def cloud_model() -> str:
+    """`CLOUD_MODEL`, or the default."""
+    return os.environ.get("CLOUD_MODEL", defaults.CLOUD_MODEL)
+
+
+def local_base_url() -> str | None:
+    """`LOCAL_BASE_URL`."""
+    return os.environ.get("LOCAL_BASE_URL")
+
+
+def ollama_url() -> str:
+    """`OLLAMA_URL`, or where Ollama listens on this machine."""
+    return os.environ.get("OLLAMA_URL") or defaults.LOCAL_BASE_URL
+
+
+def local_api_key() -> str:
+    """`LOCAL_API_KEY`, or what stands in its place for servers that want none."""
+    return os.environ.get("LOCAL_API_KEY", defaults.LOCAL_API_KEY)
+
+
+def local_model() -> str:
+    """`LOCAL_MODEL`, or the default."""
+    return os.environ.get("LOCAL_MODEL", defaults.LOCAL_MODEL)
+
+
+def distilled_model() -> str:
+    """`DISTILLED_MODEL_NAME`, or the default."""
+    return os.environ.get("DISTILLED_MODEL_NAME") or defaults.DISTILLED_MODEL
+
+
+def use_local_by_default() -> bool:
+    """Whether `USE_LOCAL_BY_DEFAULT` is "true"."""
+    text = os.environ.get("USE_LOCAL_BY_DEFAULT")
+    return defaults.USE_LOCAL_BY_DEFAULT if text is None else text.strip().lower() == "true"
+
+
+def task_model_map() -> dict[str, Any]:
+    """`TASK_MODEL_MAP`, a JSON object."""
+    return _json_object("TASK_MODEL_MAP")
+
+
+def task_use_local_map() -> dict[str, Any]:
+    """`TASK_USE_LOCAL_MAP`, a JSON object."""
+    return _json_object("TASK_USE_LOCAL_MAP")
+
+
+def _json_object(variable: str) -> dict[str, Any]:
+    text = os.environ.get(variable)
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        _logger.warning("%s is not a JSON object: it counts as empty", variable)
+        return {}
+    return value
+
+
+def revenue_threshold() -> int:
+    """`MIN_CLOUD_REVENUE`, in cents."""
+    text = os.environ.get("MIN_CLOUD_REVENUE")
+    try:
+        return defaults.MIN_CLOUD_REVENUE_CENTS if text is None else int(text)
+    except ValueError:
+        _logger.warning(
+            "MIN_CLOUD_REVENUE is not a whole number of cents: %d is used", defaults.MIN_CLOUD_REVENUE_CENTS
+        )
+        return defaults.MIN_CLOUD_REVENUE_CENTS
+
+
+def openai_api_key() -> str | None:
+    """`OPENAI_API_KEY`."""
+    return os.environ.get("OPENAI_API_KEY")
+
+
+def openai_base_url() -> str:
+    """`OPENAI_BASE_URL`, or OpenAI's."""
+    return os.environ.get("OPENAI_BASE_URL") or defaults.CLOUD_BASE_URL
+
+
+def openai_organization() -> str | None:
+    """`OPENAI_ORG_ID`."""
+    return os.environ.get("OPENAI_ORG_ID")
+
+
+def openai_project() -> str | None:
+    """`OPENAI_PROJECT_ID`."""
+    return os.environ.get("OPENAI_PROJECT_ID")
+
+
+# --- locks ---
+
+
+def database_url() -> str | None:
+    """`DATABASE_URL`; an empty one counts as unset."""
+    return os.environ.get("DATABASE_URL") or None
+
+
+def postgres_host() -> str | None:
+    """`PGHOST`, libpq's default host."""
+    return os.environ.get("PGHOST")
+
+
+def postgres_port() -> str | None:
+    """`PGPORT`, libpq's default port."""
+    return os.environ.get("PGPORT")
+
+
+def redis_url() -> str:
+    """`REDIS_URL`; when that is unset, it is made of `REDIS_HOST`, `_PORT`, `_DB` and `_PASSWORD`."""
+    url = os.environ.get("REDIS_URL")
+    if url:
+        return url
+    host = os.environ.get("REDIS_HOST") or defaults.REDIS_HOST
+    port = os.environ.get("REDIS_PORT") or defaults.REDIS_PORT
+    database = os.environ.get("REDIS_DB") or defaults.REDIS_DB
+    password = os.environ.get("REDIS_PASSWORD")
+    user = f":{quote(password, safe='')}@" if password else ""
+    return f"redis://{user}{f'[{host}]' if ':' in host else host}:{port}/{database}"
+
+
+def names_redis() -> bool:
+    """Whether a variable says where Redis is."""
+    return any(os.environ.get(name) for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT"))
+
+
+def wants_redis() -> bool:
+    """Whether locks belong in Redis: by `USE_REDIS_LOCKS`, else by Redis' address, else by `ENV`."""
+    switch = os.environ.get("USE_REDIS_LOCKS")
+    # The original decides by the same rule, an empty value included. An old process and a new one
+    # must never decide differently.
+    if switch is not None:
+        return switch.lower() in ("true", "1", "yes")
+    return names_redis() or os.environ.get("ENV", "development").lower() != "development"
+
+
+# --- what `doctor` reports ---
+
+
+def is_set(variable: str) -> bool:
+    """Whether a variable has a value that is not empty."""
+    return bool(os.environ.get(variable))
+
+
+def certificate_file() -> str | None:
+    """`SSL_CERT_FILE`, which the native side reads."""
+    return os.environ.get("SSL_CERT_FILE")
+
+
+def secret_keys() -> list[str]:
+    """The values of all variables that are secrets as a whole."""
+    return _values("API_KEY", "LOCAL_API_KEY", "OPENAI_API_KEY", "REDIS_PASSWORD")
+
+
+def urls_with_secrets() -> list[str]:
+    """The values of all variables that are URLs, in which there may be passwords."""
+    return _values(
+        *("DATABASE_URL", "REDIS_URL", "BASE_URL", "LOCAL_BASE_URL", "OLLAMA_URL"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
+    )
+
+
+def _values(*variables: str) -> list[str]:
+    return [value for value in map(os.environ.get, variables) if value]
+
+
+def with_python_path(*folders: str) -> dict[str, str]:
+    """All variables, for a child process whose Python also imports from these folders."""
+    path = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*folders, *([path] if path else [])])}
+
+
+# --- the `.env` file ---
 
 _is_loaded = False
 
@@ -44,8 +226,7 @@ def load_dotenv_file() -> None:
     global _is_loaded
     file = dotenv_file()
     if file is not None:
-        # Importing dotenv takes longer than importing this package, so it waits for a file to load.
-        from dotenv import load_dotenv
+        from dotenv import load_dotenv  # programs without a `.env` file need no dotenv
 
         try:
             load_dotenv(file)
@@ -93,45 +274,6 @@ def _folders_of_the_application() -> list[str]:
     if package is not None:
         folders = getattr(package, "__path__", ())
     else:
-        # As `importlib.util.find_spec` does it, without importing that module and what it needs.
-        specs = (finder.find_spec("src", None) for finder in sys.meta_path)
-        spec = next((spec for spec in specs if spec is not None), None)
+        spec = find_spec("src")
         folders = (spec.submodule_search_locations if spec is not None else None) or ()
     return [os.path.abspath(folder) for folder in folders]  # noqa: PTH100
-
-
-def cloud_base_url() -> str:
-    """`BASE_URL`, or OpenAI's."""
-    return os.getenv("BASE_URL") or _DEFAULT_BASE_URL
-
-
-def cloud_api_key() -> str:
-    """`API_KEY`, or what stands in its place for servers that want none."""
-    return os.getenv("API_KEY") or _DEFAULT_API_KEY
-
-
-def json_object(variable: str) -> dict[str, Any]:
-    """The JSON object in a variable; what is none counts as empty."""
-    text = os.getenv(variable)
-    if not text:
-        return {}
-    import json  # nothing else here needs it
-
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        logger().warning("%s is not a JSON object: it counts as empty", variable)
-        return {}
-    return value
-
-
-def revenue_threshold() -> int:
-    """`MIN_CLOUD_REVENUE`, in cents."""
-    text = os.getenv("MIN_CLOUD_REVENUE", "3000")
-    try:
-        return int(text)
-    except ValueError:
-        logger().warning("MIN_CLOUD_REVENUE is not a whole number of cents: 3000 is used")
-        return 3000

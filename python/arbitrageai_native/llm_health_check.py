@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Any, overload
 
-from arbitrageai_native import _native
+from arbitrageai_native import _native, defaults
 from arbitrageai_native._secrets import without_secrets
 from arbitrageai_native.exceptions import CircuitBreakerError
 from arbitrageai_native.utils.async_helpers import safe_sleep
@@ -111,8 +111,8 @@ class HealthMetrics:
         total_requests: int = 0,
         total_failures: int = 0,
         opened_at: datetime | None = None,
-        failure_threshold: int = 3,
-        recovery_timeout_seconds: float = 60,
+        failure_threshold: int = defaults.FAILURE_THRESHOLD,
+        recovery_timeout_seconds: float = defaults.RECOVERY_TIMEOUT,
         response_times: Iterable[float] = (),
     ) -> None:
         self._native = _native.EndpointHealth(endpoint, failure_threshold, recovery_timeout_seconds)
@@ -243,10 +243,10 @@ class ExponentialBackoff:
 
     def __init__(
         self,
-        initial_delay_ms: int = 100,
-        max_delay_ms: int = 10000,
-        base: float = 2.0,
-        jitter_factor: float = 0.1,
+        initial_delay_ms: int = defaults.BACKOFF_INITIAL_MS,
+        max_delay_ms: int = defaults.BACKOFF_MAX_MS,
+        base: float = defaults.BACKOFF_BASE,
+        jitter_factor: float = defaults.BACKOFF_JITTER,
     ) -> None:
         self.initial_delay_ms = initial_delay_ms
         self.max_delay_ms = max_delay_ms
@@ -279,12 +279,15 @@ class LLMHealthChecker:
         health_status: Endpoint -> what is known of it.
     """
 
-    def __init__(self, check_interval_seconds: float = 30) -> None:
+    def __init__(self, check_interval_seconds: float = defaults.HEALTH_CHECK_INTERVAL) -> None:
         self.check_interval_seconds = check_interval_seconds
         self.health_status: dict[str, HealthMetrics] = {}
 
     def register_endpoint(
-        self, endpoint: str, failure_threshold: int = 3, recovery_timeout_seconds: float = 60
+        self,
+        endpoint: str,
+        failure_threshold: int = defaults.FAILURE_THRESHOLD,
+        recovery_timeout_seconds: float = defaults.RECOVERY_TIMEOUT,
     ) -> None:
         """Give an endpoint a circuit breaker; one that it has is kept."""
         if endpoint not in self.health_status:
@@ -335,7 +338,9 @@ class LLMHealthChecker:
             "last_healthy_at": healthy.isoformat() if healthy else None,
         }
 
-    async def health_check(self, endpoint: str, timeout_seconds: float = 5) -> bool:
+    async def health_check(
+        self, endpoint: str, timeout_seconds: float = defaults.HEALTH_CHECK_TIMEOUT
+    ) -> bool:
         """Ask the server at `endpoint` whether it is alive; never raises.
 
         GET `{base without /v1}/api/health`; where that is 404, Ollama's `/api/version`, then `/v1/models`.

@@ -7,16 +7,22 @@ native code.
 from __future__ import annotations
 
 import importlib
-import os
+import os  # noqa: F401, a name of the original module
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 
-from arbitrageai_native import _late, _native
+from arbitrageai_native import _late, _native, defaults
 from arbitrageai_native import _late_typing as typing
 from arbitrageai_native._secrets import without_secrets
-from arbitrageai_native.environment import cloud_api_key, cloud_base_url, load_dotenv_file, revenue_threshold
+from arbitrageai_native.environment import (
+    cloud_api_key,
+    cloud_base_url,
+    distilled_model,
+    load_dotenv_file,
+    revenue_threshold,
+)
 from arbitrageai_native.exceptions import (
     CircuitBreakerError,
     InvalidArgumentError,
@@ -120,8 +126,8 @@ class LLMService:
         base_url: str | None = None,
         api_key: str | None = None,
         model: str = DEFAULT_CLOUD_MODEL,
-        default_temperature: float = 0.7,
-        default_max_tokens: int = 1000,
+        default_temperature: float = defaults.TEMPERATURE,
+        default_max_tokens: int = defaults.MAX_TOKENS,
         model_config: ModelConfig | None = None,
         enable_fallback: bool = True,
         enable_circuit_breaker: bool | typing.Literal["always"] = True,
@@ -135,9 +141,9 @@ class LLMService:
         self.model_config = model_config or get_default_model_config()
         self.enable_fallback = enable_fallback
         self.enable_circuit_breaker = enable_circuit_breaker
-        self._stealth_range = _stealth_range(settings.pop("stealth_range", (2.0, 5.0)))
-        self._fallback_timeouts = settings.pop("fallback_timeouts", (10.0, 20.0, 30.0))
-        self._fallback_delays = settings.pop("fallback_delays", (2.0, 5.0))
+        self._stealth_range = _stealth_range(settings.pop("stealth_range", defaults.STEALTH_RANGE))
+        self._fallback_timeouts = settings.pop("fallback_timeouts", defaults.FALLBACK_TIMEOUTS)
+        self._fallback_delays = settings.pop("fallback_delays", defaults.FALLBACK_DELAYS)
         self._options = _options(dict(settings))
         self._metrics = _native.CallMetrics()
         self._closed = False
@@ -147,7 +153,9 @@ class LLMService:
         if enable_circuit_breaker == "always" or (enable_circuit_breaker and self._is_local):
             self._health_checker = _this_module.get_health_checker()
             self._health_checker.register_endpoint(
-                self.base_url, failure_threshold=3, recovery_timeout_seconds=60
+                self.base_url,
+                failure_threshold=defaults.FAILURE_THRESHOLD,
+                recovery_timeout_seconds=defaults.RECOVERY_TIMEOUT,
             )
 
     # Completions
@@ -341,7 +349,7 @@ class LLMService:
         self,
         prompts: Iterable[str | Mapping[str, typing.Any]],
         *,
-        concurrency: int = 16,
+        concurrency: int = defaults.CONCURRENCY,
         progress: bool = False,
         **kwargs: typing.Any,
     ) -> list[dict[str, typing.Any] | Exception]:
@@ -369,7 +377,7 @@ class LLMService:
         self,
         prompts: Iterable[str | Mapping[str, typing.Any]],
         *,
-        concurrency: int = 16,
+        concurrency: int = defaults.CONCURRENCY,
         progress: bool = False,
         **kwargs: typing.Any,
     ) -> list[dict[str, typing.Any] | Exception]:
@@ -471,7 +479,7 @@ class LLMService:
     @classmethod
     def for_distilled_task(cls, model: str | None = None, **kwargs: typing.Any) -> Self:
         """A service for the distilled model (`DISTILLED_MODEL_NAME`) on the local endpoint."""
-        return cls.with_local(model or os.getenv("DISTILLED_MODEL_NAME") or DEFAULT_DISTILLED_MODEL, **kwargs)
+        return cls.with_local(model or distilled_model(), **kwargs)
 
     @classmethod
     def with_local(cls, model: str | None = None, **kwargs: typing.Any) -> Self:
@@ -546,4 +554,4 @@ def _options(settings: dict[str, typing.Any]) -> _native.CallOptions:
     organization = organization_headers(settings.pop("organization", None), settings.pop("project", None))
     settings["default_headers"] = {**organization, **(settings.get("default_headers") or {})}
     settings.setdefault("max_connections", default_max_connections())
-    return _native.CallOptions(**settings)
+    return _native.CallOptions(**{**defaults.CALL_SETTINGS, **settings})

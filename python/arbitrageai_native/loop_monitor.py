@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+from arbitrageai_native import defaults
 from arbitrageai_native._native import LoopWatch
 from arbitrageai_native._printable import printable
 
@@ -81,7 +82,7 @@ class LoopMonitor:
 
     def __init__(
         self,
-        threshold: float = 0.1,
+        threshold: float = defaults.STALL_THRESHOLD,
         *,
         interval: float | None = None,
         on_stall: Callable[[Stall], object] | None = None,

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from arbitrageai_native import _native
+from arbitrageai_native import _native, defaults, environment
 from arbitrageai_native._printable import in_one_line, printable
 from arbitrageai_native._secrets import check_text
 from arbitrageai_native.drop_in import application_database
@@ -88,13 +88,13 @@ class BidLockManager:
 
     def __init__(
         self,
-        ttl: float = 300,
+        ttl: float = defaults.LOCK_TTL,
         database_url: str | None = None,
         *,
         auto_renew: bool = True,
         max_hold: float | None = _TEN_TTLS,  # type: ignore[assignment]
-        on_lost: OnLost = "log",
-        max_connections: int = 5,
+        on_lost: OnLost = defaults.LOCK_ON_LOST,
+        max_connections: int = defaults.LOCK_CONNECTIONS,
         listen_url: str | None = None,
         statement_cache: bool = True,
     ) -> None:
@@ -192,7 +192,7 @@ class BidLockManager:
         load_dotenv_file_once()
         application = application_database()
         if application is None:
-            return Place(os.environ.get("DATABASE_URL") or None)
+            return Place(environment.database_url())
         if getattr(application, "url", None) is not None:
             return place_of_engine(application, "src.api.database.engine")
         if callable(application):
@@ -264,8 +264,8 @@ class BidLockManager:
         self,
         marketplace_id: str,
         posting_id: str,
-        timeout: float = 10.0,
-        holder_id: str = "default",
+        timeout: float = defaults.LOCK_TIMEOUT,
+        holder_id: str = defaults.LOCK_HOLDER,
         *,
         raise_on_error: bool = False,
     ) -> bool:
@@ -305,7 +305,9 @@ class BidLockManager:
         grant.keep()
         return True
 
-    async def release_lock(self, marketplace_id: str, posting_id: str, holder_id: str = "default") -> bool:
+    async def release_lock(
+        self, marketplace_id: str, posting_id: str, holder_id: str = defaults.LOCK_HOLDER
+    ) -> bool:
         """Release a lock by its holder's name; carried through even when cancelled.
 
         If this process acquired the lock under that name, exactly that acquisition is released, and nobody
@@ -332,8 +334,8 @@ class BidLockManager:
         self,
         marketplace_id: str,
         posting_id: str,
-        timeout: float = 10.0,
-        holder_id: str = "default",
+        timeout: float = defaults.LOCK_TIMEOUT,
+        holder_id: str = defaults.LOCK_HOLDER,
         *,
         auto_renew: bool | None = None,
         on_lost: OnLost | None = None,
@@ -405,8 +407,8 @@ class BidLockManager:
         self,
         marketplace_id: str,
         posting_id: str,
-        timeout: float = 10.0,
-        holder_id: str = "default",
+        timeout: float = defaults.LOCK_TIMEOUT,
+        holder_id: str = defaults.LOCK_HOLDER,
         *,
         auto_renew: bool | None = None,
     ) -> Lease:
@@ -424,7 +426,7 @@ class BidLockManager:
         self,
         marketplace_id: str,
         posting_id: str,
-        holder_id: str = "default",
+        holder_id: str = defaults.LOCK_HOLDER,
         *,
         auto_renew: bool | None = None,
     ) -> Lease | None:
@@ -450,8 +452,8 @@ class BidLockManager:
     async def lock_many(
         self,
         names: Iterable[tuple[str, str]],
-        timeout: float = 10.0,
-        holder_id: str = "default",
+        timeout: float = defaults.LOCK_TIMEOUT,
+        holder_id: str = defaults.LOCK_HOLDER,
         *,
         auto_renew: bool | None = None,
     ) -> list[Lease]:
@@ -475,8 +477,8 @@ class BidLockManager:
         self,
         marketplace_id: str,
         posting_id: str,
-        timeout: float = 10.0,
-        holder_id: str = "default",
+        timeout: float = defaults.LOCK_TIMEOUT,
+        holder_id: str = defaults.LOCK_HOLDER,
         *,
         auto_renew: bool | None = None,
         on_lost: OnLost | None = None,
@@ -507,7 +509,7 @@ class BidLockManager:
     @property
     def max_hold(self) -> float | None:
         """Seconds for which a lock is renewed at most; None for no limit."""
-        return 10 * self.ttl if self._max_hold is _TEN_TTLS else self._max_hold
+        return defaults.MAX_HOLD_TTLS * self.ttl if self._max_hold is _TEN_TTLS else self._max_hold
 
     def _keeping(self, auto_renew: bool | None) -> dict[str, Any]:
         renew = self.auto_renew if auto_renew is None else auto_renew
@@ -591,7 +593,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def _tell_of_the_default() -> None:
-    file = os.path.abspath("data/tasks.db")  # noqa: PTH100
+    file = os.path.abspath(defaults.LOCK_DATABASE_FILE)  # noqa: PTH100
     if file not in _told_files:
         _told_files.add(file)
         logger.warning(
@@ -622,11 +624,11 @@ def get_bid_lock_manager() -> BidLockManager:
     """Give the process's manager, made now with a `ttl` of 300 if there is none."""
     global _bid_lock_manager
     if _bid_lock_manager is None:
-        _bid_lock_manager = BidLockManager(ttl=300)
+        _bid_lock_manager = BidLockManager(ttl=defaults.LOCK_TTL)
     return _bid_lock_manager
 
 
-def init_bid_lock_manager(ttl: float = 300) -> BidLockManager:
+def init_bid_lock_manager(ttl: float = defaults.LOCK_TTL) -> BidLockManager:
     """Make the process's manager anew."""
     global _bid_lock_manager
     _bid_lock_manager = BidLockManager(ttl=ttl)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 
+from arbitrageai_native import defaults
 from arbitrageai_native._printable import in_one_line
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.agent_execution.redis_bid_lock_manager import RedisBidLockManager
-from arbitrageai_native.environment import load_dotenv_file_once
+from arbitrageai_native.environment import load_dotenv_file_once, wants_redis
 
 __all__ = [
     "create_bid_lock_manager",
@@ -23,7 +23,7 @@ logger.addFilter(in_one_line)
 _Manager = BidLockManager | RedisBidLockManager
 
 
-async def create_bid_lock_manager(use_redis: bool | None = None, ttl: float = 300) -> _Manager:
+async def create_bid_lock_manager(use_redis: bool | None = None, ttl: float = defaults.LOCK_TTL) -> _Manager:
     """Make a manager: of Redis's locks if they are wanted and Redis answers, of the database's otherwise.
 
     That Redis was wanted, and is not to be had, is logged as a warning.
@@ -54,14 +54,7 @@ def _wants_redis(use_redis: bool | None) -> bool:
     if use_redis is not None:
         return use_redis
     load_dotenv_file_once()
-    switch = os.environ.get("USE_REDIS_LOCKS")
-    # The original decides by the same rule, an empty value included. An old process and a new one
-    # must never decide differently.
-    if switch is not None:
-        return switch.lower() in ("true", "1", "yes")
-    if any(os.environ.get(name) for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT")):
-        return True
-    return os.environ.get("ENV", "development").lower() != "development"
+    return wants_redis()
 
 
 _bid_lock_manager: _Manager | None = None
@@ -79,7 +72,7 @@ async def get_bid_lock_manager() -> _Manager:
     return _bid_lock_manager
 
 
-async def init_bid_lock_manager(use_redis: bool | None = None, ttl: float = 300) -> _Manager:
+async def init_bid_lock_manager(use_redis: bool | None = None, ttl: float = defaults.LOCK_TTL) -> _Manager:
     """Make the process's manager anew; as `create_bid_lock_manager`."""
     global _bid_lock_manager
     _bid_lock_manager = await create_bid_lock_manager(use_redis, ttl)

@@ -12,13 +12,12 @@ import logging
 import os
 import socket
 import uuid
-from urllib.parse import quote
 
-from arbitrageai_native import _native
+from arbitrageai_native import _native, defaults
 from arbitrageai_native._printable import in_one_line
 from arbitrageai_native._secrets import check_text
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
-from arbitrageai_native.environment import load_dotenv_file_once
+from arbitrageai_native.environment import load_dotenv_file_once, redis_url
 from arbitrageai_native.exceptions import LockBackendError
 from arbitrageai_native.locks.leases import LockContext, OnLost
 
@@ -40,10 +39,10 @@ class RedisBidLockManager:
     def __init__(
         self,
         redis_url: str | None = None,
-        ttl: float = 300,
+        ttl: float = defaults.LOCK_TTL,
         *,
         auto_renew: bool = True,
-        on_lost: OnLost = "log",
+        on_lost: OnLost = defaults.LOCK_ON_LOST,
     ) -> None:
         """Describe the locks; nothing is opened before the first one is asked for.
 
@@ -84,7 +83,11 @@ class RedisBidLockManager:
         return f"bid_lock:{marketplace_id}:{posting_id}"
 
     async def acquire_lock(
-        self, marketplace_id: str, posting_id: str, timeout: float = 10.0, holder_id: str | None = None
+        self,
+        marketplace_id: str,
+        posting_id: str,
+        timeout: float = defaults.LOCK_TIMEOUT,
+        holder_id: str | None = None,
     ) -> bool:
         """Acquire a lock for `ttl` seconds, without renewal; not reentrant.
 
@@ -133,7 +136,7 @@ class RedisBidLockManager:
         self,
         marketplace_id: str,
         posting_id: str,
-        timeout: float = 10.0,
+        timeout: float = defaults.LOCK_TIMEOUT,
         holder_id: str | None = None,
         *,
         auto_renew: bool | None = None,
@@ -221,16 +224,7 @@ def _holder(holder_id: str | None) -> str:
 
 def _url_of_the_environment() -> str:
     load_dotenv_file_once()
-    url = os.environ.get("REDIS_URL")
-    if url:
-        return url
-    host, port, database = (
-        os.environ.get(name) or default
-        for name, default in (("REDIS_HOST", "localhost"), ("REDIS_PORT", "6379"), ("REDIS_DB", "0"))
-    )
-    password = os.environ.get("REDIS_PASSWORD")
-    user = f":{quote(password, safe='')}@" if password else ""
-    return f"redis://{user}{f'[{host}]' if ':' in host else host}:{port}/{database}"
+    return redis_url()
 
 
 _bid_lock_manager: RedisBidLockManager | None = None
@@ -244,7 +238,9 @@ async def get_bid_lock_manager() -> RedisBidLockManager:
     return _bid_lock_manager
 
 
-async def init_bid_lock_manager(redis_url: str | None = None, ttl: float = 300) -> RedisBidLockManager:
+async def init_bid_lock_manager(
+    redis_url: str | None = None, ttl: float = defaults.LOCK_TTL
+) -> RedisBidLockManager:
     """Make the process's manager anew.
 
     Raises:

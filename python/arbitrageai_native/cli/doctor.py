@@ -7,6 +7,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Final
 
+from arbitrageai_native import defaults
 from arbitrageai_native.cli.main import BadInputError, seconds
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ def add_command(subcommands: Subcommands) -> None:
     parser.add_argument(
         "--ttl",
         type=seconds,
-        default=300.0,
+        default=defaults.LOCK_TTL,
         metavar="SECONDS",
-        help="the locks' time to live, against which clocks are judged (default: 300)",
+        help="the locks' time to live, against which clocks are judged (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help='print {"findings": […]}')
     parser.set_defaults(run=run)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from arbitrageai_native.cli.main import BadInputError
+from arbitrageai_native.environment import with_python_path
 
 if TYPE_CHECKING:
     from arbitrageai_native.cli.main import Subcommands
@@ -48,12 +49,6 @@ def run(arguments: argparse.Namespace) -> int:
     if not command:
         raise BadInputError("run: COMMAND is missing, as in: run -- uvicorn app:app")
     try:
-        os.execvpe(command[0], command, environment())
+        os.execvpe(command[0], command, with_python_path(str(SITE_FOLDER)))
     except OSError as error:
         raise BadInputError(f"run: {command[0]!r} can't be run: {error.strerror}") from None
-
-
-def environment() -> dict[str, str]:
-    """The environment of this process, and what makes a Python in it install the drop-in modules."""
-    path = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(SITE_FOLDER), *([path] if path else [])])}

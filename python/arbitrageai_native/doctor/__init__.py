@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
+from arbitrageai_native import defaults
+
 from . import databases, network, process
 from .finding import Finding, Level
 from .secrets import Secrets
@@ -22,7 +24,7 @@ SECONDS_FOR_EACH: Final = 5.0
 _Look = Callable[[], Awaitable[Iterable[Finding]]]
 
 
-async def diagnose(database_url: str | None = None, ttl: float = 300.0) -> list[Finding]:
+async def diagnose(database_url: str | None = None, ttl: float = defaults.LOCK_TTL) -> list[Finding]:
     """Look at everything, in a fixed order.
 
     Args:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Final
 
-from arbitrageai_native import _native
+from arbitrageai_native import _native, environment
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
-from arbitrageai_native.agent_execution.bid_lock_manager_factory import _wants_redis
-from arbitrageai_native.agent_execution.redis_bid_lock_manager import _url_of_the_environment
 from arbitrageai_native.exceptions import LockBackendError
 
 from .finding import Finding, Level
@@ -23,7 +20,7 @@ _DANGEROUS_PART: Final = 0.5
 
 async def database(url: str | None, ttl: float) -> list[Finding]:
     """The database of the locks."""
-    given = url or os.environ.get("DATABASE_URL") or None
+    given = url or environment.database_url()
     try:
         # The lock manager finds the database here, since the application may override DATABASE_URL.
         place = await BidLockManager(database_url=url or None)._asked_place(_SECONDS_TO_ASK)
@@ -47,13 +44,11 @@ async def database(url: str | None, ttl: float) -> list[Finding]:
 
 async def redis(ttl: float) -> list[Finding]:
     """Redis, if it is to keep the locks."""
-    if not _wants_redis(None):
+    if not environment.wants_redis():
         return [Finding("Redis", Level.OK, "not configured: the locks are in the database above")]
-    configured = any(
-        os.environ.get(name) for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT", "USE_REDIS_LOCKS")
-    )
+    configured = environment.names_redis() or environment.is_set("USE_REDIS_LOCKS")
     try:
-        found = await _native.inspect_database(_url_of_the_environment())
+        found = await _native.inspect_database(environment.redis_url())
     except (LockBackendError, ValueError) as error:
         said = str(error).replace("database_url", "REDIS_URL")
         mend = "See that the server runs and that REDIS_URL is right, or set USE_REDIS_LOCKS=false."

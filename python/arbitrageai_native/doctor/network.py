@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-from arbitrageai_native import _native
-from arbitrageai_native.environment import cloud_api_key, cloud_base_url
+from arbitrageai_native import _native, environment
 from arbitrageai_native.exceptions import InvalidArgumentError, OpenAIError
 from arbitrageai_native.llm.model_config import ModelConfig
 
@@ -22,13 +20,21 @@ _SECONDS_FOR_AN_ANSWER: Final = 4.0
 
 async def cloud_endpoint() -> list[Finding]:
     """The server at `BASE_URL`, with the key in `API_KEY`."""
-    return [await _endpoint("model endpoint", "BASE_URL", cloud_base_url(), cloud_api_key(), Level.ERROR)]
+    return [
+        await _endpoint(
+            "model endpoint",
+            "BASE_URL",
+            environment.cloud_base_url(),
+            environment.cloud_api_key(),
+            Level.ERROR,
+        )
+    ]
 
 
 async def local_endpoint() -> list[Finding]:
     """The local server. One that nobody has asked for may be missing: only fallbacks would need it."""
     config = ModelConfig.from_env()
-    variable = next((name for name in ("LOCAL_BASE_URL", "OLLAMA_URL") if os.environ.get(name)), None)
+    variable = next((name for name in ("LOCAL_BASE_URL", "OLLAMA_URL") if environment.is_set(name)), None)
     wanted = variable is not None or config.use_local_by_default
     level = Level.ERROR if wanted else Level.WARNING
     return [
@@ -60,7 +66,9 @@ async def _judged(check: str, variable: str, base_url: str, status: int) -> Find
         return Finding(check, Level.OK, f"{place} answers{verified}")
     if status in (401, 403):
         name = "LOCAL_API_KEY" if check == "local model" else "API_KEY"
-        said = f"{place} refuses the key with {status}" if os.environ.get(name) else f"{place} wants a key"
+        said = (
+            f"{place} refuses the key with {status}" if environment.is_set(name) else f"{place} wants a key"
+        )
         return Finding(check, Level.ERROR, said, f"Set {name} to a key that the server knows.")
     if status == 404 and await _native.is_healthy(base_url, _SECONDS_FOR_AN_ANSWER / 2):
         return Finding(check, Level.OK, f"{place} answers, without a list of models")
@@ -75,7 +83,7 @@ async def _judged(check: str, variable: str, base_url: str, status: int) -> Find
 
 async def certificates() -> list[Finding]:
     """Whom TLS trusts."""
-    file = os.environ.get("SSL_CERT_FILE")
+    file = environment.certificate_file()
     try:
         count = await _native.trusted_certificates()
     except OpenAIError as error:

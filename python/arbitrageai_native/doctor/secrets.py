@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 from urllib.parse import unquote, unquote_plus, urlsplit
 
+from arbitrageai_native import defaults, environment
+
 from .finding import Finding
 
 __all__ = ["Secrets", "without_secrets"]
 
-_KEYS: Final = ("API_KEY", "LOCAL_API_KEY", "OPENAI_API_KEY", "REDIS_PASSWORD")
-_URLS: Final = (
-    *("DATABASE_URL", "REDIS_URL", "BASE_URL", "LOCAL_BASE_URL", "OLLAMA_URL"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
-)
-_NO_SECRETS: Final = ("dummy-key-for-local", "not-needed")
+_NO_SECRETS: Final = (defaults.CLOUD_API_KEY, defaults.LOCAL_API_KEY)
 # A shorter one would be found within every other word.
 _SHORTEST: Final = 4
 _IN_PARAMETERS: Final = re.compile(r"[?&](?:password|api_key|key)=([^&#]*)")
@@ -45,8 +41,8 @@ class Secrets:
     @classmethod
     def of_the_environment(cls, *urls: str | None) -> Secrets:
         """Keys and passwords of the environment, and those in further URLs."""
-        texts = [os.environ.get(name, "") for name in _KEYS]
-        for url in (*(os.environ.get(name) for name in _URLS), *urls):
+        texts = environment.secret_keys()
+        for url in (*environment.urls_with_secrets(), *urls):
             found = list(_in_url(url or ""))
             texts += [*found, *map(unquote, found), *map(unquote_plus, found)]
         return cls(texts)

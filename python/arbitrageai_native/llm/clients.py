@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 
-from arbitrageai_native import _late, _native
+from arbitrageai_native import _late, _native, defaults, environment
 from arbitrageai_native import _late_typing as typing
 from arbitrageai_native._secrets import check_text, without_secrets
 from arbitrageai_native.exceptions import InvalidArgumentTypeError, OpenAIError
@@ -168,16 +167,16 @@ class _Client:
         base_url: str | None = None,
         organization: str | None = None,
         project: str | None = None,
-        timeout: float | None = 600.0,
-        max_retries: int = 2,
+        timeout: float | None = defaults.CLIENT_TIMEOUT,
+        max_retries: int = defaults.CALL_SETTINGS["max_retries"],
         default_headers: Mapping[str, str | None] | None = None,
         **settings: typing.Any,
     ) -> None:
-        api_key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY")
+        api_key = api_key if api_key is not None else environment.openai_api_key()
         if api_key is None:
             raise OpenAIError("api_key is missing: pass it, or set the environment variable OPENAI_API_KEY")
         if base_url is None:
-            base_url = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+            base_url = environment.openai_base_url()
         for name, value in (("base_url", base_url), ("api_key", api_key)):
             if not isinstance(value, str):
                 raise InvalidArgumentTypeError(f"{name} has to be a string, not {type(value).__name__}")
@@ -189,10 +188,9 @@ class _Client:
         headers = {**organization_headers(organization, project), **(default_headers or {})}
         settings.setdefault("max_connections", default_max_connections())
         # The SDK sends no such header, and code that came from it may compare requests.
-        settings.setdefault("idempotency_key", False)
-        self._options = _native.CallOptions(
-            timeout=timeout, max_retries=max_retries, default_headers=headers, **settings
-        )
+        settings.setdefault("idempotency_key", defaults.CLIENT_IDEMPOTENCY_KEY)
+        settings.update(timeout=timeout, max_retries=max_retries, default_headers=headers)
+        self._options = _native.CallOptions(**{**defaults.CALL_SETTINGS, **settings})
         self._metrics = _native.CallMetrics()
         self._native = _native.ChatClient(base_url, api_key)
         self._own_chat = Chat(self._completions_class(self))
@@ -223,8 +221,8 @@ class _Client:
 def organization_headers(organization: str | None, project: str | None) -> dict[str, str]:
     """The headers for `OPENAI_ORG_ID` and `OPENAI_PROJECT_ID`."""
     found = {
-        "OpenAI-Organization": organization or os.environ.get("OPENAI_ORG_ID"),
-        "OpenAI-Project": project or os.environ.get("OPENAI_PROJECT_ID"),
+        "OpenAI-Organization": organization or environment.openai_organization(),
+        "OpenAI-Project": project or environment.openai_project(),
     }
     return {name: value for name, value in found.items() if value}
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from arbitrageai_native import _late_typing as typing
-from arbitrageai_native.environment import cloud_api_key, cloud_base_url, json_object
+from arbitrageai_native import defaults, environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,13 +11,13 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_CLOUD_MODEL", "DEFAULT_DISTILLED_MODEL", "DEFAULT_LOCAL_MODEL", "ModelConfig"]
 
-DEFAULT_CLOUD_MODEL = "gpt-4o-mini"
+DEFAULT_CLOUD_MODEL = defaults.CLOUD_MODEL
 """The cloud's model, if nothing says otherwise."""
 
-DEFAULT_LOCAL_MODEL = "llama3.2"
+DEFAULT_LOCAL_MODEL = defaults.LOCAL_MODEL
 """The local model, if nothing says otherwise."""
 
-DEFAULT_DISTILLED_MODEL = "distilled-llama3.2"
+DEFAULT_DISTILLED_MODEL = defaults.DISTILLED_MODEL
 """The distilled model, unless the environment's `DISTILLED_MODEL_NAME` names another."""
 
 
@@ -41,14 +39,14 @@ class ModelConfig:
         cloud_model: str = DEFAULT_CLOUD_MODEL,
         local_model: str = DEFAULT_LOCAL_MODEL,
         local_base_url: str | None = None,
-        local_api_key: str = "not-needed",
-        use_local_by_default: bool = False,
+        local_api_key: str = defaults.LOCAL_API_KEY,
+        use_local_by_default: bool = defaults.USE_LOCAL_BY_DEFAULT,
         task_model_map: dict[str, str] | None = None,
         task_use_local_map: dict[str, bool] | None = None,
     ) -> None:
         self.cloud_model = cloud_model
         self.local_model = local_model
-        self.local_base_url = local_base_url or os.getenv("OLLAMA_URL") or "http://localhost:11434/v1"
+        self.local_base_url = local_base_url or environment.ollama_url()
         self.local_api_key = local_api_key
         self.use_local_by_default = use_local_by_default
         self.task_model_map = task_model_map or {}
@@ -58,13 +56,13 @@ class ModelConfig:
     def from_env(cls) -> Self:
         """Read the environment: `CLOUD_MODEL`, `LOCAL_MODEL`, `LOCAL_BASE_URL` and the others."""
         return cls(
-            cloud_model=os.getenv("CLOUD_MODEL", DEFAULT_CLOUD_MODEL),
-            local_model=os.getenv("LOCAL_MODEL", DEFAULT_LOCAL_MODEL),
-            local_base_url=os.getenv("LOCAL_BASE_URL"),
-            local_api_key=os.getenv("LOCAL_API_KEY", "not-needed"),
-            use_local_by_default=os.getenv("USE_LOCAL_BY_DEFAULT", "false").strip().lower() == "true",
-            task_model_map=json_object("TASK_MODEL_MAP"),
-            task_use_local_map=json_object("TASK_USE_LOCAL_MAP"),
+            cloud_model=environment.cloud_model(),
+            local_model=environment.local_model(),
+            local_base_url=environment.local_base_url(),
+            local_api_key=environment.local_api_key(),
+            use_local_by_default=environment.use_local_by_default(),
+            task_model_map=environment.task_model_map(),
+            task_use_local_map=environment.task_use_local_map(),
         )
 
     def get_model_for_task(
@@ -76,14 +74,14 @@ class ModelConfig:
         model = self.task_model_map.get(task_type, self.local_model if is_local else self.cloud_model)
         if is_local:
             return model, self.local_base_url, self.local_api_key, True
-        return model, cloud_base_url(), cloud_api_key(), False
+        return model, environment.cloud_base_url(), environment.cloud_api_key(), False
 
     def __getstate__(self) -> dict[str, typing.Any]:
         # A key has no business in a pickle; the process that reads it has its own environment.
         return {name: value for name, value in vars(self).items() if name != "local_api_key"}
 
     def __setstate__(self, state: dict[str, typing.Any]) -> None:
-        vars(self).update(state, local_api_key=os.getenv("LOCAL_API_KEY", "not-needed"))
+        vars(self).update(state, local_api_key=environment.local_api_key())
 
     def __repr__(self) -> str:
         return (

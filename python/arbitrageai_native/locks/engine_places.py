@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from typing import Any
 from urllib.parse import quote, urlencode
+
+from arbitrageai_native import environment
 
 __all__ = ["url_of", "url_of_async"]
 
@@ -145,10 +146,10 @@ def _refuse_another_server(connection: Any, url: Any, database: str) -> str:
 
 
 def _host_and_port(url: Any) -> tuple[str | None, int | None]:
-    host = url.query.get("host") or url.query.get("hostaddr") or url.host or os.environ.get("PGHOST")
+    host = url.query.get("host") or url.query.get("hostaddr") or url.host or environment.postgres_host()
     if isinstance(host, tuple):
         return None, None  # several hosts: `Database::parse` refuses the URL later
-    port = url.query.get("port") or url.port or os.environ.get("PGPORT") or 5432
+    port = url.query.get("port") or url.port or environment.postgres_port() or 5432
     alone = re.fullmatch(r"([A-Za-z0-9.-]*):(\d+)", host or "")
     if alone:
         host, port = alone.groups()
