@@ -181,7 +181,7 @@ def _application_module() -> ModuleType | None:
         if isinstance(error, ModuleNotFoundError) and error.name in _APPLICATION_PARTS:
             _path_without_application = list(sys.path)
             return None
-        from arbitrageai_native._secrets import without_credentials
+        from arbitrageai_native._safe_text import without_credentials
 
         # Falling back to another database would break the exclusion with old processes.
         said = without_credentials(f"{type(error).__name__}: {error}")

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, overload
 
 from arbitrageai_native import _native, defaults
-from arbitrageai_native._secrets import without_secrets
+from arbitrageai_native._safe_text import without_secrets
 from arbitrageai_native.exceptions import CircuitBreakerError
 from arbitrageai_native.utils.async_helpers import safe_sleep
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from arbitrageai_native import _late, _native, defaults
 from arbitrageai_native import _late_typing as typing
-from arbitrageai_native._secrets import without_secrets
+from arbitrageai_native._safe_text import without_secrets
 from arbitrageai_native.environment import (
     cloud_api_key,
     cloud_base_url,

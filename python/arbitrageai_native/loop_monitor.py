@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from arbitrageai_native import defaults
 from arbitrageai_native._native import LoopWatch
-from arbitrageai_native._printable import printable
+from arbitrageai_native._safe_text import printable
 
 if TYPE_CHECKING:
     from traceback import StackSummary

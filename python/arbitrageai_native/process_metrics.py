@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from arbitrageai_native import _native
-from arbitrageai_native._secrets import without_secrets
+from arbitrageai_native._safe_text import without_secrets
 
 __all__ = ["metrics"]
 

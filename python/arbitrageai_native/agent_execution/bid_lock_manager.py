@@ -20,8 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from arbitrageai_native import _native, defaults, environment
-from arbitrageai_native._printable import in_one_line, printable
-from arbitrageai_native._secrets import check_text
+from arbitrageai_native._safe_text import check_text, in_one_line, printable
 from arbitrageai_native.drop_in import application_database
 from arbitrageai_native.environment import load_dotenv_file_once
 from arbitrageai_native.exceptions import LockBackendError, LockTimeoutError

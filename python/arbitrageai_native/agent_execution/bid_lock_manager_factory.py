@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from arbitrageai_native import defaults
-from arbitrageai_native._printable import in_one_line
+from arbitrageai_native._safe_text import in_one_line
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.agent_execution.redis_bid_lock_manager import RedisBidLockManager
 from arbitrageai_native.environment import load_dotenv_file_once, wants_redis

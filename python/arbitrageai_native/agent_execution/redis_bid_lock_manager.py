@@ -14,8 +14,7 @@ import socket
 import uuid
 
 from arbitrageai_native import _native, defaults
-from arbitrageai_native._printable import in_one_line
-from arbitrageai_native._secrets import check_text
+from arbitrageai_native._safe_text import check_text, in_one_line
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.environment import load_dotenv_file_once, redis_url
 from arbitrageai_native.exceptions import LockBackendError

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from arbitrageai_native._printable import printable
+from arbitrageai_native._safe_text import printable
 
 
 @dataclass(frozen=True, order=True)

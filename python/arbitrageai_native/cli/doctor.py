@@ -80,7 +80,7 @@ def _print_findings(findings: list[Finding]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from arbitrageai_native._printable import printable
+    from arbitrageai_native._safe_text import printable
     from arbitrageai_native.doctor import Level
 
     colours = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from arbitrageai_native._printable import printable
+from arbitrageai_native._safe_text import printable
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.exceptions import LockError
 from arbitrageai_native.locks.overview import HeldLock

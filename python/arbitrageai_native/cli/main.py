@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run: Callable[[argparse.Namespace], int] = parsed.run
         return run(parsed)
     except BadInputError as error:
-        from arbitrageai_native._printable import printable
+        from arbitrageai_native._safe_text import printable
 
         print(f"{program}: {printable(_one_line(str(error)))}", file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -17,7 +17,7 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from arbitrageai_native._printable import printable
+from arbitrageai_native._safe_text import printable
 from arbitrageai_native.demo.messages import CallEnded
 from arbitrageai_native.demo.progress import Outcome, Progress, ScannerProgress
 

@@ -11,7 +11,7 @@ from arbitrageai_native.exceptions import InvalidArgumentError, OpenAIError
 from arbitrageai_native.llm.model_config import ModelConfig
 
 from .finding import Finding, Level
-from .secrets import without_secrets
+from .secrets import shown_url
 
 __all__ = ["certificates", "cloud_endpoint", "local_endpoint", "proxies"]
 
@@ -45,7 +45,7 @@ async def local_endpoint() -> list[Finding]:
 
 
 async def _endpoint(check: str, variable: str, base_url: str, api_key: str, if_dead: Level) -> Finding:
-    place = without_secrets(base_url)
+    place = shown_url(base_url)
     try:
         status = await _native.ask_for_models(base_url, api_key, _SECONDS_FOR_AN_ANSWER)
     except InvalidArgumentError as error:
@@ -60,7 +60,7 @@ async def _endpoint(check: str, variable: str, base_url: str, api_key: str, if_d
 
 
 async def _judged(check: str, variable: str, base_url: str, status: int) -> Finding:
-    place = without_secrets(base_url)
+    place = shown_url(base_url)
     if status == 200:
         verified = ", its certificate verified" if base_url.strip().lower().startswith("https:") else ""
         return Finding(check, Level.OK, f"{place} answers{verified}")
@@ -101,7 +101,7 @@ async def proxies() -> list[Finding]:
     found = {name: url for name, url in getproxies_environment().items() if name in ("http", "https", "all")}
     if not found:
         return [Finding("proxies", Level.OK, "none")]
-    detail = ", ".join(f"{name}: {without_secrets(url)}" for name, url in sorted(found.items()))
+    detail = ", ".join(f"{name}: {shown_url(url)}" for name, url in sorted(found.items()))
     local = urlsplit(ModelConfig.from_env().local_base_url)
     is_on_this_machine = local.hostname in ("localhost", "127.0.0.1", "::1")
     has_a_proxy = local.scheme in found or "all" in found

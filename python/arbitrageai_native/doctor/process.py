@@ -123,11 +123,11 @@ async def circuits() -> list[Finding]:
     """The circuit breakers of this process."""
     from arbitrageai_native.llm_health_check import CircuitState, get_health_checker
 
-    from .secrets import without_secrets
+    from .secrets import shown_url
 
     known = get_health_checker().health_status
     refusing = sorted(
-        f"{without_secrets(endpoint)} is {metrics.state.value}"
+        f"{shown_url(endpoint)} is {metrics.state.value}"
         for endpoint, metrics in known.items()
         if metrics.state is not CircuitState.CLOSED
     )

@@ -9,10 +9,11 @@ from typing import Final
 from urllib.parse import unquote, unquote_plus, urlsplit
 
 from arbitrageai_native import defaults, environment
+from arbitrageai_native._safe_text import without_secrets
 
 from .finding import Finding
 
-__all__ = ["Secrets", "without_secrets"]
+__all__ = ["Secrets", "shown_url"]
 
 _NO_SECRETS: Final = (defaults.CLOUD_API_KEY, defaults.LOCAL_API_KEY)
 # A shorter one would be found within every other word.
@@ -57,17 +58,11 @@ class Secrets:
         return text
 
 
-def without_secrets(url: str) -> str:
+def shown_url(url: str) -> str:
     """A URL without user, password and parameters."""
-    scheme, _, rest = url.partition("://")
-    # A password may contain a character that ends the host in a URL, so the part before the last @
-    # is cut.
+    shown = without_secrets(url)
     try:
-        parts = urlsplit(f"{scheme}://{rest.rpartition('@')[2]}")
+        parts = urlsplit(shown)
     except ValueError:
         return "a URL that can't be read"
-    return (
-        f"{parts.scheme}://{parts.netloc}{parts.path}"
-        if parts.scheme and parts.netloc
-        else "a URL that can't be read"
-    )
+    return shown if parts.scheme and parts.netloc else "a URL that can't be read"

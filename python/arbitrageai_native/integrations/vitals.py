@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from arbitrageai_native import _native
-from arbitrageai_native._secrets import without_secrets
+from arbitrageai_native._safe_text import without_secrets
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.agent_execution.redis_bid_lock_manager import RedisBidLockManager
 from arbitrageai_native.exceptions import LockBackendError

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from arbitrageai_native import _late, _native, defaults, environment
 from arbitrageai_native import _late_typing as typing
-from arbitrageai_native._secrets import check_text, without_secrets
+from arbitrageai_native._safe_text import check_text, without_secrets
 from arbitrageai_native.exceptions import InvalidArgumentTypeError, OpenAIError
 from arbitrageai_native.llm.settings import CALL_SETTINGS, default_max_connections
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from arbitrageai_native._native import CallCount, CallMetrics
-from arbitrageai_native._secrets import without_secrets
+from arbitrageai_native._safe_text import without_secrets
 from arbitrageai_native.exceptions import APIStatusError, CircuitBreakerError, ClientClosedError, OpenAIError
 
 __all__ = ["CountedCall", "CountedStream"]

@@ -7,7 +7,7 @@ checker that is not ours to be told, is counted here.
 from __future__ import annotations
 
 from arbitrageai_native import _late, _native
-from arbitrageai_native._secrets import without_secrets
+from arbitrageai_native._safe_text import without_secrets
 from arbitrageai_native.exceptions import APITimeoutError, CircuitBreakerError
 from arbitrageai_native.llm.clients import AsyncOpenAI, OpenAI
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from arbitrageai_native._printable import in_one_line, printable
+from arbitrageai_native._safe_text import in_one_line, printable
 from arbitrageai_native.exceptions import LockLostError, LockTimeoutError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from threading import Lock, Thread
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from arbitrageai_native._secrets import without_credentials
+from arbitrageai_native._safe_text import without_credentials
 from arbitrageai_native.exceptions import LockBackendError
 from arbitrageai_native.locks import engine_places
 

@@ -1,8 +1,34 @@
-"""Keeps user names, passwords and keys that are in URLs out of texts that people read."""
+"""Makes texts safe to show and to log: control characters are escaped, credentials and keys are left out.
+
+Untrusted texts are posting ids, holders, file names, and messages of servers. `printable` escapes the
+characters that control a terminal or end a line of a log. Attributes of exceptions and JSON keep the text
+unchanged.
+"""
 
 from __future__ import annotations
 
-__all__ = ["check_text", "without_credentials", "without_secrets"]
+import logging
+import re
+
+from arbitrageai_native import _native
+
+__all__ = ["check_text", "in_one_line", "printable", "without_credentials", "without_secrets"]
+
+
+def printable(text: object) -> str:
+    r"""Return the text with its control characters escaped (`\n`, `\x1b`, `\u202e`); letters stay as is."""
+    # Lone surrogates, as in file names that are not UTF-8, can't be printed either.
+    return _native.printable(str(text).encode("utf-8", "backslashreplace").decode())
+
+
+def in_one_line(record: logging.LogRecord) -> bool:
+    """Filter of a logger that escapes the arguments of a record, so that none can forge a further line."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            printable(argument) if isinstance(argument, str | BaseException) else argument
+            for argument in record.args
+        )
+    return True
 
 
 def without_secrets(url: str) -> str:
@@ -17,8 +43,6 @@ def without_credentials(text: str) -> str:
     """Return a text of others, without the users and passwords of the URLs in it."""
     if "@" not in text:
         return text
-    import re  # only errors need it
-
     return re.sub(r"(?<=://)[^\s'\"]*@", "***@", text)
 
 
