@@ -6,7 +6,8 @@ COMMAND` does it in COMMAND and in the Python processes that it starts, and `pyt
 arbitrageai_native.drop_in` in a test run. `uninstall()` takes it back.
 
 An original's name and ours are then one and the same module object, so that what is patched in one is patched
-in the other. Nothing of ours is imported before the application asks for it.
+in the other: `SEAMS` lists what may be patched, and which code of ours reads it. Nothing of ours is imported
+before the application asks for it.
 
 For pytest, which would rewrite its plugins' assertions, and warn if they are imported already:
 PYTEST_DONT_REWRITE.
@@ -14,38 +15,141 @@ PYTEST_DONT_REWRITE.
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from threading import RLock
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["AlreadyImportedError", "application_database", "install", "is_installed", "uninstall"]
+__all__ = ["SEAMS", "AlreadyImportedError", "Seam", "install", "is_installed", "uninstall"]
 
 _PACKAGE = "arbitrageai_native"
 
+_LLM, _HEALTH, _HELPERS = "llm_service", "llm_health_check", "utils.async_helpers"
+_LOCKS = "agent_execution.bid_lock_manager"
+_REDIS = "agent_execution.redis_bid_lock_manager"
+_FACTORY = "agent_execution.bid_lock_manager_factory"
+
 # The original's name -> ours.
 _MODULES = {
-    f"src.{name}": f"{_PACKAGE}.{name}"
-    for name in (
-        "llm_service",
-        "llm_health_check",
-        "agent_execution.bid_lock_manager",
-        "agent_execution.redis_bid_lock_manager",
-        "agent_execution.bid_lock_manager_factory",
-        "utils.async_helpers",
-    )
+    f"src.{name}": f"{_PACKAGE}.{name}" for name in (_LLM, _HEALTH, _LOCKS, _REDIS, _FACTORY, _HELPERS)
 }
 
 _PARENTS = frozenset(("src", "src.agent_execution", "src.utils"))
 
-_APPLICATION_DATABASE = "src.api.database"
-_APPLICATION_PARTS = ("src", "src.api", _APPLICATION_DATABASE)
-_NAMES_OF_A_DATABASE = ("SessionLocal", "engine", "DATABASE_URL")
+
+class Seam(NamedTuple):
+    """A name that code written for the originals patches.
+
+    Attributes:
+        module: The module that has it, below `src` and below this package.
+        name: The name in that module, which may be patched under both names of the module.
+        read_by: The public names in that module whose code reads it at each call, and so obeys a patch. Empty
+            if the name only exists so that patching it raises no error: the work is done in native code.
+    """
+
+    module: str
+    name: str
+    read_by: tuple[str, ...] = ()
+
+
+SEAMS = (
+    Seam(_LLM, "OpenAI", ("LLMService",)),
+    Seam(_LLM, "get_health_checker", ("LLMService",)),
+    Seam(_LLM, "os.getenv", ("LLMService", "ModelConfig.from_env")),
+    Seam(_LLM, "time.sleep", ("LLMService.complete", "LLMService.complete_with_fallback")),
+    Seam(_LLM, "random.uniform", ("LLMService.complete", "LLMService.complete_async")),
+    Seam(_LLM, "LLMService.complete", ("LLMService.complete_with_fallback",)),
+    Seam(_LLM, "MIN_CLOUD_REVENUE", ("LLMService.get_optimized_service",)),
+    Seam(_LLM, "_default_model_config", ("get_default_model_config",)),
+    Seam(_LLM, "asyncio"),
+    Seam(_LLM, "logger"),
+    Seam(_HEALTH, "_global_health_checker", ("get_health_checker",)),
+    Seam(_HEALTH, "LLMHealthChecker", ("get_health_checker",)),
+    Seam(_HEALTH, "ExponentialBackoff.get_delay_ms", ("ExponentialBackoff.wait",)),
+    Seam(_LOCKS, "BidLockManager._get_db", ("BidLockManager.acquire_lock", "BidLockManager.get_metrics")),
+    Seam(_LOCKS, "SessionLocal", ("BidLockManager.acquire_lock", "BidLockManager.get_metrics")),
+    Seam(_LOCKS, "logger", ("BidLockManager.release_lock",)),
+    Seam(_LOCKS, "BidLockManager", ("get_bid_lock_manager", "init_bid_lock_manager")),
+    Seam(_LOCKS, "_bid_lock_manager", ("get_bid_lock_manager",)),
+    *(Seam(_LOCKS, name) for name in ("DistributedLock", "IntegrityError", "asyncio", "time", "uuid")),
+    Seam(_REDIS, "logger", ("RedisBidLockManager.release_lock",)),
+    Seam(_REDIS, "uuid.uuid4", ("RedisBidLockManager.acquire_lock",)),
+    Seam(_REDIS, "RedisBidLockManager", ("get_bid_lock_manager", "init_bid_lock_manager")),
+    Seam(_REDIS, "_bid_lock_manager", ("get_bid_lock_manager",)),
+    *(Seam(_REDIS, name) for name in ("Redis", "RedisError", "asyncio", "redis")),
+    Seam(_FACTORY, "BidLockManager", ("create_bid_lock_manager",)),
+    Seam(_FACTORY, "RedisBidLockManager", ("create_bid_lock_manager",)),
+    Seam(_FACTORY, "logger", ("create_bid_lock_manager",)),
+    Seam(_FACTORY, "_bid_lock_manager", ("get_bid_lock_manager",)),
+    Seam(_HELPERS, "asyncio"),
+)
+"""What may be patched in the originals' modules."""
+
+# Foreign names in our modules: where each is defined. They are imported only when they are looked up.
+_FOREIGN = {
+    "DistributedLock": "src.api.models.DistributedLock",
+    "IntegrityError": "sqlalchemy.exc.IntegrityError",
+    "Redis": "redis.asyncio.client.Redis",
+    "RedisError": "redis.exceptions.RedisError",
+    "asyncio": "asyncio",
+    "redis": "redis.asyncio",
+    "time": "time",
+    "uuid": "uuid",
+}
+
+
+def foreign_name(module: str, name: str) -> Any:
+    """Return what a module of the originals has under a foreign name; for the `__getattr__` of ours.
+
+    Raises:
+        AttributeError: it has no such name.
+    """
+    if Seam(module.removeprefix(f"{_PACKAGE}."), name) not in SEAMS or name not in _FOREIGN:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    home, _, last = _FOREIGN[name].rpartition(".")
+    try:
+        return getattr(import_module(home), last) if home else import_module(last)
+    except ImportError as error:
+        raise AttributeError(
+            f"{module}.{name} is {_FOREIGN[name]}, which can't be imported: {error}"
+        ) from error
+
+
+def replacement(instance: Any, name: str, original: Any, ignored: type | None = None) -> Any:
+    """Return what was put in the place of a static method, on an instance or on a class; None if nothing was.
+
+    The original is a static method in some versions and a method in others, so a function may take `self` or
+    not.
+
+    Args:
+        instance: an object with that method.
+        name: the method's name.
+        original: the function that stands there if nothing replaces it.
+        ignored: a class whose own replacement does not count.
+    """
+    if name in vars(instance):
+        return vars(instance)[name]
+    if getattr(type(instance), name) is original:
+        return None
+    owner = next(cls for cls in type(instance).__mro__ if name in vars(cls))
+    if owner is ignored:
+        return None
+    found = vars(owner)[name]
+    if inspect.isfunction(found) and not _wants_self(found):
+        return found
+    return getattr(instance, name)
+
+
+def _wants_self(function: Callable[..., Any]) -> bool:
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return first is not None and first.default is first.empty and first.kind in positional
 
 
 class AlreadyImportedError(RuntimeError):
@@ -140,64 +244,6 @@ def is_installed() -> bool:
     return any(finder is _names for finder in sys.meta_path)
 
 
-def application_database() -> Any:
-    """Return the object that determines the application's database.
-
-    This is the `SessionLocal` of the module `src.api.database`, else its `engine`, else its `DATABASE_URL`,
-    whether `install()` was called or not. The module is imported if it exists: the original imports it, and
-    an old process and a new one have to use the same database. Returns None if there is no such module.
-
-    Raises:
-        LockBackendError: the import fails, or it is still under way and is what calls this function.
-    """
-    module = _application_module()
-    for name in _NAMES_OF_A_DATABASE:
-        found = getattr(module, name, None)
-        if found is not None:
-            return found
-    if module is not None and _is_being_imported(module):
-        raise _no_database("is still being imported, and does not define SessionLocal or engine yet")
-    return None
-
-
-# The `sys.path` in which the module was not found. The module is searched again when `sys.path`
-# changes.
-_path_without_application: list[str] | None = None
-
-
-def _application_module() -> ModuleType | None:
-    global _path_without_application
-    module = sys.modules.get(_APPLICATION_DATABASE)
-    if module is not None and not _is_being_imported(module):
-        return module
-    if module is None and sys.path == _path_without_application:
-        return None
-    try:
-        if module is None and find_spec(_APPLICATION_DATABASE) is None:
-            _path_without_application = list(sys.path)
-            return None
-        return import_module(_APPLICATION_DATABASE)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name in _APPLICATION_PARTS:
-            _path_without_application = list(sys.path)
-            return None
-        from arbitrageai_native._safe_text import without_credentials
-
-        # Falling back to another database would break the exclusion with old processes.
-        said = without_credentials(f"{type(error).__name__}: {error}")
-        raise _no_database(f"can't be imported: {said}") from error
-
-
-def _no_database(why: str) -> Exception:
-    from arbitrageai_native.exceptions import LockBackendError
-
-    return LockBackendError(f"{_APPLICATION_DATABASE}, which defines the database of the locks, {why}")
-
-
-def _is_being_imported(module: ModuleType) -> bool:
-    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
-
-
 def pytest_load_initial_conftests() -> None:
     """For `pytest -p arbitrageai_native.drop_in`: install before any `conftest.py` is imported."""
     _install_for_pytest()
@@ -244,6 +290,10 @@ def _imported_originals() -> Iterator[tuple[str, ModuleType]]:
         module = sys.modules.get(name)
         if module is not None and module is not sys.modules.get(ours) and find_spec(ours) is not None:
             yield name, module
+
+
+def _is_being_imported(module: ModuleType) -> bool:
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
 
 
 def _complaint(name: str, original: ModuleType) -> str:

@@ -24,47 +24,47 @@ _logger = logging.getLogger("arbitrageai_native.llm")
 
 def cloud_base_url() -> str:
     """`BASE_URL`, or OpenAI's."""
-    return os.environ.get("BASE_URL") or defaults.CLOUD_BASE_URL
+    return os.getenv("BASE_URL") or defaults.CLOUD_BASE_URL
 
 
 def cloud_api_key() -> str:
     """`API_KEY`, or what stands in its place for servers that want none."""
-    return os.environ.get("API_KEY") or defaults.CLOUD_API_KEY
+    return os.getenv("API_KEY") or defaults.CLOUD_API_KEY
 
 
 def cloud_model() -> str:
     """`CLOUD_MODEL`, or the default."""
-    return os.environ.get("CLOUD_MODEL", defaults.CLOUD_MODEL)
+    return os.getenv("CLOUD_MODEL", defaults.CLOUD_MODEL)
 
 
 def local_base_url() -> str | None:
     """`LOCAL_BASE_URL`."""
-    return os.environ.get("LOCAL_BASE_URL")
+    return os.getenv("LOCAL_BASE_URL")
 
 
 def ollama_url() -> str:
     """`OLLAMA_URL`, or where Ollama listens on this machine."""
-    return os.environ.get("OLLAMA_URL") or defaults.LOCAL_BASE_URL
+    return os.getenv("OLLAMA_URL") or defaults.LOCAL_BASE_URL
 
 
 def local_api_key() -> str:
     """`LOCAL_API_KEY`, or what stands in its place for servers that want none."""
-    return os.environ.get("LOCAL_API_KEY", defaults.LOCAL_API_KEY)
+    return os.getenv("LOCAL_API_KEY", defaults.LOCAL_API_KEY)
 
 
 def local_model() -> str:
     """`LOCAL_MODEL`, or the default."""
-    return os.environ.get("LOCAL_MODEL", defaults.LOCAL_MODEL)
+    return os.getenv("LOCAL_MODEL", defaults.LOCAL_MODEL)
 
 
 def distilled_model() -> str:
     """`DISTILLED_MODEL_NAME`, or the default."""
-    return os.environ.get("DISTILLED_MODEL_NAME") or defaults.DISTILLED_MODEL
+    return os.getenv("DISTILLED_MODEL_NAME") or defaults.DISTILLED_MODEL
 
 
 def use_local_by_default() -> bool:
     """Whether `USE_LOCAL_BY_DEFAULT` is "true"."""
-    text = os.environ.get("USE_LOCAL_BY_DEFAULT")
+    text = os.getenv("USE_LOCAL_BY_DEFAULT")
     return defaults.USE_LOCAL_BY_DEFAULT if text is None else text.strip().lower() == "true"
 
 
@@ -79,7 +79,7 @@ def task_use_local_map() -> dict[str, Any]:
 
 
 def _json_object(variable: str) -> dict[str, Any]:
-    text = os.environ.get(variable)
+    text = os.getenv(variable)
     if not text:
         return {}
     try:
@@ -94,7 +94,7 @@ def _json_object(variable: str) -> dict[str, Any]:
 
 def revenue_threshold() -> int:
     """`MIN_CLOUD_REVENUE`, in cents."""
-    text = os.environ.get("MIN_CLOUD_REVENUE")
+    text = os.getenv("MIN_CLOUD_REVENUE")
     try:
         return defaults.MIN_CLOUD_REVENUE_CENTS if text is None else int(text)
     except ValueError:
@@ -106,22 +106,22 @@ def revenue_threshold() -> int:
 
 def openai_api_key() -> str | None:
     """`OPENAI_API_KEY`."""
-    return os.environ.get("OPENAI_API_KEY")
+    return os.getenv("OPENAI_API_KEY")
 
 
 def openai_base_url() -> str:
     """`OPENAI_BASE_URL`, or OpenAI's."""
-    return os.environ.get("OPENAI_BASE_URL") or defaults.CLOUD_BASE_URL
+    return os.getenv("OPENAI_BASE_URL") or defaults.CLOUD_BASE_URL
 
 
 def openai_organization() -> str | None:
     """`OPENAI_ORG_ID`."""
-    return os.environ.get("OPENAI_ORG_ID")
+    return os.getenv("OPENAI_ORG_ID")
 
 
 def openai_project() -> str | None:
     """`OPENAI_PROJECT_ID`."""
-    return os.environ.get("OPENAI_PROJECT_ID")
+    return os.getenv("OPENAI_PROJECT_ID")
 
 
 # --- locks ---
@@ -129,45 +129,45 @@ def openai_project() -> str | None:
 
 def database_url() -> str | None:
     """`DATABASE_URL`; an empty one counts as unset."""
-    return os.environ.get("DATABASE_URL") or None
+    return os.getenv("DATABASE_URL") or None
 
 
 def postgres_host() -> str | None:
     """`PGHOST`, libpq's default host."""
-    return os.environ.get("PGHOST")
+    return os.getenv("PGHOST")
 
 
 def postgres_port() -> str | None:
     """`PGPORT`, libpq's default port."""
-    return os.environ.get("PGPORT")
+    return os.getenv("PGPORT")
 
 
 def redis_url() -> str:
     """`REDIS_URL`; when that is unset, it is made of `REDIS_HOST`, `_PORT`, `_DB` and `_PASSWORD`."""
-    url = os.environ.get("REDIS_URL")
+    url = os.getenv("REDIS_URL")
     if url:
         return url
-    host = os.environ.get("REDIS_HOST") or defaults.REDIS_HOST
-    port = os.environ.get("REDIS_PORT") or defaults.REDIS_PORT
-    database = os.environ.get("REDIS_DB") or defaults.REDIS_DB
-    password = os.environ.get("REDIS_PASSWORD")
+    host = os.getenv("REDIS_HOST") or defaults.REDIS_HOST
+    port = os.getenv("REDIS_PORT") or defaults.REDIS_PORT
+    database = os.getenv("REDIS_DB") or defaults.REDIS_DB
+    password = os.getenv("REDIS_PASSWORD")
     user = f":{quote(password, safe='')}@" if password else ""
     return f"redis://{user}{f'[{host}]' if ':' in host else host}:{port}/{database}"
 
 
 def names_redis() -> bool:
     """Whether a variable says where Redis is."""
-    return any(os.environ.get(name) for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT"))
+    return any(os.getenv(name) for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT"))
 
 
 def wants_redis() -> bool:
     """Whether locks belong in Redis: by `USE_REDIS_LOCKS`, else by Redis' address, else by `ENV`."""
-    switch = os.environ.get("USE_REDIS_LOCKS")
+    switch = os.getenv("USE_REDIS_LOCKS")
     # The original decides by the same rule, an empty value included. An old process and a new one
     # must never decide differently.
     if switch is not None:
         return switch.lower() in ("true", "1", "yes")
-    return names_redis() or os.environ.get("ENV", "development").lower() != "development"
+    return names_redis() or os.getenv("ENV", "development").lower() != "development"
 
 
 # --- what `doctor` reports ---
@@ -175,12 +175,12 @@ def wants_redis() -> bool:
 
 def is_set(variable: str) -> bool:
     """Whether a variable has a value that is not empty."""
-    return bool(os.environ.get(variable))
+    return bool(os.getenv(variable))
 
 
 def certificate_file() -> str | None:
     """`SSL_CERT_FILE`, which the native side reads."""
-    return os.environ.get("SSL_CERT_FILE")
+    return os.getenv("SSL_CERT_FILE")
 
 
 def secret_keys() -> list[str]:
@@ -197,12 +197,12 @@ def urls_with_secrets() -> list[str]:
 
 
 def _values(*variables: str) -> list[str]:
-    return [value for value in map(os.environ.get, variables) if value]
+    return [value for value in map(os.getenv, variables) if value]
 
 
 def with_python_path(*folders: str) -> dict[str, str]:
     """All variables, for a child process whose Python also imports from these folders."""
-    path = os.environ.get("PYTHONPATH")
+    path = os.getenv("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([*folders, *([path] if path else [])])}
 
 

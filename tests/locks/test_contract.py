@@ -28,6 +28,7 @@ from arbitrageai_native.agent_execution.bid_lock_manager import (
     init_bid_lock_manager,
 )
 from arbitrageai_native.exceptions import LockBackendError, LockError, LockTimeoutError
+from arbitrageai_native.locks import databases
 from testing_support.reference.polling_lock import Base, DistributedLock
 from testing_support.servers.postgres import PostgresServer
 
@@ -123,7 +124,7 @@ async def test_in_memory_engines_stand_for_databases_of_their_own() -> None:
         engine.dispose()
     del one, same, other, engines, engine
     gc.collect()
-    assert len(bid_lock_manager._memory_numbers) == 0
+    assert len(databases._memory_numbers) == 0
 
 
 # --- bad input ---

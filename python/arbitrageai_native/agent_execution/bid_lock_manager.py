@@ -7,67 +7,41 @@ polling, and a lock that is held in a block is renewed until the block ends.
 
 from __future__ import annotations
 
-import atexit
-import inspect
-import itertools
 import logging
-import os
-import time
-import weakref
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from arbitrageai_native import _native, defaults, environment
-from arbitrageai_native._safe_text import check_text, in_one_line, printable
-from arbitrageai_native.drop_in import application_database
-from arbitrageai_native.environment import load_dotenv_file_once
+from arbitrageai_native import _native, defaults, drop_in
+from arbitrageai_native._safe_text import in_one_line
 from arbitrageai_native.exceptions import LockBackendError, LockTimeoutError
+from arbitrageai_native.locks import application, keys, overview
+from arbitrageai_native.locks.databases import Databases
 from arbitrageai_native.locks.leases import Lease, LockContext, OnLost, SyncLockContext, check_on_lost
-from arbitrageai_native.locks.overview import HeldLock, LockOverview, Waiter
-from arbitrageai_native.locks.sessions import (
-    Place,
-    Unasked,
-    place_of_engine,
-    place_of_session,
-    place_of_sessions,
-)
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["BidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
 
 logger = logging.getLogger(__name__)
 logger.addFilter(in_one_line)
 
-_TEN_TTLS = object()
-_RELEASE_AT_EXIT_SECONDS = 1.0
+_BY_TTL = object()
 _METRICS_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
-_ASKING_SECONDS = 5.0
-_SPENT_SECONDS = 0.2
 _SQL_SCHEMES = ("sqlite", "postgres")
-_COUNTERS = ("attempts", "successes", "conflicts", "timeouts", "renewals", "losses", "backend_errors")
 
-# Engines of in-memory databases whose managers share a private one of ours, by number.
-_memory_numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-_next_memory_number = itertools.count(1)
 
-# The default files that a warning has named already.
-_told_files: set[str] = set()
+if not TYPE_CHECKING:  # type checkers report names that do not exist
 
-atexit.register(_native.release_all_locks, _RELEASE_AT_EXIT_SECONDS)
+    def __getattr__(name: str) -> Any:
+        return drop_in.foreign_name(__name__, name)
 
 
 def SessionLocal() -> Any:  # noqa: N802, the original's name
-    """Return a session of the application's `src.api.database.SessionLocal`.
+    """Return a session of the application's `src.api.database.SessionLocal`; None if there is none.
 
-    Returns None if that module or its `SessionLocal` does not exist. Tests may patch this name: the locks are
-    then in the database of the session that the replacement returns, as with `_get_db`.
+    Tests may patch this name: the locks are then in the database of the replacement's session.
     """
-    sessions = application_database()
+    sessions = application.application_database()
     return sessions() if callable(sessions) else None
 
 
@@ -91,7 +65,7 @@ class BidLockManager:
         database_url: str | None = None,
         *,
         auto_renew: bool = True,
-        max_hold: float | None = _TEN_TTLS,  # type: ignore[assignment]
+        max_hold: float | None = _BY_TTL,  # type: ignore[assignment]
         on_lost: OnLost = defaults.LOCK_ON_LOST,
         max_connections: int = defaults.LOCK_CONNECTIONS,
         listen_url: str | None = None,
@@ -124,24 +98,14 @@ class BidLockManager:
         self.auto_renew = auto_renew
         self.on_lost: OnLost = on_lost
         self._max_hold = max_hold
-        self._options: dict[str, Any] = {
-            "max_connections": max_connections,
-            "listen_url": listen_url,
-            "statement_cache": statement_cache,
-        }
-        self._managers: dict[object, _native.LockManager] = {}
+        self._databases = Databases(max_connections, listen_url, statement_cache)
         self._database_url = database_url
-        self._own_place = None if database_url is None else Place(database_url)
+        self._own_place = None if database_url is None else application.Place(database_url)
         self._active_locks = 0
-        if database_url is not None:
-            self._on_url(database_url)
+        if self._own_place is not None:
+            self._databases.at(self._own_place)
         else:
-            load_dotenv_file_once()
-            # The import may be slow, so it runs here and not at the first lock, in a running event
-            # loop. A failure is reported at the first lock instead, because a test may replace
-            # `_get_db` before that.
-            with suppress(LockBackendError):
-                application_database()
+            application.prepare()
 
     # --- where the locks are ---
 
@@ -158,104 +122,33 @@ class BidLockManager:
         """
         return SessionLocal()
 
-    def _replaced_get_db(self) -> Callable[[], Any] | None:
-        """Return the callable that replaces `_get_db`; None if nothing replaces it."""
-        if "_get_db" in self.__dict__:
-            return self.__dict__["_get_db"]  # type: ignore[no-any-return]
-        if type(self)._get_db is _own_get_db:
-            is_replaced = SessionLocal is not _own_sessions and self._database_url is None
-            return SessionLocal if is_replaced else None
-        owner = next(cls for cls in type(self).__mro__ if "_get_db" in cls.__dict__)
-        found = owner.__dict__["_get_db"]
-        if owner is BidLockManager and self._database_url and not self._database_url.startswith(_SQL_SCHEMES):
-            return None  # no SQLAlchemy session is bound to Redis
-            # `_get_db` is a static method in some versions of the original and a method in others,
-            # so a replacement may take `self` or not.
-        if inspect.isfunction(found) and not _wants_self(found):
-            return found
-        return self._get_db
-
-    def _place(self) -> Place | Unasked:
+    def _place(self) -> application.Place | application.Unasked:
         """Return the current place of the locks, or an engine that has to be queried for it.
 
-        Raises:
-            LockBackendError: `_get_db` raised, or the application's module can't be imported.
-            TypeError: `_get_db` returned an object that is no session.
-            ValueError: the database is of a kind that is not supported.
+        Raises what `place_of_session` and `place_of_application` raise.
         """
-        get_db = self._replaced_get_db()
+        # No SQLAlchemy session is bound to Redis: what was patched for all managers is not meant for these.
+        is_on_redis = self._database_url is not None and not self._database_url.startswith(_SQL_SCHEMES)
+        get_db = drop_in.replacement(
+            self, "_get_db", _own_get_db, ignored=BidLockManager if is_on_redis else None
+        )
         if get_db is not None:
-            return place_of_session(get_db, "_get_db" if get_db is not SessionLocal else "SessionLocal")
+            return application.place_of_session(get_db, "_get_db")
         if self._own_place is not None:
             return self._own_place
-        load_dotenv_file_once()
-        application = application_database()
-        if application is None:
-            return Place(environment.database_url())
-        if getattr(application, "url", None) is not None:
-            return place_of_engine(application, "src.api.database.engine")
-        if callable(application):
-            return place_of_sessions(application, "src.api.database.SessionLocal")
-        return Place(str(application))
+        if SessionLocal is not _own_sessions:
+            return application.place_of_session(SessionLocal, "SessionLocal")
+        return application.place_of_application()
 
-    def _locks(self, timeout: float = _ASKING_SECONDS) -> _native.LockManager:
-        """Return the native manager for the current place of the locks. Waits `timeout` for an engine.
-
-        Raises:
-            LockBackendError: the engine could not report its database; also the errors of `_place`.
-        """
-        place = self._place()
-        return self._at(place.wait(timeout) if isinstance(place, Unasked) else place)
+    def _locks(self, timeout: float | None = None) -> _native.LockManager:
+        """Return the native manager for the current place of the locks. Waits for the database's answer."""
+        return self._databases.wait_for(self._place(), timeout)
 
     async def _locks_async(self) -> _native.LockManager:
         """As `_locks`, for coroutines."""
-        return self._at(await self._asked_place())
+        return await self._databases.answered(self._place())
 
-    async def _asked_place(self, timeout: float = _ASKING_SECONDS) -> Place:
-        place = self._place()
-        return await place.answer(timeout) if isinstance(place, Unasked) else place
-
-    async def _locks_within(self, timeout: float) -> tuple[_native.LockManager, float]:
-        """As `_locks_async`; also returns the part of `timeout` that is left for the lock."""
-        place = self._place()
-        if not isinstance(place, Unasked):
-            return self._at(place), timeout
-        started = time.monotonic()
-        locks = self._at(await place.answer(timeout))
-        if not isinstance(timeout, int | float) or timeout < 0:
-            return locks, timeout  # the acquisition refuses this timeout
-        spent = time.monotonic() - started
-        # A shorter delay does not matter, and messages then show the timeout that the caller gave.
-        return locks, timeout if spent < _SPENT_SECONDS else max(timeout - spent, 0.0)
-
-    def _at(self, place: Place) -> _native.LockManager:
-        if place.memory_engine is not None:
-            return self._in_memory_of(place.memory_engine)
-        return self._on_url(place.url)
-
-    def _on_url(self, url: str | None) -> _native.LockManager:
-        manager = self._managers.get(url)
-        if manager is None:
-            check_text("database_url", url)
-            check_text("listen_url", self._options["listen_url"])
-            manager = self._managers[url] = _native.LockManager(url, **self._options)
-            if url is None:
-                _tell_of_the_default()
-        return manager
-
-    def _in_memory_of(self, engine: Any) -> _native.LockManager:
-        number = _memory_numbers.get(engine)
-        if number is None:
-            number = _memory_numbers[engine] = next(_next_memory_number)
-            weakref.finalize(engine, _native.LockManager.forget_private_memory, number).atexit = False
-        manager = self._managers.get(number)
-        if manager is None:
-            manager = self._managers[number] = _native.LockManager.private_memory(number)
-        return manager
-
-    @staticmethod
-    def _make_lock_key(marketplace_id: str, posting_id: str) -> str:
-        return f"bid:lock:{marketplace_id}:{posting_id}"
+    _make_lock_key = staticmethod(keys.database_key)
 
     # --- the original's methods ---
 
@@ -287,19 +180,17 @@ class BidLockManager:
                 first.
         """
         try:
-            locks, left = await self._locks_within(timeout)
+            locks, left = await self._databases.answered_within(self._place(), timeout)
             grant = await locks.acquire(
                 marketplace_id, posting_id, holder_id=holder_id, ttl=self.ttl, timeout=left
             )
-        except LockTimeoutError:
+        except (LockTimeoutError, LockBackendError) as error:
             if raise_on_error:
                 raise
-            logger.info("Lock %s:%s was not acquired within %ss", marketplace_id, posting_id, timeout)
-            return False
-        except LockBackendError as error:
-            if raise_on_error:
-                raise
-            logger.error("Error acquiring lock %s:%s: %s", marketplace_id, posting_id, error)
+            if isinstance(error, LockTimeoutError):
+                logger.info("Lock %s:%s was not acquired within %ss", marketplace_id, posting_id, timeout)
+            else:
+                logger.error("Error acquiring lock %s:%s: %s", marketplace_id, posting_id, error)
             return False
         grant.keep()
         return True
@@ -348,13 +239,9 @@ class BidLockManager:
             LockBackendError: on entry: a `TimeoutError` as well.
             LockLostError: on exit, if the lock was lost and `on_lost` says so.
         """
-        on_lost = self.on_lost if on_lost is None else on_lost
-        check_on_lost(on_lost)
-
-        def acquire() -> Awaitable[_native.Lease]:
-            return self._lease(marketplace_id, posting_id, timeout, holder_id, auto_renew)
-
-        return LockContext(acquire, on_lost, _timeout_message(marketplace_id, posting_id, timeout))
+        acquire = partial(self._lease, marketplace_id, posting_id, timeout, holder_id, auto_renew)
+        message = keys.timeout_message(marketplace_id, posting_id, timeout)
+        return LockContext(acquire, self.on_lost if on_lost is None else on_lost, message)
 
     async def cleanup_all(self) -> None:
         """Delete every lock, whoever holds it. A database error is logged."""
@@ -365,7 +252,7 @@ class BidLockManager:
         else:
             logger.info("Deleted %d locks", deleted)
 
-    def get_metrics(self) -> dict[str, int]:
+    def get_metrics(self) -> overview.LockCounts:
         """Counters of this manager, and the number of unexpired locks in the table.
 
         Waits for the database, with the GIL released and one second at most; then the last known number is
@@ -375,30 +262,12 @@ class BidLockManager:
             self._active_locks = self._locks(_METRICS_SECONDS).active_locks_blocking(_METRICS_SECONDS)
         except LockBackendError as error:
             logger.error("Error counting locks: %s", error)
-        return _original_metrics(self._counters(), self._active_locks)
+        return overview.lock_counts(self._databases.counters(), self._active_locks)
 
-    @property
-    def _lock_attempts(self) -> int:
-        return self._counters()["attempts"]
-
-    @property
-    def _lock_successes(self) -> int:
-        return self._counters()["successes"]
-
-    @property
-    def _lock_conflicts(self) -> int:
-        return self._counters()["conflicts"]
-
-    @property
-    def _lock_timeouts(self) -> int:
-        return self._counters()["timeouts"]
-
-    def _counters(self) -> Counter[str]:
-        """Over all databases that `_get_db` has led to."""
-        total: Counter[str] = Counter(dict.fromkeys(_COUNTERS, 0))
-        for manager in self._managers.values():
-            total.update(manager.counters())
-        return total
+    _lock_attempts = property(lambda self: self._databases.counters()["attempts"])
+    _lock_successes = property(lambda self: self._databases.counters()["successes"])
+    _lock_conflicts = property(lambda self: self._databases.counters()["conflicts"])
+    _lock_timeouts = property(lambda self: self._databases.counters()["timeouts"])
 
     # --- leases ---
 
@@ -466,7 +335,7 @@ class BidLockManager:
             LockBackendError: the database could not be reached in that time.
             ValueError: a lock is named twice.
         """
-        locks, left = await self._locks_within(timeout)
+        locks, left = await self._databases.answered_within(self._place(), timeout)
         leases = await locks.lease_many(
             list(names), holder_id=holder_id, timeout=left, **self._keeping(auto_renew)
         )
@@ -487,20 +356,19 @@ class BidLockManager:
         A thread can't be cancelled or interrupted. So the end of the block applies `on_lost`, and "cancel"
         means the same as "raise".
         """
-        on_lost = self.on_lost if on_lost is None else on_lost
-        check_on_lost(on_lost)
 
         def acquire() -> _native.Lease:
             return self._locks(timeout).lease_blocking(
                 marketplace_id, posting_id, holder_id=holder_id, timeout=timeout, **self._keeping(auto_renew)
             )
 
-        return SyncLockContext(acquire, on_lost, _timeout_message(marketplace_id, posting_id, timeout))
+        message = keys.timeout_message(marketplace_id, posting_id, timeout)
+        return SyncLockContext(acquire, self.on_lost if on_lost is None else on_lost, message)
 
     async def _lease(
         self, marketplace_id: str, posting_id: str, timeout: float, holder_id: str, auto_renew: bool | None
     ) -> _native.Lease:
-        locks, left = await self._locks_within(timeout)
+        locks, left = await self._databases.answered_within(self._place(), timeout)
         return await locks.lease(
             marketplace_id, posting_id, holder_id=holder_id, timeout=left, **self._keeping(auto_renew)
         )
@@ -508,23 +376,23 @@ class BidLockManager:
     @property
     def max_hold(self) -> float | None:
         """Seconds for which a lock is renewed at most; None for no limit."""
-        return defaults.MAX_HOLD_TTLS * self.ttl if self._max_hold is _TEN_TTLS else self._max_hold
+        return defaults.MAX_HOLD_TTLS * self.ttl if self._max_hold is _BY_TTL else self._max_hold
 
     def _keeping(self, auto_renew: bool | None) -> dict[str, Any]:
         renew = self.auto_renew if auto_renew is None else auto_renew
         return {"ttl": self.ttl, "auto_renew": renew, "max_hold": self.max_hold}
 
-    # --- to look at, and to mend ---
+    # --- overview, metrics, end ---
 
-    async def locks(self) -> LockOverview:
+    async def locks(self) -> overview.LockOverview:
         """Who holds what, in the whole table; and who waits for what, in this process.
 
         Raises:
             LockBackendError: the database could not be asked.
         """
         locks = await self._locks_async()
-        held = [HeldLock(*row) for row in await locks.rows()]
-        return LockOverview(held=held, waiting=[Waiter(*waiter) for waiter in locks.waiting()])
+        held = [overview.HeldLock(*row) for row in await locks.rows()]
+        return overview.LockOverview(held, [overview.Waiter(*waiter) for waiter in locks.waiting()])
 
     async def break_lock(self, key: str) -> bool:
         """Delete the row of a key (`bid:lock:M:P`), whoever holds it; whether there was one.
@@ -535,87 +403,33 @@ class BidLockManager:
         """
         return await (await self._locks_async()).break_lock(key)
 
-    async def get_metrics_async(self) -> dict[str, Any]:
-        """As `get_metrics`, without blocking, and more.
-
-        `lock_renewals`, `lock_losses`, `backend_errors`, `waiters` (in this process), and `wait_seconds` and
-        `hold_seconds`: histograms, as {"bounds": upper bounds, "counts": one more than bounds, "sum":
-        seconds}.
-        """
+    async def get_metrics_async(self) -> overview.LockMetrics:
+        """As `get_metrics`, without blocking, and more: see `LockMetrics`. `waiters` are in this process."""
         locks = await self._locks_async()
-        active = await locks.active_locks(_METRICS_SECONDS)
-        counters = self._counters()
-        bounds, wait, hold = locks.histograms()
-        return {
-            **_original_metrics(counters, active),
-            "lock_renewals": counters["renewals"],
-            "lock_losses": counters["losses"],
-            "backend_errors": counters["backend_errors"],
-            "waiters": len(locks.waiting()),
-            "wait_seconds": {"bounds": bounds, "counts": wait[0], "sum": wait[1]},
-            "hold_seconds": {"bounds": bounds, "counts": hold[0], "sum": hold[1]},
-        }
+        active_locks = await locks.active_locks(_METRICS_SECONDS)
+        return overview.lock_metrics(self._databases.counters(), active_locks, locks)
 
     async def aclose(self) -> None:
         """Release what this manager still holds, and let go of its connections if nobody else uses them.
 
         A manager that is used again opens them again.
         """
-        for manager in list(self._managers.values()):
+        for manager in self._databases:
             await manager.close(_CLOSE_SECONDS)
 
     def close(self) -> None:
         """As `aclose`, waiting in the calling thread."""
-        for manager in list(self._managers.values()):
+        for manager in self._databases:
             manager.close_blocking(_CLOSE_SECONDS)
 
     async def __aenter__(self) -> BidLockManager:
-        """Give the manager itself."""
         return self
 
-    async def __aexit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        """Close it."""
+    async def __aexit__(self, *_error: object) -> None:
         await self.aclose()
 
 
 _own_get_db = BidLockManager._get_db
-
-
-def _wants_self(function: Callable[..., Any]) -> bool:
-    first = next(iter(inspect.signature(function).parameters.values()), None)
-    return first is not None and first.default is first.empty and first.kind in _POSITIONAL
-
-
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-
-
-def _tell_of_the_default() -> None:
-    file = os.path.abspath(defaults.LOCK_DATABASE_FILE)  # noqa: PTH100
-    if file not in _told_files:
-        _told_files.add(file)
-        logger.warning(
-            "There is no module src.api.database, and DATABASE_URL is not set: locks are in %s. A process "
-            "with another working directory uses another file.",
-            file,
-        )
-
-
-def _timeout_message(marketplace_id: str, posting_id: str, timeout: float) -> str:
-    return f"Failed to acquire lock for {printable(f'{marketplace_id}:{posting_id}')} within {timeout}s"
-
-
-def _original_metrics(counters: Mapping[str, int], active_locks: int) -> dict[str, int]:
-    return {
-        "lock_attempts": counters["attempts"],
-        "lock_successes": counters["successes"],
-        "lock_conflicts": counters["conflicts"],
-        "lock_timeouts": counters["timeouts"],
-        "active_locks": active_locks,
-    }
-
-
 _bid_lock_manager: BidLockManager | None = None
 
 

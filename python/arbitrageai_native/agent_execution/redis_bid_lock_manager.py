@@ -12,12 +12,14 @@ import logging
 import os
 import socket
 import uuid
+from typing import TYPE_CHECKING, Any
 
-from arbitrageai_native import _native, defaults
+from arbitrageai_native import _native, defaults, drop_in
 from arbitrageai_native._safe_text import check_text, in_one_line
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.environment import load_dotenv_file_once, redis_url
 from arbitrageai_native.exceptions import LockBackendError
+from arbitrageai_native.locks import keys
 from arbitrageai_native.locks.leases import LockContext, OnLost
 
 __all__ = ["RedisBidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
@@ -27,6 +29,12 @@ logger.addFilter(in_one_line)
 
 _SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 _HEALTH_CHECK_SECONDS = 2.0
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return drop_in.foreign_name(__name__, name)
 
 
 class RedisBidLockManager:
@@ -77,9 +85,7 @@ class RedisBidLockManager:
     def ttl(self, seconds: float) -> None:
         self._manager.ttl = seconds
 
-    @staticmethod
-    def _make_lock_key(marketplace_id: str, posting_id: str) -> str:
-        return f"bid_lock:{marketplace_id}:{posting_id}"
+    _make_lock_key = staticmethod(keys.redis_key)
 
     async def acquire_lock(
         self,
@@ -175,7 +181,7 @@ class RedisBidLockManager:
 
     def get_metrics(self) -> dict[str, int]:
         """Counters of this manager; Redis is not asked. `redis_errors` counts repeated tries, too."""
-        counters = self._manager._counters()
+        counters = self._manager._databases.counters()
         return {
             "lock_attempts": counters["attempts"],
             "lock_successes": counters["successes"],
@@ -184,25 +190,11 @@ class RedisBidLockManager:
             "redis_errors": counters["backend_errors"] + self._other_errors,
         }
 
-    @property
-    def _lock_attempts(self) -> int:
-        return self._manager._lock_attempts
-
-    @property
-    def _lock_successes(self) -> int:
-        return self._manager._lock_successes
-
-    @property
-    def _lock_conflicts(self) -> int:
-        return self._manager._lock_conflicts
-
-    @property
-    def _lock_timeouts(self) -> int:
-        return self._manager._lock_timeouts
-
-    @property
-    def _redis_errors(self) -> int:
-        return self.get_metrics()["redis_errors"]
+    _lock_attempts = property(lambda self: self._manager._lock_attempts)
+    _lock_successes = property(lambda self: self._manager._lock_successes)
+    _lock_conflicts = property(lambda self: self._manager._lock_conflicts)
+    _lock_timeouts = property(lambda self: self._manager._lock_timeouts)
+    _redis_errors = property(lambda self: self.get_metrics()["redis_errors"])
 
     async def close(self) -> None:
         """Release what this manager still holds, and let go of its connections if nobody else uses them.

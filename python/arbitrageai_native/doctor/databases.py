@@ -23,7 +23,7 @@ async def database(url: str | None, ttl: float) -> list[Finding]:
     given = url or environment.database_url()
     try:
         # The lock manager finds the database here, since the application may override DATABASE_URL.
-        place = await BidLockManager(database_url=url or None)._asked_place(_SECONDS_TO_ASK)
+        place = await BidLockManager(database_url=url or None)._place().answer(_SECONDS_TO_ASK)
         given = "sqlite://" if place.memory_engine is not None else place.url
         looking = _native.inspect_database(given)
     except ValueError as error:

@@ -14,7 +14,7 @@ import logging
 import warnings
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from arbitrageai_native._safe_text import in_one_line, printable
 from arbitrageai_native.exceptions import LockLostError, LockTimeoutError
@@ -170,17 +170,13 @@ class Lease:
         return f"<Lease {printable(self.key)} held by {self.holder_id!r}, {state}>"
 
 
-class LeaseSource(Protocol):
-    """Acquires native leases, for one set of arguments."""
-
-    def __call__(self) -> Awaitable[_native.Lease]:
-        """Acquire one."""
-
-
 class LockContext:
     """`async with` over a lock: acquired on entry, kept meanwhile, released on exit."""
 
-    def __init__(self, acquire: LeaseSource, on_lost: OnLost, timeout_message: str) -> None:
+    def __init__(
+        self, acquire: Callable[[], Awaitable[_native.Lease]], on_lost: OnLost, timeout_message: str
+    ) -> None:
+        check_on_lost(on_lost)
         self._acquire = acquire
         self._on_lost = on_lost
         self._timeout_message = timeout_message
@@ -301,6 +297,7 @@ class SyncLockContext:
     """`with` over a lock, for threads. Kept natively meanwhile, as the asynchronous one is."""
 
     def __init__(self, acquire: Callable[[], _native.Lease], on_lost: OnLost, timeout_message: str) -> None:
+        check_on_lost(on_lost)
         self._acquire = acquire
         self._on_lost = on_lost
         self._timeout_message = timeout_message

@@ -1,10 +1,14 @@
-"""What `BidLockManager.locks` tells."""
+"""What a lock manager reports: who holds and who waits, and what was counted."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
-__all__ = ["HeldLock", "LockOverview", "Waiter"]
+from arbitrageai_native import _native
+
+__all__ = ["HeldLock", "Histogram", "LockCounts", "LockMetrics", "LockOverview", "Waiter"]
 
 
 @dataclass(frozen=True)
@@ -57,3 +61,57 @@ class LockOverview:
 
     held: list[HeldLock]
     waiting: list[Waiter]
+
+
+class LockCounts(TypedDict):
+    """What `BidLockManager.get_metrics` returns."""
+
+    lock_attempts: int
+    lock_successes: int
+    lock_conflicts: int
+    lock_timeouts: int
+    active_locks: int
+
+
+class Histogram(TypedDict):
+    """Durations in seconds: upper bounds, the counts between them (one more than bounds), and the sum."""
+
+    bounds: list[float]
+    counts: list[int]
+    sum: float
+
+
+class LockMetrics(LockCounts):
+    """What `BidLockManager.get_metrics_async` returns."""
+
+    lock_renewals: int
+    lock_losses: int
+    backend_errors: int
+    waiters: int
+    wait_seconds: Histogram
+    hold_seconds: Histogram
+
+
+def lock_counts(counters: Mapping[str, int], active_locks: int) -> LockCounts:
+    """Name a manager's counters as the original does."""
+    return {
+        "lock_attempts": counters["attempts"],
+        "lock_successes": counters["successes"],
+        "lock_conflicts": counters["conflicts"],
+        "lock_timeouts": counters["timeouts"],
+        "active_locks": active_locks,
+    }
+
+
+def lock_metrics(counters: Mapping[str, int], active_locks: int, locks: _native.LockManager) -> LockMetrics:
+    """Return the counters of a manager, and the figures of the database that it uses now."""
+    bounds, (waits, waited), (holds, held) = locks.histograms()
+    return {
+        **lock_counts(counters, active_locks),
+        "lock_renewals": counters["renewals"],
+        "lock_losses": counters["losses"],
+        "backend_errors": counters["backend_errors"],
+        "waiters": len(locks.waiting()),
+        "wait_seconds": {"bounds": bounds, "counts": waits, "sum": waited},
+        "hold_seconds": {"bounds": bounds, "counts": holds, "sum": held},
+    }

@@ -1,8 +1,16 @@
 """Helpers for coroutines."""
 
-from arbitrageai_native import _native
+from typing import TYPE_CHECKING, Any
+
+from arbitrageai_native import _native, drop_in
 
 __all__ = ["safe_sleep"]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return drop_in.foreign_name(__name__, name)
 
 
 async def safe_sleep(seconds: float) -> None:

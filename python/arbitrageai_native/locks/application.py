@@ -1,4 +1,4 @@
-"""The database behind a callable that returns a SQLAlchemy session, or behind an application's engine.
+"""Which database an application means: by its module `src.api.database`, a session, or an engine.
 
 The URL of an engine does not determine the database alone: `connect_args`, `creator` and listeners decide
 which file, server and schema its connections use. So this module queries one connection of each engine once,
@@ -16,18 +16,34 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from threading import Lock, Thread
+from types import ModuleType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from arbitrageai_native import environment
 from arbitrageai_native._safe_text import without_credentials
 from arbitrageai_native.exceptions import LockBackendError
 from arbitrageai_native.locks import engine_places
 
-__all__ = ["Place", "Unasked", "place_of_engine", "place_of_session", "place_of_sessions"]
+__all__ = [
+    "Place",
+    "Unasked",
+    "application_database",
+    "place_of_application",
+    "place_of_engine",
+    "place_of_session",
+    "prepare",
+]
 
-_SUPPORTED = ("sqlite", "postgresql")
+_DATABASE = "src.api.database"
+_DATABASE_PARTS = ("src", "src.api", _DATABASE)
+_NAMES_OF_A_DATABASE = ("SessionLocal", "engine", "DATABASE_URL")
 _MODELS = "src.api.models"
+_SUPPORTED = ("sqlite", "postgresql")
 _SECONDS_BETWEEN_TRIES = 0.2
 _LEAST_SECONDS = 1.0
 _MOST_SECONDS = 86_400.0
@@ -38,6 +54,14 @@ class Place(NamedTuple):
 
     url: str | None
     memory_engine: Any = None
+
+    def wait(self, _seconds: object) -> Place:
+        """Return this place: it is known, so nothing is asked."""
+        return self
+
+    async def answer(self, _seconds: object) -> Place:
+        """As `wait`, for coroutines."""
+        return self
 
 
 # The URLs found for each engine (None: in memory), and the queries under way, both by the schema
@@ -170,6 +194,93 @@ class Unasked:
         return _place(url, self._engine)
 
 
+def place_of_application() -> Place | Unasked:
+    """Return the place of the application's own database, else of `DATABASE_URL`, else one without a URL.
+
+    Raises:
+        LockBackendError: the application's module can't be imported, or its session can't be made.
+        ValueError: the database is neither SQLite nor PostgreSQL, or the `.env` file can't be read.
+    """
+    environment.load_dotenv_file_once()
+    found = application_database()
+    if found is None:
+        return Place(environment.database_url())
+    if getattr(found, "url", None) is not None:
+        return place_of_engine(found, f"{_DATABASE}.engine")
+    if callable(found):
+        # A `scoped_session` would return a session that is in use, so its factory is called instead.
+        return place_of_session(getattr(found, "session_factory", found), f"{_DATABASE}.SessionLocal")
+    return Place(str(found))
+
+
+def prepare() -> None:
+    """Load the `.env` file and import the application's module, before a lock needs them.
+
+    The import may be slow, so a manager calls this when it is made, and not at its first lock, in a running
+    event loop. A failure is reported at the first lock, because a test may replace `_get_db` before that.
+
+    Raises:
+        ValueError: the `.env` file can't be read.
+    """
+    environment.load_dotenv_file_once()
+    with suppress(LockBackendError):
+        application_database()
+
+
+def application_database() -> Any:
+    """Return the object that determines the application's database.
+
+    This is the `SessionLocal` of the module `src.api.database`, else its `engine`, else its `DATABASE_URL`.
+    The module is imported if it exists: the original imports it, and an old process and a new one have to use
+    the same database. Returns None if there is no such module.
+
+    Raises:
+        LockBackendError: the import fails, or it is still under way and is what calls this function.
+    """
+    module = _application_module()
+    for name in _NAMES_OF_A_DATABASE:
+        found = getattr(module, name, None)
+        if found is not None:
+            return found
+    if module is not None and _is_being_imported(module):
+        raise _no_database("is still being imported, and does not define SessionLocal or engine yet")
+    return None
+
+
+# The `sys.path` in which the module was not found. The module is searched again when `sys.path`
+# changes.
+_path_without_application: list[str] | None = None
+
+
+def _application_module() -> ModuleType | None:
+    global _path_without_application
+    module = sys.modules.get(_DATABASE)
+    if module is not None and not _is_being_imported(module):
+        return module
+    if module is None and sys.path == _path_without_application:
+        return None
+    try:
+        if module is None and find_spec(_DATABASE) is None:
+            _path_without_application = list(sys.path)
+            return None
+        return import_module(_DATABASE)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in _DATABASE_PARTS:
+            _path_without_application = list(sys.path)
+            return None
+        # Falling back to another database would break the exclusion with old processes.
+        said = without_credentials(f"{type(error).__name__}: {error}")
+        raise _no_database(f"can't be imported: {said}") from error
+
+
+def _no_database(why: str) -> LockBackendError:
+    return LockBackendError(f"{_DATABASE}, which defines the database of the locks, {why}")
+
+
+def _is_being_imported(module: ModuleType) -> bool:
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+
+
 def place_of_session(get_db: Callable[[], Any], of_what: str = "_get_db") -> Place | Unasked:
     """Ask for a session, see where it works, and close it again.
 
@@ -202,12 +313,6 @@ def place_of_session(get_db: Callable[[], Any], of_what: str = "_get_db") -> Pla
     finally:
         if not isinstance(place, Unasked) or not place.keeps_its_session:
             session.close()
-
-
-def place_of_sessions(sessions: Any, of_what: str) -> Place | Unasked:
-    """As `place_of_session`, for a `sessionmaker` or another callable that makes sessions."""
-    # A `scoped_session` would return a session that is in use.
-    return place_of_session(getattr(sessions, "session_factory", sessions), of_what)
 
 
 def place_of_engine(bind: Any, of_what: str, session: Any = None) -> Place | Unasked:

@@ -1,0 +1,122 @@
+"""The native managers of one public manager: one for each database that its sessions have led to."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import os
+import time
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from arbitrageai_native import _native, defaults
+from arbitrageai_native._safe_text import check_text, in_one_line
+from arbitrageai_native.locks.application import Place, Unasked
+
+__all__ = ["Databases"]
+
+logger = logging.getLogger(__name__)
+logger.addFilter(in_one_line)
+
+_RELEASE_AT_EXIT_SECONDS = 1.0
+# How long an engine may take to report its database, if the caller gives no limit.
+_ASKING_SECONDS = 5.0
+_NEGLIGIBLE_SECONDS = 0.2
+_COUNTERS = ("attempts", "successes", "conflicts", "timeouts", "renewals", "losses", "backend_errors")
+
+# Engines of in-memory databases whose managers share a private one of ours, by number.
+_memory_numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_next_memory_number = itertools.count(1)
+
+# The default files that a warning has named already.
+_named_files: set[str] = set()
+
+atexit.register(_native.release_all_locks, _RELEASE_AT_EXIT_SECONDS)
+
+
+class Databases:
+    """Native managers by the place of their locks, each made when it is first needed."""
+
+    def __init__(self, max_connections: int, listen_url: str | None, statement_cache: bool) -> None:
+        self._options: dict[str, Any] = {
+            "max_connections": max_connections,
+            "listen_url": listen_url,
+            "statement_cache": statement_cache,
+        }
+        self._managers: dict[object, _native.LockManager] = {}
+
+    def __iter__(self) -> Iterator[_native.LockManager]:
+        return iter(list(self._managers.values()))
+
+    def at(self, place: Place) -> _native.LockManager:
+        """Return the manager of a place.
+
+        Raises:
+            ValueError: the place's URL, or one of the options, is invalid.
+        """
+        if place.memory_engine is not None:
+            return self._in_memory_of(place.memory_engine)
+        manager = self._managers.get(place.url)
+        if manager is None:
+            check_text("database_url", place.url)
+            check_text("listen_url", self._options["listen_url"])
+            manager = self._managers[place.url] = _native.LockManager(place.url, **self._options)
+            if place.url is None:
+                _warn_of_the_default_file()
+        return manager
+
+    def wait_for(self, place: Place | Unasked, timeout: float | None = None) -> _native.LockManager:
+        """As `at`, for a place that may not be known yet: waits in this thread for the engine's answer.
+
+        Raises:
+            LockBackendError: the engine could not report its database.
+        """
+        return self.at(place.wait(_ASKING_SECONDS if timeout is None else timeout))
+
+    async def answered(self, place: Place | Unasked) -> _native.LockManager:
+        """As `wait_for`, for coroutines."""
+        return self.at(await place.answer(_ASKING_SECONDS))
+
+    async def answered_within(
+        self, place: Place | Unasked, timeout: float
+    ) -> tuple[_native.LockManager, float]:
+        """As `answered`; also returns the part of `timeout` that is left for the lock."""
+        started = time.monotonic()
+        manager = self.at(await place.answer(timeout))
+        spent = time.monotonic() - started
+        # A shorter delay does not matter, and messages then show the timeout that the caller gave. The
+        # acquisition refuses a timeout that is negative or no number.
+        if spent < _NEGLIGIBLE_SECONDS or not isinstance(timeout, int | float) or timeout < 0:
+            return manager, timeout
+        return manager, max(timeout - spent, 0.0)
+
+    def _in_memory_of(self, engine: Any) -> _native.LockManager:
+        number = _memory_numbers.get(engine)
+        if number is None:
+            number = _memory_numbers[engine] = next(_next_memory_number)
+            weakref.finalize(engine, _native.LockManager.forget_private_memory, number).atexit = False
+        manager = self._managers.get(number)
+        if manager is None:
+            manager = self._managers[number] = _native.LockManager.private_memory(number)
+        return manager
+
+    def counters(self) -> Counter[str]:
+        """Return the sums over all databases."""
+        total: Counter[str] = Counter(dict.fromkeys(_COUNTERS, 0))
+        for manager in self:
+            total.update(manager.counters())
+        return total
+
+
+def _warn_of_the_default_file() -> None:
+    file = os.path.abspath(defaults.LOCK_DATABASE_FILE)  # noqa: PTH100
+    if file not in _named_files:
+        _named_files.add(file)
+        logger.warning(
+            "There is no module src.api.database, and DATABASE_URL is not set: locks are in %s. A process "
+            "with another working directory uses another file.",
+            file,
+        )
