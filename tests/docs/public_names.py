@@ -13,8 +13,15 @@ from tests.docs.blocks import ROOT
 
 PACKAGE = "arbitrageai_native"
 
-#: A program, not a library: its modules serve the command `demo`.
-PROGRAMS = {"demo"}
+#: No part of the library's API: the command line, what the command `demo` runs, and what the others share.
+INTERNAL = {"cli", "defaults", "demo", "environment"}
+
+#: The public modules of folders whose other modules are internal.
+PUBLIC = {
+    "integrations": {"fastapi", "opentelemetry", "prometheus", "starlette"},
+    "llm": {"clients", "results", "streams"},
+    "locks": {"leases", "overview"},
+}
 
 Thing = griffe.Object | griffe.Alias
 
@@ -65,7 +72,9 @@ def _modules(module: griffe.Module) -> Iterator[griffe.Module]:
     if module.exports is not None and module is not package():
         return  # what a package of its own offers, it offers itself
     for name, child in sorted(module.modules.items()):
-        if not name.startswith("_") and not child.is_alias and name not in PROGRAMS:
+        if name.startswith("_") or child.is_alias or name in INTERNAL:
+            continue
+        if name in PUBLIC.get(module.name, {name}):
             yield from _modules(child)
 
 

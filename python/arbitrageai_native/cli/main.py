@@ -43,12 +43,23 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (--help lists the options)\n")
 
 
+class _ShowVersion(argparse.Action):
+    """The option `--version`."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from arbitrageai_native import __version__
+
+        print(f"arbitrageai-native {__version__}")
+        parser.exit()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 2 for bad input, 130 for Ctrl-C."""
     program = _program_name()
     parser = _Parser(
         prog=program, description="LLM calls and database locks that never block the event loop."
     )
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print the version and exit")
     subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
     try:
         for module in COMMAND_MODULES:

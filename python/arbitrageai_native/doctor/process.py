@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from arbitrageai_native import _native
+from arbitrageai_native import __version__, _native
 from arbitrageai_native.environment import dotenv_file, load_dotenv_file
 from arbitrageai_native.llm.settings import default_max_connections
 
@@ -25,9 +25,9 @@ _FEW_DESCRIPTORS: Final = 1024
 async def versions() -> list[Finding]:
     """What is installed, and what was built in."""
     native = ", ".join(f"{name} {version}" for name, version in _native.libraries())
-    ours, python = importlib.metadata.version("arbitrageai-native"), platform.python_version()
+    python = f"{platform.python_implementation()} {platform.python_version()}"
     machine = f"{platform.system()} {platform.machine()}"
-    detail = f"arbitrageai-native {ours}, {platform.python_implementation()} {python}, {machine}; {native}"
+    detail = f"arbitrageai-native {__version__}, {python}, {machine}; {native}"
     return [Finding("versions", Level.OK, detail)]
 
 

@@ -64,7 +64,11 @@ class LockOverview:
 
 
 class LockCounts(TypedDict):
-    """What `BidLockManager.get_metrics` returns."""
+    """What `BidLockManager.get_metrics` returns: the counters of the manager, and of the whole table.
+
+    lock_attempts: acquisitions asked for. lock_successes: those that got the lock. lock_conflicts: those that
+    found it held. lock_timeouts: those that gave up. active_locks: unexpired locks in the table.
+    """
 
     lock_attempts: int
     lock_successes: int
@@ -74,7 +78,10 @@ class LockCounts(TypedDict):
 
 
 class Histogram(TypedDict):
-    """Durations in seconds: upper bounds, the counts between them (one more than bounds), and the sum."""
+    """Durations in seconds.
+
+    bounds: the upper bounds. counts: how many lie between them; one more than bounds. sum: of all durations.
+    """
 
     bounds: list[float]
     counts: list[int]
@@ -82,7 +89,12 @@ class Histogram(TypedDict):
 
 
 class LockMetrics(LockCounts):
-    """What `BidLockManager.get_metrics_async` returns."""
+    """What `BidLockManager.get_metrics_async` returns: `LockCounts`, and more.
+
+    lock_renewals: renewals of leases. lock_losses: leases that were lost. backend_errors: failures of the
+    database, repeated tries included. waiters: those who wait in this process now. wait_seconds: how long
+    acquisitions waited. hold_seconds: how long locks were held.
+    """
 
     lock_renewals: int
     lock_losses: int
