@@ -22,6 +22,7 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from pkgutil import resolve_name
 from threading import RLock
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -112,9 +113,8 @@ def foreign_name(module: str, name: str) -> Any:
     """
     if Seam(module.removeprefix(f"{_PACKAGE}."), name) not in SEAMS or name not in _FOREIGN:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    home, _, last = _FOREIGN[name].rpartition(".")
     try:
-        return getattr(import_module(home), last) if home else import_module(last)
+        return resolve_name(_FOREIGN[name])
     except ImportError as error:
         raise AttributeError(
             f"{module}.{name} is {_FOREIGN[name]}, which can't be imported: {error}"
