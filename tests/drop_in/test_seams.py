@@ -1,6 +1,7 @@
 """What may be patched in the originals' modules: every row of `drop_in.SEAMS`, under both of its names."""
 
 import asyncio
+import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from importlib import import_module
@@ -328,3 +329,10 @@ def test_a_foreign_name_that_cannot_be_imported_is_named(monkeypatch: pytest.Mon
     module: Any = import_module(f"arbitrageai_native.{REDIS}")
     with pytest.raises(AttributeError, match=r"redis is redis\.asyncio, which can't be imported"):
         _ = module.redis
+
+
+def test_names_without_effect_are_in_the_migration_guide() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
+    (entry,) = re.findall(r"^- Some names exist, .*?(?=^\S)", guide, re.MULTILINE | re.DOTALL)
+    listed = set(re.findall(r"`(\w+)`", entry))
+    assert listed == {seam.name for seam in SEAMS if not seam.read_by}
