@@ -19,13 +19,16 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
-from pkgutil import resolve_name
 from threading import RLock
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader, MetaPathFinder
+else:  # the import system needs no base class, and importing `importlib.abc` takes 10 ms
+    Loader = MetaPathFinder = object
 
 __all__ = ["SEAMS", "AlreadyImportedError", "Seam", "install", "is_installed", "uninstall"]
 
@@ -113,6 +116,8 @@ def foreign_name(module: str, name: str) -> Any:
     """
     if Seam(module.removeprefix(f"{_PACKAGE}."), name) not in SEAMS or name not in _FOREIGN:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    from pkgutil import resolve_name  # few programs look one up
+
     try:
         return resolve_name(_FOREIGN[name])
     except ImportError as error:

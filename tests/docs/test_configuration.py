@@ -19,10 +19,10 @@ NOT_SETTINGS = re.compile(r"PYTHONPATH|COMMAND|DEFAULT_\w+|TASK_TYPE_\w+")
 def variables_read() -> set[str]:
     """Every name in capitals that is a string of its own in a source that reads the environment."""
     names: set[str] = set()
-    sources = [*(ROOT / "python").rglob("*.py"), *(ROOT / "src").rglob("*.rs")]
+    sources = [ROOT / "python" / "arbitrageai_native" / "environment.py", *(ROOT / "src").rglob("*.rs")]
     for source in sources:
         text = source.read_text(encoding="utf-8")
-        if "demo" in source.parts or not re.search(r"getenv|environ\b|env::var", text):
+        if not re.search(r"getenv|env::var", text):
             continue
         names.update(re.findall(r'"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)"', text))
     return {name for name in names if not NOT_SETTINGS.fullmatch(name)}

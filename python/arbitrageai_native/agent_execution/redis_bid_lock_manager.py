@@ -40,7 +40,8 @@ if not TYPE_CHECKING:
 class RedisBidLockManager:
     """Locks on marketplace postings, shared by all processes that use one Redis server.
 
-    It is a face of `BidLockManager` on a Redis URL: that one has leases, and what else the original has not.
+    A thin class over a `BidLockManager` on a Redis URL; use that one for leases, and for whatever else the
+    original does not have.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What an audit found, and the forms in which it is told."""
+"""What an audit found, as lines, JSON and SARIF."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The subcommand `run`: starts a command in which the drop-in modules are installed.
 
-The command takes this process's place, so that signals and its exit status are its own. What it is told
-travels in `PYTHONPATH`, and so reaches every Python process below it: server workers, pools, scripts.
+The command takes this process's place, so that signals and its exit status are its own. The drop-in modules
+are passed on in `PYTHONPATH`, and so reach every Python process below it: server workers, pools, scripts.
 """
 
 from __future__ import annotations

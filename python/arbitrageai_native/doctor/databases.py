@@ -27,18 +27,18 @@ async def database(url: str | None, ttl: float) -> list[Finding]:
         given = "sqlite://" if place.memory_engine is not None else place.url
         looking = _native.inspect_database(given)
     except ValueError as error:
-        mend = "Set DATABASE_URL in SQLAlchemy's form, as docs/locks.md has it."
-        return [Finding("database", Level.ERROR, str(error), mend)]
+        remedy = "Set DATABASE_URL in SQLAlchemy's form, as docs/locks.md has it."
+        return [Finding("database", Level.ERROR, str(error), remedy)]
     except LockBackendError as error:
-        mend = "Make sure that src.api.database can be imported, and that its engine can connect."
-        return [Finding("database", Level.ERROR, str(error), mend)]
+        remedy = "Make sure that src.api.database can be imported, and that its engine can connect."
+        return [Finding("database", Level.ERROR, str(error), remedy)]
     try:
         found = await looking
     except LockBackendError as error:
-        mend = "See that the server runs, and that host, port, user and password in DATABASE_URL are right."
+        remedy = "See that the server runs, and that host, port, user and password in DATABASE_URL are right."
         if given is None or given.startswith("sqlite"):
-            mend = "See that DATABASE_URL names a SQLite file that this user may read and write."
-        return [Finding("database", Level.ERROR, str(error), mend)]
+            remedy = "See that DATABASE_URL names a SQLite file that this user may read and write."
+        return [Finding("database", Level.ERROR, str(error), remedy)]
     return [*_reachable("database", found), *_tables(found), *_clock("clock", found, ttl)]
 
 
@@ -51,9 +51,9 @@ async def redis(ttl: float) -> list[Finding]:
         found = await _native.inspect_database(environment.redis_url())
     except (LockBackendError, ValueError) as error:
         said = str(error).replace("database_url", "REDIS_URL")
-        mend = "See that the server runs and that REDIS_URL is right, or set USE_REDIS_LOCKS=false."
+        remedy = "See that the server runs and that REDIS_URL is right, or set USE_REDIS_LOCKS=false."
         level = Level.ERROR if configured else Level.WARNING
-        return [Finding("Redis", level, f"{said}; locks would be in the database", mend)]
+        return [Finding("Redis", level, f"{said}; locks would be in the database", remedy)]
     return [*_reachable("Redis", found), *_clock("Redis's clock", found, ttl)]
 
 
@@ -64,18 +64,18 @@ def _reachable(check: str, found: dict[str, Any]) -> list[Finding]:
     if found["encrypted"] is not None:
         detail += ", encrypted" if found["encrypted"] else ", not encrypted"
     findings = [
-        Finding(check, Level.ERROR, f"{found['place']}: {obstacle}", _mend(obstacle))
+        Finding(check, Level.ERROR, f"{found['place']}: {obstacle}", _remedy(obstacle))
         for obstacle in found["obstacles"]
     ]
     findings += [
-        Finding(check, Level.WARNING, f"{found['place']}: {caution}", _mend(caution))
+        Finding(check, Level.WARNING, f"{found['place']}: {caution}", _remedy(caution))
         for caution in found["cautions"]
     ]
     return findings or [Finding(check, Level.OK, detail)]
 
 
 # Words of an obstacle or a caution, and what to do about it.
-_MENDS: Final = (
+_REMEDIES: Final = (
     ("standby", "Point DATABASE_URL at the primary server."),
     ("replica", "Point REDIS_URL at the primary server."),
     (
@@ -95,14 +95,14 @@ _MENDS: Final = (
 )
 
 
-def _mend(said: str) -> str:
-    return next(mend for words, mend in _MENDS if words in said)
+def _remedy(said: str) -> str:
+    return next(remedy for words, remedy in _REMEDIES if words in said)
 
 
 def _tables(found: dict[str, Any]) -> list[Finding]:
     if found["difference"] is not None:
-        mend = "Rename that table: the next lock makes one; or give the locks a database of their own."
-        return [Finding("lock tables", Level.ERROR, found["difference"], mend)]
+        remedy = "Rename that table: the next lock makes one; or give the locks a database of their own."
+        return [Finding("lock tables", Level.ERROR, found["difference"], remedy)]
     missing = found["missing_tables"]
     if missing is None:  # Redis has none
         return []
@@ -118,8 +118,8 @@ def _clock(check: str, found: dict[str, Any], ttl: float) -> list[Finding]:
     detail = f"the server's is {off:.3f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
     if off < _SECONDS_TO_NOTICE:
         return [Finding(check, Level.OK, detail)]
-    mend = "Let NTP set the clocks of both machines."
+    remedy = "Let NTP set the clocks of both machines."
     if off < ttl * _DANGEROUS_PART:
-        return [Finding(check, Level.WARNING, detail, mend)]
+        return [Finding(check, Level.WARNING, detail, remedy)]
     detail += f": near the locks' time of {ttl:g} s, within which old processes would not exclude new ones"
-    return [Finding(check, Level.ERROR, detail, mend)]
+    return [Finding(check, Level.ERROR, detail, remedy)]

@@ -52,10 +52,10 @@ async def _endpoint(check: str, variable: str, base_url: str, api_key: str, if_d
         said = str(error).replace("base_url", variable, 1)
         return Finding(check, Level.ERROR, said, f"Set {variable} to the server's URL, with /v1 at its end.")
     except OpenAIError as error:
-        mend = f"See that the server runs, and that {variable} leads to it."
+        remedy = f"See that the server runs, and that {variable} leads to it."
         if "certificate" in str(error).lower():
-            mend = "Let SSL_CERT_FILE name a file with the certificate of the server's authority."
-        return Finding(check, if_dead, f"{place} does not answer: {error}", mend)
+            remedy = "Let SSL_CERT_FILE name a file with the certificate of the server's authority."
+        return Finding(check, if_dead, f"{place} does not answer: {error}", remedy)
     return await _judged(check, variable, base_url, status)
 
 
@@ -76,8 +76,8 @@ async def _judged(check: str, variable: str, base_url: str, status: int) -> Find
         said = f"{place} answers, but has no /models there"
         return Finding(check, Level.WARNING, said, f"See whether {variable} lacks /v1 at its end.")
     if status == 429 or status < 400:
-        mend = f"See what stands between this machine and the server that {variable} means."
-        return Finding(check, Level.WARNING, f"{place} answers with {status}", mend)
+        remedy = f"See what stands between this machine and the server that {variable} means."
+        return Finding(check, Level.WARNING, f"{place} answers with {status}", remedy)
     return Finding(check, Level.ERROR, f"{place} answers with {status}", "See the model server's own log.")
 
 
@@ -87,12 +87,12 @@ async def certificates() -> list[Finding]:
     try:
         count = await _native.trusted_certificates()
     except OpenAIError as error:
-        mend = "Let SSL_CERT_FILE name a file of certificates in PEM that this user may read, or unset it."
-        return [Finding("certificates", Level.ERROR, str(error), mend)]
+        remedy = "Let SSL_CERT_FILE name a file of certificates in PEM that this user may read, or unset it."
+        return [Finding("certificates", Level.ERROR, str(error), remedy)]
     whose = f"in {file} (SSL_CERT_FILE)" if file else "of the system"
     if count == 0:
-        mend = "Install the system's certificates (Debian: ca-certificates), or set SSL_CERT_FILE."
-        return [Finding("certificates", Level.ERROR, "none found: no https server is trusted", mend)]
+        remedy = "Install the system's certificates (Debian: ca-certificates), or set SSL_CERT_FILE."
+        return [Finding("certificates", Level.ERROR, "none found: no https server is trusted", remedy)]
     return [Finding("certificates", Level.OK, f"{count} {whose}")]
 
 

@@ -38,8 +38,8 @@ async def runtime() -> list[Finding]:
         started = time.perf_counter()
         await _native.sleep(0)
     except (ValueError, RuntimeError) as error:
-        mend = "Set ARBITRAGEAI_NATIVE_WORKER_THREADS to a whole number of at least 1, or unset it."
-        return [Finding("runtime", Level.ERROR, str(error), mend)]
+        remedy = "Set ARBITRAGEAI_NATIVE_WORKER_THREADS to a whole number of at least 1, or unset it."
+        return [Finding("runtime", Level.ERROR, str(error), remedy)]
     milliseconds = (time.perf_counter() - started) * 1000
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     detail = f"answers in {milliseconds:.0f} ms; worker threads: {threads}; loop of {loop}; {_uvloop()}"
@@ -67,8 +67,8 @@ async def descriptors() -> list[Finding]:
         return [Finding("descriptors", Level.OK, detail)]
     level = Level.ERROR if soft < _TOO_FEW_DESCRIPTORS else Level.WARNING
     allowed = "as many as are needed" if hard == resource.RLIM_INFINITY else f"up to {hard}"
-    mend = f"Raise the limit ({allowed}): `ulimit -n`, or `LimitNOFILE=` of a systemd unit."
-    return [Finding("descriptors", level, detail, mend)]
+    remedy = f"Raise the limit ({allowed}): `ulimit -n`, or `LimitNOFILE=` of a systemd unit."
+    return [Finding("descriptors", level, detail, remedy)]
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ class Dotenv:
                 )
             ]
         if self.failure:
-            mend = "Make it a text file in UTF-8 that this user may read."
-            return [Finding(".env", Level.ERROR, self.failure, mend)]
+            remedy = "Make it a text file in UTF-8 that this user may read."
+            return [Finding(".env", Level.ERROR, self.failure, remedy)]
         detail = self.path
         if self.overruled:
             detail += f"; the environment has other values, which win, for {', '.join(self.overruled)}"
@@ -132,6 +132,6 @@ async def circuits() -> list[Finding]:
         if metrics.state is not CircuitState.CLOSED
     )
     if refusing:
-        mend = "Mend the model server: calls are refused until a probe succeeds."
-        return [Finding("circuit breakers", Level.WARNING, "; ".join(refusing), mend)]
+        remedy = "Repair the model server: calls are refused until a probe succeeds."
+        return [Finding("circuit breakers", Level.WARNING, "; ".join(refusing), remedy)]
     return [Finding("circuit breakers", Level.OK, f"{len(known)} in this process, none open")]

@@ -4,10 +4,10 @@
 
     opentelemetry.register()  # with the application's meter provider
 
-What `arbitrageai_native.metrics()` counts is told by observable instruments, read when it is collected. Its
-histograms are two counters each, `….count` and `….sum`: OpenTelemetry has no observable histogram. The
-histograms of the semantic conventions, `gen_ai.client.operation.duration` and `gen_ai.client.token.usage`,
-are recorded call by call, of the calls of `LLMService`.
+Observable instruments report what `arbitrageai_native.metrics()` counts; they are read at each collection.
+The histograms in it become two counters each, `….count` and `….sum`: OpenTelemetry has no observable
+histogram. The histograms of the semantic conventions, `gen_ai.client.operation.duration` and
+`gen_ai.client.token.usage`, are recorded call by call, of the calls of `LLMService`.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ LockManager = BidLockManager | RedisBidLockManager
 LockManagers = LockManager | Iterable[LockManager] | Mapping[str, LockManager]
 
 DATABASE_SECONDS: Final = 1.0
-# What a browser shows at once; more would hold the loop up while it is told.
+# What a browser shows at once; rendering more would hold up the loop.
 MOST_ROWS: Final = 200
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Any
-from urllib.parse import quote, urlencode
 
 from arbitrageai_native import environment
 
@@ -167,6 +166,8 @@ def _escaped(schema: str) -> str:
 
 def _rendered(url: Any, query: dict[str, Any], database: str) -> str:
     """Render the URL with every part escaped, so that it is parsed into the same parts."""
+    from urllib.parse import quote, urlencode  # in the thread of the query, so that no program waits for it
+
     user = "" if url.username is None else quote(str(url.username), safe="")
     if url.password is not None:
         user += ":" + quote(str(url.password), safe="")
