@@ -122,7 +122,7 @@ def json_object(variable: str) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        logger().warning("%s is not a JSON object: it counts as empty", variable)
+        logger.warning("%s is not a JSON object: it counts as empty", variable)
         return {}
     return value
 
@@ -133,5 +133,5 @@ def revenue_threshold() -> int:
     try:
         return int(text)
     except ValueError:
-        logger().warning("MIN_CLOUD_REVENUE is not a whole number of cents: 3000 is used")
+        logger.warning("MIN_CLOUD_REVENUE is not a whole number of cents: 3000 is used")
         return 3000
