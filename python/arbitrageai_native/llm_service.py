@@ -33,7 +33,7 @@ from arbitrageai_native.llm.model_config import (
 )
 from arbitrageai_native.llm.request import Request
 from arbitrageai_native.llm.results import Completion, FallbackCompletion, ServiceMetrics
-from arbitrageai_native.llm.settings import CompleteKeywords, ManyKeywords, ServiceSettings, shows_keywords
+from arbitrageai_native.llm.settings import CompleteKeywords, ManyKeywords, ServiceSettings
 from arbitrageai_native.llm.streams import AsyncStream, Stream
 from arbitrageai_native.llm.tracing import logger as logger
 from arbitrageai_native.llm_health_check import LLMHealthChecker, get_health_checker
@@ -104,7 +104,7 @@ class LLMService(ClosesAfterBlock):
         model: The model of the calls to come.
         default_temperature: That of calls that name none.
         default_max_tokens: Likewise.
-        model_config: What the constructors by kind of task go by.
+        model_config: Which model serves which kind of task.
         enable_fallback: Whether `complete_with_fallback` goes on to the local model.
         enable_circuit_breaker: As it was given.
         client: What makes the calls: this package's client, or any other of OpenAI's shape, put in its place.
@@ -147,7 +147,6 @@ class LLMService(ClosesAfterBlock):
 
     # Completions
 
-    @shows_keywords(CompleteKeywords)
     def complete(
         self,
         prompt: str | None = None,
@@ -159,14 +158,14 @@ class LLMService(ClosesAfterBlock):
     ) -> Completion:
         """Complete a prompt and wait for it in this thread; under a running event loop use `complete_async`.
 
-        `messages=[…]` may stand in the prompt's place. Further keywords are members of the request (`top_p`,
-        `stop`, `seed`, `tools`, `response_format`, …), except `extra_headers`, `extra_query`, `extra_body`,
-        `raw=True` (adds all that the server sent as `result["raw"]`), and this call's own `timeout`,
-        `deadline`, `max_retries` and other settings.
+        `messages=[…]` may stand in the prompt's place. Further keywords: see `CompleteKeywords`. They are
+        this call's settings (`timeout`, `deadline`, `max_retries`, …), `extra_headers`, `extra_query`,
+        `extra_body`, `raw`, and the members of the request that OpenAI documents (`top_p`, `tools`, …).
+        Type checkers refuse any other keyword, to find misspelt ones. At run time it becomes a member of the
+        request; typed code puts such members into `extra_body`.
 
         Returns:
-            `content`, `model`, `usage`, `stealth_mode_used`, `response_time_ms`; `tool_calls` if the model
-            calls tools.
+            A dict; its keys: see `Completion`.
 
         Raises:
             CircuitBreakerError: the endpoint's circuit is open.
@@ -187,7 +186,6 @@ class LLMService(ClosesAfterBlock):
             stealth.wait(request, stealth.draw(self._stealth_range, random.uniform), time.sleep)
         return routing.complete(endpoint, request, stealth_mode)
 
-    @shows_keywords(CompleteKeywords)
     async def complete_async(
         self,
         prompt: str | None = None,
@@ -205,7 +203,6 @@ class LLMService(ClosesAfterBlock):
 
     # Streams
 
-    @shows_keywords(CompleteKeywords)
     def complete_streaming(
         self,
         prompt: str | None = None,
@@ -230,7 +227,6 @@ class LLMService(ClosesAfterBlock):
             self._metrics.blocked_a_loop()
         return routing.open_stream(Stream, self._endpoint(), request)
 
-    @shows_keywords(CompleteKeywords)
     def complete_streaming_async(
         self,
         prompt: str | None = None,
@@ -245,7 +241,6 @@ class LLMService(ClosesAfterBlock):
 
     # Fallback
 
-    @shows_keywords(CompleteKeywords)
     def complete_with_fallback(
         self,
         prompt: str | None = None,
@@ -261,8 +256,7 @@ class LLMService(ClosesAfterBlock):
         straight to the local model.
 
         Returns:
-            `complete`'s result, `fallback_used`, `attempt` (0, 1, 2), and `original_error` if the local
-            model answered.
+            `complete`'s result with three more keys: see `FallbackCompletion`.
 
         Raises:
             Exception: the cloud's error if all failed, the local one as its cause.
@@ -274,7 +268,6 @@ class LLMService(ClosesAfterBlock):
 
         return self._fallback_plan(kwargs).run(attempt, time.sleep)
 
-    @shows_keywords(CompleteKeywords)
     async def complete_with_fallback_async(
         self,
         prompt: str | None = None,
@@ -303,7 +296,6 @@ class LLMService(ClosesAfterBlock):
 
     # Many
 
-    @shows_keywords(ManyKeywords)
     def complete_many(
         self,
         prompts: Iterable[str | Mapping[str, Any]],
@@ -330,7 +322,6 @@ class LLMService(ClosesAfterBlock):
             lambda: self.complete_many_async(prompts, concurrency=concurrency, progress=progress, **kwargs)
         )
 
-    @shows_keywords(ManyKeywords)
     async def complete_many_async(
         self,
         prompts: Iterable[str | Mapping[str, Any]],

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict
 
 __all__ = [
     "CALL_SETTINGS",
-    "NOT_GIVEN",
     "CallSettings",
     "ClientSettings",
     "CompleteKeywords",
@@ -18,10 +16,7 @@ __all__ = [
     "RequestMembers",
     "ServiceSettings",
     "given",
-    "shows_keywords",
 ]
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class _CommonSettings(TypedDict, total=False):
@@ -171,52 +166,13 @@ class CreateKeywords(RequestMembers, total=False):
     max_tokens: int | None
 
 
-class NotGiven:
-    """The type of `NOT_GIVEN`."""
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __repr__(self) -> str:
-        return "NOT_GIVEN"
-
-
-NOT_GIVEN = NotGiven()
-"""A keyword with this value counts as not given."""
-
-# OpenAI's SDK has two types of that meaning.
-_TYPES_OF_NOTHING = frozenset((NotGiven.__name__, "Omit"))
+# OpenAI's SDK has two values that stand for a keyword that was not given: `NOT_GIVEN` and `omit`.
+_TYPES_OF_NOTHING = frozenset(("NotGiven", "Omit"))
 
 
 def given(keywords: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords that were given."""
     return {name: value for name, value in keywords.items() if type(value).__name__ not in _TYPES_OF_NOTHING}
-
-
-def shows_keywords(keywords: type) -> Callable[[Function], Function]:
-    """Let `inspect.signature` and `help` show the keywords of a function as type checkers see them.
-
-    At run time `**kwargs: Unpack[...]` is one parameter. The signature that is shown has each key by name.
-    """
-    named = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=NOT_GIVEN,
-            annotation=getattr(kind, "__forward_arg__", kind),
-        )
-        for name, kind in keywords.__annotations__.items()
-    ]
-
-    def show(function: Function) -> Function:
-        signature = inspect.signature(function)
-        *before, rest = signature.parameters.values()
-        # Any other keyword becomes a member of the request, too.
-        parameters = [*before, *named, rest.replace(annotation="Any")]
-        vars(function)["__signature__"] = signature.replace(parameters=parameters)
-        return function
-
-    return show
 
 
 @cache
