@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypedDict
@@ -171,7 +172,9 @@ _TYPES_OF_NOTHING = frozenset(("NotGiven", "Omit"))
 
 
 def given(keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keywords that were given."""
+    """Return the keywords that were given, in a dict of the caller's own."""
+    if "openai" not in sys.modules:
+        return dict(keywords)
     return {name: value for name, value in keywords.items() if type(value).__name__ not in _TYPES_OF_NOTHING}
 
 
