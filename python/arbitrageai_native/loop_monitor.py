@@ -20,16 +20,13 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from traceback import StackSummary
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from arbitrageai_native._native import LoopWatch
 from arbitrageai_native._printable import printable
-
-if TYPE_CHECKING:
-    from traceback import StackSummary
-
-    from typing_extensions import Self
+from arbitrageai_native._typing import Self
 
 __all__ = ["LOGGER_NAME", "LoopMonitor", "Stall"]
 
