@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 from unittest.mock import MagicMock, patch
 
+import openai
 import pytest
 
 import arbitrageai_native
@@ -168,6 +169,20 @@ def test_headers_and_the_idempotency_key(serve: Serve, monkeypatch: pytest.Monke
     assert first.header("idempotency-key") == "mine"
     assert len(second.header("idempotency-key") or "") == 36
     assert third.header("idempotency-key") is None
+
+
+@pytest.mark.parametrize("nothing", [openai.NOT_GIVEN, openai.omit])
+async def test_what_the_sdk_calls_not_given_is_left_out(nothing: Any, serve: Serve) -> None:
+    server = serve(faulty.answer())
+    client = service(server)
+    keywords: dict[str, Any] = {"top_p": nothing, "timeout": nothing, "extra_headers": nothing, "seed": 0}
+    await client.complete_async("hi", **keywords)
+    await client.complete_with_fallback_async("hi", **keywords)
+    client.client.chat.completions.create(model="m", messages=[], stream=nothing, **keywords)
+    for request in server.requests:
+        assert request.json["seed"] == 0
+        assert not {"top_p", "timeout", "extra_headers", "stream"} & request.json.keys()
+    assert len(server.requests) == 3
 
 
 def test_a_connection_is_used_again(serve: Serve) -> None:

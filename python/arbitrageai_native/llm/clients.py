@@ -21,7 +21,7 @@ from arbitrageai_native.llm.settings import (
 )
 from arbitrageai_native.llm.streams import AsyncStream, Stream
 
-__all__ = ["AsyncCompletions", "AsyncOpenAI", "Chat", "ChatObject", "Completions", "OpenAI", "is_native"]
+__all__ = ["AsyncCompletions", "AsyncOpenAI", "Chat", "ChatObject", "Completions", "OpenAI"]
 
 Messages = Sequence[Mapping[str, Any]]
 Own = TypeVar("Own", bound="_Completions")
@@ -76,12 +76,14 @@ class ChatObject:
         return {name: value for name, value in plain.items() if not (exclude_none and value is None)}
 
     to_dict = model_dump
+    """The same, by its other name."""
 
     def model_dump_json(self, *, indent: int | None = None, **_: Any) -> str:
         """What the server sent, as JSON."""
         return json.dumps(self.model_dump(), indent=indent, ensure_ascii=False)
 
     to_json = model_dump_json
+    """The same, by its other name."""
 
     def __eq__(self, other: object) -> bool:
         return self.__dict__ == other.__dict__ if isinstance(other, ChatObject) else NotImplemented
