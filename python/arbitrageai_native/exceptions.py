@@ -26,7 +26,7 @@ Those of locks:
 
 from __future__ import annotations
 
-from arbitrageai_native import _late_typing as typing
+from typing import Any
 
 __all__ = [
     "APIConnectionError",
@@ -110,7 +110,7 @@ class APIError(OpenAIError):
         request: Always None: what was sent is not kept, since it holds the prompt and the key.
     """
 
-    request: typing.Any = None
+    request: Any = None
 
     def __init__(self, message: str, request: object = None, *, body: object = None) -> None:
         super().__init__(message)
@@ -121,12 +121,12 @@ class APIError(OpenAIError):
         self.param = _optional_text(members.get("param"))
         self.type = _optional_text(members.get("type"))
 
-    def __reduce__(self) -> tuple[typing.Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:
         # The constructors take keywords: what `Exception` would pickle could not be made anew.
         return _restore, (type(self), self.message, dict(self.__dict__))
 
 
-def _restore(cls: type[APIError], message: str, attributes: dict[str, typing.Any]) -> APIError:
+def _restore(cls: type[APIError], message: str, attributes: dict[str, Any]) -> APIError:
     error = cls.__new__(cls, message)
     Exception.__init__(error, message)
     error.__dict__.update(attributes)

@@ -6,6 +6,7 @@ that same state.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, MutableSequence
 from datetime import datetime, timedelta, timezone
 from enum import Enum
@@ -262,8 +263,6 @@ class ExponentialBackoff:
         except OverflowError:
             delay = float(self.max_delay_ms)
         spread = delay * self.jitter_factor
-        import random  # nothing else here needs it
-
         return max(1, int(delay + random.uniform(-spread, spread)))
 
     async def wait(self, attempt: int) -> None:

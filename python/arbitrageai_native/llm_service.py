@@ -6,16 +6,17 @@ native code.
 
 from __future__ import annotations
 
-import importlib
+import asyncio
 import os  # noqa: F401, a name of the original module
-import sys
+import random
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, cast
 
-from arbitrageai_native import _late, _native, defaults
-from arbitrageai_native import _late_typing as typing
+from arbitrageai_native import _native, defaults
 from arbitrageai_native._safe_text import without_secrets
+from arbitrageai_native._typing import Self, Unpack
 from arbitrageai_native.environment import (
     cloud_api_key,
     cloud_base_url,
@@ -23,13 +24,13 @@ from arbitrageai_native.environment import (
     load_dotenv_file,
     revenue_threshold,
 )
-from arbitrageai_native.exceptions import (
-    CircuitBreakerError,
-    InvalidArgumentError,
-    InvalidArgumentTypeError,
-)
-from arbitrageai_native.llm import routing
-from arbitrageai_native.llm.clients import OpenAI, organization_headers
+from arbitrageai_native.exceptions import CircuitBreakerError, ClientClosedError
+from arbitrageai_native.llm import many, routing, stealth
+from arbitrageai_native.llm.clients import OpenAI, call_options
+from arbitrageai_native.llm.closing import ClosesAfterBlock
+from arbitrageai_native.llm.endpoint import Endpoint
+from arbitrageai_native.llm.fallback import FallbackPlan, Step
+from arbitrageai_native.llm.injected import ChatClient
 from arbitrageai_native.llm.model_config import (
     DEFAULT_CLOUD_MODEL,
     DEFAULT_DISTILLED_MODEL,
@@ -37,17 +38,11 @@ from arbitrageai_native.llm.model_config import (
     ModelConfig,
 )
 from arbitrageai_native.llm.request import Request
-from arbitrageai_native.llm.settings import default_max_connections
-from arbitrageai_native.llm.tracing import logger as _logger
-from arbitrageai_native.llm.tracing import observe
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Self, Unpack
-
-    from arbitrageai_native.llm.settings import ServiceSettings
+from arbitrageai_native.llm.results import Completion, FallbackCompletion, ServiceMetrics
+from arbitrageai_native.llm.settings import CompleteKeywords, ManyKeywords, ServiceSettings
+from arbitrageai_native.llm.streams import AsyncStream, Stream
+from arbitrageai_native.llm.tracing import logger as logger
+from arbitrageai_native.llm_health_check import LLMHealthChecker, get_health_checker
 
 __all__ = [
     "DEFAULT_CLOUD_MODEL",
@@ -98,7 +93,7 @@ def set_default_model_config(config: ModelConfig) -> None:
     _default_model_config = config
 
 
-class LLMService:
+class LLMService(ClosesAfterBlock):
     """Chat completions of one OpenAI-compatible endpoint.
 
     `base_url` and `api_key` default to the environment's `BASE_URL` and `API_KEY`. `enable_circuit_breaker`:
@@ -115,7 +110,7 @@ class LLMService:
         model: The model of the calls to come.
         default_temperature: That of calls that name none.
         default_max_tokens: Likewise.
-        model_config: What the constructors by kind of task go by.
+        model_config: Which model serves which kind of task.
         enable_fallback: Whether `complete_with_fallback` goes on to the local model.
         enable_circuit_breaker: As it was given.
         client: What makes the calls: this package's client, or any other of OpenAI's shape, put in its place.
@@ -130,7 +125,7 @@ class LLMService:
         default_max_tokens: int = defaults.MAX_TOKENS,
         model_config: ModelConfig | None = None,
         enable_fallback: bool = True,
-        enable_circuit_breaker: bool | typing.Literal["always"] = True,
+        enable_circuit_breaker: bool | Literal["always"] = True,
         **settings: Unpack[ServiceSettings],
     ) -> None:
         self.base_url = base_url or cloud_base_url()
@@ -141,17 +136,17 @@ class LLMService:
         self.model_config = model_config or get_default_model_config()
         self.enable_fallback = enable_fallback
         self.enable_circuit_breaker = enable_circuit_breaker
-        self._stealth_range = _stealth_range(settings.pop("stealth_range", defaults.STEALTH_RANGE))
+        self._stealth_range = stealth.checked_range(settings.pop("stealth_range", defaults.STEALTH_RANGE))
         self._fallback_timeouts = settings.pop("fallback_timeouts", defaults.FALLBACK_TIMEOUTS)
         self._fallback_delays = settings.pop("fallback_delays", defaults.FALLBACK_DELAYS)
-        self._options = _options(dict(settings))
+        self._options = call_options(dict(settings))
         self._metrics = _native.CallMetrics()
         self._closed = False
-        self.client: typing.Any = OpenAI(base_url=self.base_url, api_key=self.api_key)
+        self.client: ChatClient = OpenAI(base_url=self.base_url, api_key=self.api_key)
         self._is_local = "localhost" in self.base_url or "127.0.0.1" in self.base_url
-        self._health_checker: _late.LLMHealthChecker | None = None
+        self._health_checker: LLMHealthChecker | None = None
         if enable_circuit_breaker == "always" or (enable_circuit_breaker and self._is_local):
-            self._health_checker = _this_module.get_health_checker()
+            self._health_checker = get_health_checker()
             self._health_checker.register_endpoint(
                 self.base_url,
                 failure_threshold=defaults.FAILURE_THRESHOLD,
@@ -167,24 +162,25 @@ class LLMService:
         max_tokens: int | None = None,
         system_prompt: str | None = None,
         stealth_mode: bool = False,
-        **kwargs: typing.Any,
-    ) -> dict[str, typing.Any]:
+        **kwargs: Unpack[CompleteKeywords],
+    ) -> Completion:
         """Complete a prompt and wait for it in this thread; under a running event loop use `complete_async`.
 
-        `messages=[…]` may stand in the prompt's place. Further keywords are members of the request (`top_p`,
-        `stop`, `seed`, `tools`, `response_format`, …), except `extra_headers`, `extra_query`, `extra_body`,
-        `raw=True` (adds all that the server sent as `result["raw"]`), and this call's own `timeout`,
-        `deadline`, `max_retries` and other settings.
+        `messages=[…]` may stand in the prompt's place. Further keywords: see `CompleteKeywords`. They are
+        this call's settings (`timeout`, `deadline`, `max_retries`, …), `extra_headers`, `extra_query`,
+        `extra_body`, `raw`, and the members of the request that OpenAI documents (`top_p`, `tools`, …).
+        Type checkers refuse any other keyword, to find misspelt ones. At run time it becomes a member of the
+        request; typed code puts such members into `extra_body`.
 
         Returns:
-            `content`, `model`, `usage`, `stealth_mode_used`, `response_time_ms`; `tool_calls` if the model
-            calls tools.
+            A dict; its keys: see `Completion`.
 
         Raises:
             CircuitBreakerError: the endpoint's circuit is open.
             OpenAIError: any of its subclasses; bad arguments are a `ValueError` or `TypeError` as well.
         """
-        request = Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
+        request = self._request(prompt, temperature, max_tokens, system_prompt, kwargs)
+        endpoint = self._endpoint()
         if _in_event_loop():
             self._metrics.blocked_a_loop()
             if stealth_mode:
@@ -194,18 +190,9 @@ class LLMService:
                     stacklevel=2,
                 )
         if stealth_mode:
-            routing.refuse_if_open(self)
-            self._wait_in_thread(request)
-        observation = observe(self.model, request.body, self.base_url)
-        try:
-            result = routing.complete(self, request, observation, stealth_mode)
-        except BaseException as error:
-            if observation is not None:
-                observation.failed(error)
-            raise
-        if observation is not None:
-            observation.succeeded(result)
-        return result
+            endpoint.refuse_if_open()
+            stealth.wait(request, stealth.draw(self._stealth_range, random.uniform), time.sleep)
+        return routing.complete(endpoint, request, stealth_mode)
 
     async def complete_async(
         self,
@@ -214,30 +201,13 @@ class LLMService:
         max_tokens: int | None = None,
         system_prompt: str | None = None,
         stealth_mode: bool = False,
-        **kwargs: typing.Any,
-    ) -> dict[str, typing.Any]:
+        **kwargs: Unpack[CompleteKeywords],
+    ) -> Completion:
         """Complete a prompt without blocking the event loop; arguments, result and errors as `complete`."""
         await _native.turn()
-        request = Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
-        delay = _this_module.random.uniform(*self._stealth_range) if stealth_mode else None
-        observation = observe(self.model, request.body, self.base_url)
-        try:
-            result = await routing.complete_async(self, request, observation, delay)
-        except BaseException as error:
-            if observation is not None:
-                observation.failed(error)
-            raise
-        if observation is not None:
-            observation.succeeded(result)
-        return result
-
-    def _wait_in_thread(self, request: Request) -> None:
-        """The stealth wait of a blocking call; it counts against the deadline."""
-        seconds = _this_module.random.uniform(*self._stealth_range)
-        deadline = request.options.deadline
-        seconds = seconds if deadline is None else min(seconds, deadline)
-        time.sleep(seconds)
-        request.waited(seconds)
+        request = self._request(prompt, temperature, max_tokens, system_prompt, kwargs)
+        delay = stealth.draw(self._stealth_range, random.uniform) if stealth_mode else None
+        return await routing.complete_async(self._endpoint(), request, delay)
 
     # Streams
 
@@ -247,8 +217,8 @@ class LLMService:
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
-        **kwargs: typing.Any,
-    ) -> _late.Stream[str]:
+        **kwargs: Unpack[CompleteKeywords],
+    ) -> Stream[str]:
         """Iterate over the pieces of an answer as they come; arguments as `complete`.
 
         The request is made when the first piece is requested. `timeout` limits the wait for the first event
@@ -260,12 +230,10 @@ class LLMService:
             APIConnectionError: the stream broke, or ended before `[DONE]` and a `finish_reason`; after the
             pieces that came. OpenAIError: any other of its subclasses.
         """
-        request = Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
+        request = self._request(prompt, temperature, max_tokens, system_prompt, kwargs)
         if _in_event_loop():
             self._metrics.blocked_a_loop()
-        request.body["stream"] = True
-        observation = observe(self.model, request.body, self.base_url)
-        return _late.Stream(routing.open_stream(self, request, observation), None, observation)
+        return routing.open_stream(Stream, self._endpoint(), request)
 
     def complete_streaming_async(
         self,
@@ -273,13 +241,11 @@ class LLMService:
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
-        **kwargs: typing.Any,
-    ) -> _late.AsyncStream[str]:
+        **kwargs: Unpack[CompleteKeywords],
+    ) -> AsyncStream[str]:
         """As `complete_streaming`, as an asynchronous iterator that never blocks the event loop."""
-        request = Request(self, prompt, temperature, max_tokens, system_prompt, kwargs)
-        request.body["stream"] = True
-        observation = observe(self.model, request.body, self.base_url)
-        return _late.AsyncStream(routing.open_stream(self, request, observation), None, observation)
+        request = self._request(prompt, temperature, max_tokens, system_prompt, kwargs)
+        return routing.open_stream(AsyncStream, self._endpoint(), request)
 
     # Fallback
 
@@ -289,8 +255,8 @@ class LLMService:
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
-        **kwargs: typing.Any,
-    ) -> dict[str, typing.Any]:
+        **kwargs: Unpack[CompleteKeywords],
+    ) -> FallbackCompletion:
         """As `complete`; where that fails, once more, and then by the local model.
 
         Attempt 0 has 10 s for each of its tries; 2 s later attempt 1 has 20 s; 5 s later, unless this
@@ -298,26 +264,17 @@ class LLMService:
         straight to the local model.
 
         Returns:
-            `complete`'s result, `fallback_used`, `attempt` (0, 1, 2), and `original_error` if the local
-            model answered.
+            `complete`'s result with three more keys: see `FallbackCompletion`.
 
         Raises:
             Exception: the cloud's error if all failed, the local one as its cause.
         """
-        plan = _late.FallbackPlan(self, kwargs)
-        while (step := plan.next_step()) is not None:
-            if step.wait:
-                time.sleep(step.wait)
-            try:
-                service = self if step.attempt < 2 else plan.local_service()
-                result = service.complete(
-                    prompt, temperature, max_tokens, system_prompt, **plan.arguments(step)
-                )
-            except Exception as error:
-                plan.failed(error)
-            else:
-                return plan.succeeded(result)
-        raise plan.error() from plan.cause()
+
+        def attempt(step: Step, keywords: dict[str, Any]) -> Completion:
+            service = self._service_for(step)
+            return service.complete(prompt, temperature, max_tokens, system_prompt, **keywords)
+
+        return self._fallback_plan(kwargs).run(attempt, time.sleep)
 
     async def complete_with_fallback_async(
         self,
@@ -325,34 +282,36 @@ class LLMService:
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
-        **kwargs: typing.Any,
-    ) -> dict[str, typing.Any]:
+        **kwargs: Unpack[CompleteKeywords],
+    ) -> FallbackCompletion:
         """As `complete_with_fallback`, without blocking the event loop."""
-        plan = _late.FallbackPlan(self, kwargs)
-        while (step := plan.next_step()) is not None:
-            if step.wait:
-                await _native.sleep(step.wait)
-            try:
-                service = self if step.attempt < 2 else plan.local_service()
-                result = await service.complete_async(
-                    prompt, temperature, max_tokens, system_prompt, **plan.arguments(step)
-                )
-            except Exception as error:
-                plan.failed(error)
-            else:
-                return plan.succeeded(result)
-        raise plan.error() from plan.cause()
+
+        async def attempt(step: Step, keywords: dict[str, Any]) -> Completion:
+            service = self._service_for(step)
+            return await service.complete_async(prompt, temperature, max_tokens, system_prompt, **keywords)
+
+        return await self._fallback_plan(kwargs).run_async(attempt)
+
+    def _fallback_plan(self, keywords: Mapping[str, Any]) -> FallbackPlan:
+        may_go_local = self.enable_fallback and not self._is_local
+        deadline = self._options.deadline
+        return FallbackPlan(keywords, deadline, self._fallback_delays, self._fallback_timeouts, may_go_local)
+
+    def _service_for(self, step: Step) -> LLMService:
+        if step.is_local:
+            return LLMService.with_local(enable_circuit_breaker=self.enable_circuit_breaker)
+        return self
 
     # Many
 
     def complete_many(
         self,
-        prompts: Iterable[str | Mapping[str, typing.Any]],
+        prompts: Iterable[str | Mapping[str, Any]],
         *,
         concurrency: int = defaults.CONCURRENCY,
         progress: bool = False,
-        **kwargs: typing.Any,
-    ) -> list[dict[str, typing.Any] | Exception]:
+        **kwargs: Unpack[ManyKeywords],
+    ) -> list[Completion | Exception]:
         """Complete many prompts, `concurrency` at a time, and wait for all of them in this thread.
 
         A prompt is a string, or a mapping of `complete`'s arguments; `kwargs` hold for all. `progress=True`
@@ -364,34 +323,48 @@ class LLMService:
         Raises:
             InvalidArgumentTypeError: `prompts` is a single prompt (a string, a mapping), or not iterable.
         """
-        from arbitrageai_native.llm.many import listed, run_in_private_loop
-
-        prompts = listed("prompts", prompts)
+        prompts = many.listed("prompts", prompts)
         if _in_event_loop():
             self._metrics.blocked_a_loop()
-        return run_in_private_loop(
+        return many.run_in_private_loop(
             lambda: self.complete_many_async(prompts, concurrency=concurrency, progress=progress, **kwargs)
         )
 
     async def complete_many_async(
         self,
-        prompts: Iterable[str | Mapping[str, typing.Any]],
+        prompts: Iterable[str | Mapping[str, Any]],
         *,
         concurrency: int = defaults.CONCURRENCY,
         progress: bool = False,
-        **kwargs: typing.Any,
-    ) -> list[dict[str, typing.Any] | Exception]:
+        **kwargs: Unpack[ManyKeywords],
+    ) -> list[Completion | Exception]:
         """As `complete_many`, without blocking the event loop."""
-        from arbitrageai_native.llm.many import fan_out, listed
-
-        async def one(prompt: str | Mapping[str, typing.Any]) -> dict[str, typing.Any]:
-            if isinstance(prompt, Mapping):
-                return await self.complete_async(**{**kwargs, **prompt})
-            return await self.complete_async(prompt, **kwargs)
-
-        return await fan_out(one, listed("prompts", prompts), concurrency, progress)
+        return await many.complete_all(self.complete_async, prompts, dict(kwargs), concurrency, progress)
 
     # The service itself
+
+    def _request(
+        self,
+        prompt: str | None,
+        temperature: float | None,
+        max_tokens: int | None,
+        system_prompt: str | None,
+        keywords: Mapping[str, Any],
+    ) -> Request:
+        if self._closed:
+            raise ClientClosedError("the service is closed")
+        return Request(
+            self.model,
+            prompt,
+            self.default_temperature if temperature is None else temperature,
+            self.default_max_tokens if max_tokens is None else max_tokens,
+            system_prompt,
+            self._options,
+            keywords,
+        )
+
+    def _endpoint(self) -> Endpoint:
+        return Endpoint(self.client, self.base_url, self.model, self._metrics, self._health_checker)
 
     def set_model(self, model: str) -> None:
         """Change the model of the calls to come."""
@@ -405,7 +378,7 @@ class LLMService:
         """Whether the endpoint is on this machine."""
         return self._is_local
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         """The settings, without the key, and without user, password and query of the base URL."""
         return {
             "base_url": without_secrets(self.base_url),
@@ -416,50 +389,25 @@ class LLMService:
             "enable_fallback": self.enable_fallback,
         }
 
-    def metrics(self) -> dict[str, typing.Any]:
-        """Counters and latencies of this service's calls.
-
-        `calls`, `successes`, `failures` by kind, `cancelled`, `retries`; `tokens`: `prompt` and `completion`;
-        `blocking_calls_in_loop`: blocking methods called from a running loop; `latency_seconds`: successes up
-        to each bound; `latency_seconds_total`. Of the whole process: `arbitrageai_native.metrics()`.
-        """
-        return self._metrics.snapshot()
+    def metrics(self) -> ServiceMetrics:
+        """Return the counters of this service; those of the process: `arbitrageai_native.metrics()`."""
+        return cast("ServiceMetrics", self._metrics.snapshot())
 
     def close(self) -> None:
         """Refuse further calls. Connections are the process's and close by themselves when idle."""
         self._closed = True
 
-    async def aclose(self) -> None:
-        """As `close`."""
-        self.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         base_url = without_secrets(self.base_url)
         return f"{type(self).__name__}(base_url={base_url!r}, model={self.model!r})"
 
-    def __reduce_ex__(self, protocol: typing.Any) -> typing.Any:
+    def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(f"{type(self).__name__} holds an API key and is not pickled")
 
     # Constructors
 
     @classmethod
-    def for_task(cls, task_type: str, model_config: ModelConfig | None = None, **kwargs: typing.Any) -> Self:
+    def for_task(cls, task_type: str, model_config: ModelConfig | None = None, **kwargs: Any) -> Self:
         """A service for a kind of task, as the model configuration says."""
         config = model_config or get_default_model_config()
         model, base_url, api_key, _ = config.get_model_for_task(task_type)
@@ -467,47 +415,37 @@ class LLMService:
         return cls(**{**chosen, **kwargs})
 
     @classmethod
-    def for_basic_admin(cls, **kwargs: typing.Any) -> Self:
+    def for_basic_admin(cls, **kwargs: Any) -> Self:
         """A service for simple administrative tasks."""
         return cls.for_task(TASK_TYPE_BASIC_ADMIN, **kwargs)
 
     @classmethod
-    def for_complex_task(cls, **kwargs: typing.Any) -> Self:
+    def for_complex_task(cls, **kwargs: Any) -> Self:
         """A service for complex tasks."""
         return cls.for_task(TASK_TYPE_COMPLEX, **kwargs)
 
     @classmethod
-    def for_distilled_task(cls, model: str | None = None, **kwargs: typing.Any) -> Self:
+    def for_distilled_task(cls, model: str | None = None, **kwargs: Any) -> Self:
         """A service for the distilled model (`DISTILLED_MODEL_NAME`) on the local endpoint."""
         return cls.with_local(model or distilled_model(), **kwargs)
 
     @classmethod
-    def with_local(cls, model: str | None = None, **kwargs: typing.Any) -> Self:
+    def with_local(cls, model: str | None = None, **kwargs: Any) -> Self:
         """A service of the local endpoint."""
         config = kwargs.get("model_config") or get_default_model_config()
-        chosen = {
-            "base_url": config.local_base_url,
-            "api_key": config.local_api_key,
-            "model": model or config.local_model,
-            "model_config": config,
-        }
-        return cls(**{**chosen, **kwargs})
+        chosen = {"base_url": config.local_base_url, "api_key": config.local_api_key, "model_config": config}
+        return cls(**{"model": model or config.local_model, **chosen, **kwargs})
 
     @classmethod
-    def with_cloud(cls, model: str | None = None, **kwargs: typing.Any) -> Self:
+    def with_cloud(cls, model: str | None = None, **kwargs: Any) -> Self:
         """A service of the cloud endpoint."""
         config = kwargs.get("model_config") or get_default_model_config()
-        chosen = {
-            "base_url": cloud_base_url(),
-            "api_key": cloud_api_key(),
-            "model": model or config.cloud_model,
-            "model_config": config,
-        }
-        return cls(**{**chosen, **kwargs})
+        chosen = {"base_url": cloud_base_url(), "api_key": cloud_api_key(), "model_config": config}
+        return cls(**{"model": model or config.cloud_model, **chosen, **kwargs})
 
     @classmethod
     def get_optimized_service(
-        cls, potential_revenue_cents: int, min_cloud_revenue: int | None = None, **kwargs: typing.Any
+        cls, potential_revenue_cents: int, min_cloud_revenue: int | None = None, **kwargs: Any
     ) -> Self:
         """The local model below the revenue (`MIN_CLOUD_REVENUE`, in cents) that pays for the cloud's."""
         threshold = MIN_CLOUD_REVENUE if min_cloud_revenue is None else min_cloud_revenue
@@ -515,43 +453,4 @@ class LLMService:
 
 
 def _in_event_loop() -> bool:
-    events = sys.modules.get("asyncio.events")  # not imported by anyone: then no loop is running
-    running: typing.Any = getattr(events, "_get_running_loop", None)
-    return running is not None and running() is not None
-
-
-# What code written for the original finds in this module, but what takes longer to import than all the rest.
-_FOUND_HERE: dict[str, Callable[[], object]] = {
-    "LLMHealthChecker": lambda: _late.LLMHealthChecker,
-    "asyncio": lambda: importlib.import_module("asyncio"),
-    "get_health_checker": lambda: _late.get_health_checker,
-    "logger": _logger,
-    "random": lambda: importlib.import_module("random"),
-}
-_this_module: typing.Any = sys.modules[__name__]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _FOUND_HERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found = _FOUND_HERE[name]()
-    return found
-
-
-def _stealth_range(given: typing.Any) -> tuple[float, float]:
-    if isinstance(given, (str, bytes)):
-        raise InvalidArgumentTypeError("stealth_range has to be two numbers of seconds, not a string")
-    try:
-        least, longest = (float(seconds) for seconds in given)
-    except (TypeError, ValueError):
-        raise InvalidArgumentTypeError("stealth_range has to be two numbers of seconds") from None
-    if not 0 <= least <= longest < float("inf"):
-        raise InvalidArgumentError(f"stealth_range has to be two growing numbers of seconds, not {given!r}")
-    return least, longest
-
-
-def _options(settings: dict[str, typing.Any]) -> _native.CallOptions:
-    organization = organization_headers(settings.pop("organization", None), settings.pop("project", None))
-    settings["default_headers"] = {**organization, **(settings.get("default_headers") or {})}
-    settings.setdefault("max_connections", default_max_connections())
-    return _native.CallOptions(**{**defaults.CALL_SETTINGS, **settings})
+    return asyncio._get_running_loop() is not None

@@ -20,17 +20,14 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from traceback import StackSummary
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from arbitrageai_native import defaults
 from arbitrageai_native._native import LoopWatch
 from arbitrageai_native._safe_text import printable
-
-if TYPE_CHECKING:
-    from traceback import StackSummary
-
-    from typing_extensions import Self
+from arbitrageai_native._typing import Self
 
 __all__ = ["LOGGER_NAME", "LoopMonitor", "Stall"]
 

@@ -3,45 +3,155 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TypedDict, cast
 
 from arbitrageai_native import _native
 from arbitrageai_native._safe_text import without_secrets
+from arbitrageai_native.llm.results import TokenCounts
 
-__all__ = ["metrics"]
+__all__ = [
+    "BridgeMetrics",
+    "CallsMetrics",
+    "CircuitMetrics",
+    "Histogram",
+    "LocksMetrics",
+    "LoopMetrics",
+    "ModelMetrics",
+    "ProcessMetrics",
+    "metrics",
+]
 
 _STATES = ("closed", "half_open", "open")
 
 
-def metrics() -> dict[str, Any]:
-    """All that this process has counted since it began; of plain values, ready for JSON.
+class Histogram(TypedDict):
+    """How values are distributed.
 
-    From any thread; nothing is waited for. Counts only grow: those of services, managers and monitors that
-    are gone are in them. A forked child begins at zero; circuits go on there as they were. A histogram is
-    `bounds` (upper bounds, in seconds), `counts` (up to each bound and above the last; each value counts
-    once) and `sum`.
-
-    - `llm`: `models`: by the name of the model that was asked for (the 100 first, others as "other"):
-      `calls` by outcome ("success", the kinds of failure, "cancelled"), `in_flight`, `retries`, `tokens`
-      ("prompt", "completion"), `response_seconds` (a histogram of successes). `requests_in_flight`: requests
-      that have a connection. `blocking_calls_in_loop`: blocking methods called from a running event loop.
-    - `circuits`: by endpoint: `state` ("closed", "half_open", "open"), `consecutive_failures`,
-      `total_requests`, `total_failures`, `opened_at` (Unix seconds, or None).
-    - `locks`: `attempts`, `successes`, `conflicts` (found held), `timeouts`, `hand_offs` (won after a
-      conflict), `renewals`, `losses`, `backend_errors` (failures of the database, repeated ones too); `held`
-      and `waiting` now; `wait_seconds` and `hold_seconds` (histograms).
-    - `loop`: of all `LoopMonitor`s: `monitors` installed now, `current_seconds` and `worst_seconds` (lags),
-      `stalls` that have ended, `lag_seconds` (a histogram).
-    - `bridge`: `calls_under_way`: awaitables that native code is at work on, of whatever kind.
+    bounds: upper bounds. counts: the values up to each bound, and those above the last; each value counts
+    once. sum: the sum of all values.
     """
-    return {**_native.process_metrics(), "circuits": _circuits()}
+
+    bounds: list[float]
+    counts: list[int]
+    sum: float
 
 
-def _circuits() -> dict[str, dict[str, Any]]:
+class ModelMetrics(TypedDict):
+    """Calls of one model.
+
+    calls: by outcome ("success", the kinds of failure, "cancelled"). in_flight: calls under way. retries:
+    tries after the first. tokens: of all answered calls. response_seconds: of successes.
+    """
+
+    calls: dict[str, int]
+    in_flight: int
+    retries: int
+    tokens: TokenCounts
+    response_seconds: Histogram
+
+
+class CallsMetrics(TypedDict):
+    """Model calls.
+
+    models: by the name of the model that was asked for (the 100 first, others as "other").
+    requests_in_flight: requests that have a connection. blocking_calls_in_loop: blocking methods called
+    from a running event loop.
+    """
+
+    models: dict[str, ModelMetrics]
+    requests_in_flight: int
+    blocking_calls_in_loop: int
+
+
+class CircuitMetrics(TypedDict):
+    """The circuit of one endpoint.
+
+    state: "closed", "half_open" or "open". consecutive_failures: since the last answer. total_requests:
+    calls that ended. total_failures: calls that failed. opened_at: Unix seconds, or None.
+    """
+
+    state: str
+    consecutive_failures: int
+    total_requests: int
+    total_failures: int
+    opened_at: float | None
+
+
+class LocksMetrics(TypedDict):
+    """Locks of all managers.
+
+    attempts: acquisitions that began. successes: locks that were won. conflicts: acquisitions that found the
+    lock held. timeouts: acquisitions that ended without the lock. hand_offs: locks won after a conflict.
+    renewals: renewed leases. losses: leases that ended before their release. backend_errors: failures of the
+    database, repeated ones too. held: locks now. waiting: waiters now. wait_seconds: how long acquisitions
+    waited. hold_seconds: how long locks were held.
+    """
+
+    attempts: int
+    successes: int
+    conflicts: int
+    timeouts: int
+    hand_offs: int
+    renewals: int
+    losses: int
+    backend_errors: int
+    held: int
+    waiting: int
+    wait_seconds: Histogram
+    hold_seconds: Histogram
+
+
+class LoopMetrics(TypedDict):
+    """All `LoopMonitor`s.
+
+    monitors: those installed now. current_seconds: the lag now. worst_seconds: the worst lag. stalls: those
+    that have ended. lag_seconds: the distribution of lags.
+    """
+
+    monitors: int
+    current_seconds: float
+    worst_seconds: float
+    stalls: int
+    lag_seconds: Histogram
+
+
+class BridgeMetrics(TypedDict):
+    """Native code.
+
+    calls_under_way: awaitables that native code works on, of all kinds.
+    """
+
+    calls_under_way: int
+
+
+class ProcessMetrics(TypedDict):
+    """All that this process has counted.
+
+    llm: model calls. circuits: by endpoint. locks: locks of all managers. loop: all `LoopMonitor`s.
+    bridge: native code.
+    """
+
+    llm: CallsMetrics
+    circuits: dict[str, CircuitMetrics]
+    locks: LocksMetrics
+    loop: LoopMetrics
+    bridge: BridgeMetrics
+
+
+def metrics() -> ProcessMetrics:
+    """All that this process has counted since it began; plain dicts, ready for JSON.
+
+    From any thread; the call does not wait. Counts only grow: those of services, managers and monitors that
+    are gone are in them. A forked child begins at zero; circuits go on there as they were.
+    """
+    return cast("ProcessMetrics", {**_native.process_metrics(), "circuits": _circuits()})
+
+
+def _circuits() -> dict[str, CircuitMetrics]:
     """The circuits of the process's health checker."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, CircuitMetrics] = {}
     for endpoint, native in native_circuits():
-        circuit = {
+        circuit: CircuitMetrics = {
             "state": native.state,
             "consecutive_failures": native.consecutive_failures,
             "total_requests": native.total_requests,
@@ -67,5 +177,5 @@ def native_circuits() -> list[tuple[str, _native.EndpointHealth]]:
     return [(endpoint, native) for endpoint, native in natives if isinstance(native, _native.EndpointHealth)]
 
 
-def _badness(circuit: dict[str, Any]) -> int:
+def _badness(circuit: CircuitMetrics) -> int:
     return _STATES.index(circuit["state"])

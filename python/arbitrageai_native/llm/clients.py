@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Generic, Literal, TypeVar, cast, overload
 
-from arbitrageai_native import _late, _native, defaults, environment
-from arbitrageai_native import _late_typing as typing
+from arbitrageai_native import _native, defaults, environment
 from arbitrageai_native._safe_text import check_text, without_secrets
+from arbitrageai_native._typing import Self, Unpack
 from arbitrageai_native.exceptions import InvalidArgumentTypeError, OpenAIError
-from arbitrageai_native.llm.settings import CALL_SETTINGS, default_max_connections
+from arbitrageai_native.llm.results import ServiceMetrics
+from arbitrageai_native.llm.settings import (
+    CALL_SETTINGS,
+    ClientSettings,
+    CreateKeywords,
+    default_max_connections,
+    given,
+)
+from arbitrageai_native.llm.streams import AsyncStream, Stream
 
-__all__ = ["AsyncOpenAI", "ChatObject", "OpenAI"]
+__all__ = ["AsyncCompletions", "AsyncOpenAI", "Chat", "ChatObject", "Completions", "OpenAI"]
+
+Messages = Sequence[Mapping[str, Any]]
+Own = TypeVar("Own", bound="_Completions")
 
 # What the API documents as optional: absent, it reads as None, as in the SDK's models.
 _OPTIONAL = frozenset(
@@ -42,34 +55,34 @@ _OPTIONAL = frozenset(
 class ChatObject:
     """What the server sent, with attribute access all the way down; `model_dump()` gives plain dicts."""
 
-    def __init__(self, members: dict[str, typing.Any]) -> None:
+    def __init__(self, members: dict[str, Any]) -> None:
         self.__dict__.update({name: _wrapped(value) for name, value in members.items()})
 
-    def __getattr__(self, name: str) -> typing.Any:
+    def __getattr__(self, name: str) -> Any:
         if name in _OPTIONAL:
             return None
         raise AttributeError(f"the answer has no member {name!r}")
 
-    def __getitem__(self, name: str) -> typing.Any:
+    def __getitem__(self, name: str) -> Any:
         return self.__dict__[name]
 
-    def __iter__(self) -> Iterator[tuple[str, typing.Any]]:
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
         return iter(self.__dict__.items())
 
-    def model_dump(self, *, exclude_none: bool = False, **_: typing.Any) -> dict[str, typing.Any]:
+    def model_dump(self, *, exclude_none: bool = False, **_: Any) -> dict[str, Any]:
         """What the server sent, as a dict."""
         plain = {name: _plain(value, exclude_none) for name, value in self.__dict__.items()}
         return {name: value for name, value in plain.items() if not (exclude_none and value is None)}
 
     to_dict = model_dump
+    """The same, by its other name."""
 
-    def model_dump_json(self, *, indent: int | None = None, **_: typing.Any) -> str:
+    def model_dump_json(self, *, indent: int | None = None, **_: Any) -> str:
         """What the server sent, as JSON."""
-        import json  # nothing else here needs it
-
         return json.dumps(self.model_dump(), indent=indent, ensure_ascii=False)
 
     to_json = model_dump_json
+    """The same, by its other name."""
 
     def __eq__(self, other: object) -> bool:
         return self.__dict__ == other.__dict__ if isinstance(other, ChatObject) else NotImplemented
@@ -80,7 +93,7 @@ class ChatObject:
         return f"ChatObject({', '.join(f'{name}={value!r}' for name, value in self.__dict__.items())})"
 
 
-def _wrapped(value: typing.Any) -> typing.Any:
+def _wrapped(value: Any) -> Any:
     if isinstance(value, dict):
         return ChatObject(value)
     if isinstance(value, list):
@@ -88,7 +101,7 @@ def _wrapped(value: typing.Any) -> typing.Any:
     return value
 
 
-def _plain(value: typing.Any, exclude_none: bool) -> typing.Any:
+def _plain(value: Any, exclude_none: bool) -> Any:
     if isinstance(value, ChatObject):
         return value.model_dump(exclude_none=exclude_none)
     if isinstance(value, list):
@@ -97,12 +110,13 @@ def _plain(value: typing.Any, exclude_none: bool) -> typing.Any:
 
 
 class _Completions:
-    def __init__(self, client: _Client) -> None:
+    def __init__(self, client: _Client[Any]) -> None:
         self._client = client
 
     def _prepare(
-        self, arguments: dict[str, typing.Any]
-    ) -> tuple[dict[str, typing.Any], _native.CallOptions, _native.CallMetrics, typing.Any, typing.Any]:
+        self, arguments: dict[str, Any]
+    ) -> tuple[dict[str, Any], _native.CallOptions, _native.CallMetrics, Any, Any]:
+        arguments = given(arguments)
         for name in ("model", "messages"):
             if name not in arguments:
                 raise InvalidArgumentTypeError(f"{name} is missing")
@@ -118,11 +132,39 @@ class _Completions:
 class Completions(_Completions):
     """`client.chat.completions`, synchronous."""
 
-    def create(self, **arguments: typing.Any) -> typing.Any:
+    @overload
+    def create(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        stream: Literal[False] | None = None,
+        **keywords: Unpack[CreateKeywords],
+    ) -> ChatObject: ...
+    @overload
+    def create(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        stream: Literal[True],
+        **keywords: Unpack[CreateKeywords],
+    ) -> Stream[ChatObject]: ...
+    @overload
+    def create(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        stream: bool | None,
+        **keywords: Unpack[CreateKeywords],
+    ) -> ChatObject | Stream[ChatObject]: ...
+    def create(self, **arguments: Any) -> ChatObject | Stream[ChatObject]:
         """Make the call and wait for its answer; with `stream=True` an iterator of chunks.
 
         Keywords are members of the request, except `extra_headers`, `extra_query`, `extra_body` and the
-        call's settings (`timeout`, `deadline`, `max_retries`, …).
+        call's settings (`timeout`, `deadline`, `max_retries`, …). Type checkers know those that
+        `CreateKeywords` names; `extra_body` takes members of any name.
 
         Raises:
             OpenAIError: any of its subclasses.
@@ -130,7 +172,7 @@ class Completions(_Completions):
         streaming = bool(arguments.get("stream"))
         body, options, metrics, headers, query = self._prepare(arguments)
         if streaming:
-            return _late.Stream(
+            return Stream(
                 self._client._native.stream(body, options, metrics, None, headers, query), ChatObject
             )
         return ChatObject(self._client._native.create(body, options, metrics, headers, query))
@@ -139,26 +181,57 @@ class Completions(_Completions):
 class AsyncCompletions(_Completions):
     """`client.chat.completions`, for coroutines."""
 
-    async def create(self, **arguments: typing.Any) -> typing.Any:
+    @overload
+    async def create(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        stream: Literal[False] | None = None,
+        **keywords: Unpack[CreateKeywords],
+    ) -> ChatObject: ...
+    @overload
+    async def create(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        stream: Literal[True],
+        **keywords: Unpack[CreateKeywords],
+    ) -> AsyncStream[ChatObject]: ...
+    @overload
+    async def create(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        stream: bool | None,
+        **keywords: Unpack[CreateKeywords],
+    ) -> ChatObject | AsyncStream[ChatObject]: ...
+    async def create(self, **arguments: Any) -> ChatObject | AsyncStream[ChatObject]:
         """Make the call, as `Completions.create`; with `stream=True` an asynchronous iterator of chunks."""
         streaming = bool(arguments.get("stream"))
         body, options, metrics, headers, query = self._prepare(arguments)
         if streaming:
-            return _late.AsyncStream(
+            return AsyncStream(
                 self._client._native.stream(body, options, metrics, None, headers, query), ChatObject
             )
         return ChatObject(await self._client._native.create_async(body, options, metrics, headers, query))
 
 
-class Chat:
-    """`client.chat`."""
+class Chat(Generic[Own]):
+    """`client.chat`.
 
-    def __init__(self, completions: _Completions) -> None:
-        self.completions: typing.Any = completions
+    Attributes:
+        completions: What makes calls.
+    """
+
+    def __init__(self, completions: Own) -> None:
+        self.completions = completions
 
 
-class _Client:
-    _completions_class: type[_Completions] = Completions
+class _Client(Generic[Own]):
+    _completions_class: type[Own]
 
     def __init__(
         self,
@@ -170,7 +243,7 @@ class _Client:
         timeout: float | None = defaults.CLIENT_TIMEOUT,
         max_retries: int = defaults.CALL_SETTINGS["max_retries"],
         default_headers: Mapping[str, str | None] | None = None,
-        **settings: typing.Any,
+        **settings: Unpack[ClientSettings],
     ) -> None:
         api_key = api_key if api_key is not None else environment.openai_api_key()
         if api_key is None:
@@ -189,17 +262,17 @@ class _Client:
         settings.setdefault("max_connections", default_max_connections())
         # The SDK sends no such header, and code that came from it may compare requests.
         settings.setdefault("idempotency_key", defaults.CLIENT_IDEMPOTENCY_KEY)
-        settings.update(timeout=timeout, max_retries=max_retries, default_headers=headers)
-        self._options = _native.CallOptions(**{**defaults.CALL_SETTINGS, **settings})
+        own = {"timeout": timeout, "max_retries": max_retries, "default_headers": headers}
+        self._options = _native.CallOptions(**{**defaults.CALL_SETTINGS, **settings, **own})
         self._metrics = _native.CallMetrics()
         self._native = _native.ChatClient(base_url, api_key)
         self._own_chat = Chat(self._completions_class(self))
         self._own_completions = self._own_chat.completions
-        self.chat: typing.Any = self._own_chat
+        self.chat: Chat[Own] = self._own_chat
         """`chat.completions.create(...)` makes a call."""
 
     def _is_replaced(self) -> bool:
-        """Whether a test (or an application) put something of its own in the place of our `create`."""
+        """Whether a test or an application replaced our `create`."""
         chat = self.chat
         return (
             chat is not self._own_chat
@@ -207,14 +280,14 @@ class _Client:
             or "create" in self._own_completions.__dict__
         )
 
-    def metrics(self) -> dict[str, typing.Any]:
-        """Counters of this client's own `create` calls."""
-        return self._metrics.snapshot()
+    def metrics(self) -> ServiceMetrics:
+        """Return the counters of this client's own `create` calls."""
+        return cast("ServiceMetrics", self._metrics.snapshot())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={without_secrets(self.base_url)!r})"
 
-    def __reduce__(self) -> typing.Any:
+    def __reduce__(self) -> Any:
         raise TypeError(f"{type(self).__name__} holds an API key and is not pickled")
 
 
@@ -227,7 +300,15 @@ def organization_headers(organization: str | None, project: str | None) -> dict[
     return {name: value for name, value in found.items() if value}
 
 
-class OpenAI(_Client):
+def call_options(settings: dict[str, Any]) -> _native.CallOptions:
+    """Return the options of a service's calls, of its keyword settings."""
+    organization = organization_headers(settings.pop("organization", None), settings.pop("project", None))
+    settings["default_headers"] = {**organization, **(settings.get("default_headers") or {})}
+    settings.setdefault("max_connections", default_max_connections())
+    return _native.CallOptions(**{**defaults.CALL_SETTINGS, **settings})
+
+
+class OpenAI(_Client[Completions]):
     """A native client of an OpenAI-compatible server, with the SDK's shape.
 
     `OpenAI(base_url=…, api_key=…)`; without them the environment's `OPENAI_BASE_URL` and `OPENAI_API_KEY`.
@@ -240,14 +321,14 @@ class OpenAI(_Client):
     def close(self) -> None:
         """Do nothing: for code that closes its client."""
 
-    def __enter__(self) -> OpenAI:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-class AsyncOpenAI(_Client):
+class AsyncOpenAI(_Client[AsyncCompletions]):
     """As `OpenAI`, for coroutines. It belongs to no event loop."""
 
     _completions_class = AsyncCompletions
@@ -258,8 +339,13 @@ class AsyncOpenAI(_Client):
     aclose = close
     """The same, by its other name."""
 
-    async def __aenter__(self) -> AsyncOpenAI:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def is_native(client: Any) -> bool:
+    """Whether a call may go through native code: the client is ours, and nothing of it was replaced."""
+    return type(client) in (OpenAI, AsyncOpenAI) and not client._is_replaced()

@@ -1,7 +1,8 @@
-"""Counting calls from Python: for foreign clients, and for health checkers that are not ours."""
+"""Counting calls in Python: those of injected clients, and those with a health checker of another class."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
 from types import TracebackType
 from typing import Any
@@ -16,13 +17,13 @@ _MOST_TOKENS = 2**32
 
 
 class CountedCall:
-    """A call that a checker admits and whose end it is told.
+    """A call that a checker admits, and whose outcome is reported to the checker.
 
-    With `metrics` it is a foreign client's call of `model`: all its exceptions count as the endpoint's
+    With `metrics` it is an injected client's call of `model`: all its exceptions count as the endpoint's
     failures, since their meaning is not known here.
 
     Attributes:
-        usage: the tokens that it took, once they are known.
+        usage: the tokens of the answer, once they are known.
     """
 
     def __init__(
@@ -34,10 +35,10 @@ class CountedCall:
         self._model = model
         self._count: CallCount | None = None
         self._start = 0.0
-        self.usage: dict[str, Any] | None = None
+        self.usage: Mapping[str, Any] | None = None
 
     def seconds(self) -> float:
-        """Since the call began."""
+        """Return the time since the call began."""
         return perf_counter() - self._start
 
     def __enter__(self) -> CountedCall:
@@ -72,7 +73,7 @@ class CountedCall:
             self._checker.record_failure(self._endpoint, type(error).__name__)
 
     def abandon(self) -> None:
-        """The call was cancelled or left: it says nothing of the endpoint."""
+        """End the count of a call that was cancelled or left: that is neither success nor failure."""
         if self._count is not None:
             self._count.cancelled()
         status = getattr(self._checker, "health_status", None)
@@ -82,7 +83,7 @@ class CountedCall:
             native.abandon()
 
 
-def _tokens(usage: dict[str, Any], kind: str) -> int:
+def _tokens(usage: Mapping[str, Any], kind: str) -> int:
     tokens = usage.get(f"{kind}_tokens")
     # A mock's usage is made of mocks.
     return tokens if isinstance(tokens, int) and 0 <= tokens < _MOST_TOKENS else 0
@@ -104,7 +105,7 @@ class CountedStream:
         self._over = False
 
     def summary(self) -> dict[str, Any]:
-        """The stream's."""
+        """Return the stream's summary."""
         summary: dict[str, Any] = self._stream.summary()
         return summary
 
@@ -117,7 +118,7 @@ class CountedStream:
         self._stream.wait_was_given_up()
 
     def next(self, texts: bool) -> list[Any] | None:
-        """The stream's next batch."""
+        """Return the stream's next batch."""
         if self._over:
             return None
         self._begin()
@@ -131,7 +132,7 @@ class CountedStream:
         return batch
 
     async def next_async(self, texts: bool) -> list[Any] | None:
-        """The stream's next batch."""
+        """Return the stream's next batch."""
         if self._over:
             return None
         self._begin()
@@ -148,7 +149,7 @@ class CountedStream:
         return batch
 
     def close(self) -> None:
-        """Close the stream; left early, it says nothing of the endpoint."""
+        """Close the stream; leaving it early is neither success nor failure of the endpoint."""
         self._stream.close()
         if self._under_way and not self._over:
             self._over = True

@@ -2,103 +2,131 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, cast
 
+from arbitrageai_native import _native
 from arbitrageai_native.exceptions import APITimeoutError, CircuitBreakerError, OpenAIError
-
-if TYPE_CHECKING:
-    from arbitrageai_native.llm_service import LLMService
+from arbitrageai_native.llm.results import Completion, FallbackCompletion
+from arbitrageai_native.llm.settings import given
 
 __all__ = ["FallbackPlan", "Step"]
 
 _LOCAL = 2
 
 
-class Step:
-    """An attempt: 0 and 1 are the service's own, 2 is the local model's. Times in seconds."""
+class Step(NamedTuple):
+    """One attempt: 0 and 1 are the service's own, 2 is the local model's. Times in seconds."""
 
-    __slots__ = ("attempt", "timeout", "wait")
+    attempt: int
+    wait: float
+    timeout: float | None
 
-    def __init__(self, attempt: int, wait: float, timeout: float | None) -> None:
-        self.attempt = attempt
-        self.wait = wait
-        self.timeout = timeout
+    @property
+    def is_local(self) -> bool:
+        """Whether the local model makes the attempt."""
+        return self.attempt == _LOCAL
 
 
 class FallbackPlan:
-    """What comes next, given what has happened."""
+    """Makes one attempt after another: which comes next depends on how the last one failed."""
 
-    def __init__(self, service: LLMService, keywords: dict[str, Any]) -> None:
-        self._service = service
-        self._keywords = keywords
-        self._deadline = keywords.pop("deadline", service._options.deadline)
+    def __init__(
+        self,
+        keywords: Mapping[str, Any],
+        deadline: float | None,
+        delays: Sequence[float],
+        timeouts: Sequence[float | None],
+        may_go_local: bool,
+    ) -> None:
+        self._keywords = given(keywords)
+        self._deadline: float | None = self._keywords.pop("deadline", deadline)
+        self._delays = delays
+        self._timeouts = timeouts
+        self._may_go_local = may_go_local
         self._start = monotonic()
-        self._next: int | None = 0
-        self._step: Step | None = None
+        self._step = Step(0, 0.0, timeouts[0])
         self._cloud_error: Exception | None = None
         self._local_error: Exception | None = None
 
-    def next_step(self) -> Step | None:
-        """The next attempt, or None when there is none left (or no time for it)."""
-        attempt = self._next
-        if attempt is None:
-            return None
-        straight = isinstance(self._cloud_error, CircuitBreakerError)
-        wait = 0.0 if attempt == 0 or straight else self._service._fallback_delays[attempt - 1]
-        if attempt and self._deadline is not None and self._remaining() <= wait:
-            return None
-        self._step = Step(attempt, wait, self._service._fallback_timeouts[attempt])
-        return self._step
+    def run(
+        self, attempt: Callable[[Step, dict[str, Any]], Completion], sleep: Callable[[float], object]
+    ) -> FallbackCompletion:
+        """Make the attempts in this thread; `attempt` gets its step and the keywords of its call."""
+        for step in self._steps():
+            if step.wait:
+                sleep(step.wait)
+            try:
+                return self._succeeded(attempt(step, self._arguments(step)))
+            except Exception as error:
+                self._failed(error)
+        raise self._error() from self._cause()
 
-    def arguments(self, step: Step) -> dict[str, Any]:
-        """The attempt's keywords: the caller's own timeout goes before the plan's."""
+    async def run_async(
+        self, attempt: Callable[[Step, dict[str, Any]], Awaitable[Completion]]
+    ) -> FallbackCompletion:
+        """As `run`, without blocking the event loop."""
+        for step in self._steps():
+            if step.wait:
+                await _native.sleep(step.wait)
+            try:
+                return self._succeeded(await attempt(step, self._arguments(step)))
+            except Exception as error:
+                self._failed(error)
+        raise self._error() from self._cause()
+
+    def _steps(self) -> Iterator[Step]:
+        """Yield attempt after attempt, as long as one is left and there is time for it."""
+        attempt: int | None = 0
+        while attempt is not None:
+            straight = isinstance(self._cloud_error, CircuitBreakerError)
+            wait = 0.0 if attempt == 0 or straight else self._delays[attempt - 1]
+            if attempt and self._remaining() <= wait:
+                return
+            self._step = Step(attempt, wait, self._timeouts[attempt])
+            yield self._step
+            attempt = self._next_attempt(attempt)
+
+    def _next_attempt(self, failed: int) -> int | None:
+        error = self._cloud_error
+        if failed == _LOCAL:
+            return None
+        if isinstance(error, OpenAIError) and isinstance(error, (ValueError, TypeError)):
+            return None  # the arguments are wrong: no other attempt could be right
+        if failed == 0 and not isinstance(error, CircuitBreakerError):
+            return 1
+        return _LOCAL if self._may_go_local else None
+
+    def _arguments(self, step: Step) -> dict[str, Any]:
+        # The caller's own timeout goes before the plan's.
         keywords = {"timeout": step.timeout, **self._keywords}
         if self._deadline is not None:
             keywords["deadline"] = max(0.0, self._remaining())
-        if step.attempt == _LOCAL:
+        if step.is_local:
             keywords.pop("model", None)
         return keywords
 
-    def local_service(self) -> LLMService:
-        """The service of the local model."""
-        from arbitrageai_native.llm_service import LLMService
-
-        return LLMService.with_local(enable_circuit_breaker=self._service.enable_circuit_breaker)
-
-    def failed(self, error: Exception) -> None:
-        """The attempt failed."""
-        attempt = self._step.attempt if self._step is not None else 0
-        if attempt == _LOCAL:
+    def _failed(self, error: Exception) -> None:
+        if self._step.is_local:
             self._local_error = error
-            self._next = None
-            return
-        self._cloud_error = error
-        if isinstance(error, OpenAIError) and isinstance(error, (ValueError, TypeError)):
-            self._next = None  # the arguments are wrong: no other attempt could be right
-        elif attempt == 0 and not isinstance(error, CircuitBreakerError):
-            self._next = 1
-        elif self._service.enable_fallback and not self._service._is_local:
-            self._next = _LOCAL
         else:
-            self._next = None
+            self._cloud_error = error
 
-    def succeeded(self, result: dict[str, Any]) -> dict[str, Any]:
-        """The attempt's result, and how it came about."""
-        attempt = self._step.attempt if self._step is not None else 0
-        result["fallback_used"] = attempt == _LOCAL
-        result["attempt"] = attempt
-        if attempt == _LOCAL:
+    def _succeeded(self, completion: Completion) -> FallbackCompletion:
+        result = cast("FallbackCompletion", completion)
+        result["fallback_used"] = self._step.is_local
+        result["attempt"] = self._step.attempt
+        if self._step.is_local:
             result["original_error"] = str(self._cloud_error)
         return result
 
-    def error(self) -> Exception:
-        """The cloud's error."""
+    def _error(self) -> Exception:
         return self._cloud_error or APITimeoutError()
 
-    def cause(self) -> BaseException | None:
-        """The local model's error; without one, the cause that the cloud's error has."""
-        return self._local_error or self.error().__cause__
+    def _cause(self) -> BaseException | None:
+        # Without a local error the cloud's error keeps its own cause.
+        return self._local_error or self._error().__cause__
 
     def _remaining(self) -> float:
         return self._deadline - (monotonic() - self._start) if self._deadline is not None else float("inf")

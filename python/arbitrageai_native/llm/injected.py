@@ -1,4 +1,4 @@
-"""Calls through a client that an application or a test put in the native one's place.
+"""Calls through an injected client: one that an application or a test put in the place of the native one.
 
 It may be synchronous (`openai.OpenAI`, a `MagicMock`) or not (`openai.AsyncOpenAI`); neither may block an
 event loop, and both serve both kinds of method. A synchronous one runs in a worker thread when a coroutine
@@ -16,15 +16,49 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from arbitrageai_native.exceptions import APIConnectionError, ClientClosedError
+from arbitrageai_native.llm.results import Completion, Usage
 
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+__all__ = [
+    "ChatClient",
+    "HasCompletions",
+    "HasCreate",
+    "InjectedStream",
+    "create",
+    "create_async",
+    "result",
+    "wait_for",
+]
 
 Result = TypeVar("Result")
+
+
+class HasCreate(Protocol):
+    """`client.chat.completions`."""
+
+    def create(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a call; return its answer, or an awaitable of it."""
+
+
+class HasCompletions(Protocol):
+    """`client.chat`."""
+
+    @property
+    def completions(self) -> HasCreate:
+        """What makes calls."""
+
+
+class ChatClient(Protocol):
+    """A client of OpenAI's shape: `openai.OpenAI`, `openai.AsyncOpenAI`, this package's, a mock."""
+
+    @property
+    def chat(self) -> HasCompletions:
+        """What has `completions`."""
+
 
 _WORKERS = 64
 _GRACE = 1.0
@@ -41,8 +75,6 @@ def _executor() -> ThreadPoolExecutor:
     pid = os.getpid()
     executor = _executors.get(pid)
     if executor is None:
-        from concurrent.futures import ThreadPoolExecutor
-
         executor = _executors.setdefault(pid, ThreadPoolExecutor(_WORKERS, "arbitrageai-foreign-client"))
     return executor
 
@@ -72,7 +104,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def wait_for(awaitable: Awaitable[Result]) -> Result:
-    """Await in this thread, on the loop that foreign clients are served by."""
+    """Await in this thread, on the loop that serves asynchronous injected clients."""
 
     async def waited() -> Result:
         return await awaitable
@@ -102,21 +134,14 @@ async def create_async(client: Any, arguments: dict[str, Any]) -> Any:
     return await answer if inspect.isawaitable(answer) else answer
 
 
-def result(
-    answer: Any, requested_model: str, seconds: float, stealth_mode: bool, raw: bool
-) -> dict[str, Any]:
-    """The dict of `LLMService.complete` from an answer with attribute access."""
+def result(answer: Any, requested_model: str, seconds: float, stealth_mode: bool, raw: bool) -> Completion:
+    """Return the result of `LLMService.complete`, of an answer with attribute access."""
     message = answer.choices[0].message
-    usage = getattr(answer, "usage", None)
-    counts = {
-        name: 0 if usage is None else getattr(usage, name, 0)
-        for name in ("prompt_tokens", "completion_tokens", "total_tokens")
-    }
     model = getattr(answer, "model", None)
-    found: dict[str, Any] = {
+    found: Completion = {
         "content": message.content,
         "model": requested_model if model is None else model,
-        "usage": counts,
+        "usage": _usage(getattr(answer, "usage", None)),
         "stealth_mode_used": stealth_mode,
         "response_time_ms": seconds * 1000,
     }
@@ -129,13 +154,21 @@ def result(
     return found
 
 
+def _usage(usage: Any) -> Usage:
+    return {
+        "prompt_tokens": getattr(usage, "prompt_tokens", 0),
+        "completion_tokens": getattr(usage, "completion_tokens", 0),
+        "total_tokens": getattr(usage, "total_tokens", 0),
+    }
+
+
 def _dumped(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)
     return dump() if dump is not None else value
 
 
-class ForeignStream:
-    """The pieces of a foreign client's stream, by either kind of iteration, and what else its chunks tell."""
+class InjectedStream:
+    """The pieces of an injected client's stream, by either kind of iteration, and its summary."""
 
     def __init__(self, open_sync: Callable[[], Any], open_async: Callable[[], Awaitable[Any]]) -> None:
         self._open_sync = open_sync
@@ -150,11 +183,11 @@ class ForeignStream:
         self._left = False
 
     def summary(self) -> dict[str, Any]:
-        """What is known besides the text."""
+        """Return what is known besides the text."""
         return self._summary
 
     def next(self, texts: bool) -> list[Any] | None:
-        """The next pieces, or None after the last."""
+        """Return the next pieces, or None after the last."""
         while True:
             if self._iterator is None:
                 self._source = self._open_sync()
@@ -173,7 +206,7 @@ class ForeignStream:
                 return [text]
 
     async def next_async(self, texts: bool) -> list[Any] | None:
-        """The next pieces, or None after the last."""
+        """Return the next pieces, or None after the last."""
         if self._left:
             raise ClientClosedError(
                 "a wait for the stream was cut short (by a cancellation or a time limit), and nothing "
@@ -250,7 +283,7 @@ class ForeignStream:
             self.close()
 
     def close(self) -> None:
-        """Close the foreign stream, if it can be closed from here."""
+        """Close the client's stream, if it can be closed from here."""
         self._visits += 1  # no need to close it once more
         close = getattr(self._source, "close", None)
         if close is None or self._iterator is None:
@@ -268,10 +301,7 @@ class ForeignStream:
         if isinstance(model, str):
             self._summary["model"] = model
         if usage is not None and isinstance(getattr(usage, "total_tokens", None), int):
-            self._summary["usage"] = {
-                name: getattr(usage, name, 0)
-                for name in ("prompt_tokens", "completion_tokens", "total_tokens")
-            }
+            self._summary["usage"] = _usage(usage)
         choices = getattr(chunk, "choices", None)
         if not choices:
             return None
@@ -283,7 +313,7 @@ class ForeignStream:
         return text
 
 
-def _close_if_left(reference: weakref.ref[ForeignStream], visits: int) -> None:
+def _close_if_left(reference: weakref.ref[InjectedStream], visits: int) -> None:
     stream = reference()
     if stream is not None:
         stream.close_if_left(visits)

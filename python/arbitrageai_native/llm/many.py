@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from arbitrageai_native.exceptions import InvalidArgumentError, InvalidArgumentTypeError
+from arbitrageai_native.llm.results import Completion
 
-__all__ = ["fan_out", "listed", "run_in_private_loop"]
+__all__ = ["complete_all", "fan_out", "listed", "run_in_private_loop"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,6 +24,23 @@ def listed(name: str, items: Iterable[Item]) -> list[Item]:
     if isinstance(items, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(items, Iterable):
         raise InvalidArgumentTypeError(f"{name} has to be a list of prompts, not {type(items).__name__}")
     return list(items)
+
+
+async def complete_all(
+    complete: Callable[..., Awaitable[Completion]],
+    prompts: Iterable[str | Mapping[str, Any]],
+    keywords: dict[str, Any],
+    concurrency: int,
+    progress: bool,
+) -> list[Completion | Exception]:
+    """Call `complete` for every prompt; the keywords of a prompt that is a mapping go before `keywords`."""
+
+    def one(prompt: str | Mapping[str, Any]) -> Awaitable[Completion]:
+        if isinstance(prompt, Mapping):
+            return complete(**{**keywords, **prompt})
+        return complete(prompt, **keywords)
+
+    return await fan_out(one, listed("prompts", prompts), concurrency, progress)
 
 
 async def fan_out(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from arbitrageai_native import _late_typing as typing
-from arbitrageai_native import defaults, environment
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from arbitrageai_native import defaults, environment
+from arbitrageai_native._typing import Self
 
 __all__ = ["DEFAULT_CLOUD_MODEL", "DEFAULT_DISTILLED_MODEL", "DEFAULT_LOCAL_MODEL", "ModelConfig"]
 
@@ -76,11 +74,11 @@ class ModelConfig:
             return model, self.local_base_url, self.local_api_key, True
         return model, environment.cloud_base_url(), environment.cloud_api_key(), False
 
-    def __getstate__(self) -> dict[str, typing.Any]:
+    def __getstate__(self) -> dict[str, Any]:
         # A key has no business in a pickle; the process that reads it has its own environment.
         return {name: value for name, value in vars(self).items() if name != "local_api_key"}
 
-    def __setstate__(self, state: dict[str, typing.Any]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, local_api_key=environment.local_api_key())
 
     def __repr__(self) -> str:

@@ -1,58 +1,57 @@
-"""One call of the service's methods, as their arguments say it."""
+"""One call of a service, as its arguments describe it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from arbitrageai_native.exceptions import ClientClosedError, InvalidArgumentTypeError
-from arbitrageai_native.llm.settings import CALL_SETTINGS
+from arbitrageai_native import _native
+from arbitrageai_native.exceptions import APITimeoutError, InvalidArgumentTypeError
+from arbitrageai_native.llm.settings import CALL_SETTINGS, given
 from arbitrageai_native.llm.tracing import Observation, trace_headers
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from arbitrageai_native import _native
-    from arbitrageai_native.llm_service import LLMService
 
 __all__ = ["Request"]
 
+Result = TypeVar("Result")
+
 
 class Request:
-    """One call, as its method's arguments say: the request's body, its limits, and what goes along."""
+    """The body of the request, the limits of its call, and what goes along.
 
-    __slots__ = ("body", "extra_body", "extra_headers", "extra_query", "options", "raw", "settings")
+    Attributes:
+        body: The members of the request, without `extra_body`.
+        options: The service's options, with the settings of this call.
+        raw: Whether the result has all that the server sent.
+    """
+
+    __slots__ = ("_settings", "body", "extra_body", "extra_headers", "extra_query", "options", "raw")
 
     def __init__(
         self,
-        service: LLMService,
+        model: str,
         prompt: str | None,
         temperature: float | None,
         max_tokens: int | None,
         system_prompt: str | None,
-        keywords: dict[str, Any],
+        options: _native.CallOptions,
+        keywords: Mapping[str, Any],
     ) -> None:
-        if service._closed:
-            raise ClientClosedError("the service is closed")
         self.extra_headers = self.extra_query = self.extra_body = None
-        self.settings: dict[str, Any] = {}
-        self.options = service._options
+        self._settings: dict[str, Any] = {}
+        self.options = options
         self.raw = False
-        body: dict[str, Any] = {
-            "model": service.model,
+        self.body: dict[str, Any] = {
+            "model": model,
             "messages": None,
-            "temperature": service.default_temperature if temperature is None else temperature,
-            "max_tokens": service.default_max_tokens if max_tokens is None else max_tokens,
+            "temperature": temperature,
+            "max_tokens": max_tokens,
         }
-        messages = None
-        if keywords:
-            messages = self._take_keywords(keywords)
-            body.update(keywords)
-        body["messages"] = _messages(prompt, system_prompt, messages)
-        self.body = body
+        messages = self._take_keywords(given(keywords)) if keywords else None
+        self.body["messages"] = _messages(prompt, system_prompt, messages)
 
     def _take_keywords(self, keywords: dict[str, Any]) -> Any:
-        """Take out of `keywords` what is no member of the request; returns the messages."""
+        """Sort the keywords: settings, what goes along, members of the body. Return the messages."""
         if keywords.pop("stream", None):
             raise InvalidArgumentTypeError("stream: complete_streaming and complete_streaming_async stream")
         self.extra_headers = keywords.pop("extra_headers", None)
@@ -61,9 +60,21 @@ class Request:
         self.raw = bool(keywords.pop("raw", False))
         changed = CALL_SETTINGS & keywords.keys()
         if changed:
-            self.settings = {name: keywords.pop(name) for name in changed}
-            self.options = self.options.adjusted(self.settings)
-        return keywords.pop("messages", None)
+            self._settings = {name: keywords.pop(name) for name in changed}
+            self.options = self.options.adjusted(self._settings)
+        messages = keywords.pop("messages", None)
+        self.body.update(keywords)
+        return messages
+
+    def native_arguments(
+        self,
+        metrics: _native.CallMetrics,
+        health: _native.EndpointHealth | None,
+        observation: Observation | None,
+    ) -> tuple[Any, ...]:
+        """Return the arguments with which every method of the native client begins."""
+        headers = self._headers(observation)
+        return self._native_body(), self.options, metrics, health, headers, self.extra_query
 
     def _native_body(self) -> dict[str, Any]:
         if self.extra_body is None:
@@ -72,38 +83,41 @@ class Request:
             raise InvalidArgumentTypeError("extra_body is not a mapping")
         return {**self.body, **self.extra_body}
 
-    def native_arguments(
-        self,
-        metrics: _native.CallMetrics,
-        health: _native.EndpointHealth | None,
-        observation: Observation | None,
-    ) -> tuple[Any, ...]:
-        """What every call of the native client begins with."""
-        headers = self._headers(observation)
-        return self._native_body(), self.options, metrics, health, headers, self.extra_query
-
     def _headers(self, observation: Observation | None) -> Any:
-        """The extra headers, the trace's among them."""
         trace = trace_headers(observation)
         extra = self.extra_headers
         if trace is None or not (extra is None or isinstance(extra, Mapping)):
-            return extra  # what is no mapping is refused where headers are read
+            return extra  # native code refuses what is not a mapping
         return {**trace, **(extra or {})}
 
-    def waited(self, seconds: float) -> None:
-        """So long the call has waited before it is made: that much less is left of its deadline."""
-        deadline = self.options.deadline
-        if deadline is not None:
-            self.options = self.options.adjusted({"deadline": deadline - seconds})
-
-    def foreign_arguments(self) -> dict[str, Any]:
-        """The keywords for a foreign client's `create`: `timeout` and the `extra_…`, none of our settings."""
-        arguments = {**self.body, "timeout": self.settings.get("timeout", self.options.timeout)}
+    def injected_arguments(self) -> dict[str, Any]:
+        """Return the keywords for an injected client's `create`: of our settings it knows `timeout` alone."""
+        arguments = {**self.body, "timeout": self._settings.get("timeout", self.options.timeout)}
         for name in ("extra_headers", "extra_query", "extra_body"):
             value = getattr(self, name)
             if value is not None:
                 arguments[name] = value
         return arguments
+
+    def waited(self, seconds: float) -> None:
+        """Take a wait before the call from its deadline."""
+        deadline = self.options.deadline
+        if deadline is not None:
+            self.options = self.options.adjusted({"deadline": deadline - seconds})
+
+    async def within_deadline(self, pending: Awaitable[Result]) -> Result:
+        """Await something, for what is left of the deadline.
+
+        Raises:
+            APITimeoutError: the deadline came first.
+        """
+        deadline = self.options.deadline
+        if deadline is None:
+            return await pending
+        try:
+            return await asyncio.wait_for(pending, deadline)
+        except asyncio.TimeoutError:
+            raise APITimeoutError(message=f"Request timed out. (deadline of {deadline:g} s)") from None
 
 
 def _messages(prompt: str | None, system_prompt: str | None, messages: Any) -> list[Any]:

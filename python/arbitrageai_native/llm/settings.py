@@ -1,73 +1,181 @@
-"""The names and defaults of a call's settings."""
+"""The keywords of services and calls: their names, their types, and which of them are settings of a call."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from typing import Any, TypedDict
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from typing_extensions import TypedDict
-
-    class ServiceSettings(TypedDict, total=False):
-        """Keyword settings of a service, besides the original's. All times in seconds; None: no limit.
-
-        timeout: limit of one try from start to end (30); for a stream, of the first event and of each gap.
-        deadline: the whole call with its retries and waits.
-        connect_timeout: making a connection (5). first_byte_timeout: from sending the request to the
-        answer's head. idle_timeout: between two parts of an answer's body.
-        max_retries (2), retry_base (0.5), retry_cap (8), retry_jitter (0.25), retry_after_limit (120): see
-        `complete`. idempotency_key: True (a header of its own for each call), False, or a string.
-        max_body_bytes: the longest answer, and the longest event of a stream (64 MiB).
-        max_connections: requests under way at once; more wait in line, which counts against `deadline` only.
-        http2: True uses HTTP/2 with servers that offer it (False). All calls to a server then share one
-            connection and its limit on streams (often 100); waiting for a stream counts against `timeout`.
-        default_headers, organization, project: sent with every request (`OPENAI_ORG_ID`,
-        `OPENAI_PROJECT_ID`). stealth_range: the least and the longest stealth wait (2, 5).
-        fallback_timeouts: of the two tries and the local one (10, 20, 30). fallback_delays: before the
-        second and third (2, 5).
-        """
-
-        timeout: float | None
-        deadline: float | None
-        connect_timeout: float | None
-        first_byte_timeout: float | None
-        idle_timeout: float | None
-        max_retries: int
-        retry_base: float
-        retry_cap: float
-        retry_jitter: float
-        retry_after_limit: float
-        idempotency_key: bool | str | None
-        max_body_bytes: int
-        max_connections: int
-        http2: bool
-        default_headers: Mapping[str, str | None] | None
-        organization: str | None
-        project: str | None
-        stealth_range: tuple[float, float]
-        fallback_timeouts: tuple[float | None, float | None, float | None]
-        fallback_delays: tuple[float, float]
+__all__ = [
+    "CALL_SETTINGS",
+    "CallSettings",
+    "ClientSettings",
+    "CompleteKeywords",
+    "CreateKeywords",
+    "ManyKeywords",
+    "RequestMembers",
+    "ServiceSettings",
+    "given",
+]
 
 
-# Keywords of a call that set its limits, and are no members of the request.
-CALL_SETTINGS = frozenset(
-    (
-        "timeout",
-        "deadline",
-        "connect_timeout",
-        "first_byte_timeout",
-        "idle_timeout",
-        "max_retries",
-        "retry_base",
-        "retry_cap",
-        "retry_jitter",
-        "retry_after_limit",
-        "idempotency_key",
-        "max_body_bytes",
-    )
-)
+class _CommonSettings(TypedDict, total=False):
+    """Settings that clients, services and calls have. Times in seconds; None: no limit.
+
+    deadline: the whole call with its retries and waits.
+    connect_timeout: making a connection (5). first_byte_timeout: from sending the request to the
+    answer's head. idle_timeout: between two parts of an answer's body.
+    retry_base: the first wait before a retry (0.5).
+    retry_cap: the longest (8). retry_jitter: the random part of a wait (0.25).
+    retry_after_limit: the longest wait that a server may ask for (120).
+    idempotency_key: True (a header of its own for each call), False, or a string.
+    max_body_bytes: the longest answer, and the longest event of a stream (64 MiB).
+    """
+
+    deadline: float | None
+    connect_timeout: float | None
+    first_byte_timeout: float | None
+    idle_timeout: float | None
+    retry_base: float
+    retry_cap: float
+    retry_jitter: float
+    retry_after_limit: float
+    idempotency_key: bool | str | None
+    max_body_bytes: int
+
+
+class CallSettings(_CommonSettings, total=False):
+    """Settings of one call; a service may have them for all of its calls.
+
+    timeout: limit of one try from start to end (30); for a stream, of the first event and of each gap.
+    max_retries: tries after the first (2).
+    """
+
+    timeout: float | None
+    max_retries: int
+
+
+# These keywords limit a call; they are not members of its request.
+CALL_SETTINGS = frozenset(CallSettings.__optional_keys__)
+
+
+class ClientSettings(_CommonSettings, total=False):
+    """Further keywords of `OpenAI` and `AsyncOpenAI`.
+
+    max_connections: requests under way at once; more wait in line, which counts against `deadline` only.
+    http2: True uses HTTP/2 with servers that offer it (False). All calls to a server then share one
+    connection and its limit on streams (often 100); waiting for a stream counts against `timeout`.
+    """
+
+    max_connections: int
+    http2: bool
+
+
+class ServiceSettings(CallSettings, ClientSettings, total=False):
+    """Further keywords of `LLMService`.
+
+    default_headers: sent with every request. organization: likewise (`OPENAI_ORG_ID`).
+    project: likewise (`OPENAI_PROJECT_ID`).
+    stealth_range: the least and the longest stealth wait (2, 5).
+    fallback_timeouts: of the two tries and the local one (10, 20, 30).
+    fallback_delays: before the second and third (2, 5).
+    """
+
+    default_headers: Mapping[str, str | None] | None
+    organization: str | None
+    project: str | None
+    stealth_range: tuple[float, float]
+    fallback_timeouts: tuple[float | None, float | None, float | None]
+    fallback_delays: tuple[float, float]
+
+
+class RequestMembers(CallSettings, total=False):
+    """Members of a request as OpenAI's API documents them, a call's settings, and what goes along.
+
+    extra_headers: further header fields. extra_query: further parameters of the URL.
+    extra_body: further members of the request, whatever their names.
+
+    frequency_penalty: see OpenAI's API; so are function_call: functions: logit_bias: logprobs:
+    max_completion_tokens: metadata: modalities: n: parallel_tool_calls: prediction: presence_penalty:
+    reasoning_effort: response_format: seed: service_tier: stop: store: stream_options: tool_choice: tools:
+    top_logprobs: top_p: user: verbosity: and audio:
+    """
+
+    extra_headers: Mapping[str, str | None] | None
+    extra_query: Mapping[str, Any] | None
+    extra_body: Mapping[str, Any] | None
+    audio: Mapping[str, Any] | None
+    frequency_penalty: float | None
+    function_call: str | Mapping[str, Any] | None
+    functions: Iterable[Mapping[str, Any]] | None
+    logit_bias: Mapping[str, int] | Mapping[int, int] | None
+    logprobs: bool | None
+    max_completion_tokens: int | None
+    metadata: Mapping[str, str] | None
+    modalities: Sequence[str] | None
+    n: int | None
+    parallel_tool_calls: bool | None
+    prediction: Mapping[str, Any] | None
+    presence_penalty: float | None
+    reasoning_effort: str | None
+    response_format: Mapping[str, Any] | None
+    seed: int | None
+    service_tier: str | None
+    stop: str | Sequence[str] | None
+    store: bool | None
+    stream_options: Mapping[str, Any] | None
+    tool_choice: str | Mapping[str, Any] | None
+    tools: Iterable[Mapping[str, Any]] | None
+    top_logprobs: int | None
+    top_p: float | None
+    user: str | None
+    verbosity: str | None
+
+
+class CompleteKeywords(RequestMembers, total=False):
+    """Keywords of every `complete…` of a service.
+
+    messages: the chat so far, in the place of a prompt. model: the model of this call alone.
+    raw: True adds all that the server sent, as `result["raw"]`.
+    """
+
+    messages: Sequence[Mapping[str, Any]] | None
+    model: str
+    raw: bool
+
+
+class ManyKeywords(CompleteKeywords, total=False):
+    """Keywords of `complete_many`: they hold for every prompt.
+
+    temperature: as in `complete`; so are max_tokens: system_prompt: and stealth_mode:
+    """
+
+    temperature: float | None
+    max_tokens: int | None
+    system_prompt: str | None
+    stealth_mode: bool
+
+
+class CreateKeywords(RequestMembers, total=False):
+    """Keywords of a client's `create`, besides `model`, `messages` and `stream`.
+
+    temperature: how random the answer is. max_tokens: its longest length.
+    """
+
+    temperature: float | None
+    max_tokens: int | None
+
+
+# OpenAI's SDK has two values that stand for a keyword that was not given: `NOT_GIVEN` and `omit`.
+_TYPES_OF_NOTHING = frozenset(("NotGiven", "Omit"))
+
+
+def given(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords that were given, in a dict of the caller's own."""
+    if "openai" not in sys.modules:
+        return dict(keywords)
+    return {name: value for name, value in keywords.items() if type(value).__name__ not in _TYPES_OF_NOTHING}
 
 
 @cache

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from arbitrageai_native._native import ChatStream
+from arbitrageai_native._typing import Self
+from arbitrageai_native.llm.counting import CountedStream
+from arbitrageai_native.llm.results import Usage
+from arbitrageai_native.llm.tracing import Observation
 
-    from arbitrageai_native import _native
-    from arbitrageai_native.llm.tracing import Observation
+__all__ = ["AsyncStream", "Stream"]
 
 Item = TypeVar("Item")
 
@@ -21,7 +23,7 @@ class _Streamed(Generic[Item]):
 
     def __init__(
         self,
-        native: _native.ChatStream,
+        native: ChatStream | CountedStream,
         wrap: Callable[[Any], Item] | None = None,
         observation: Observation | None = None,
     ) -> None:
@@ -38,9 +40,9 @@ class _Streamed(Generic[Item]):
         return model
 
     @property
-    def usage(self) -> dict[str, int] | None:
+    def usage(self) -> Usage | None:
         """Tokens used, if the server says (OpenAI: with `stream_options={"include_usage": True}`)."""
-        usage: dict[str, int] | None = self._native.summary().get("usage")
+        usage: Usage | None = self._native.summary().get("usage")
         return usage
 
     @property

@@ -1,4 +1,4 @@
-"""What is told of a call to whoever listens: a log line, an OpenTelemetry span. Never prompts, never keys.
+"""Reports of calls: a log line, an OpenTelemetry span, listeners. Never prompts, never keys.
 
 Nobody listens to most calls: `observe` then costs three look-ups.
 """
@@ -6,60 +6,69 @@ Nobody listens to most calls: `observe` then costs three look-ups.
 from __future__ import annotations
 
 import importlib
+import logging
+import re
 import sys
 from collections.abc import Callable, Mapping
-from functools import cache
 from time import perf_counter
+from types import TracebackType
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import logging
-    from typing import Any
+# `urllib.parse` can do this, but takes as long to import as a tenth of this package.
+_ADDRESS = (
+    r"[^:/?#]+://(?:[^/?#]*@)?"
+    r"(?:\[(?P<ip>[^\]]+)\]|(?P<host>[^/?#@:\[]+))(?::(?P<port>[0-9]{1,5}))?(?=[/?#]|$)"
+)
 
 __all__ = ["Listener", "Observation", "listen", "logger", "observe", "trace_headers"]
 
 Listener = Callable[[float, Mapping[str, object], Mapping[str, object]], None]
-"""Is told of a call that has ended: its seconds, its tokens, and its attributes by OpenTelemetry's names."""
+"""Called when a call has ended: with its seconds, its tokens, and its attributes by OpenTelemetry's names."""
+
+logger = logging.getLogger("arbitrageai_native.llm")
+"""Logs every call at level INFO."""
 
 _listeners: tuple[Listener, ...] = ()
 
 
 def listen(listener: Listener) -> None:
-    """Have a listener told of every call, in the thread that made it: it has to be quick."""
+    """Call a listener after every call, in the thread that made the call: the listener has to be quick."""
     global _listeners
     _listeners = (*_listeners, listener)
 
 
-@cache
-def logger() -> logging.Logger:
-    """Where calls are told of. `logging` is imported only now: it takes longer than all of this package."""
-    import logging
-
-    return logging.getLogger("arbitrageai_native.llm")
-
-
-def _somebody_reads_the_log() -> bool:
-    # Not imported by anyone, it can't have been set up by anyone.
-    logging = sys.modules.get("logging")
-    return logging is not None and logger().isEnabledFor(logging.INFO)
-
-
 class Observation:
-    """One call, from its start to its end."""
+    """One call, from its start to its end. As a context manager it ends with the block.
 
-    __slots__ = ("_attributes", "_model", "_span", "_start")
+    Attributes:
+        result: What the call brought; the block sets it.
+    """
+
+    __slots__ = ("_attributes", "_model", "_span", "_start", "result")
 
     def __init__(self, model: str, span: Any, attributes: dict[str, Any]) -> None:
         self._model = model
         self._span = span
         self._attributes = attributes
         self._start = perf_counter()
+        self.result: Any = None
 
-    def succeeded(self, result: dict[str, Any]) -> None:
-        """The call brought an answer."""
+    def __enter__(self) -> None:
+        """Begin: the time counts from the making of this object."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.succeeded(self.result)
+        else:
+            self.failed(error)
+
+    def succeeded(self, result: Mapping[str, Any]) -> None:
+        """Report an answer."""
         usage = result.get("usage") or {}
         seconds = perf_counter() - self._start
-        logger().info(
+        logger.info(
             "%s: answered in %.0f ms, %s tokens", self._model, seconds * 1000, usage.get("total_tokens")
         )
         if self._span is not None:
@@ -71,23 +80,23 @@ class Observation:
             self._span.end()
         # Without the wait of stealth mode.
         response_time = result.get("response_time_ms")
-        self._tell(seconds if response_time is None else response_time / 1000, usage, self._attributes)
+        self._report(seconds if response_time is None else response_time / 1000, usage, self._attributes)
 
     def failed(self, error: BaseException) -> None:
-        """The call failed. Its text may quote the prompt: only its kind is told."""
+        """Report a failure by its kind alone, since its text may quote the prompt."""
         kind = type(error).__name__
         status = getattr(error, "status_code", None)
         error_type = kind if status is None else str(status)
         seconds = perf_counter() - self._start
         detail = "" if status is None else f" {status}"
-        logger().info("%s: %s%s after %.0f ms", self._model, kind, detail, seconds * 1000)
+        logger.info("%s: %s%s after %.0f ms", self._model, kind, detail, seconds * 1000)
         if self._span is not None:
             self._span.set_attribute("error.type", error_type)
             self._span.set_status(sys.modules["opentelemetry.trace"].StatusCode.ERROR, kind)
             self._span.end()
-        self._tell(seconds, {}, {**self._attributes, "error.type": error_type})
+        self._report(seconds, {}, {**self._attributes, "error.type": error_type})
 
-    def _tell(self, seconds: float, usage: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    def _report(self, seconds: float, usage: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         for listener in _listeners:
             listener(seconds, usage, attributes)
 
@@ -98,29 +107,24 @@ def observe(model: object, body: dict[str, Any], base_url: object) -> Observatio
     # An application that uses OpenTelemetry has imported it; one without a tracer provider wants no spans.
     traced = trace is not None and type(trace.get_tracer_provider()).__name__ != "ProxyTracerProvider"
     if not traced and not _listeners:
-        return Observation(str(model), None, {}) if _somebody_reads_the_log() else None
+        return Observation(str(model), None, {}) if logger.isEnabledFor(logging.INFO) else None
     attributes = _attributes(body.get("model", model), base_url)
     span = _start_span(trace, attributes, body) if traced else None
     return Observation(str(model), span, attributes)
 
 
 def _attributes(model: object, base_url: object) -> dict[str, Any]:
-    """What spans and metrics say of a call, by OpenTelemetry's semantic conventions."""
-    from urllib.parse import urlsplit
-
+    """Return the attributes of spans and metrics, by OpenTelemetry's semantic conventions."""
     attributes: dict[str, Any] = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": str(model),
     }
-    try:
-        address = urlsplit(str(base_url))
-        if address.hostname:
-            attributes["server.address"] = address.hostname
-        if address.port:
-            attributes["server.port"] = address.port
-    except ValueError:
-        pass
+    address = re.match(_ADDRESS, str(base_url))
+    if address is not None:
+        attributes["server.address"] = (address["host"] or address["ip"]).lower()
+        if address["port"]:
+            attributes["server.port"] = int(address["port"])
     return attributes
 
 
@@ -139,7 +143,7 @@ def _start_span(trace: Any, attributes: dict[str, Any], body: dict[str, Any]) ->
 
 
 def trace_headers(observation: Observation | None) -> dict[str, str] | None:
-    """The `traceparent` (and what else is propagated) of the call's span, or of the current one."""
+    """Return the headers (`traceparent` and others) of the call's span, or of the current one."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return None

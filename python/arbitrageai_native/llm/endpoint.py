@@ -1,0 +1,71 @@
+"""Where a call goes: its client and its circuit. Every helper of a call takes this, none takes the service.
+
+A service makes an `Endpoint` for each call, since code may replace its client, its checker or its URL at any
+time between two calls.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arbitrageai_native._native import CallMetrics, EndpointHealth
+from arbitrageai_native._safe_text import without_secrets
+from arbitrageai_native.exceptions import CircuitBreakerError
+from arbitrageai_native.llm.counting import CountedCall
+from arbitrageai_native.llm_health_check import HealthMetrics, LLMHealthChecker
+
+__all__ = ["Endpoint"]
+
+_CHECKER_METHODS = frozenset(("should_allow_request", "record_success", "record_failure"))
+
+
+class Endpoint:
+    """Where a call goes.
+
+    Attributes:
+        client: This package's client, or an injected one.
+        base_url: The URL by which the checker knows the endpoint.
+        model: The service's model, which the log names.
+        metrics: The service's counters.
+        checker: The health checker; None without a circuit breaker.
+    """
+
+    __slots__ = ("base_url", "checker", "client", "metrics", "model")
+
+    def __init__(self, client: Any, base_url: str, model: str, metrics: CallMetrics, checker: Any) -> None:
+        self.client = client
+        self.base_url = base_url
+        self.model = model
+        self.metrics = metrics
+        self.checker = checker
+
+    def circuit(self) -> tuple[EndpointHealth | None, Any]:
+        """Return the circuit that native code asks and tells, or a checker that only Python code can ask.
+
+        A checker of another class, or with patched methods, expects to be called.
+        """
+        checker = self.checker
+        if checker is None:
+            return None, None
+        if type(checker) is not LLMHealthChecker or not _CHECKER_METHODS.isdisjoint(checker.__dict__):
+            return None, checker
+        metrics = checker.health_status.get(self.base_url)
+        if metrics is None:
+            return None, None
+        if type(metrics) is not HealthMetrics:
+            return None, checker
+        return metrics._native, None
+
+    def refuse_if_open(self) -> None:
+        """Raise `CircuitBreakerError` if the circuit is open: before a stealth wait, not after it."""
+        health, _ = self.circuit()
+        if health is not None and health.would_refuse():
+            raise CircuitBreakerError(f"Circuit breaker is open for {without_secrets(self.base_url)}")
+
+    def counted(self) -> CountedCall:
+        """Return the count of a native call whose checker Python code has to ask."""
+        return CountedCall(self.checker, self.base_url)
+
+    def counted_injected(self, model: object) -> CountedCall:
+        """Return the count of an injected client's call."""
+        return CountedCall(self.checker, self.base_url, self.metrics, model)

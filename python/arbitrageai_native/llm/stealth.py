@@ -1,0 +1,54 @@
+"""Stealth mode: a random wait before the request, so that bids do not come at a machine's pace.
+
+The range is checked where a service is made, the seconds are drawn at each call, and the wait counts against
+the call's deadline. A native client waits in native code (`delay` of `ChatClient.complete_async`). The other
+two waits are here. `sleep` and `uniform` come from the caller, since code may patch them in `llm_service`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from arbitrageai_native import _native
+from arbitrageai_native.exceptions import InvalidArgumentError, InvalidArgumentTypeError
+from arbitrageai_native.llm.request import Request
+
+__all__ = ["checked_range", "draw", "wait", "wait_async"]
+
+
+def checked_range(given: Any) -> tuple[float, float]:
+    """Return the least and the longest wait.
+
+    Raises:
+        InvalidArgumentTypeError: it is not a pair of numbers.
+        InvalidArgumentError: the numbers do not grow, or one is negative or infinite.
+    """
+    if isinstance(given, (str, bytes)):
+        raise InvalidArgumentTypeError("stealth_range has to be two numbers of seconds, not a string")
+    try:
+        least, longest = (float(seconds) for seconds in given)
+    except (TypeError, ValueError):
+        raise InvalidArgumentTypeError("stealth_range has to be two numbers of seconds") from None
+    if not 0 <= least <= longest < float("inf"):
+        raise InvalidArgumentError(f"stealth_range has to be two growing numbers of seconds, not {given!r}")
+    return least, longest
+
+
+def draw(seconds_range: tuple[float, float], uniform: Callable[[float, float], float]) -> float:
+    """Return the seconds that one call waits."""
+    return uniform(*seconds_range)
+
+
+def wait(request: Request, seconds: float, sleep: Callable[[float], object]) -> None:
+    """Wait in this thread, by exactly one `sleep`."""
+    deadline = request.options.deadline
+    seconds = seconds if deadline is None else min(seconds, deadline)
+    sleep(seconds)
+    request.waited(seconds)
+
+
+async def wait_async(request: Request, seconds: float) -> None:
+    """Wait on the event loop, before the call of an injected client."""
+    await request.within_deadline(_native.sleep(seconds))
+    request.waited(seconds)

@@ -1,0 +1,101 @@
+"""Type checkers find a user's mistakes, and find none in correct code; editors complete the public names."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import get_type_hints
+
+import jedi
+import pytest
+
+import arbitrageai_native
+from arbitrageai_native import LLMService
+from arbitrageai_native.llm.results import ServiceMetrics
+from arbitrageai_native.process_metrics import ProcessMetrics
+
+USER_CODE = Path(__file__).parent / "user_code"
+FILES = ("correct.py", "mistaken.py")
+MARK = "# mistake: "
+
+
+Lines = dict[str, set[int]]
+
+
+def mypy_errors(folder: Path) -> Lines:
+    """The lines with errors by file, as a user's mypy finds them with `--strict`."""
+    options = ["--strict", "--config-file=", "--output=json", f"--cache-dir={folder}"]
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, *FILES], capture_output=True, text=True, cwd=USER_CODE
+    )
+    assert checked.returncode == 1, checked.stdout + checked.stderr
+    errors = [json.loads(line) for line in checked.stdout.splitlines()]
+    return by_file((one["file"], one["line"]) for one in errors if one["severity"] == "error")
+
+
+def pyright_errors(folder: Path) -> Lines:
+    """The lines with errors by file, as a user's pyright finds them in its standard mode."""
+    settings = {"typeCheckingMode": "standard", "include": [str(USER_CODE)], "pythonVersion": "3.10"}
+    (folder / "pyrightconfig.json").write_text(json.dumps(settings))
+    options = ["--outputjson", "--pythonpath", sys.executable, "--project", str(folder)]
+    checked = subprocess.run(
+        [sys.executable, "-m", "basedpyright", *options], capture_output=True, text=True, cwd=USER_CODE
+    )
+    assert checked.returncode == 1, checked.stdout + checked.stderr
+    errors = json.loads(checked.stdout)["generalDiagnostics"]
+    return by_file(
+        (one["file"], one["range"]["start"]["line"] + 1) for one in errors if one["severity"] == "error"
+    )
+
+
+def by_file(places: Iterable[tuple[str, int]]) -> Lines:
+    lines: Lines = {name: set() for name in FILES}
+    for file, line in places:
+        lines[Path(file).name].add(line)
+    return lines
+
+
+@pytest.fixture(scope="module", params=[mypy_errors, pyright_errors], ids=["mypy", "pyright"])
+def errors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lines:
+    """What a type checker finds in the user's files."""
+    found: Lines = request.param(tmp_path_factory.mktemp("types"))
+    return found
+
+
+def test_at_least_15_of_16_mistakes_are_found(errors: Lines) -> None:
+    mistakes = defaultdict(set)
+    lines = (USER_CODE / "mistaken.py").read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        if MARK in line:
+            mistakes[line.partition(MARK)[2]].add(number)
+    assert len(mistakes) == 16
+    found = [name for name, lines in mistakes.items() if lines <= errors["mistaken.py"]]
+    assert len(found) >= 15, sorted(set(mistakes) - set(found))
+    assert errors["mistaken.py"] <= set().union(*mistakes.values())
+
+
+def test_correct_code_has_no_errors(errors: Lines) -> None:
+    assert errors["correct.py"] == set()
+
+
+def test_the_types_of_metrics_have_the_keys_of_the_metrics() -> None:
+    assert LLMService().metrics().keys() == get_type_hints(ServiceMetrics).keys()
+    metrics = arbitrageai_native.metrics()
+    for name, kind in get_type_hints(ProcessMetrics).items():
+        if name != "circuits":
+            assert metrics[name].keys() == get_type_hints(kind).keys()  # type: ignore[literal-required]
+
+
+def test_an_editor_completes_the_public_names() -> None:
+    def completed(code: str) -> set[str]:
+        return {completion.name for completion in jedi.Script(code).complete()}
+
+    assert set(arbitrageai_native.__all__) <= completed("import arbitrageai_native\narbitrageai_native.")
+    names = {name for name in vars(LLMService) if not name.startswith("_")}
+    assert len(names) > 20
+    program = "from arbitrageai_native import LLMService\nLLMService()."
+    assert names | {"base_url", "model", "client"} <= completed(program)
