@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
+from importlib.util import find_spec
 
 from arbitrageai_native.llm.tracing import logger
 
@@ -135,3 +137,17 @@ def revenue_threshold() -> int:
     except ValueError:
         logger().warning("MIN_CLOUD_REVENUE is not a whole number of cents: 3000 is used")
         return 3000
+
+
+def terminal_is_dumb() -> bool:
+    """Whether `TERM` names a terminal on which nothing can be drawn."""
+    return os.getenv("TERM", "").lower() in ("dumb", "unknown")
+
+
+@cache  # so that it is said once
+def has_rich() -> bool:
+    """Whether rich, the extra `cli`, can draw; if it is not installed, say how to get it."""
+    if find_spec("rich") is not None:
+        return True
+    print("for the display: pip install 'arbitrageai-native[cli]'", file=sys.stderr)
+    return False

@@ -14,13 +14,15 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 
-from rich.cells import cell_len
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
 from arbitrageai_native._printable import printable
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
+from arbitrageai_native.cli.display import (
+    Line,
+    columns_of,
+    print_again_and_again,
+    print_lines,
+    terminal_width,
+)
 from arbitrageai_native.exceptions import LockError
 from arbitrageai_native.locks.overview import HeldLock
 
@@ -72,47 +74,33 @@ async def _look(manager: BidLockManager, key: str | None = None) -> list[HeldLoc
 def _print_list(manager: BidLockManager, held: list[HeldLock], *, as_json: bool) -> None:
     if as_json:
         print(_json(manager, held))
-    elif sys.stdout.isatty():
-        console = Console(highlight=False)
-        for line in _lines(manager, held, console.width):
-            console.print(line, soft_wrap=True)  # a line that the terminal wraps is copied whole
     else:
-        for line in _lines(manager, held):
-            print(line.plain)
+        print_lines(_lines(manager, held))
 
 
 async def _watch(manager: BidLockManager, seconds: float) -> None:
-    if not sys.stdout.isatty():
-        while True:
-            _print_list(manager, await _look(manager), as_json=False)
-            sys.stdout.flush()
-            await asyncio.sleep(seconds)
-    console = Console(highlight=False)
+    async def lines() -> Iterable[Line]:
+        return _lines(manager, await _look(manager))
 
-    async def draw() -> Text:
-        return Text("\n", overflow="fold").join(_lines(manager, await _look(manager), console.width))
-
-    with Live(await draw(), console=console, auto_refresh=False) as live:
-        while True:
-            await asyncio.sleep(seconds)
-            live.update(await draw(), refresh=True)
+    await print_again_and_again(lines, seconds)
 
 
-def _lines(manager: BidLockManager, held: list[HeldLock], width: int | None = None) -> Iterable[Text]:
-    """Return the list, a line for each lock. If `width` is too small, leave out the prefix and `since`."""
+def _lines(manager: BidLockManager, held: list[HeldLock]) -> Iterable[Line]:
+    """Return the list, a line for each lock. If the terminal is narrow, leave out the prefix and `since`."""
+    width = terminal_width()
     rows = [_row(lock) for lock in held]
     lines = _in_columns(["key", "holder", "since", "held for", "expires in"], rows)
-    if width is not None and max(map(cell_len, lines)) > width:
+    if width is not None and max(map(columns_of, lines)) > width:
         if all(lock.key.startswith(_PREFIX) for lock in held):
             rows = [[key.removeprefix(_PREFIX), *others] for key, *others in rows]
         rows = [[key, holder, *times] for key, holder, _since, *times in rows]
         lines = _in_columns(["key", "holder", "held for", "expires in"], rows)
     place = printable(manager._locks().place)
-    yield Text(f"{_count(len(held))} in {place} at {datetime.now():%H:%M:%S}", style="bold")
+    yield [(f"{_count(len(held))} in {place} at {datetime.now():%H:%M:%S}", "bold")]
     if held:
-        yield Text(lines[0], style="dim")
+        yield [(lines[0], "dim")]
     for lock, line in zip(held, lines[1:], strict=True):
-        yield Text(line, style="red" if lock.is_expired else "")
+        yield [(line, "red" if lock.is_expired else "")]
 
 
 def _row(lock: HeldLock) -> list[str]:
@@ -158,10 +146,10 @@ def _expiry(lock: HeldLock) -> str:
 
 def _in_columns(headings: list[str], rows: list[list[str]]) -> list[str]:
     table = [headings, *rows]
-    widths = [min(max(map(cell_len, column)), _WIDEST_COLUMN) for column in zip(*table, strict=True)]
+    widths = [min(max(map(columns_of, column)), _WIDEST_COLUMN) for column in zip(*table, strict=True)]
 
     def padded(cell: str, width: int) -> str:
-        return cell + " " * (width - cell_len(cell))
+        return cell + " " * (width - columns_of(cell))
 
     return ["  ".join(map(padded, row, widths)).rstrip() for row in table]
 
