@@ -48,7 +48,7 @@ def on_a_terminal(
 
 
 def _surroundings() -> dict[str, str]:
-    """This process's environment, without the size of another terminal."""
+    """Return the environment of this process, without the size of another terminal."""
     return {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
 
 

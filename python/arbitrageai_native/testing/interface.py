@@ -15,7 +15,7 @@ LOOPBACK: Final = "127.0.0.1"
 POLL_SECONDS: Final = 0.005
 
 
-class ServerInterface(ABC):
+class _ServerInterface(ABC):
     """Where the server listens, what it was asked and what it is to answer."""
 
     _port: int | None = None

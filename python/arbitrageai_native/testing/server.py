@@ -21,7 +21,7 @@ from typing import Any, Final
 from arbitrageai_native.testing.answers import Answerer, AnyAnswer
 from arbitrageai_native.testing.application import DEFAULT_MODELS, Delay, ModelApplication, echo
 from arbitrageai_native.testing.exchange import Limits
-from arbitrageai_native.testing.interface import LOOPBACK, ServerInterface
+from arbitrageai_native.testing.interface import LOOPBACK, _ServerInterface
 from arbitrageai_native.testing.requests import RecordedRequest, Statistics
 from arbitrageai_native.testing.subprocess_server import SubprocessModelServer
 
@@ -30,7 +30,7 @@ BACKLOG: Final = 65_535
 TURNS_TO_ACCEPT: Final = 3
 
 
-class ModelServer(ServerInterface):
+class ModelServer(_ServerInterface):
     """An OpenAI-compatible server that says what it is told to say.
 
     It serves POST `/v1/chat/completions` (also with `stream`), GET `/v1/models` and GET `/api/health`, on

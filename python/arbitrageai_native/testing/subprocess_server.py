@@ -21,14 +21,14 @@ from typing import Any, Final
 from arbitrageai_native.testing.answers import Answerer, AnyAnswer
 from arbitrageai_native.testing.application import ModelApplication
 from arbitrageai_native.testing.framing import encode_frame, read_frame
-from arbitrageai_native.testing.interface import ServerInterface
+from arbitrageai_native.testing.interface import _ServerInterface
 from arbitrageai_native.testing.requests import RecordedRequest, Statistics
 
 CHILD: Final = "arbitrageai_native.testing.subprocess_child"
 SECONDS_TO_END: Final = 5.0
 
 
-class SubprocessModelServer(ServerInterface):
+class SubprocessModelServer(_ServerInterface):
     """A model server in a process of its own, with the interface of `ModelServer`.
 
     `requests`, `statistics` and `script` ask the other process and wait for its reply, about a millisecond.
