@@ -11,8 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from arbitrageai_native.cli import demo
 from arbitrageai_native.demo import command
-from arbitrageai_native.demo.display import LiveDisplay, OutputConsole, show_outcome
+from arbitrageai_native.demo.live_display import LiveDisplay, show_outcome
 from arbitrageai_native.demo.progress import Outcome
 
 TARGET = Path(__file__).with_name("demo.svg")
@@ -25,7 +26,7 @@ class RecordingDisplay(LiveDisplay):
     """Shows the run live, and draws what is there in the end on a second console, which records it."""
 
     def __init__(self) -> None:
-        super().__init__(OutputConsole())
+        super().__init__()
         self.recording = Console(record=True, width=COLUMNS, force_terminal=True, file=io.StringIO())
 
     def end(self) -> None:
@@ -41,7 +42,7 @@ class RecordingDisplay(LiveDisplay):
 def main() -> int:
     display = RecordingDisplay()
     parser = argparse.ArgumentParser()
-    command.add_command(parser.add_subparsers())
+    demo.add_command(parser.add_subparsers())
     status = command.run(parser.parse_args(["demo", *sys.argv[1:]]), display)
     if status == 0:
         picture = display.recording.export_svg(title="arbitrageai-native", unique_id="demo")

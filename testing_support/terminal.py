@@ -34,7 +34,7 @@ def on_a_terminal(
         stderr=slave,
         cwd=folder,
         start_new_session=True,
-        env={**os.environ, "TERM": "xterm-256color", **(environment or {})},
+        env={**_surroundings(), "TERM": "xterm-256color", **(environment or {})},
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(slave)
@@ -45,6 +45,11 @@ def on_a_terminal(
         process.kill()
         process.wait()
         os.close(master)
+
+
+def _surroundings() -> dict[str, str]:
+    """Return the environment of this process, without the size of another terminal."""
+    return {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
 
 
 def _read_to_its_end(master: int, answer: tuple[str, bytes] | None) -> str:

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -204,6 +205,20 @@ def urls_with_secrets() -> list[str]:
 
 def _values(*variables: str) -> list[str]:
     return [value for value in map(os.getenv, variables) if value]
+
+
+def terminal_is_dumb() -> bool:
+    """Whether `TERM` names a terminal on which nothing can be drawn."""
+    return os.getenv("TERM", "").lower() in ("dumb", "unknown")
+
+
+@cache  # so that the hint is printed once
+def has_rich() -> bool:
+    """Whether rich, the extra `cli`, can draw; if it is not installed, print how to get it."""
+    if find_spec("rich") is not None:
+        return True
+    print("for the display: pip install 'arbitrageai-native[cli]'", file=sys.stderr)
+    return False
 
 
 def with_python_path(*folders: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A raw-socket HTTP server whose every byte is under the test's control.
+"""A raw-socket HTTP server that sends what the test says, byte by byte; requests are parsed by h11.
 
 `FaultyServer(action, action, …)` answers each request with the next action, and the last one again and
 again. An action is a function of a `Connection`: it sends what it likes, when it likes, and returns whether
@@ -17,7 +17,11 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
+
+import h11
+
+LONGEST_HEAD: Final = 1 << 20
 
 
 @dataclass
@@ -152,23 +156,20 @@ class FaultyServer:
                     return
 
     def _read(self, connection: socket.socket) -> Request | None:
-        received = b""
-        while b"\r\n\r\n" not in received:
-            more = self._receive(connection)
-            if not more:
+        http = h11.Connection(h11.SERVER, max_incomplete_event_size=LONGEST_HEAD)
+        head, body = None, bytearray()
+        while not isinstance(event := http.next_event(), h11.EndOfMessage):
+            if isinstance(event, h11.Request):
+                head = event
+            elif isinstance(event, h11.Data):
+                body += event.data
+            elif data := self._receive(connection):
+                http.receive_data(data)
+            else:
                 return None
-            received += more
-        head, body = received.split(b"\r\n\r\n", 1)
-        first, *lines = head.decode("latin-1").split("\r\n")
-        headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
-        length = next((int(value) for name, value in headers if name.lower() == "content-length"), 0)
-        while len(body) < length:
-            more = self._receive(connection)
-            if not more:
-                return None
-            body += more
-        method, target, _ = first.split(" ", 2)
-        return Request(method, target, headers, body)
+        assert head is not None
+        headers = [(name.decode(), value.decode("latin-1")) for name, value in head.headers.raw_items()]
+        return Request(head.method.decode(), head.target.decode(), headers, bytes(body))
 
     def _receive(self, connection: socket.socket) -> bytes:
         while not self._stopping.is_set():

@@ -8,6 +8,8 @@ import threading
 from types import TracebackType
 from urllib.parse import urlsplit
 
+import h11
+
 _TIMEOUT = 10
 
 
@@ -56,37 +58,38 @@ class ForwardProxy:
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
             client.settimeout(_TIMEOUT)
-            received = b""
-            while b"\r\n\r\n" not in received:
-                received += (more := client.recv(65536))
-                if not more:
+            http = h11.Connection(h11.SERVER)
+            while not isinstance(request := http.next_event(), h11.Request):
+                if not (data := client.recv(65536)):
                     return
-            head, body = received.split(b"\r\n\r\n", 1)
-            self.heads.append(head.decode("latin-1"))
+                http.receive_data(data)
+            self.heads.append(_head(request, request.target).decode("latin-1"))
             if self._silent:
                 self._stopping.wait(_TIMEOUT)
             elif self._refusal is not None:
                 client.sendall(self._refusal)
             else:
-                self._forward(client, head, body)
+                self._forward(client, request, http.trailing_data[0])
 
-    def _forward(self, client: socket.socket, head: bytes, body: bytes) -> None:
-        method, target, rest = head.split(b" ", 2)
-        if method == b"CONNECT":
-            host, port = target.decode().rsplit(":", 1)
-            first = body
-        else:
-            address = urlsplit(target.decode())
-            host, port = address.hostname or "", str(address.port)
-            first = b" ".join((method, address.path.encode(), rest)) + b"\r\n\r\n" + body
-        with socket.create_connection((host, int(port)), _TIMEOUT) as server:
-            if method == b"CONNECT":
+    def _forward(self, client: socket.socket, request: h11.Request, first: bytes) -> None:
+        is_tunnel = request.method == b"CONNECT"
+        address = urlsplit(("//" if is_tunnel else "") + request.target.decode())
+        with socket.create_connection((address.hostname or "", address.port or 80), _TIMEOUT) as server:
+            if is_tunnel:
                 client.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+            else:
+                server.sendall(_head(request, address.path.encode()))
             server.sendall(first)
             back = threading.Thread(target=_copy, args=(server, client), daemon=True)
             back.start()
             _copy(client, server)
             back.join(_TIMEOUT)
+
+
+def _head(request: h11.Request, target: bytes) -> bytes:
+    """The request's head as bytes, for another target."""
+    passed_on = h11.Request(method=request.method, target=target, headers=request.headers.raw_items())
+    return h11.Connection(h11.CLIENT).send(passed_on)
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:

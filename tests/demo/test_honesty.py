@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from rich.console import Console
+import pytest
 
 from arbitrageai_native.demo.bids import Bid, BidTable
-from arbitrageai_native.demo.display import show_outcome
+from arbitrageai_native.demo.display import PlainDisplay
 from arbitrageai_native.demo.postings import Posting, sample_postings
 from arbitrageai_native.demo.progress import Outcome, Progress, ScannerProgress
 from arbitrageai_native.demo.proposals import read_answer
@@ -47,7 +47,9 @@ def test_without_locks_there_are_duplicates_and_the_demo_says_so(tmp_path: Path)
     assert outcome["missing"] == []
 
 
-def test_missing_and_duplicate_bids_are_counted_and_named(tmp_path: Path) -> None:
+def test_missing_and_duplicate_bids_are_counted_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     postings = [Posting("m", str(number), "title", "") for number in range(3)]
     table = BidTable.create(tmp_path / "bids.db", "run")
     other_run = BidTable.create(tmp_path / "bids.db", "another run")
@@ -62,11 +64,10 @@ def test_missing_and_duplicate_bids_are_counted_and_named(tmp_path: Path) -> Non
     outcome = Outcome.of(Progress(postings, [ScannerProgress("scanner-1")], "server"), counted, seconds=2.0)
     assert (outcome.bids, outcome.missing, outcome.duplicates) == (3, ["m:2"], ["m:1"])
     assert not outcome.is_right
-    console = Console(width=80)
-    with console.capture() as capture:
-        show_outcome(console, outcome)
-    assert "Without a bid: m:2" in capture.get()
-    assert "Bid on more than once: m:1" in capture.get()
+    PlainDisplay().show_outcome(outcome)
+    *_, missing, duplicate = capsys.readouterr().out.splitlines()
+    assert missing == "Without a bid: m:2"
+    assert duplicate == "Bid on more than once: m:1"
 
 
 def test_the_sample_has_at_least_thirty_varied_postings() -> None:

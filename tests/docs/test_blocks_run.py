@@ -21,7 +21,7 @@ from tests.docs.shell import Shell, shows
 
 #: What does not run here, by its beginning, and why.
 NOT_RUN = {
-    "$ python3 -m venv .venv && .venv/bin/pip install . &&": "`.ci/run` runs it word for word",
+    "$ python3 -m venv .venv && .venv/bin/pip install '.[cli]' &&": "`.ci/run` runs it word for word",
     "$ python3 -m venv .venv && .venv/bin/pip install '.[test]' &&": "`.ci/run` runs it word for word",
     "$ pip install 'arbitrageai-native[uvloop]'": "takes the package from an index",
     "$ pip install 'arbitrageai-native[prometheus]'": "takes the package from an index",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from typing import TYPE_CHECKING, Final
 
 from arbitrageai_native import defaults
+from arbitrageai_native.cli.display import Line, print_lines
 from arbitrageai_native.cli.main import BadInputError, seconds
 
 if TYPE_CHECKING:
@@ -77,29 +77,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_findings(findings: list[Finding]) -> None:
     """Print a whole line for each finding, since the user may have to copy a path or a URL from it."""
-    from rich.console import Console
-    from rich.text import Text
-
     from arbitrageai_native._safe_text import printable
     from arbitrageai_native.doctor import Level
 
     colours = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
     width = max(len(finding.check) for finding in findings)
     indentation = " " * (width + 2 + len("warning") + 2)
-    lines = []
+    lines: list[Line] = []
     for finding in findings:
-        level = Text(f"{finding.level.value:<7}", colours[finding.level])
-        lines.append(Text.assemble(f"{finding.check:<{width}}  ", level, "  ", printable(finding.detail)))
+        level = (f"{finding.level.value:<7}", colours[finding.level])
+        lines.append([(f"{finding.check:<{width}}  ", ""), level, (f"  {printable(finding.detail)}", "")])
         if finding.mend:
-            lines.append(Text.assemble(indentation, (printable(finding.mend), "italic")))
+            lines.append([(indentation, ""), (printable(finding.mend), "italic")])
     counts = [
         f"{sum(finding.level is level for finding in findings)} {level.value}"
         for level in (Level.OK, Level.WARNING, Level.ERROR)
     ]
-    lines.append(Text(", ".join(counts)))
-    if sys.stdout.isatty():
-        console = Console(highlight=False)
-        for line in lines:
-            console.print(line, soft_wrap=True)
-    else:
-        print("\n".join(line.plain for line in lines))
+    print_lines([*lines, [(", ".join(counts), "")]])

@@ -1,6 +1,6 @@
 """The subcommand `locks`: lists the locks of a database, and releases them.
 
-`rich` is imported only for a terminal, and the lock manager only when the command runs: see `cli/main.py`.
+The lock manager is imported only when the command runs: see `cli/main.py`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,18 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from arbitrageai_native._safe_text import printable
+from arbitrageai_native.cli.display import (
+    Line,
+    columns_of,
+    print_again_and_again,
+    print_lines,
+    terminal_width,
+)
 from arbitrageai_native.cli.main import seconds
 from arbitrageai_native.locks import keys
 from arbitrageai_native.locks.overview import HeldLock
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
     from arbitrageai_native.cli.main import Subcommands
 
@@ -146,61 +151,33 @@ async def _look(manager: BidLockManager, key: str | None = None) -> list[HeldLoc
 def _print_list(manager: BidLockManager, held: list[HeldLock], *, as_json: bool) -> None:
     if as_json:
         print(_json(manager, held))
-    elif sys.stdout.isatty():
-        from rich.console import Console
-        from rich.text import Text
-
-        console = Console(highlight=False)
-        for line, style in _lines(manager, held, console.width):
-            # A line that the terminal wraps, and not rich, is copied whole.
-            console.print(Text(line, style), soft_wrap=True)
     else:
-        for line, _style in _lines(manager, held):
-            print(line)
+        print_lines(_lines(manager, held))
 
 
 async def _watch(manager: BidLockManager, seconds: float) -> None:
-    if not sys.stdout.isatty():
-        while True:
-            _print_list(manager, await _look(manager), as_json=False)
-            sys.stdout.flush()
-            await asyncio.sleep(seconds)
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
+    async def lines() -> Iterable[Line]:
+        return _lines(manager, await _look(manager))
 
-    console = Console(highlight=False)
-
-    async def draw() -> Text:
-        lines = _lines(manager, await _look(manager), console.width)
-        return Text("\n", overflow="fold").join(Text(line, style) for line, style in lines)
-
-    with Live(await draw(), console=console, auto_refresh=False) as live:
-        while True:
-            await asyncio.sleep(seconds)
-            live.update(await draw(), refresh=True)
+    await print_again_and_again(lines, seconds)
 
 
-def _lines(
-    manager: BidLockManager, held: list[HeldLock], width: int | None = None
-) -> Iterable[tuple[str, str]]:
-    """Return the list, a line and its style for each lock.
-
-    If `width` is too small, leave out the prefix and `since`.
-    """
+def _lines(manager: BidLockManager, held: list[HeldLock]) -> Iterable[Line]:
+    """Return the list, a line for each lock. If the terminal is narrow, leave out the prefix and `since`."""
+    width = terminal_width()
     rows = [_row(lock) for lock in held]
     lines = _in_columns(["key", "holder", "since", "held for", "expires in"], rows)
-    if width is not None and max(map(_cells, lines)) > width:
+    if width is not None and max(map(columns_of, lines)) > width:
         if all(lock.key.startswith(keys.PREFIX) for lock in held):
             rows = [[key.removeprefix(keys.PREFIX), *others] for key, *others in rows]
         rows = [[key, holder, *times] for key, holder, _since, *times in rows]
         lines = _in_columns(["key", "holder", "held for", "expires in"], rows)
     place = printable(manager._locks().place)
-    yield f"{_count(len(held))} in {place} at {datetime.now():%H:%M:%S}", "bold"
+    yield [(f"{_count(len(held))} in {place} at {datetime.now():%H:%M:%S}", "bold")]
     if held:
-        yield lines[0], "dim"
+        yield [(lines[0], "dim")]
     for lock, line in zip(held, lines[1:], strict=True):
-        yield line, "red" if lock.is_expired else ""
+        yield [(line, "red" if lock.is_expired else "")]
 
 
 def _row(lock: HeldLock) -> list[str]:
@@ -246,19 +223,12 @@ def _expiry(lock: HeldLock) -> str:
 
 def _in_columns(headings: list[str], rows: list[list[str]]) -> list[str]:
     table = [headings, *rows]
-    widths = [min(max(map(_cells, column)), _WIDEST_COLUMN) for column in zip(*table, strict=True)]
+    widths = [min(max(map(columns_of, column)), _WIDEST_COLUMN) for column in zip(*table, strict=True)]
 
     def padded(cell: str, width: int) -> str:
-        return cell + " " * (width - _cells(cell))
+        return cell + " " * (width - columns_of(cell))
 
     return ["  ".join(map(padded, row, widths)).rstrip() for row in table]
-
-
-def _cells(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
-    from rich.cells import cell_len
-
-    return cell_len(text)
 
 
 def _count(locks: int) -> str:

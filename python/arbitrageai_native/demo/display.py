@@ -1,4 +1,4 @@
-"""How a run is shown: live on a terminal, as plain lines elsewhere, or not at all.
+"""How a run is shown where there is no live display: as plain lines, or as JSON.
 
 Control characters in text from a postings file or a server are escaped, because they could control the
 terminal.
@@ -6,16 +6,9 @@ terminal.
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import Final, Protocol
-
-from rich.box import ASCII, ROUNDED
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as ProgressBar
-from rich.table import Table
-from rich.text import Text
+from typing import Final
 
 from arbitrageai_native._safe_text import printable
 from arbitrageai_native.demo.messages import CallEnded
@@ -24,24 +17,16 @@ from arbitrageai_native.demo.progress import Outcome, Progress, ScannerProgress
 LONGEST_TITLE: Final = 48
 MOST_KEYS_NAMED: Final = 10
 MOST_ERRORS_NAMED: Final = 5
-# A stall above the first is worth a look, above the second it is a fault.
-LAG_MS_TO_NOTICE: Final = 20.0
-LAG_MS_TO_WORRY: Final = 100.0
 
 
-class OutputConsole(Console):
-    """A console that tells its caller when nobody reads any more; rich would end the process."""
-
-    def on_broken_pipe(self) -> None:
-        """Let the error through."""
-        raise BrokenPipeError
-
-
-class Display(Protocol):
+class Display:
     """What a run tells whoever shows it, in this order: `begin`, the events, `end`, `show_outcome`."""
+
+    progress: Progress
 
     def begin(self, progress: Progress) -> None:
         """Show that the scanners are ready and begin."""
+        self.progress = progress
 
     def call_ended(self, scanner: ScannerProgress, call: CallEnded) -> None:
         """Show that a call of the model ended, with a bid or an error."""
@@ -59,220 +44,84 @@ class Display(Protocol):
         """Show what came of the run."""
 
 
-class SilentDisplay:
-    """Shows nothing but what went wrong, on standard error: standard output is for the JSON."""
-
-    def __init__(self) -> None:
-        self._progress: Progress | None = None
-
-    def begin(self, progress: Progress) -> None:
-        """Remember what to look at in the end."""
-        self._progress = progress
-
-    def call_ended(self, scanner: ScannerProgress, call: CallEnded) -> None:
-        """Show nothing."""
+class JsonDisplay(Display):
+    """Prints the outcome as a JSON object; what goes wrong before is told on standard error."""
 
     def scanner_ended(self, scanner: ScannerProgress) -> None:
         """Say it if a process ended early."""
         if scanner.ended is not None:
             print(f"{scanner.name} {printable(scanner.ended)}", file=sys.stderr)
 
-    def refresh(self) -> None:
-        """Show nothing."""
-
     def end(self) -> None:
         """Name the errors."""
-        for line in error_lines(self._progress):
+        for line in error_lines(self.progress):
             print(line, file=sys.stderr)
 
     def show_outcome(self, outcome: Outcome) -> None:
-        """Show nothing: the JSON says it."""
+        """Print the JSON."""
+        print(json.dumps(outcome.as_dict()), flush=True)
 
 
-class PlainDisplay:
+class PlainDisplay(Display):
     """Prints a line for each event, for logs and pipes."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress: Progress | None = None
 
     def begin(self, progress: Progress) -> None:
         """Say what is about to happen."""
-        self._progress = progress
-        self._print(heading(progress))
+        super().begin(progress)
+        print(heading(progress), flush=True)
 
     def call_ended(self, scanner: ScannerProgress, call: CallEnded) -> None:
         """Print a bid or an error."""
-        assert self._progress is not None
-        posting = self._progress.postings[call.posting]
+        posting = self.progress.postings[call.posting]
         key = printable(posting.key)
         if call.error is not None:
-            self._print(f"{self._time()} {scanner.name} no bid on {key}: {printable(call.error)}")
+            self._print(scanner, f"no bid on {key}: {printable(call.error)}")
         else:
             what = f"bid {price_text(call)} on {key} {title_of(posting.title)!r}"
-            self._print(f"{self._time()} {scanner.name} {what} ({call.seconds:.2f} s)")
+            self._print(scanner, f"{what} ({call.seconds:.2f} s)")
 
     def scanner_ended(self, scanner: ScannerProgress) -> None:
         """Print a scanner's sum."""
         status = scanner.status
         what = f"{printable(scanner.ended)}; " if scanner.ended is not None else "has seen every posting: "
-        self._print(
-            f"{self._time()} {scanner.name} {what}{status.bids} bids, {status.conflicts} conflicts, "
-            f"worst stall {status.worst_lag_ms:.1f} ms"
-        )
-
-    def refresh(self) -> None:
-        """Print nothing."""
-
-    def end(self) -> None:
-        """Print nothing."""
+        counts = f"{status.bids} bids, {status.conflicts} conflicts"
+        self._print(scanner, f"{what}{counts}, worst stall {status.worst_lag_ms:.1f} ms")
 
     def show_outcome(self, outcome: Outcome) -> None:
-        """Print the table."""
-        show_outcome(self._console, outcome)
+        """Print a line for each figure."""
+        for name, value in figures(outcome):
+            print(f"{name:<34} {value}")
+        for sentence in verdict(outcome):
+            print(sentence)
 
-    def _time(self) -> str:
-        assert self._progress is not None
-        return f"[{self._progress.seconds:6.2f} s]"
-
-    def _print(self, line: str) -> None:
-        self._console.out(line, highlight=False)
-        self._console.file.flush()
+    def _print(self, scanner: ScannerProgress, what: str) -> None:
+        print(f"[{self.progress.seconds:6.2f} s] {scanner.name} {what}", flush=True)
 
 
-class LiveDisplay:
-    """Redraws a table of the scanners, a progress bar and the latest bids in place."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress: Progress | None = None
-        self._live: Live | None = None
-        self._bar = ProgressBar(
-            TextColumn("bids"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            expand=True,
-        )
-        self._task: TaskID | None = None
-
-    def begin(self, progress: Progress) -> None:
-        """Take over the lower part of the terminal."""
-        self._progress = progress
-        self._task = self._bar.add_task("bids", total=len(progress.postings))
-        self._live = Live(self.draw(), console=self._console, auto_refresh=False)
-        self._live.start()
-
-    def call_ended(self, scanner: ScannerProgress, call: CallEnded) -> None:
-        """Wait for the next refresh."""
-
-    def scanner_ended(self, scanner: ScannerProgress) -> None:
-        """Wait for the next refresh."""
-
-    def refresh(self) -> None:
-        """Redraw."""
-        if self._live is not None:
-            self._live.update(self.draw(), refresh=True)
-
-    def end(self) -> None:
-        """Draw the last state and give the terminal back."""
-        if self._live is not None:
-            self.refresh()
-            self._live.stop()
-            self._live = None
-            for line in error_lines(self._progress):
-                self._console.print(Text(line, style="red"))
-
-    def show_outcome(self, outcome: Outcome) -> None:
-        """Print the table."""
-        show_outcome(self._console, outcome)
-
-    def draw(self) -> RenderableType:
-        """Draw the state as it is now."""
-        assert self._progress is not None
-        assert self._task is not None
-        self._bar.update(self._task, completed=self._progress.bids)
-        return Group(
-            Text(heading(self._progress), style="bold"),
-            scanner_table(self._progress),
-            self._bar,
-            recent_table(self._progress),
-        )
-
-
-def scanner_table(progress: Progress) -> Table:
-    """Draw a row for each scanner."""
-    table = Table(box=ROUNDED, expand=True)
-    table.add_column("scanner", no_wrap=True)
-    for title in ("bids placed", "conflicts", "calls in flight", "loop lag now", "worst"):
-        table.add_column(title, justify="right")
-    for scanner in progress.scanners:
-        status = scanner.status
-        name = Text(scanner.name)
-        if scanner.ended is not None:
-            name.append(f" {printable(scanner.ended)}", style="red")
-        elif status.finished:
-            name.append(" done", style="green")
-        table.add_row(
-            name,
-            str(status.bids),
-            str(status.conflicts),
-            str(status.in_flight),
-            lag_text(status.lag_ms),
-            lag_text(status.worst_lag_ms),
-        )
-    return table
-
-
-def recent_table(progress: Progress) -> Table:
-    """Draw the latest bids."""
-    table = Table(box=None, show_header=False, padding=(0, 1))
-    # On a narrow terminal, rich shortens columns that may wrap first. Only the title may wrap.
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(justify="right", style="green", no_wrap=True)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
-    for scanner, call in progress.recent:
-        posting = progress.postings[call.posting]
-        table.add_row(
-            scanner.name,
-            price_text(call),
-            Text(shortened(printable(posting.key), 24)),
-            Text(title_of(posting.title), no_wrap=True, overflow="ellipsis"),
-        )
-    return table
-
-
-def show_outcome(console: Console, outcome: Outcome) -> None:
-    """Print the table at the end, and in a sentence whether all is right."""
-    table = Table(
-        box=ROUNDED if console.is_terminal else ASCII, show_header=False, title="Result", title_justify="left"
-    )
-    table.add_column()
-    table.add_column(justify="right")
+def figures(outcome: Outcome) -> list[tuple[str, str]]:
+    """What was counted and measured: (name, value)."""
     once = outcome.postings - len(outcome.missing) - len(outcome.duplicates)
-    faster = (
-        f" ({outcome.one_at_a_time_seconds / outcome.seconds:.1f} times as long)"
-        if outcome.seconds > 0
-        else ""
-    )
-    for name, value in (
+    one_at_a_time = f"{outcome.one_at_a_time_seconds:.2f} s"
+    if outcome.seconds > 0:
+        one_at_a_time += f" ({outcome.one_at_a_time_seconds / outcome.seconds:.1f} times as long)"
+    return [
         ("postings", str(outcome.postings)),
         ("bid on exactly once", str(once)),
         ("without a bid", str(len(outcome.missing))),
         ("bid on more than once", str(len(outcome.duplicates))),
         ("locks found held by another", str(outcome.conflicts)),
         ("total time", f"{outcome.seconds:.2f} s"),
-        ("the same calls one at a time (sum)", f"{outcome.one_at_a_time_seconds:.2f} s{faster}"),
+        ("the same calls one at a time (sum)", one_at_a_time),
         ("worst stall of an event loop", f"{outcome.worst_stall_ms:.1f} ms"),
-    ):
-        table.add_row(name, value)
-    console.print(table)
+    ]
+
+
+def verdict(outcome: Outcome) -> list[str]:
+    """Say that all is right, or name the first few postings of each kind that should not be."""
     if outcome.is_right:
-        console.print(Text("Every posting was bid on exactly once.", style="bold green"))
-    for keys, what in ((outcome.missing, "Without a bid"), (outcome.duplicates, "Bid on more than once")):
-        if keys:
-            console.print(Text(f"{what}: {key_list(keys)}", style="bold red"), soft_wrap=True)
+        return ["Every posting was bid on exactly once."]
+    kinds = ((outcome.missing, "Without a bid"), (outcome.duplicates, "Bid on more than once"))
+    return [f"{what}: {key_list(keys)}" for keys, what in kinds if keys]
 
 
 def heading(progress: Progress) -> str:
@@ -284,10 +133,8 @@ def heading(progress: Progress) -> str:
     )
 
 
-def error_lines(progress: Progress | None) -> list[str]:
+def error_lines(progress: Progress) -> list[str]:
     """Name the errors of calls, the most frequent first."""
-    if progress is None or not progress.errors:
-        return []
     counted = sorted(progress.errors.items(), key=lambda item: -item[1])
     lines = [
         f"{count} call{'s' * (count != 1)} failed: {printable(text)}"
@@ -302,18 +149,6 @@ def key_list(keys: list[str]) -> str:
     """Name the first few postings."""
     more = f" and {len(keys) - MOST_KEYS_NAMED} more" if len(keys) > MOST_KEYS_NAMED else ""
     return ", ".join(printable(key) for key in keys[:MOST_KEYS_NAMED]) + more
-
-
-def lag_text(milliseconds: float) -> Text:
-    """Show a lag in a colour that says what to think of it."""
-    style = (
-        "green"
-        if milliseconds < LAG_MS_TO_NOTICE
-        else "yellow"
-        if milliseconds < LAG_MS_TO_WORRY
-        else "bold red"
-    )
-    return Text(f"{milliseconds:.1f} ms", style=style)
 
 
 def price_text(call: CallEnded) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+from arbitrageai_native.environment import has_rich
 from arbitrageai_native.exceptions import InvalidArgumentError, InvalidArgumentTypeError
 from arbitrageai_native.llm.results import Completion
 
@@ -75,7 +76,7 @@ async def fan_out(
 
 @contextmanager
 def _bar(total: int, wanted: bool) -> Iterator[Callable[[], None]]:
-    if not wanted or not sys.stderr.isatty():
+    if not (wanted and sys.stderr.isatty() and has_rich()):
         yield lambda: None
         return
     from rich.console import Console

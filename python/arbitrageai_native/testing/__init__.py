@@ -5,12 +5,12 @@
         result = await service.complete_async("Write a proposal.")
         assert server.requests[0].prompt == "Write a proposal."
 
-It needs nothing but the standard library. See `ModelServer` for the three ways to run it.
+See `ModelServer` for the three ways to run it.
 """
 
 from arbitrageai_native.testing.answers import Answer, Answerer, AnyAnswer, Disconnect, Failure
-from arbitrageai_native.testing.http_parser import Headers, Limits
-from arbitrageai_native.testing.requests import RecordedRequest, Statistics
+from arbitrageai_native.testing.exchange import Limits
+from arbitrageai_native.testing.requests import Headers, RecordedRequest, Statistics
 from arbitrageai_native.testing.server import ModelServer
 from arbitrageai_native.testing.subprocess_server import SubprocessModelServer
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,8 +23,8 @@ from arbitrageai_native.testing.answers import (
     failure_body,
     stream_events,
 )
-from arbitrageai_native.testing.http_connection import ClientGoneError, HttpConnection, Responder
-from arbitrageai_native.testing.http_parser import HttpRequest, Limits
+from arbitrageai_native.testing.connection import ClientGoneError, HttpConnection, Responder
+from arbitrageai_native.testing.exchange import Limits
 from arbitrageai_native.testing.requests import RecordedRequest, Statistics
 
 Delay = float | Callable[[RecordedRequest], float]
@@ -66,7 +65,7 @@ class ModelApplication:
         self.requests: list[RecordedRequest] = []
         self._script: deque[AnyAnswer | Answerer] = deque(script)
         self._numbers = itertools.count(1)
-        self._connections: dict[HttpConnection, int] = {}
+        self._connections: set[HttpConnection] = set()
         self._opened = self._peak_connections = 0
         self._received = self._in_flight = self._peak_in_flight = self._answered = 0
 
@@ -88,49 +87,42 @@ class ModelApplication:
             abandoned=self._received - self._answered - self._in_flight,
         )
 
-    def connection_opened(self, connection: HttpConnection) -> None:
-        """Count a connection in."""
+    def connection_opened(self, connection: HttpConnection) -> int:
+        """Count a connection in, and return its number."""
         self._opened += 1
-        self._connections[connection] = self._opened
+        self._connections.add(connection)
         self._peak_connections = max(self._peak_connections, len(self._connections))
+        return self._opened
 
     def connection_closed(self, connection: HttpConnection) -> None:
         """Count a connection out."""
-        self._connections.pop(connection, None)
+        self._connections.discard(connection)
 
     def new_connection(self) -> HttpConnection:
         """Make the protocol object of an accepted connection."""
-        return HttpConnection(self._serve, self, self.limits)
+        return HttpConnection(self, self.limits)
 
     def end_connections(self) -> None:
         """Close every open connection at once, answers under way included."""
         for connection in list(self._connections):
             connection.end(reset=True)
 
-    async def _serve(self, connection: HttpConnection, request: HttpRequest, responder: Responder) -> None:
+    async def serve(self, request: RecordedRequest, responder: Responder) -> None:
+        """Record a request and answer it."""
         self._received += 1
         self._in_flight += 1
         self._peak_in_flight = max(self._peak_in_flight, self._in_flight)
         try:
-            recorded = RecordedRequest(
-                method=request.method,
-                path=request.path,
-                query=request.query,
-                headers=request.headers,
-                body=request.body,
-                received_at=time.monotonic(),
-                connection=self._connections.get(connection, 0),
-            )
             if self.record:
-                self.requests.append(recorded)
-            await self._route(recorded, responder)
+                self.requests.append(request)
+            await self._route(request, responder)
             self._answered += 1
         except ClientGoneError:
             raise
         except Exception as error:
             traceback.print_exc()
             if responder.started:
-                connection.end(reset=True)
+                responder.break_off()
             else:
                 await self._fail(responder, Failure(500, f"{type(error).__name__}: {error}"))
             self._answered += 1

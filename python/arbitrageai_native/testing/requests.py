@@ -3,10 +3,43 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from arbitrageai_native.testing.http_parser import Headers
+
+class Headers(Mapping[str, str]):
+    """Header fields in the order sent; names are looked up without regard to case.
+
+    Attributes:
+        fields: (name, value) of each, as sent.
+    """
+
+    def __init__(self, fields: tuple[tuple[str, str], ...]) -> None:
+        self.fields = fields
+
+    def __getitem__(self, name: str) -> str:
+        values = self.get_all(name)
+        if not values:
+            raise KeyError(name)
+        return ", ".join(values)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(name.lower() for name, _ in self.fields))
+
+    def __len__(self) -> int:
+        return len({name.lower() for name, _ in self.fields})
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and bool(self.get_all(name))
+
+    def __repr__(self) -> str:
+        return f"Headers({self.fields!r})"
+
+    def get_all(self, name: str) -> list[str]:
+        """Return the values of every field of this name, in the order sent."""
+        wanted = name.lower()
+        return [value for key, value in self.fields if key.lower() == wanted]
 
 
 @dataclass(frozen=True)

@@ -13,28 +13,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from arbitrageai_native.testing.answers import Answerer, AnyAnswer
 from arbitrageai_native.testing.application import DEFAULT_MODELS, Delay, ModelApplication, echo
-from arbitrageai_native.testing.http_parser import Limits
+from arbitrageai_native.testing.exchange import Limits
+from arbitrageai_native.testing.interface import LOOPBACK, _ServerInterface
 from arbitrageai_native.testing.requests import RecordedRequest, Statistics
+from arbitrageai_native.testing.subprocess_server import SubprocessModelServer
 
-if TYPE_CHECKING:
-    from arbitrageai_native.testing.subprocess_server import SubprocessModelServer
-
-LOOPBACK: Final = "127.0.0.1"
 # The kernel cuts this to its own limit (net.core.somaxconn).
 BACKLOG: Final = 65_535
-POLL_SECONDS: Final = 0.005
 TURNS_TO_ACCEPT: Final = 3
 
 
-class ModelServer:
+class ModelServer(_ServerInterface):
     """An OpenAI-compatible server that says what it is told to say.
 
     It serves POST `/v1/chat/completions` (also with `stream`), GET `/v1/models` and GET `/api/health`, on
@@ -82,7 +78,6 @@ class ModelServer:
         )
         self._wanted_port = port
         self._listener: asyncio.Server | None = None
-        self._port: int | None = None
         self._thread: _LoopThread | None = None
 
     @classmethod
@@ -91,25 +86,7 @@ class ModelServer:
 
         Functions among them must be importable by name, because only their names travel.
         """
-        from arbitrageai_native.testing.subprocess_server import SubprocessModelServer
-
         return SubprocessModelServer(**arguments)
-
-    @property
-    def port(self) -> int:
-        """The port that is listened on.
-
-        Raises:
-            RuntimeError: the server has not been started.
-        """
-        if self._port is None:
-            raise RuntimeError("the model server has not been started: use it in `async with` or `with`")
-        return self._port
-
-    @property
-    def base_url(self) -> str:
-        """What to give an OpenAI-compatible client as its base URL."""
-        return f"http://{LOOPBACK}:{self.port}/v1"
 
     @property
     def requests(self) -> list[RecordedRequest]:
@@ -124,14 +101,6 @@ class ModelServer:
     def script(self, *answers: AnyAnswer | Answerer) -> None:
         """Add answers to be given next, in order, before `answer` has its say again."""
         self.application.script(*answers)
-
-    async def wait_for(self, condition: Callable[[Statistics], bool], timeout: float = 10.0) -> Statistics:
-        """Wait until the counts meet a condition, and return them.
-
-        Raises:
-            TimeoutError: they did not within `timeout` seconds.
-        """
-        return await wait_for_statistics(lambda: self.statistics, condition, timeout)
 
     async def start(self) -> None:
         """Begin to listen in the running event loop; `async with` does it."""
@@ -211,22 +180,6 @@ class _LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-async def wait_for_statistics(
-    current: Callable[[], Statistics], condition: Callable[[Statistics], bool], timeout: float
-) -> Statistics:
-    """Ask for the counts until they meet a condition.
-
-    Raises:
-        TimeoutError: they did not within `timeout` seconds.
-    """
-    deadline = time.monotonic() + timeout
-    while not condition(statistics := current()):
-        if time.monotonic() >= deadline:
-            raise TimeoutError(f"the condition was not met within {timeout} s: {statistics}")
-        await asyncio.sleep(POLL_SECONDS)
-    return statistics
 
 
 def raise_descriptor_limit() -> None:

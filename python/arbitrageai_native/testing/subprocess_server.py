@@ -13,51 +13,34 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 from arbitrageai_native.testing.answers import Answerer, AnyAnswer
+from arbitrageai_native.testing.application import ModelApplication
 from arbitrageai_native.testing.framing import encode_frame, read_frame
+from arbitrageai_native.testing.interface import _ServerInterface
 from arbitrageai_native.testing.requests import RecordedRequest, Statistics
-from arbitrageai_native.testing.server import LOOPBACK, ModelServer, wait_for_statistics
 
 CHILD: Final = "arbitrageai_native.testing.subprocess_child"
 SECONDS_TO_END: Final = 5.0
 
 
-class SubprocessModelServer:
+class SubprocessModelServer(_ServerInterface):
     """A model server in a process of its own, with the interface of `ModelServer`.
 
     `requests`, `statistics` and `script` ask the other process and wait for its reply, about a millisecond.
     """
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, *, port: int = 0, **arguments: Any) -> None:
         _refuse_unimportable(arguments)
         # Made here too, so that a wrong argument is an error here and now.
-        ModelServer(**arguments)
-        self._arguments = arguments
+        ModelApplication(**arguments)
+        self._arguments = {"port": port, **arguments}
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = 0
         self._lock = threading.Lock()
-
-    @property
-    def port(self) -> int:
-        """The port that is listened on.
-
-        Raises:
-            RuntimeError: the server has not been started.
-        """
-        if self._process is None:
-            raise RuntimeError("the model server has not been started: use it in `async with` or `with`")
-        return self._port
-
-    @property
-    def base_url(self) -> str:
-        """What to give an OpenAI-compatible client as its base URL."""
-        return f"http://{LOOPBACK}:{self.port}/v1"
 
     @property
     def process_id(self) -> int:
@@ -81,14 +64,6 @@ class SubprocessModelServer:
     def script(self, *answers: AnyAnswer | Answerer) -> None:
         """Add answers to be given next, in order, before `answer` has its say again."""
         self._ask("script", *answers)
-
-    async def wait_for(self, condition: Callable[[Statistics], bool], timeout: float = 10.0) -> Statistics:
-        """Wait until the counts meet a condition, and return them.
-
-        Raises:
-            TimeoutError: they did not within `timeout` seconds.
-        """
-        return await wait_for_statistics(lambda: self.statistics, condition, timeout)
 
     def start(self) -> None:
         """Start the process and wait until it listens; `with` does it.
@@ -116,7 +91,7 @@ class SubprocessModelServer:
         """End the process; `with` does it."""
         if self._process is None:
             return
-        process, self._process = self._process, None
+        process, self._process, self._port = self._process, None, None
         assert process.stdin is not None
         assert process.stdout is not None
         with process.stdout:
@@ -151,8 +126,7 @@ class SubprocessModelServer:
         await asyncio.to_thread(self.stop)
 
     def _ask(self, command: str, *arguments: Any) -> Any:
-        if self._process is None:
-            raise RuntimeError("the model server has not been started: use it in `async with` or `with`")
+        _ = self.port  # raises unless the server has been started
         return self._ask_raw((command, arguments))
 
     def _ask_raw(self, message: object) -> Any:

@@ -1,31 +1,23 @@
 """One HTTP/1.1 connection of an asyncio server: requests in, answers out, strictly in order.
 
-A connection answers one request at a time; what a client sends meanwhile (pipelining) waits in the parser,
-and reading stops while too much waits. When the client goes away, the task that prepares its answer is
-cancelled.
+A connection answers one request at a time; what a client sends meanwhile (pipelining) waits, and reading
+stops while too much waits. When the client goes away, the task that prepares its answer is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from http import HTTPStatus
 from typing import Final, Protocol, cast
 
-from arbitrageai_native.testing.http_parser import HttpRequest, Limits, ProtocolError, RequestParser
+from arbitrageai_native.testing.answers import Failure, failure_body
+from arbitrageai_native.testing.exchange import Exchange, Limits, RefusedError
+from arbitrageai_native.testing.requests import RecordedRequest
 
 MOST_BYTES_WAITING: Final = 1024 * 1024
 SECONDS_TO_LINGER: Final = 1.0
-
-
-class ConnectionObserver(Protocol):
-    """Whoever counts connections."""
-
-    def connection_opened(self, connection: HttpConnection) -> None: ...
-
-    def connection_closed(self, connection: HttpConnection) -> None: ...
 
 
 class ClientGoneError(Exception):
@@ -35,31 +27,28 @@ class ClientGoneError(Exception):
 class Responder:
     """Writes the answer of one request; made anew for each."""
 
-    def __init__(self, connection: HttpConnection, request: HttpRequest) -> None:
+    def __init__(self, connection: HttpConnection, exchange: Exchange) -> None:
         self._connection = connection
-        self._request = request
-        self._chunked = False
-        self._started = False
+        self._exchange = exchange
         self._left_before_cut: int | None = None
         self._reset = False
-        self.keep_alive = request.keep_alive
 
     @property
     def started(self) -> bool:
         """Whether anything of the answer was written."""
-        return self._started
+        return self._exchange.is_answered
 
     def cut_after(self, count: int, *, reset: bool) -> None:
         """End the connection after `count` bytes of the answer: with a reset, or in the ordinary way."""
         self._left_before_cut, self._reset = count, reset
-        self.keep_alive = False
-        if count == 0:
-            self._connection.end(reset=reset)
+
+    def break_off(self) -> None:
+        """End the connection with a reset: what was written of the answer is not to be taken for a whole."""
+        self._connection.end(reset=True)
 
     async def send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """Write a whole answer."""
-        head = self._head(status, {**headers, "Content-Length": str(len(body))})
-        await self._write(head if self._request.method == "HEAD" else head + body)
+        await self._write(self._exchange.whole(status, body, self._with_cut(headers)))
 
     async def send_json(self, status: int, value: object, headers: Mapping[str, str] | None = None) -> None:
         """Write `value` as a whole JSON answer."""
@@ -68,59 +57,54 @@ class Responder:
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Begin an answer whose length is not known yet; `write_piece` and `finish` follow."""
-        self._chunked = self._request.chunked_answer_allowed
-        if self._chunked:
-            headers = {**headers, "Transfer-Encoding": "chunked"}
-        else:
-            self.keep_alive = False
-        await self._write(self._head(status, headers))
+        await self._write(self._exchange.head(status, self._with_cut(headers)))
 
     async def write_piece(self, data: bytes) -> None:
         """Write a piece of an answer begun with `start`."""
-        if data:
-            await self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        await self._write(self._exchange.piece(data))
 
     async def finish(self) -> None:
         """End an answer begun with `start`."""
-        if self._chunked:
-            await self._write(b"0\r\n\r\n")
+        await self._write(self._exchange.end())
 
-    def _head(self, status: int, headers: Mapping[str, str]) -> bytes:
-        try:
-            reason = HTTPStatus(status).phrase
-        except ValueError:
-            reason = ""
-        lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in headers.items())]
-        if not self.keep_alive:
-            lines.append("Connection: close")
-        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+    def _with_cut(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        return headers if self._left_before_cut is None else {**headers, "Connection": "close"}
 
     async def _write(self, data: bytes) -> None:
-        self._started = True
-        if self._left_before_cut is None:
+        if self._left_before_cut is not None:
+            data = data[: self._left_before_cut]
+            self._left_before_cut -= len(data)
+        if data:
             await self._connection.write(data)
-            return
-        piece = data[: self._left_before_cut]
-        self._left_before_cut -= len(piece)
-        if piece:
-            await self._connection.write(piece)
         if self._left_before_cut == 0:
             self._connection.end(reset=self._reset)
             raise ClientGoneError
 
 
-RequestHandler = Callable[["HttpConnection", HttpRequest, Responder], Awaitable[None]]
+class Application(Protocol):
+    """What makes the answers, and counts the connections."""
+
+    def connection_opened(self, connection: HttpConnection) -> int:
+        """Count a connection in, and return its number."""
+
+    def connection_closed(self, connection: HttpConnection) -> None:
+        """Count a connection out."""
+
+    async def serve(self, request: RecordedRequest, responder: Responder) -> None:
+        """Answer a request."""
 
 
 class HttpConnection(asyncio.Protocol):
     """The protocol object of one accepted connection."""
 
-    def __init__(self, handler: RequestHandler, observer: ConnectionObserver, limits: Limits) -> None:
-        self._handler = handler
-        self._observer = observer
-        self._parser = RequestParser(limits)
+    def __init__(self, application: Application, limits: Limits) -> None:
+        self._application = application
+        self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self._number = 0
+        self._waiting = bytearray()
+        self._exchange: Exchange | None = None
         self._answering: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._reading_paused = False
@@ -129,16 +113,16 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: asyncio calls this once."""
         self._transport = cast(asyncio.Transport, transport)
-        self._observer.connection_opened(self)
+        self._number = self._application.connection_opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in and, unless an answer is being prepared, begin the next."""
-        if self._refused:
+        if self._refused or self._transport is None:
             return
-        self._parser.feed(data)
+        self._waiting += data
         if self._answering is None:
-            self._begin_next_answer()
-        elif self._parser.buffered > MOST_BYTES_WAITING and self._transport is not None:
+            self._begin_next_answer(self._transport)
+        elif len(self._waiting) > MOST_BYTES_WAITING:
             self._transport.pause_reading()
             self._reading_paused = True
 
@@ -148,7 +132,7 @@ class HttpConnection(asyncio.Protocol):
         if self._answering is not None:
             self._answering.cancel()
         self.resume_writing()
-        self._observer.connection_closed(self)
+        self._application.connection_closed(self)
 
     def pause_writing(self) -> None:
         """Make writers wait: the client reads more slowly than the answer is made."""
@@ -182,45 +166,46 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._transport.close()
 
-    def _begin_next_answer(self) -> None:
-        try:
-            request = self._parser.next_request()
-        except ProtocolError as error:
-            self._refuse(error)
-            return
-        if request is not None:
-            self._answering = self._loop.create_task(self._answer(request))
-        elif self._transport is not None:
-            if self._reading_paused:
-                self._reading_paused = False
-                self._transport.resume_reading()
-            if self._parser.take_continue():
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    def _begin_next_answer(self, transport: asyncio.Transport) -> None:
+        if self._exchange is None:
+            # RFC 9112, 2.2: an empty line before a request line is to be ignored. h11 refuses it.
+            while self._waiting.startswith(b"\r\n"):
+                del self._waiting[:2]
+            if self._waiting and self._waiting != b"\r":
+                self._exchange = Exchange(self._limits)
+        if self._exchange is not None:
+            data = bytes(self._waiting)
+            self._waiting.clear()
+            try:
+                if self._exchange.receive(data):
+                    self._waiting += self._exchange.rest
+                    self._answering = self._loop.create_task(self._answer(self._exchange))
+                    return
+            except RefusedError as error:
+                self._refuse(error, self._exchange, transport)
+                return
+            transport.write(self._exchange.go_ahead())
+        if self._reading_paused:
+            self._reading_paused = False
+            transport.resume_reading()
 
-    async def _answer(self, request: HttpRequest) -> None:
-        responder = Responder(self, request)
-        keep_alive = False
+    async def _answer(self, exchange: Exchange) -> None:
         try:
             with suppress(ClientGoneError):
-                await self._handler(self, request, responder)
-                keep_alive = responder.keep_alive
+                await self._application.serve(exchange.recorded(self._number), Responder(self, exchange))
         finally:
-            self._answering = None
-            if not keep_alive:
+            self._answering = self._exchange = None
+            if not exchange.keeps_connection:
                 self.end()
         if self._transport is not None and not self._transport.is_closing():
-            self._begin_next_answer()
+            self._begin_next_answer(self._transport)
 
-    def _refuse(self, error: ProtocolError) -> None:
-        if self._transport is None:
-            return
-        body = json.dumps({"error": {"message": str(error), "type": "invalid_request_error"}}).encode()
-        head = (
-            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
+    def _refuse(self, error: RefusedError, exchange: Exchange, transport: asyncio.Transport) -> None:
         self._refused = True
-        self._transport.write(head.encode("ascii") + body)
+        headers = {"Content-Type": "application/json", "Connection": "close"}
+        transport.write(
+            exchange.whole(error.status, failure_body(Failure(error.status, str(error))), headers)
+        )
         # Closing while the client still sends would reset the connection, and the client might never see why.
-        self._transport.write_eof()
+        transport.write_eof()
         self._loop.call_later(SECONDS_TO_LINGER, self.end)

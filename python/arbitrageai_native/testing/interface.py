@@ -1,0 +1,64 @@
+"""What every model server offers, whether it runs in this process or in one of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Final
+
+from arbitrageai_native.testing.answers import Answerer, AnyAnswer
+from arbitrageai_native.testing.requests import RecordedRequest, Statistics
+
+LOOPBACK: Final = "127.0.0.1"
+POLL_SECONDS: Final = 0.005
+
+
+class _ServerInterface(ABC):
+    """Where the server listens, what it was asked and what it is to answer."""
+
+    _port: int | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on.
+
+        Raises:
+            RuntimeError: the server has not been started.
+        """
+        if self._port is None:
+            raise RuntimeError("the model server has not been started: use it in `async with` or `with`")
+        return self._port
+
+    @property
+    def base_url(self) -> str:
+        """What to give an OpenAI-compatible client as its base URL."""
+        return f"http://{LOOPBACK}:{self.port}/v1"
+
+    @property
+    @abstractmethod
+    def requests(self) -> list[RecordedRequest]:
+        """The requests that arrived so far, in order."""
+
+    @property
+    @abstractmethod
+    def statistics(self) -> Statistics:
+        """Connections and requests, counted."""
+
+    @abstractmethod
+    def script(self, *answers: AnyAnswer | Answerer) -> None:
+        """Add answers to be given next, in order, before `answer` has its say again."""
+
+    async def wait_for(self, condition: Callable[[Statistics], bool], timeout: float = 10.0) -> Statistics:
+        """Wait until the counts meet a condition, and return them.
+
+        Raises:
+            TimeoutError: they did not within `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while not condition(statistics := self.statistics):
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"the condition was not met within {timeout} s: {statistics}")
+            await asyncio.sleep(POLL_SECONDS)
+        return statistics
