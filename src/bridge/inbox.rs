@@ -4,10 +4,8 @@
 //! completions cost one wake-up of the loop and no acquisition of the GIL. The inbox hangs on the loop object and dies with
 //! it; a completion for a loop that is gone falls on a queue that nobody reads, and is freed with it.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crossbeam_queue::SegQueue;
 #[cfg(unix)]
 use pyo3::exceptions::PyNotImplementedError;
 use pyo3::gc::PyVisit;
@@ -17,16 +15,18 @@ use pyo3::{PyTraverseError, intern};
 use slab::Slab;
 use tokio::sync::Notify;
 
+use super::mail::{Mail, Ticket};
 use super::outbox::{self, Gather, Outbox, Task, Work};
+use super::portable;
+use super::process::ProcessBound;
 use super::runtime::runtime;
 use super::wakeup::Wakeup;
-use super::{PerProcess, ProcessBound, portable};
 
 /// How many calls one drain resumes. The tasks it wakes all run in the loop's next iteration, before its timers and sockets
 /// are looked at again: the bound keeps a burst of completions from being a stall itself.
 const BATCH: usize = 64;
 
-/// How many calls may start between two drains before [`turn`](super::turn) makes further ones wait. Above `BATCH`, so that
+/// How many calls may start between two drains before [`turn`](super::awaitable::turn) makes further ones wait. Above `BATCH`, so that
 /// tasks which make one call after another never wait for a turn.
 const CROWD: usize = 2 * BATCH;
 
@@ -44,63 +44,6 @@ struct Waiters {
     started: usize,
     /// Whether a portable wake-up is under way. Always true for a loop that polls the descriptor.
     armed: bool,
-}
-
-/// The workers' side.
-struct Mail {
-    queue: SegQueue<usize>,
-    /// Whether the loop has been woken and has not drained yet: then it needs no second wake-up.
-    woken: AtomicBool,
-    wakeup: Wakeup,
-}
-
-impl Mail {
-    fn new(wakeup: Wakeup) -> Self {
-        Self {
-            queue: SegQueue::new(),
-            woken: AtomicBool::new(false),
-            wakeup,
-        }
-    }
-
-    fn wake(&self) {
-        if !self.woken.swap(true, Ordering::AcqRel) {
-            self.wakeup.wake();
-        }
-    }
-
-    fn open(&self) {
-        self.wakeup.clear();
-        // A read-modify-write, not a store: it takes part in the workers' release sequence, so that whoever found `woken`
-        // still true has its number on the queue that is read next.
-        self.woken.swap(false, Ordering::AcqRel);
-    }
-}
-
-/// How many calls of this process have started and not ended.
-static CALLS_UNDER_WAY: PerProcess<AtomicUsize> = PerProcess::new();
-
-pub(super) fn count_of_calls() -> &'static AtomicUsize {
-    CALLS_UNDER_WAY.get_or_init(AtomicUsize::default)
-}
-
-/// How many awaitables of this process were started whose futures have neither ended nor been dropped.
-pub fn calls_under_way() -> usize {
-    count_of_calls().load(Ordering::Relaxed)
-}
-
-/// The promise to tell an inbox that a call has ended. Kept by `Drop`, so that it holds for a call that panics or is aborted.
-pub(super) struct Ticket {
-    mail: Arc<Mail>,
-    number: usize,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        count_of_calls().fetch_sub(1, Ordering::Relaxed);
-        self.mail.queue.push(self.number);
-        self.mail.wake();
-    }
 }
 
 /// A call that the running loop is about to wait for.
@@ -127,11 +70,12 @@ fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
         let number = waiters.futures.insert(waiter.clone().unbind());
         (number, std::mem::replace(&mut waiters.armed, true), is_first)
     };
-    count_of_calls().fetch_add(1, Ordering::Relaxed);
-    let ticket = Ticket { mail, number };
+    // The ticket exists before anything can fail: dropped by an error, it takes the waiter out again.
+    let ticket = Ticket::new(mail, number);
     if !armed {
-        Inbox::arm(&inbox, &event_loop, &ticket.mail)?;
+        Inbox::arm(&inbox, &event_loop, ticket.mail())?;
     }
+    // By this attribute a task recognises a future that it was given by an await, and waits for it.
     waiter.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
     Ok(Expected {
         inbox,
@@ -148,6 +92,7 @@ fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
 /// # Errors
 /// `RuntimeError` if no loop is running in this thread, or the runtime can't start.
 pub(super) fn start(py: Python<'_>, work: Work) -> PyResult<Bound<'_, PyAny>> {
+    // First, because it may fail: then no waiter has been made.
     let runtime = runtime()?;
     let Expected {
         inbox,
@@ -158,6 +103,7 @@ pub(super) fn start(py: Python<'_>, work: Work) -> PyResult<Bound<'_, PyAny>> {
     } = expect(py)?;
     let task = Task { work, ticket };
     match inbox.get().outbox.get() {
+        // Only calls on the heels of another one are gathered: a lone call would wait for nobody.
         Some(outbox) if !is_first => {
             if outbox.gather(runtime, task) == Gather::FlushSoon {
                 let flush = inbox.getattr(intern!(py, "flush"))?;
@@ -290,13 +236,15 @@ impl Inbox {
         mail.open();
         this.waiters().started = 0;
         for _ in 0..BATCH {
-            let Some(number) = mail.queue.pop() else { break };
+            let Some(number) = mail.pop() else { break };
+            // The lock is free again before Python code runs: `set_result` calls the loop's `call_soon`.
             let ended = this.waiters().futures.try_remove(number);
             if let Some(waiter) = ended {
                 resolve(waiter.into_bound(py));
             }
         }
-        if !mail.queue.is_empty() {
+        // What is left is resumed in the loop's next iteration: timers and sockets come in between.
+        if !mail.is_empty() {
             mail.wake();
         }
         this.rearm(slf, mail)
@@ -321,6 +269,7 @@ impl Inbox {
     }
 
     fn __clear__(&self) {
+        // Taken out under the lock, freed outside of it: a future's end may run Python code.
         let futures = std::mem::take(&mut self.waiters().futures);
         drop(futures);
     }

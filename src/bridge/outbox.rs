@@ -5,7 +5,6 @@
 //! after a drain goes at once, and those on its heels are gathered: they go when there are enough of them, or when the loop
 //! has run what was ready. A loop that is held up meanwhile does not hold them up: a worker looks after them.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +13,7 @@ use std::time::Duration;
 use crossbeam_queue::SegQueue;
 use tokio::runtime::Runtime;
 
-use super::inbox::Ticket;
+use super::mail::Ticket;
 
 /// How many calls are worth a wake-up of their own. Fewer would wake more often than they work; more would leave the workers
 /// idle while the loop's thread prepares calls.
@@ -66,6 +65,7 @@ pub(super) fn send(runtime: &Runtime, task: Task) {
 impl Outbox {
     /// Takes a call to be handed over with others.
     pub(super) fn gather(&self, runtime: &Runtime, task: Task) -> Gather {
+        // Pushed before the flag is read: a worker that ends its watch now looks at the queue once more.
         self.0.tasks.push(task);
         if !self.0.looked_after.swap(true, Ordering::AcqRel) {
             runtime.spawn(self.clone().look_after());
@@ -84,6 +84,7 @@ impl Outbox {
     /// Hands over what was gathered.
     pub(super) fn flush(&self, runtime: &Runtime) {
         if !self.0.tasks.is_empty() {
+            // A worker spawns them: spawned from here, each could wake a worker, which costs this thread a system call.
             let outbox = self.clone();
             runtime.spawn(async move { outbox.empty() });
         }

@@ -20,17 +20,16 @@ use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, intern};
 
 use super::inbox::running_loop;
-use super::{PerProcess, ProcessBound};
-use crate::monitor::{BUCKETS, Lags, Monitor, Registry, Verdict, Witness};
+use super::process::ProcessBound;
+use super::state::state;
+use crate::monitor::{BUCKETS, Lags, Monitor, Verdict, Witness};
 
 /// The kernel cuts a thread's name at 15 bytes.
 const THREAD_NAME: &str = "arbitrageai-lag";
 
-static MONITORS: PerProcess<Registry> = PerProcess::new();
-
 /// What this process's monitors have measured.
 pub fn lags() -> Lags {
-    MONITORS.get_or_init(Registry::default).lags()
+    state().monitors.lags()
 }
 
 /// The signs of one event loop. Only objects of the loop's own keep it: when they go, the thread ends.
@@ -71,8 +70,9 @@ impl LoopWatch {
         stalled: Py<PyAny>,
         ended: Py<PyAny>,
     ) -> PyResult<Py<Self>> {
-        running_loop(py)?;
+        running_loop(py)?; // before a thread is started that would watch nothing
         let interval = seconds("interval", interval)?;
+        // A loop that beats by a timer gives its first sign one interval from now.
         let until_the_first_sign = if select.is_some() {
             Duration::ZERO
         } else {
@@ -94,7 +94,7 @@ impl LoopWatch {
                 drop(alive);
             })
             .map_err(|error| PyRuntimeError::new_err(format!("the monitor's thread can't start: {error}")))?;
-        MONITORS.get_or_init(Registry::default).add(monitor.clone());
+        state().monitors.add(monitor.clone());
         let watch = Py::new(
             py,
             Self {
@@ -122,11 +122,13 @@ impl LoopWatch {
         let Some(select) = &self.select else {
             return Err(PyRuntimeError::new_err("this loop has no selector"));
         };
-        let monitor = self.watched.get().map(|watched| &watched.monitor); // None: a forked child runs on with its parent's loop
+        // None: a forked child runs on with its parent's loop.
+        let monitor = self.watched.get().map(|watched| &watched.monitor);
         if let Some(monitor) = monitor {
             monitor.waits();
         }
         let ready = select.bind(py).call1((timeout,));
+        // Also after an error, Ctrl-C among them: the loop's thread runs Python code again.
         if let Some(monitor) = monitor {
             monitor.runs();
         }
@@ -155,6 +157,7 @@ impl LoopWatch {
         };
         watched.monitor.stop();
         let limit = self::seconds("seconds", seconds)?;
+        // Detached: the thread may be about to attach, and would never end while this one keeps the interpreter.
         Ok(py.detach(|| {
             let ended = watched.ended.lock().unwrap_or_else(PoisonError::into_inner);
             ended.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Disconnected)

@@ -8,8 +8,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use pyo3::{PyTraverseError, intern};
 
-use super::convert::from_json;
-use super::llm::PreparedCall;
+use super::call::PreparedCall;
+use super::json::from_json;
 use crate::bridge::{ProcessBound, awaitable, block_on, receive, spawn};
 use crate::llm::{Batch, Error, Items, Loop, ReadAhead, Shape};
 
