@@ -1,4 +1,4 @@
-"""The part of the extension that only tests use is in what a checkout builds, and in nothing that is published."""
+"""The part of the extension that only tests use: a checkout builds it, and nothing that is published has it."""
 
 from __future__ import annotations
 
