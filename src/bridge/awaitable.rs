@@ -1,9 +1,11 @@
 //! The awaitable: one object for `await`, used once, whoever does the work behind it.
 //!
 //! - [`awaitable`]: a worker of the runtime runs the future, from the first await on.
-//! - [`receive`]: the loop's own thread polls a future that only waits for a message, at once and again when it is woken. What
-//!   has come already is taken without a wait, and what comes later costs one wake-up, the loop's own.
-//! - [`turn`]: nothing works; the await ends at once, or in a later iteration of a loop that has had much to start.
+//! - [`receive`]: the loop's own thread polls a future that only waits for a message, at once and
+//!   again when it is woken. What has come already is taken without a wait, and what comes later
+//!   costs one wake-up, the loop's own.
+//! - [`turn`]: nothing works; the await ends at once, or in a later iteration of a loop that has
+//!   had much to start.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -24,9 +26,10 @@ use super::runtime::{enter, panicked};
 
 /// A Python awaitable that runs `future` on the runtime from its first await on.
 ///
-/// It can be made without a running loop and belongs to the loop that first awaits it. Cancelling it drops `future` at its
-/// next await, or, if that has ended, its result: what must not be lost is undone by the result's own `Drop`. The result is
-/// converted on the loop's thread, when the task that waited resumes.
+/// It can be made without a running loop and belongs to the loop that first awaits it. Cancelling
+/// it drops `future` at its next await, or, if that has ended, its result: what must not be lost is
+/// undone by the result's own `Drop`. The result is converted on the loop's thread, when the task
+/// that waited resumes.
 ///
 /// # Errors
 /// Only what Python raises when an object can't be allocated.
@@ -56,8 +59,9 @@ where
     made(py, State::Unstarted(ProcessBound::new((work, outcome))))
 }
 
-/// A Python awaitable that polls `future` on the loop's thread. It is for futures that do no work of their own, such as the
-/// receiving end of a channel, and that lose nothing when they are dropped.
+/// A Python awaitable that polls `future` on the loop's thread. It is for futures that do no work
+/// of their own, such as the receiving end of a channel, and that lose nothing when they are
+/// dropped.
 ///
 /// # Errors
 /// Only what Python raises when an object can't be allocated.
@@ -81,10 +85,11 @@ where
 
 /// Awaits the caller's turn to start a call on the running loop.
 ///
-/// An event loop runs every task that is ready before it looks at its timers and sockets again. Ten thousand calls that are
-/// made together so stop it for as long as all of them take to prepare. Whoever is about to make a call therefore awaits this
-/// first: it costs nothing while few calls have been made in this iteration of the loop, and after that it waits for a place
-/// in the inbox's queue, which wakes a bounded number of tasks in each iteration.
+/// An event loop runs every task that is ready before it looks at its timers and sockets again. Ten
+/// thousand calls that are made together so stop it for as long as all of them take to prepare.
+/// Whoever is about to make a call therefore awaits this first: it costs nothing while few calls
+/// have been made in this iteration of the loop, and after that it waits for a place in the inbox's
+/// queue, which wakes a bounded number of tasks in each iteration.
 #[pyfunction]
 pub fn turn(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     made(py, State::Turn)
@@ -108,14 +113,16 @@ impl<'py> IntoPyObject<'py> for Nothing {
 }
 
 /// An object for `await`, made by native methods alone.
-// A mutex, because Python's objects have to be `Sync`. It is never locked: the methods have `&mut self`.
+// A mutex, because Python's objects have to be `Sync`. It is never locked: the methods have `&mut
+// self`.
 #[pyclass(module = "arbitrageai_native._native")]
 pub struct Awaitable(Mutex<State>);
 
 enum State {
     /// A worker's future that has not been awaited yet.
     Unstarted(ProcessBound<(Work, Outcome)>),
-    /// A worker's future. Dropping the receiving end ends it, and drops a result that was not taken.
+    /// A worker's future. Dropping the receiving end ends it, and drops a result that was not
+    /// taken.
     Started(ProcessBound<Outcome>),
     /// A future that the loop's thread polls.
     Polled(ProcessBound<Polled>),
@@ -201,9 +208,11 @@ impl Awaitable {
         slf
     }
 
-    /// Returns what the task yields to be resumed later, or raises: `StopIteration` with the result, or the error.
+    /// Returns what the task yields to be resumed later, or raises: `StopIteration` with the
+    /// result, or the error.
     fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        // Taken out first: whatever fails below leaves the awaitable finished, and what was awaited dropped.
+        // Taken out first: whatever fails below leaves the awaitable finished, and what was awaited
+        // dropped.
         let (waiter, next) = match std::mem::replace(self.state(), State::Finished) {
             State::Unstarted(call) => {
                 let (work, outcome) = call.into_inner().ok_or_else(made_before_a_fork)?;
@@ -213,7 +222,8 @@ impl Awaitable {
             State::Started(mut outcome) => match outcome.get_mut().ok_or_else(the_parents)?(py) {
                 Some(result) => return Err(returned(result)),
                 None => {
-                    // Resumed without its result: `send` was called by something that is no asyncio task.
+                    // Resumed without its result: `send` was called by something that is no asyncio
+                    // task.
                     *self.state() = State::Started(outcome);
                     return Err(PyRuntimeError::new_err("await wasn't used with an asyncio task"));
                 }
@@ -234,7 +244,8 @@ impl Awaitable {
         Ok(waiter)
     }
 
-    /// An exception enters at the await, most often a cancellation: the result is not wanted any more.
+    /// An exception enters at the await, most often a cancellation: the result is not wanted any
+    /// more.
     #[pyo3(signature = (kind, value = None, _traceback = None))]
     fn throw(
         &mut self,

@@ -14,8 +14,8 @@ const LOOK_FOR_SIGNALS_EVERY: Duration = Duration::from_millis(50);
 /// Runs `future` to its end, with the GIL released.
 ///
 /// # Errors
-/// The future's own error, or what a signal handler raises (Ctrl-C: `KeyboardInterrupt`), after which `future` is dropped at
-/// its next await.
+/// The future's own error, or what a signal handler raises (Ctrl-C: `KeyboardInterrupt`), after
+/// which `future` is dropped at its next await.
 pub fn block_on<F, T, E>(py: Python<'_>, future: F) -> PyResult<T>
 where
     F: Future<Output = Result<T, E>> + Send + 'static,
@@ -28,7 +28,8 @@ where
     }));
     let mut receiver = receiver;
     loop {
-        // Moved out and back: a receiver is not `Sync`, which a borrow in a detached closure would need.
+        // Moved out and back: a receiver is not `Sync`, which a borrow in a detached closure would
+        // need.
         let (received, back) = py.detach(move || (receiver.recv_timeout(LOOK_FOR_SIGNALS_EVERY), receiver));
         receiver = back;
         match received {

@@ -1,8 +1,9 @@
 //! The completion inbox of an event loop.
 //!
-//! Workers push the numbers of ended calls on a lock-free queue; the loop's thread drains it in one callback. A thousand
-//! completions cost one wake-up of the loop and no acquisition of the GIL. The inbox hangs on the loop object and dies with
-//! it; a completion for a loop that is gone falls on a queue that nobody reads, and is freed with it.
+//! Workers push the numbers of ended calls on a lock-free queue; the loop's thread drains it in one
+//! callback. A thousand completions cost one wake-up of the loop and no acquisition of the GIL. The
+//! inbox hangs on the loop object and dies with it; a completion for a loop that is gone falls on a
+//! queue that nobody reads, and is freed with it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,12 +23,14 @@ use super::process::ProcessBound;
 use super::runtime::runtime;
 use super::wakeup::Wakeup;
 
-/// How many calls one drain resumes. The tasks it wakes all run in the loop's next iteration, before its timers and sockets
-/// are looked at again: the bound keeps a burst of completions from being a stall itself.
+/// How many calls one drain resumes. The tasks it wakes all run in the loop's next iteration,
+/// before its timers and sockets are looked at again: the bound keeps a burst of completions from
+/// being a stall itself.
 const BATCH: usize = 64;
 
-/// How many calls may start between two drains before [`turn`](super::awaitable::turn) makes further ones wait. Above `BATCH`, so that
-/// tasks which make one call after another never wait for a turn.
+/// How many calls may start between two drains before [`turn`](super::awaitable::turn) makes
+/// further ones wait. Above `BATCH`, so that tasks which make one call after another never wait for
+/// a turn.
 const CROWD: usize = 2 * BATCH;
 
 /// The loop's side: the waiters, and the queue that says which of them to wake.
@@ -58,7 +61,7 @@ struct Expected<'py> {
     is_first: bool,
 }
 
-/// Prepares the running loop to be told of one call's end.
+/// Makes the running loop's inbox expect the end of one call.
 fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
     let event_loop = running_loop(py)?;
     let (inbox, mail) = of_loop(&event_loop)?;
@@ -70,7 +73,8 @@ fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
         let number = waiters.futures.insert(waiter.clone().unbind());
         (number, std::mem::replace(&mut waiters.armed, true), is_first)
     };
-    // The ticket exists before anything can fail: dropped by an error, it takes the waiter out again.
+    // The ticket exists before anything can fail: dropped by an error, it takes the waiter out
+    // again.
     let ticket = Ticket::new(mail, number);
     if !armed {
         Inbox::arm(&inbox, &event_loop, ticket.mail())?;
@@ -86,8 +90,8 @@ fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
     })
 }
 
-/// Starts a call on the runtime. Returns what the running task yields, as a future's own `__await__` does, to be resumed when
-/// the call has ended.
+/// Starts a call on the runtime. Returns what the running task yields, as a future's own
+/// `__await__` does, to be resumed when the call has ended.
 ///
 /// # Errors
 /// `RuntimeError` if no loop is running in this thread, or the runtime can't start.
@@ -134,7 +138,8 @@ pub(super) fn queue_up(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     Ok(waiter)
 }
 
-/// Whether the running loop has started so many calls since its last drain that further ones had better wait.
+/// Whether the running loop has started so many calls since its last drain that further ones had
+/// better wait.
 ///
 /// # Errors
 /// `RuntimeError` if no loop is running in this thread.
@@ -150,7 +155,8 @@ pub(super) fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         .call0()
 }
 
-/// The loop's inbox, made at the loop's first call. It is an attribute of the loop, so that it lives exactly as long.
+/// The loop's inbox, made at the loop's first call. It is an attribute of the loop, so that it
+/// lives exactly as long.
 fn of_loop<'py>(event_loop: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, Inbox>, Arc<Mail>)> {
     let attribute = intern!(event_loop.py(), "_arbitrageai_native_inbox");
     if let Some(found) = event_loop.getattr_opt(attribute)? {
@@ -205,19 +211,25 @@ impl Inbox {
         Ok((inbox, mail))
     }
 
-    /// Starts a portable wake-up: one is under way exactly while calls are, so that nothing pins a loop that is idle.
+    /// Starts a portable wake-up: one is under way exactly while calls are, so that nothing pins a
+    /// loop that is idle.
     fn arm(inbox: &Bound<'_, Self>, event_loop: &Bound<'_, PyAny>, mail: &Mail) -> PyResult<()> {
         let Wakeup::Portable(notify) = &mail.wakeup else {
             return Ok(());
         };
-        let wakeup = portable::wakeup(event_loop, notify.clone())?;
-        let drain = inbox.getattr(intern!(event_loop.py(), "drain"))?;
-        wakeup.call_method1(intern!(event_loop.py(), "add_done_callback"), (drain,))?;
-        Ok(())
+        let armed = portable::wakeup(event_loop, notify.clone()).and_then(|wakeup| {
+            let drain = inbox.getattr(intern!(event_loop.py(), "drain"))?;
+            wakeup.call_method1(intern!(event_loop.py(), "add_done_callback"), (drain,))
+        });
+        // After a failure (the threads can't start) the next call has to try again.
+        if armed.is_err() {
+            inbox.get().waiters().armed = false;
+        }
+        armed.map(drop)
     }
 
-    /// Held for a few instructions, always under the GIL, and never while Python code runs: neither a fork nor another
-    /// thread can find it locked for long.
+    /// Held for a few instructions, always under the GIL, and never while Python code runs: neither
+    /// a fork nor another thread can find it locked for long.
     fn waiters(&self) -> MutexGuard<'_, Waiters> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -225,7 +237,8 @@ impl Inbox {
 
 #[pymethods]
 impl Inbox {
-    /// Resumes what waits for the calls that have ended. The loop calls it, with the wake-up future on the portable way.
+    /// Resumes what waits for the calls that have ended. The loop calls it, with the wake-up future
+    /// on the portable way.
     #[pyo3(signature = (_wakeup = None))]
     fn drain(slf: &Bound<'_, Self>, _wakeup: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let py = slf.py();
@@ -237,7 +250,8 @@ impl Inbox {
         this.waiters().started = 0;
         for _ in 0..BATCH {
             let Some(number) = mail.pop() else { break };
-            // The lock is free again before Python code runs: `set_result` calls the loop's `call_soon`.
+            // The lock is free again before Python code runs: `set_result` calls the loop's
+            // `call_soon`.
             let ended = this.waiters().futures.try_remove(number);
             if let Some(waiter) = ended {
                 resolve(waiter.into_bound(py));
@@ -250,7 +264,8 @@ impl Inbox {
         this.rearm(slf, mail)
     }
 
-    /// Hands over the calls that were gathered. The loop calls it when it has run what was ready when the first of them was made.
+    /// Hands over the calls that were gathered. The loop calls it when it has run what was ready
+    /// when the first of them was made.
     fn flush(&self) -> PyResult<()> {
         if let Some(outbox) = self.outbox.get() {
             outbox.flush(runtime()?);
@@ -292,7 +307,8 @@ impl Inbox {
     }
 }
 
-/// Wakes one task. A waiter that was cancelled in the meantime refuses its result, which is as it should be.
+/// Wakes one task. A waiter that was cancelled in the meantime refuses its result, which is as it
+/// should be.
 fn resolve(waiter: Bound<'_, PyAny>) {
     let py = waiter.py();
     let _ = waiter.call_method1(intern!(py, "set_result"), (py.None(),));

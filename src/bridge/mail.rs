@@ -34,9 +34,10 @@ impl Mail {
 
     /// Before the loop's thread reads the queue: from here on a push wakes the loop again.
     pub(super) fn open(&self) {
-        // In this order. A push between the two lines sends no wake-up, since `woken` is still true,
-        // but its number is on the queue that is read next. In the other order its wake-up would be
-        // sent and then cleared, and `woken` would stay true: no later push would wake the loop.
+        // In this order. A push between the two lines sends no wake-up, since `woken` is still
+        // true, but its number is on the queue that is read next. In the other order its wake-up
+        // would be sent and then cleared, and `woken` would stay true: no later push would wake the
+        // loop.
         self.wakeup.clear();
         // A read-modify-write, not a store: it takes part in the workers' release sequence, so that
         // the number of whoever found `woken` still true is visible to the `pop` that follows.
@@ -53,8 +54,8 @@ impl Mail {
     }
 }
 
-/// The promise to tell an inbox that a call has ended. Kept by `Drop`, so that it holds for a call that panics or is
-/// aborted.
+/// The promise to tell an inbox that a call has ended. Kept by `Drop`, so that it holds for a call
+/// that panics or is aborted.
 pub(super) struct Ticket {
     mail: Arc<Mail>,
     number: usize,
@@ -74,14 +75,16 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        // Counted down before the loop is woken: whoever resumes does not find its own call under way.
+        // Counted down before the loop is woken: whoever resumes does not find its own call under
+        // way.
         state().calls_under_way.fetch_sub(1, Ordering::Relaxed);
         self.mail.queue.push(self.number);
         self.mail.wake();
     }
 }
 
-/// How many awaitables of this process were started whose futures have neither ended nor been dropped.
+/// How many awaitables of this process were started whose futures have neither ended nor been
+/// dropped.
 pub fn calls_under_way() -> usize {
     state().calls_under_way.load(Ordering::Relaxed)
 }

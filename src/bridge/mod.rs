@@ -1,12 +1,14 @@
 //! Rust futures as Python awaitables.
 //!
-//! Everything in the package that crosses from tokio to Python does so through the calls of this module: [`awaitable`] and
-//! [`receive`] for asyncio, [`block_on`] for a thread that may wait, and [`Wait`] for what is offered both ways. Nothing else touches an event loop.
+//! Everything in the package that crosses from tokio to Python does so through the calls of this
+//! module: [`awaitable`] and [`receive`] for asyncio, [`block_on`] for a thread that may wait, and
+//! [`Wait`] for what is offered both ways. Nothing else touches an event loop.
 //!
-//! An [`awaitable`] starts its future on the tokio [`runtime`] when it is first awaited. When the future ends, the worker
-//! that ran it pushes a number on the loop's [`inbox`] and, unless a wake-up is already on its way, writes the inbox's
-//! descriptor. No worker ever waits for the GIL or touches a Python object: the loop's own thread drains the inbox in one
-//! callback, wakes the tasks that wait, and each task turns its own result into Python objects when it resumes.
+//! An [`awaitable`] starts its future on the tokio [`runtime`] when it is first awaited. When the
+//! future ends, the worker that ran it pushes a number on the loop's [`inbox`] and, unless a
+//! wake-up is already on its way, writes the inbox's descriptor. No worker ever waits for the GIL
+//! or touches a Python object: the loop's own thread drains the inbox in one callback, wakes the
+//! tasks that wait, and each task turns its own result into Python objects when it resumes.
 //!
 //! ```text
 //!  loop's thread                                         tokio worker
@@ -18,11 +20,11 @@
 //!             ▼ resumes: takes the result, converts it, returns it
 //! ```
 //!
-//! Cancelling is dropping. An exception thrown into the awaitable, its `close()` and its deallocation all abort the tokio
-//! task and drop a result that was delivered but never received. A result that must not be lost therefore owns a guard
-//! whose `Drop` undoes the work.
+//! Cancelling is dropping. An exception thrown into the awaitable, its `close()` and its
+//! deallocation all abort the tokio task and drop a result that was delivered but never received. A
+//! result that must not be lost therefore owns a guard whose `Drop` undoes the work.
 //!
-//! Forking is starting afresh. See [`process`].
+//! Forking is starting afresh. See [`process`], and [`state`] for what a child makes anew.
 
 mod awaitable;
 mod blocking;

@@ -1,8 +1,9 @@
 //! The portable wake-up, for event loops that poll no descriptors (Windows' proactor).
 //!
-//! `pyo3-async-runtimes` makes an `asyncio.Future` that a thread of its own resolves with `call_soon_threadsafe`. An inbox
-//! uses one such future per batch of completions, not one per call, so that even here no worker waits for the GIL: the
-//! threads of this module alone attach to the interpreter. They start with the first such loop and are stopped at exit.
+//! `pyo3-async-runtimes` makes an `asyncio.Future` that a thread of its own resolves with
+//! `call_soon_threadsafe`. An inbox uses one such future per batch of completions, not one per
+//! call, so that even here no worker waits for the GIL: the threads of this module alone attach to
+//! the interpreter. They start with the first such loop and are stopped at exit.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,7 +36,8 @@ pub(super) fn wakeup<'py>(
         event_loop: event_loop.clone().unbind(),
     };
     let locals = TaskLocals::new(Bound::new(py, quiet_loop)?.into_any());
-    // `Ambient` spawns on the runtime that is entered here; what it spawns runs there and spawns there.
+    // `Ambient` spawns on the runtime that is entered here; what it spawns runs there and spawns
+    // there.
     let _entered = threads(py)?.enter();
     generic::future_into_py_with_locals::<Ambient, _, ()>(py, locals, async move {
         notify.notified().await;
@@ -43,8 +45,8 @@ pub(super) fn wakeup<'py>(
     })
 }
 
-/// The part of a loop that `pyo3-async-runtimes` uses. A loop that was closed in the meantime can't be told anything; the
-/// attempt, which would be reported on stderr, ends here in silence.
+/// The part of a loop that `pyo3-async-runtimes` uses. A loop that was closed in the meantime can't
+/// be told anything; the attempt, which would be reported on stderr, ends here in silence.
 #[pyclass(frozen)]
 struct QuietLoop {
     event_loop: Py<PyAny>,
@@ -72,7 +74,8 @@ impl QuietLoop {
 
 /// The threads that attach to the interpreter, started now if need be.
 ///
-/// They are not the workers of the other runtime, because a thread that waits for the GIL works for nobody meanwhile.
+/// They are not the workers of the other runtime, because a thread that waits for the GIL works for
+/// nobody meanwhile.
 fn threads(py: Python<'_>) -> PyResult<&'static Handle> {
     let slot = &state().portable;
     if let Some(portable) = slot.get() {
@@ -103,7 +106,8 @@ fn stop_at_exit(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// A thread that attaches to an interpreter which is being torn down would be ended inside of Rust code, or hang.
+/// A thread that attaches to an interpreter which is being torn down would be ended inside of Rust
+/// code, or hang.
 #[pyfunction]
 fn stop(py: Python<'_>) {
     // Detached, because the thread that is waited for may itself wait for the GIL.
@@ -118,8 +122,9 @@ fn stop(py: Python<'_>) {
     });
 }
 
-/// Tells `pyo3-async-runtimes` to run its futures on the ambient runtime, which [`wakeup`] has entered. Its own is made once
-/// for all processes, and a forked child would wait for threads that it does not have.
+/// Tells `pyo3-async-runtimes` to run its futures on the ambient runtime, which [`wakeup`] has
+/// entered. Its own is made once for all processes, and a forked child would wait for threads that
+/// it does not have.
 struct Ambient;
 
 impl generic::Runtime for Ambient {

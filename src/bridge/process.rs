@@ -1,9 +1,10 @@
 //! State that belongs to one process.
 //!
-//! gunicorn's `--preload`, celery's prefork pool and `multiprocessing` fork after the runtime has started. A fork copies
-//! memory but only one thread: in the child the runtime has no workers, and every mutex that a worker held stays locked for
-//! ever. So the child never touches what the parent made. A counter, advanced in the child by the only thing that is safe
-//! to do there (a store to an atomic), tells old values from new ones; the old ones are leaked on purpose.
+//! gunicorn's `--preload`, celery's prefork pool and `multiprocessing` fork after the runtime has
+//! started. A fork copies memory but only one thread: in the child the runtime has no workers, and
+//! every mutex that a worker held stays locked for ever. So the child never touches what the parent
+//! made. A counter, advanced in the child by the only thing that is safe to do there (a store to an
+//! atomic), tells old values from new ones; the old ones are leaked on purpose.
 
 #![allow(
     unsafe_code,
@@ -29,7 +30,8 @@ fn generation() -> u64 {
 /// Prepares the process for forking. Called when the Python module is imported; starts nothing.
 ///
 /// # Errors
-/// `ImportError` in a sub-interpreter: runtime and inboxes are the process's, and must not mix two interpreters' objects.
+/// `ImportError` in a sub-interpreter: runtime and inboxes are the process's, and must not mix two
+/// interpreters' objects.
 pub fn install(_py: Python<'_>) -> PyResult<()> {
     // SAFETY: the caller is attached to an interpreter, which is all that both calls ask for.
     let interpreter = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
@@ -46,12 +48,14 @@ pub fn install(_py: Python<'_>) -> PyResult<()> {
 fn install_fork_handler() {
     static ONCE: std::sync::Once = std::sync::Once::new();
 
-    // Nothing more may happen here: another thread may have held any lock at the fork, the allocator's among them.
+    // Nothing more may happen here: another thread may have held any lock at the fork, the
+    // allocator's among them.
     extern "C" fn in_child() {
         GENERATION.fetch_add(1, Ordering::Relaxed);
     }
 
-    // SAFETY: the handler only stores to an atomic, which is async-signal-safe, and an extension module is never unloaded.
+    // SAFETY: the handler only stores to an atomic, which is async-signal-safe, and an extension
+    // module is never unloaded.
     ONCE.call_once(|| unsafe {
         libc::pthread_atfork(None, None, Some(in_child));
     });
@@ -81,11 +85,12 @@ impl<T: Send + Sync> PerProcess<T> {
         }
     }
 
-    /// This process's value, made now if there is none yet. When threads race, one value wins and the others are dropped:
-    /// there is no lock here that a fork could leave locked.
+    /// This process's value, made now if there is none yet. When threads race, one value wins and
+    /// the others are dropped: there is no lock here that a fork could leave locked.
     pub fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
         let found = self.slot.load(Ordering::Acquire);
-        // SAFETY: a non-null slot came from `Box::into_raw` below and is freed by `Drop` alone, which has `&mut self`.
+        // SAFETY: a non-null slot came from `Box::into_raw` below and is freed by `Drop` alone,
+        // which has `&mut self`.
         if let Some(made) = unsafe { found.as_ref() }
             && made.generation == generation()
         {
@@ -136,7 +141,8 @@ impl<T> Drop for PerProcess<T> {
     }
 }
 
-/// A value of the process that made it: a task, a connection, a lease. A forked child can neither reach nor drop it.
+/// A value of the process that made it: a task, a connection, a lease. A forked child can neither
+/// reach nor drop it.
 pub struct ProcessBound<T> {
     generation: u64,
     value: ManuallyDrop<T>,

@@ -8,7 +8,8 @@ use tokio::runtime::{Handle, Runtime};
 use super::process::PerProcess;
 use crate::monitor::Registry;
 
-/// The bridge's state. A lock in here can't be found locked by a forked child, which has a state of its own.
+/// The bridge's state. A lock in here can't be found locked by a forked child, which has a state of
+/// its own.
 #[derive(Default)]
 pub(super) struct State {
     /// Where calls run.

@@ -55,7 +55,8 @@ pub(super) mod descriptor {
         }
 
         pub fn signal(&self) {
-            // It fails only when the counter is full: then the loop has not yet seen 2^64 - 2 earlier signals.
+            // It fails only when the counter is full: then the loop has not yet seen 2^64 - 2
+            // earlier signals.
             let _ = (&self.0).write(&1u64.to_ne_bytes());
         }
 

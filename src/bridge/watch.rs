@@ -1,13 +1,15 @@
 //! An event loop under watch: the signs that it gives, and the thread that notices when they stop.
 //!
-//! asyncio's own loops sleep in the `select` of a selector, a Python object: [`LoopWatch::select`] takes that method's place and
-//! so sees the loop go to sleep and wake up, which costs neither a timer nor a wake-up. Other loops (uvloop, Windows'
-//! proactor) beat by a timer.
+//! asyncio's own loops sleep in the `select` of a selector, a Python object: [`LoopWatch::select`]
+//! takes that method's place and so sees the loop go to sleep and wake up, which costs neither a
+//! timer nor a wake-up. Other loops (uvloop, Windows' proactor) beat by a timer.
 //!
-//! The thread sleeps without the interpreter. It attaches to it only when a stall was noticed, to have the stack of the
-//! loop's thread taken by a Python function, which logs it, too: both happen off the loop's thread.
+//! The thread sleeps without the interpreter. It attaches to it only when a stall was noticed, to
+//! have the stack of the loop's thread taken by a Python function, which logs it, too: both happen
+//! off the loop's thread.
 //!
-//! At exit the thread must be gone before the interpreter is: [`LoopWatch::end`] waits for it, detached.
+//! At exit the thread must be gone before the interpreter is: [`LoopWatch::end`] waits for it,
+//! detached.
 
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,7 +34,8 @@ pub fn lags() -> Lags {
     state().monitors.lags()
 }
 
-/// The signs of one event loop. Only objects of the loop's own keep it: when they go, the thread ends.
+/// The signs of one event loop. Only objects of the loop's own keep it: when they go, the thread
+/// ends.
 #[pyclass(frozen, module = "arbitrageai_native._native")]
 pub struct LoopWatch {
     interval: Duration,
@@ -55,9 +58,10 @@ impl Drop for Watched {
 
 #[pymethods]
 impl LoopWatch {
-    /// Begins to watch the running loop, whose selector's method is `select`, if it has one; then [`Self::select`] must take its
-    /// place. `stalled(seconds, lasts)` is called while it is blocked, and says whether it is
-    /// (True), does not run (False), or is closed (None); `ended(seconds)` is called after it.
+    /// Begins to watch the running loop, whose selector's method is `select`, if it has one; then
+    /// [`Self::select`] must take its place. `stalled(seconds, lasts)` is called while it is
+    /// blocked, and says whether it is (True), does not run (False), or is closed (None);
+    /// `ended(seconds)` is called after it.
     ///
     /// # Errors
     /// `RuntimeError` if no loop is running in this thread, or no thread can be started.
@@ -89,7 +93,8 @@ impl LoopWatch {
             .name(THREAD_NAME.to_owned())
             .spawn(move || {
                 watching.watch(&witness);
-                // Its functions belong to the interpreter, and are given back to it, if it is still there.
+                // Its functions belong to the interpreter, and are given back to it, if it is still
+                // there.
                 let _ = Python::try_attach(|_| drop(witness));
                 drop(alive);
             })
@@ -157,7 +162,8 @@ impl LoopWatch {
         };
         watched.monitor.stop();
         let limit = self::seconds("seconds", seconds)?;
-        // Detached: the thread may be about to attach, and would never end while this one keeps the interpreter.
+        // Detached: the thread may be about to attach, and would never end while this one keeps the
+        // interpreter.
         Ok(py.detach(|| {
             let ended = watched.ended.lock().unwrap_or_else(PoisonError::into_inner);
             ended.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Disconnected)
@@ -195,7 +201,8 @@ impl LoopWatch {
             .collect()
     }
 
-    /// The selector refers to this object, and this object to it. Breaking the selector's side is enough.
+    /// The selector refers to this object, and this object to it. Breaking the selector's side is
+    /// enough.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.select.as_ref().map_or(Ok(()), |select| visit.call(select))
     }

@@ -11,7 +11,8 @@ use super::transport::{Transport, TransportSettings};
 /// The place of one transport. It is empty until the transport has been made.
 type Place = Arc<OnceCell<Arc<Transport>>>;
 
-/// Above this, transports that serve no call are dropped: someone gives every call settings of its own.
+/// Above this, transports that serve no call are dropped: someone gives every call settings of its
+/// own.
 const KEPT: usize = 16;
 
 /// A process's transports: nearly always one.
@@ -21,8 +22,9 @@ pub struct Transports(Mutex<HashMap<TransportSettings, Place>>);
 impl Transports {
     /// Finds or makes the transport. Needs an ambient tokio runtime.
     ///
-    /// Making a transport reads the TLS roots from files, and a slow file system can delay that. So a separate thread makes
-    /// it: neither a worker of the runtime nor a caller that reads the map waits for the file system.
+    /// Making a transport reads the TLS roots from files, and a slow file system can delay that. So
+    /// a separate thread makes it: neither a worker of the runtime nor a caller that reads the map
+    /// waits for the file system.
     ///
     /// # Errors
     /// Those of [`Transport::new`]; the next call tries again.
@@ -52,7 +54,8 @@ impl Transports {
     fn place_of(&self, settings: TransportSettings) -> Place {
         let mut places = self.places();
         if !places.contains_key(&settings) && places.len() >= KEPT {
-            // A share in the place: a caller is making the transport. A share in the transport: a call uses it.
+            // A share in the place: a caller is making the transport. A share in the transport: a
+            // call uses it.
             places.retain(|_, place| {
                 Arc::strong_count(place) > 1 || place.get().is_some_and(|made| Arc::strong_count(made) > 1)
             });

@@ -8,12 +8,14 @@ use super::manager::Manager;
 use super::metrics::{Counters, Ledger};
 use super::registry::Registry;
 
-/// A manager that is made at its first use, taken away when it is closed, and made again after that.
+/// A manager that is made at its first use, taken away when it is closed, and made again after
+/// that.
 #[derive(Default)]
 pub struct ManagerSlot(Mutex<Option<Arc<Manager>>>);
 
 impl ManagerSlot {
-    /// The manager, made if there is none: nothing is opened or waited for. Needs an ambient tokio runtime.
+    /// The manager, made if there is none: nothing is opened or waited for. Needs an ambient tokio
+    /// runtime.
     pub fn get_or_make(
         &self,
         registry: &Registry,
@@ -33,10 +35,11 @@ impl ManagerSlot {
         self.slot().clone()
     }
 
-    /// Releases what the manager holds, for `patience` at most, and lets go of the database if nobody else uses it. False if
-    /// there was no manager.
+    /// Releases what the manager holds, for `patience` at most, and lets go of the database if
+    /// nobody else uses it. False if there was no manager.
     pub async fn close(&self, registry: &Registry, patience: Duration) -> bool {
-        // Taken first: what is acquired from here on belongs to another manager, and is not released.
+        // Taken first: what is acquired from here on belongs to another manager, and is not
+        // released.
         let Some(manager) = self.slot().take() else {
             return false;
         };

@@ -7,7 +7,8 @@ use serde_json::{Map, Number, Value};
 
 use super::errors::{invalid_type, invalid_value};
 
-/// Deeper nesting is refused: it would exhaust a stack, here or at the server, and a value that contains itself has no end.
+/// Deeper nesting is refused: it would exhaust a stack, here or at the server, and a value that
+/// contains itself has no end.
 const DEEPEST: usize = 100;
 
 /// The path to a value, for errors: `tools[0]['function']`. Built only if something is wrong.
@@ -196,7 +197,8 @@ pub fn string_pairs(
 /// A number of seconds; `None` for no limit. Infinity is no limit either.
 ///
 /// # Errors
-/// `TypeError` if it is no number, `ValueError` if it is negative or NaN; both name the argument and the value.
+/// `TypeError` if it is no number, `ValueError` if it is negative or NaN; both name the argument
+/// and the value.
 pub fn seconds(argument: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<std::time::Duration>> {
     if value.is_none() {
         return Ok(None);

@@ -1,7 +1,7 @@
 //! The one place where the core's errors become Python exceptions.
 //!
-//! The exception classes are Python's (`arbitrageai_native.exceptions`): multiple inheritance works there, so that a timeout
-//! can be a `TimeoutError` as well.
+//! The exception classes are Python's (`arbitrageai_native.exceptions`): multiple inheritance works
+//! there, so that a timeout can be a `TimeoutError` as well.
 
 use std::fmt::Display;
 
@@ -15,8 +15,8 @@ use super::json::from_json;
 use crate::llm::{Error, StatusError};
 use crate::lock::LockError;
 
-/// Calls a class or function of `arbitrageai_native.exceptions` for an exception. The module is imported when the first thing
-/// goes wrong. If that fails, its own exception is the result.
+/// Calls a class or function of `arbitrageai_native.exceptions` for an exception. The module is
+/// imported when the first thing goes wrong. If that fails, its own exception is the result.
 fn exception<'py>(py: Python<'py>, name: &str, arguments: impl PyCallArgs<'py>) -> PyErr {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     MODULE

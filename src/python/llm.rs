@@ -1,7 +1,7 @@
 //! The client of one endpoint, as Python's classes use it.
 //!
-//! A [`ChatClient`] is plain configuration: it may be made before a fork and used after it. What belongs to a process (the
-//! connections) is found at each call.
+//! A [`ChatClient`] is plain configuration: it may be made before a fork and used after it. What
+//! belongs to a process (the connections) is found at each call.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! The bindings of locks.
 //!
-//! Engines belong to the process: they come from a registry that a forked child makes anew, and a manager made before the
-//! fork finds its new engine there at its next call. What was acquired stays with the process that acquired it.
+//! Engines belong to the process: they come from a registry that a forked child makes anew, and a
+//! manager made before the fork finds its new engine there at its next call. What was acquired
+//! stays with the process that acquired it.
 
 use std::sync::Arc;
 
@@ -144,7 +145,8 @@ impl LockManager {
         receive(py, self.manager()?.release(&name, holder))
     }
 
-    /// Releases what this very manager acquired, whatever the holder's name; whether it still had it.
+    /// Releases what this very manager acquired, whatever the holder's name; whether it still had
+    /// it.
     fn release_own<'py>(
         &self,
         py: Python<'py>,

@@ -1,4 +1,4 @@
-"""The part of the extension that only tests use: a checkout builds it, and nothing that is published has it."""
+"""The part of the extension that only tests use: a checkout builds it, what is published does not have it."""
 
 from __future__ import annotations
 
