@@ -11,7 +11,10 @@ use std::time::Duration;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::{Nothing, ProcessBound, awaitable, block_on, calls_under_way};
+use super::awaitable::{Nothing, awaitable};
+use super::blocking::block_on;
+use super::mail::calls_under_way;
+use super::process::ProcessBound;
 
 /// An error that never occurs.
 struct Never(Infallible);

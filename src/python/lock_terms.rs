@@ -17,16 +17,23 @@ pub(super) struct Terms {
 
 impl Terms {
     /// # Errors
-    /// `TypeError` naming the keyword that is missing or of the wrong type.
+    /// `TypeError` naming the keyword that is missing or of the wrong type, or those that are too many.
     pub(super) fn of(py: Python<'_>, keywords: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let keywords = keywords.cloned().unwrap_or_else(|| PyDict::new(py));
-        Ok(Self {
+        let terms = Self {
             holder_id: keyword(&keywords, "holder_id")?,
             ttl: keyword(&keywords, "ttl")?,
             timeout: keyword(&keywords, "timeout")?,
             auto_renew: keyword(&keywords, "auto_renew")?,
             max_hold: keyword(&keywords, "max_hold")?,
-        })
+        };
+        if keywords.len() > 5 {
+            return Err(PyTypeError::new_err(format!(
+                "unexpected keywords among {}",
+                keywords.keys()
+            )));
+        }
+        Ok(terms)
     }
 
     pub(super) fn wanted(&self, marketplace_id: &str, posting_id: &str) -> Result<Wanted, LockError> {
@@ -57,7 +64,9 @@ where
     T: for<'a, 'py> FromPyObject<'a, 'py, Error = PyErr>,
 {
     let Some(value) = keywords.get_item(name)? else {
-        return Err(PyTypeError::new_err(format!("the keyword '{name}' is missing")));
+        return Err(PyTypeError::new_err(format!(
+            "missing required keyword-only argument: '{name}'"
+        )));
     };
     value.extract().map_err(|error: PyErr| {
         if !error.is_instance_of::<PyTypeError>(keywords.py()) {
