@@ -80,7 +80,7 @@ class LoopWatch:
 
 @final
 class Guard:
-    """What `Probe.guarded` gives: counted by `Probe.live_guards()` while it lives. Not in published wheels."""
+    """What `Probe.guarded` gives: counted by `Probe.live_guards()` while it lives."""
 
 @final
 class Probe:
