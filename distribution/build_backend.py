@@ -37,6 +37,10 @@ __all__ = [
 
 ROOT = Path(__file__).parent.parent
 
+if not (ROOT / "tests").is_dir():
+    # A source distribution: its users need no part of the extension that only tests use.
+    os.environ["MATURIN_PEP517_ARGS"] = f"--features python {os.environ.get('MATURIN_PEP517_ARGS', '')}"
+
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
     """What has to be installed before a wheel is built; here a build that can't succeed ends."""

@@ -10,7 +10,6 @@ pub mod printable;
 pub mod versions;
 
 #[cfg(feature = "python")]
-#[allow(unsafe_code, reason = "descriptors and fork handlers need it")]
 pub mod bridge;
 #[cfg(feature = "python")]
 pub mod python;
@@ -24,14 +23,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 mod _native {
     use pyo3::prelude::*;
 
+    #[cfg(feature = "probe")]
     #[pymodule_export]
     use crate::bridge::probe::{Guard, Probe};
     #[pymodule_export]
-    use crate::bridge::turn::{Turn, turn};
-    #[pymodule_export]
     use crate::bridge::watch::LoopWatch;
     #[pymodule_export]
-    use crate::bridge::{Awaitable, Inbox, Receive};
+    use crate::bridge::{Awaitable, Inbox, turn};
     #[pymodule_export]
     use crate::python::diagnosis::{
         ask_for_models, inspect_database, libraries, trusted_certificates, worker_threads,
@@ -39,9 +37,11 @@ mod _native {
     #[pymodule_export]
     use crate::python::health::EndpointHealth;
     #[pymodule_export]
+    use crate::python::lease::{Lease, LockGrant};
+    #[pymodule_export]
     use crate::python::llm::{ChatClient, is_healthy, requests_under_way, sleep};
     #[pymodule_export]
-    use crate::python::lock::{Lease, LockGrant, LockManager, check_lock_ttl, release_all_locks};
+    use crate::python::lock::{LockManager, check_lock_ttl, release_all_locks};
     #[pymodule_export]
     use crate::python::metrics::{CallCount, CallMetrics, process_metrics};
     #[pymodule_export]

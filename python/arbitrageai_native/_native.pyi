@@ -20,8 +20,6 @@ __all__ = [
     "LockManager",
     "LoopWatch",
     "Probe",
-    "Receive",
-    "Turn",
     "ask_for_models",
     "check_lock_ttl",
     "inspect_database",
@@ -43,7 +41,7 @@ _Result = TypeVar("_Result", covariant=True)
 
 @final
 class Awaitable(Generic[_Result]):
-    """One native call, awaited once. Nothing starts before it is awaited."""
+    """One native call, message or turn, awaited once. No work starts before it is awaited."""
 
     def __await__(self) -> Generator[Any, None, _Result]: ...
     def __iter__(self) -> Generator[Any, None, _Result]: ...
@@ -58,27 +56,7 @@ class Inbox:
     def drain(self, _wakeup: Future[None] | None = None) -> None: ...
     def flush(self) -> None: ...
 
-@final
-class Receive(Generic[_Result]):
-    """One message, awaited once: taken at once if it has come."""
-
-    def __await__(self) -> Generator[Any, None, _Result]: ...
-    def __iter__(self) -> Generator[Any, None, _Result]: ...
-    def __next__(self) -> Future[None]: ...
-    def throw(self, kind: object, value: object = None, _traceback: object = None) -> None: ...
-    def close(self) -> None: ...
-
-@final
-class Turn:
-    """A place in the queue of those who are about to start a call."""
-
-    def __await__(self) -> Generator[Any]: ...
-    def __iter__(self) -> Generator[Any]: ...
-    def __next__(self) -> Future[None]: ...
-    def throw(self, kind: object, value: object = None, _traceback: object = None) -> None: ...
-    def close(self) -> None: ...
-
-def turn() -> Turn:
+def turn() -> Awaitable[None]:
     """Await the caller's turn to start a call: at once, or a little later, in a crowd."""
 
 @final
@@ -106,7 +84,10 @@ class Guard:
 
 @final
 class Probe:
-    """Futures of known behaviour, by which tests and benchmarks look into the bridge."""
+    """Futures of known behaviour, by which tests and benchmarks look into the bridge.
+
+    A build in a checkout has it, a published wheel does not.
+    """
 
     @staticmethod
     def noop() -> Awaitable[None]: ...

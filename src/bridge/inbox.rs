@@ -1,13 +1,12 @@
 //! The completion inbox of an event loop.
 //!
-//! Workers push the numbers of ended calls on a lock-free queue; the loop's thread drains it in one callback. A thousand
-//! completions cost one wake-up of the loop and no acquisition of the GIL. The inbox hangs on the loop object and dies with
-//! it; a completion for a loop that is gone falls on a queue that nobody reads, and is freed with it.
+//! Workers push the numbers of ended calls on a lock-free queue; the loop's thread drains it in one
+//! callback. A thousand completions cost one wake-up of the loop and no acquisition of the GIL. The
+//! inbox hangs on the loop object and dies with it; a completion for a loop that is gone falls on a
+//! queue that nobody reads, and is freed with it.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crossbeam_queue::SegQueue;
 #[cfg(unix)]
 use pyo3::exceptions::PyNotImplementedError;
 use pyo3::gc::PyVisit;
@@ -17,17 +16,21 @@ use pyo3::{PyTraverseError, intern};
 use slab::Slab;
 use tokio::sync::Notify;
 
+use super::mail::{Mail, Ticket};
 use super::outbox::{self, Gather, Outbox, Task, Work};
+use super::portable;
+use super::process::ProcessBound;
 use super::runtime::runtime;
 use super::wakeup::Wakeup;
-use super::{PerProcess, ProcessBound, portable};
 
-/// How many calls one drain resumes. The tasks it wakes all run in the loop's next iteration, before its timers and sockets
-/// are looked at again: the bound keeps a burst of completions from being a stall itself.
+/// How many calls one drain resumes. The tasks it wakes all run in the loop's next iteration,
+/// before its timers and sockets are looked at again: the bound keeps a burst of completions from
+/// being a stall itself.
 const BATCH: usize = 64;
 
-/// How many calls may start between two drains before [`turn`](super::turn) makes further ones wait. Above `BATCH`, so that
-/// tasks which make one call after another never wait for a turn.
+/// How many calls may start between two drains before [`turn`](super::awaitable::turn) makes
+/// further ones wait. Above `BATCH`, so that tasks which make one call after another never wait for
+/// a turn.
 const CROWD: usize = 2 * BATCH;
 
 /// The loop's side: the waiters, and the queue that says which of them to wake.
@@ -46,63 +49,6 @@ struct Waiters {
     armed: bool,
 }
 
-/// The workers' side.
-struct Mail {
-    queue: SegQueue<usize>,
-    /// Whether the loop has been woken and has not drained yet: then it needs no second wake-up.
-    woken: AtomicBool,
-    wakeup: Wakeup,
-}
-
-impl Mail {
-    fn new(wakeup: Wakeup) -> Self {
-        Self {
-            queue: SegQueue::new(),
-            woken: AtomicBool::new(false),
-            wakeup,
-        }
-    }
-
-    fn wake(&self) {
-        if !self.woken.swap(true, Ordering::AcqRel) {
-            self.wakeup.wake();
-        }
-    }
-
-    fn open(&self) {
-        self.wakeup.clear();
-        // A read-modify-write, not a store: it takes part in the workers' release sequence, so that whoever found `woken`
-        // still true has its number on the queue that is read next.
-        self.woken.swap(false, Ordering::AcqRel);
-    }
-}
-
-/// How many calls of this process have started and not ended.
-static CALLS_UNDER_WAY: PerProcess<AtomicUsize> = PerProcess::new();
-
-pub(super) fn count_of_calls() -> &'static AtomicUsize {
-    CALLS_UNDER_WAY.get_or_init(AtomicUsize::default)
-}
-
-/// How many awaitables of this process were started whose futures have neither ended nor been dropped.
-pub fn calls_under_way() -> usize {
-    count_of_calls().load(Ordering::Relaxed)
-}
-
-/// The promise to tell an inbox that a call has ended. Kept by `Drop`, so that it holds for a call that panics or is aborted.
-pub(super) struct Ticket {
-    mail: Arc<Mail>,
-    number: usize,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        count_of_calls().fetch_sub(1, Ordering::Relaxed);
-        self.mail.queue.push(self.number);
-        self.mail.wake();
-    }
-}
-
 /// A call that the running loop is about to wait for.
 struct Expected<'py> {
     inbox: Bound<'py, Inbox>,
@@ -115,7 +61,7 @@ struct Expected<'py> {
     is_first: bool,
 }
 
-/// Prepares the running loop to be told of one call's end.
+/// Makes the running loop's inbox expect the end of one call.
 fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
     let event_loop = running_loop(py)?;
     let (inbox, mail) = of_loop(&event_loop)?;
@@ -127,11 +73,13 @@ fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
         let number = waiters.futures.insert(waiter.clone().unbind());
         (number, std::mem::replace(&mut waiters.armed, true), is_first)
     };
-    count_of_calls().fetch_add(1, Ordering::Relaxed);
-    let ticket = Ticket { mail, number };
+    // The ticket exists before anything can fail: dropped by an error, it takes the waiter out
+    // again.
+    let ticket = Ticket::new(mail, number);
     if !armed {
-        Inbox::arm(&inbox, &event_loop, &ticket.mail)?;
+        Inbox::arm(&inbox, &event_loop, ticket.mail())?;
     }
+    // By this attribute a task recognises a future that it was given by an await, and waits for it.
     waiter.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
     Ok(Expected {
         inbox,
@@ -142,12 +90,13 @@ fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
     })
 }
 
-/// Starts a call on the runtime. Returns what the running task yields, as a future's own `__await__` does, to be resumed when
-/// the call has ended.
+/// Starts a call on the runtime. Returns what the running task yields, as a future's own
+/// `__await__` does, to be resumed when the call has ended.
 ///
 /// # Errors
 /// `RuntimeError` if no loop is running in this thread, or the runtime can't start.
 pub(super) fn start(py: Python<'_>, work: Work) -> PyResult<Bound<'_, PyAny>> {
+    // First, because it may fail: then no waiter has been made.
     let runtime = runtime()?;
     let Expected {
         inbox,
@@ -158,6 +107,7 @@ pub(super) fn start(py: Python<'_>, work: Work) -> PyResult<Bound<'_, PyAny>> {
     } = expect(py)?;
     let task = Task { work, ticket };
     match inbox.get().outbox.get() {
+        // Only calls on the heels of another one are gathered: a lone call would wait for nobody.
         Some(outbox) if !is_first => {
             if outbox.gather(runtime, task) == Gather::FlushSoon {
                 let flush = inbox.getattr(intern!(py, "flush"))?;
@@ -188,7 +138,8 @@ pub(super) fn queue_up(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     Ok(waiter)
 }
 
-/// Whether the running loop has started so many calls since its last drain that further ones had better wait.
+/// Whether the running loop has started so many calls since its last drain that further ones had
+/// better wait.
 ///
 /// # Errors
 /// `RuntimeError` if no loop is running in this thread.
@@ -204,7 +155,8 @@ pub(super) fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         .call0()
 }
 
-/// The loop's inbox, made at the loop's first call. It is an attribute of the loop, so that it lives exactly as long.
+/// The loop's inbox, made at the loop's first call. It is an attribute of the loop, so that it
+/// lives exactly as long.
 fn of_loop<'py>(event_loop: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, Inbox>, Arc<Mail>)> {
     let attribute = intern!(event_loop.py(), "_arbitrageai_native_inbox");
     if let Some(found) = event_loop.getattr_opt(attribute)? {
@@ -259,19 +211,25 @@ impl Inbox {
         Ok((inbox, mail))
     }
 
-    /// Starts a portable wake-up: one is under way exactly while calls are, so that nothing pins a loop that is idle.
+    /// Starts a portable wake-up: one is under way exactly while calls are, so that nothing pins a
+    /// loop that is idle.
     fn arm(inbox: &Bound<'_, Self>, event_loop: &Bound<'_, PyAny>, mail: &Mail) -> PyResult<()> {
         let Wakeup::Portable(notify) = &mail.wakeup else {
             return Ok(());
         };
-        let wakeup = portable::wakeup(event_loop, notify.clone())?;
-        let drain = inbox.getattr(intern!(event_loop.py(), "drain"))?;
-        wakeup.call_method1(intern!(event_loop.py(), "add_done_callback"), (drain,))?;
-        Ok(())
+        let armed = portable::wakeup(event_loop, notify.clone()).and_then(|wakeup| {
+            let drain = inbox.getattr(intern!(event_loop.py(), "drain"))?;
+            wakeup.call_method1(intern!(event_loop.py(), "add_done_callback"), (drain,))
+        });
+        // After a failure (the threads can't start) the next call has to try again.
+        if armed.is_err() {
+            inbox.get().waiters().armed = false;
+        }
+        armed.map(drop)
     }
 
-    /// Held for a few instructions, always under the GIL, and never while Python code runs: neither a fork nor another
-    /// thread can find it locked for long.
+    /// Held for a few instructions, always under the GIL, and never while Python code runs: neither
+    /// a fork nor another thread can find it locked for long.
     fn waiters(&self) -> MutexGuard<'_, Waiters> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -279,7 +237,8 @@ impl Inbox {
 
 #[pymethods]
 impl Inbox {
-    /// Resumes what waits for the calls that have ended. The loop calls it, with the wake-up future on the portable way.
+    /// Resumes what waits for the calls that have ended. The loop calls it, with the wake-up future
+    /// on the portable way.
     #[pyo3(signature = (_wakeup = None))]
     fn drain(slf: &Bound<'_, Self>, _wakeup: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let py = slf.py();
@@ -290,19 +249,23 @@ impl Inbox {
         mail.open();
         this.waiters().started = 0;
         for _ in 0..BATCH {
-            let Some(number) = mail.queue.pop() else { break };
+            let Some(number) = mail.pop() else { break };
+            // The lock is free again before Python code runs: `set_result` calls the loop's
+            // `call_soon`.
             let ended = this.waiters().futures.try_remove(number);
             if let Some(waiter) = ended {
                 resolve(waiter.into_bound(py));
             }
         }
-        if !mail.queue.is_empty() {
+        // What is left is resumed in the loop's next iteration: timers and sockets come in between.
+        if !mail.is_empty() {
             mail.wake();
         }
         this.rearm(slf, mail)
     }
 
-    /// Hands over the calls that were gathered. The loop calls it when it has run what was ready when the first of them was made.
+    /// Hands over the calls that were gathered. The loop calls it when it has run what was ready
+    /// when the first of them was made.
     fn flush(&self) -> PyResult<()> {
         if let Some(outbox) = self.outbox.get() {
             outbox.flush(runtime()?);
@@ -321,6 +284,7 @@ impl Inbox {
     }
 
     fn __clear__(&self) {
+        // Taken out under the lock, freed outside of it: a future's end may run Python code.
         let futures = std::mem::take(&mut self.waiters().futures);
         drop(futures);
     }
@@ -343,7 +307,8 @@ impl Inbox {
     }
 }
 
-/// Wakes one task. A waiter that was cancelled in the meantime refuses its result, which is as it should be.
+/// Wakes one task. A waiter that was cancelled in the meantime refuses its result, which is as it
+/// should be.
 fn resolve(waiter: Bound<'_, PyAny>) {
     let py = waiter.py();
     let _ = waiter.call_method1(intern!(py, "set_result"), (py.None(),));

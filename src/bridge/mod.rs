@@ -1,12 +1,14 @@
 //! Rust futures as Python awaitables.
 //!
-//! Everything in the package that crosses from tokio to Python does so through the two calls of this module:
-//! [`awaitable`] for asyncio and [`block_on`] for a thread that may wait. Nothing else touches an event loop.
+//! Everything in the package that crosses from tokio to Python does so through the calls of this
+//! module: [`awaitable`] and [`receive`] for asyncio, [`block_on`] for a thread that may wait, and
+//! [`Wait`] for what is offered both ways. Nothing else touches an event loop.
 //!
-//! An [`awaitable`] starts its future on the tokio [`runtime`] when it is first awaited. When the future ends, the worker
-//! that ran it pushes a number on the loop's [`inbox`] and, unless a wake-up is already on its way, writes the inbox's
-//! descriptor. No worker ever waits for the GIL or touches a Python object: the loop's own thread drains the inbox in one
-//! callback, wakes the tasks that wait, and each task turns its own result into Python objects when it resumes.
+//! An [`awaitable`] starts its future on the tokio [`runtime`] when it is first awaited. When the
+//! future ends, the worker that ran it pushes a number on the loop's [`inbox`] and, unless a
+//! wake-up is already on its way, writes the inbox's descriptor. No worker ever waits for the GIL
+//! or touches a Python object: the loop's own thread drains the inbox in one callback, wakes the
+//! tasks that wait, and each task turns its own result into Python objects when it resumes.
 //!
 //! ```text
 //!  loop's thread                                         tokio worker
@@ -18,53 +20,31 @@
 //!             ▼ resumes: takes the result, converts it, returns it
 //! ```
 //!
-//! Cancelling is dropping. An exception thrown into the awaitable, its `close()` and its deallocation all abort the tokio
-//! task and drop a result that was delivered but never received. A result that must not be lost therefore owns a guard
-//! whose `Drop` undoes the work.
+//! Cancelling is dropping. An exception thrown into the awaitable, its `close()` and its
+//! deallocation all abort the tokio task and drop a result that was delivered but never received. A
+//! result that must not be lost therefore owns a guard whose `Drop` undoes the work.
 //!
-//! Forking is starting afresh. See [`process`].
+//! Forking is starting afresh. See [`process`], and [`state`] for what a child makes anew.
 
 mod awaitable;
 mod blocking;
 mod inbox;
+mod mail;
 mod outbox;
 mod portable;
-mod process;
-mod receive;
-mod runtime;
-mod wakeup;
-
+#[cfg(feature = "probe")]
 pub mod probe;
-pub mod turn;
+mod process;
+mod runtime;
+mod state;
+mod wait;
+mod wakeup;
 pub mod watch;
 
-pub use awaitable::{Awaitable, Nothing, awaitable};
+pub use awaitable::{Awaitable, Nothing, awaitable, receive, turn};
 pub use blocking::block_on;
-pub use inbox::{Inbox, calls_under_way};
-pub use process::{PerProcess, ProcessBound};
-pub use receive::{Receive, receive};
-pub use runtime::{spawn, worker_threads};
-
-use pyo3::exceptions::{PyImportError, PyRuntimeError};
-use pyo3::{PyErr, PyResult, Python, ffi};
-
-/// Prepares the process for forking. Called when the Python module is imported; starts nothing.
-///
-/// # Errors
-/// `ImportError` in a sub-interpreter: runtime and inboxes are the process's, and must not mix two interpreters' objects.
-pub fn install(_py: Python<'_>) -> PyResult<()> {
-    // SAFETY: the caller is attached to an interpreter, which is all that both calls ask for.
-    let interpreter = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
-    if interpreter != 0 {
-        return Err(PyImportError::new_err(
-            "arbitrageai_native works in the main interpreter only",
-        ));
-    }
-    process::install_fork_handler();
-    Ok(())
-}
-
-/// What Python sees when a future ended without a result: it panicked, a defect of this package.
-fn no_result() -> PyErr {
-    PyRuntimeError::new_err("arbitrageai_native: an internal task panicked; please report this as a bug")
-}
+pub use inbox::Inbox;
+pub use mail::calls_under_way;
+pub use process::{PerProcess, ProcessBound, install};
+pub use runtime::{enter, spawn, worker_threads};
+pub use wait::Wait;

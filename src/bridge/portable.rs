@@ -1,10 +1,10 @@
 //! The portable wake-up, for event loops that poll no descriptors (Windows' proactor).
 //!
-//! `pyo3-async-runtimes` makes an `asyncio.Future` that a thread of its own resolves with `call_soon_threadsafe`. An inbox
-//! uses one such future per batch of completions, not one per call, so that even here no worker waits for the GIL: the
-//! threads of this module alone attach to the interpreter. They start with the first such loop and are stopped at exit.
+//! `pyo3-async-runtimes` makes an `asyncio.Future` that a thread of its own resolves with
+//! `call_soon_threadsafe`. An inbox uses one such future per batch of completions, not one per
+//! call, so that even here no worker waits for the GIL: the threads of this module alone attach to
+//! the interpreter. They start with the first such loop and are stopped at exit.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,24 +14,17 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3_async_runtimes::TaskLocals;
 use pyo3_async_runtimes::generic::{self, ContextExt};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::PerProcess;
 use super::runtime::cannot_start;
+use super::state::{Portable, state};
 
 const THREAD_NAME: &str = "arbitrageai-py";
 
 /// How long the interpreter's exit waits for a thread that is just telling a loop something.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
-
-static RUNTIME: PerProcess<PortableRuntime> = PerProcess::new();
-
-struct PortableRuntime {
-    handle: Handle,
-    runtime: Mutex<Option<Runtime>>,
-}
 
 /// A future of `event_loop` that is done once `notify` has been notified.
 pub(super) fn wakeup<'py>(
@@ -39,23 +32,21 @@ pub(super) fn wakeup<'py>(
     notify: Arc<Notify>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = event_loop.py();
-    stop_at_exit(py)?;
-    RUNTIME.get_or_try_init(start)?;
-    let quiet_loop = Bound::new(
-        py,
-        QuietLoop {
-            event_loop: event_loop.clone().unbind(),
-        },
-    )?;
-    let locals = TaskLocals::new(quiet_loop.into_any());
-    generic::future_into_py_with_locals::<Portable, _, ()>(py, locals, async move {
+    let quiet_loop = QuietLoop {
+        event_loop: event_loop.clone().unbind(),
+    };
+    let locals = TaskLocals::new(Bound::new(py, quiet_loop)?.into_any());
+    // `Ambient` spawns on the runtime that is entered here; what it spawns runs there and spawns
+    // there.
+    let _entered = threads(py)?.enter();
+    generic::future_into_py_with_locals::<Ambient, _, ()>(py, locals, async move {
         notify.notified().await;
         Ok(())
     })
 }
 
-/// The part of a loop that `pyo3-async-runtimes` uses. A loop that was closed in the meantime can't be told anything; the
-/// attempt, which would be reported on stderr, ends here in silence.
+/// The part of a loop that `pyo3-async-runtimes` uses. A loop that was closed in the meantime can't
+/// be told anything; the attempt, which would be reported on stderr, ends here in silence.
 #[pyclass(frozen)]
 struct QuietLoop {
     event_loop: Py<PyAny>,
@@ -81,17 +72,29 @@ impl QuietLoop {
     }
 }
 
-fn start() -> PyResult<PortableRuntime> {
+/// The threads that attach to the interpreter, started now if need be.
+///
+/// They are not the workers of the other runtime, because a thread that waits for the GIL works for
+/// nobody meanwhile.
+fn threads(py: Python<'_>) -> PyResult<&'static Handle> {
+    let slot = &state().portable;
+    if let Some(portable) = slot.get() {
+        return Ok(&portable.handle);
+    }
+    stop_at_exit(py)?;
+    // One thread waits for notifications, and one attaches: while that waits for the GIL, the first
+    // still sees other loops' notifications.
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .max_blocking_threads(1)
         .thread_name(THREAD_NAME)
         .build()
         .map_err(|error| cannot_start(&error))?;
-    Ok(PortableRuntime {
+    let fresh = Portable {
         handle: runtime.handle().clone(),
         runtime: Mutex::new(Some(runtime)),
-    })
+    };
+    Ok(&slot.get_or_init(|| fresh).handle)
 }
 
 fn stop_at_exit(py: Python<'_>) -> PyResult<()> {
@@ -103,15 +106,15 @@ fn stop_at_exit(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
+/// A thread that attaches to an interpreter which is being torn down would be ended inside of Rust
+/// code, or hang.
 #[pyfunction]
 fn stop(py: Python<'_>) {
+    // Detached, because the thread that is waited for may itself wait for the GIL.
     py.detach(|| {
-        let runtime = RUNTIME.get().and_then(|portable| {
-            portable
-                .runtime
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take()
+        let runtime = state().portable.get().and_then(|portable| {
+            let mut runtime = portable.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+            runtime.take()
         });
         if let Some(runtime) = runtime {
             runtime.shutdown_timeout(STOP_WITHIN);
@@ -119,62 +122,33 @@ fn stop(py: Python<'_>) {
     });
 }
 
-/// Where `pyo3-async-runtimes` runs its futures: the threads of this module.
-struct Portable;
+/// Tells `pyo3-async-runtimes` to run its futures on the ambient runtime, which [`wakeup`] has
+/// entered. Its own is made once for all processes, and a forked child would wait for threads that
+/// it does not have.
+struct Ambient;
 
-impl Portable {
-    fn handle() -> Option<&'static Handle> {
-        RUNTIME.get().map(|portable| &portable.handle)
-    }
-}
+impl generic::Runtime for Ambient {
+    type JoinError = JoinError;
+    type JoinHandle = JoinHandle<()>;
 
-/// A spawned future that is lost if the runtime has gone: the interpreter is exiting.
-struct Spawned(Option<JoinHandle<()>>);
-
-struct SpawnError(JoinError);
-
-impl generic::JoinError for SpawnError {
-    fn is_panic(&self) -> bool {
-        self.0.is_panic()
-    }
-
-    fn into_panic(self) -> Box<dyn std::any::Any + Send + 'static> {
-        self.0.into_panic()
-    }
-}
-
-impl Future for Spawned {
-    type Output = Result<(), SpawnError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
-        match &mut self.0 {
-            Some(handle) => Pin::new(handle).poll(context).map_err(SpawnError),
-            None => std::task::Poll::Ready(Ok(())),
-        }
-    }
-}
-
-impl generic::Runtime for Portable {
-    type JoinError = SpawnError;
-    type JoinHandle = Spawned;
-
-    fn spawn<F>(future: F) -> Spawned
+    // Both lose the future when the runtime has been shut down: the interpreter is exiting.
+    fn spawn<F>(future: F) -> JoinHandle<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        Spawned(Self::handle().map(|handle| handle.spawn(future)))
+        tokio::spawn(future)
     }
 
-    fn spawn_blocking<F>(work: F) -> Spawned
+    fn spawn_blocking<F>(work: F) -> JoinHandle<()>
     where
         F: FnOnce() + Send + 'static,
     {
-        Spawned(Self::handle().map(|handle| handle.spawn_blocking(work)))
+        tokio::task::spawn_blocking(work)
     }
 }
 
 /// A wake-up awaits nothing of Python's, so it needs no task-local loop.
-impl ContextExt for Portable {
+impl ContextExt for Ambient {
     fn scope<F, R>(_locals: TaskLocals, future: F) -> Pin<Box<dyn Future<Output = R> + Send>>
     where
         F: Future<Output = R> + Send + 'static,

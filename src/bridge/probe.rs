@@ -1,4 +1,8 @@
 //! Futures of known behaviour, by which tests and benchmarks look into the bridge.
+//!
+//! Only the feature `probe` builds it, which published wheels do without. No real operation can
+//! take its place: none panics, none ends exactly when a test says, and none gives a result whose
+//! drop can be counted at once.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +11,10 @@ use std::time::Duration;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::{Nothing, ProcessBound, awaitable, block_on, inbox};
+use super::awaitable::{Nothing, awaitable};
+use super::blocking::block_on;
+use super::mail::calls_under_way;
+use super::process::ProcessBound;
 
 /// An error that never occurs.
 struct Never(Infallible);
@@ -21,7 +28,8 @@ impl From<Never> for PyErr {
 /// Guards that were made and not dropped yet.
 static LIVE_GUARDS: AtomicUsize = AtomicUsize::new(0);
 
-/// Stands for a thing that must not leak: a lock row, a connection. It is one while the future runs, and then its result.
+/// Stands for a thing that must not leak: a lock row, a connection. It is one while the future
+/// runs, and then its result.
 #[pyclass(frozen, module = "arbitrageai_native._native")]
 pub struct Guard(#[expect(dead_code, reason = "held for its Drop")] ProcessBound<CountedGuard>);
 
@@ -88,10 +96,11 @@ impl Probe {
         LIVE_GUARDS.load(Ordering::SeqCst)
     }
 
-    /// How many calls are under way: awaitables that were started and whose futures have neither ended nor been dropped.
+    /// How many calls are under way: awaitables that were started and whose futures have neither
+    /// ended nor been dropped.
     #[staticmethod]
     fn live_calls() -> usize {
-        inbox::calls_under_way()
+        calls_under_way()
     }
 }
 

@@ -1,39 +1,68 @@
 //! State that belongs to one process.
 //!
-//! gunicorn's `--preload`, celery's prefork pool and `multiprocessing` fork after the runtime has started. A fork copies
-//! memory but only one thread: in the child the runtime has no workers, and every mutex that a worker held stays locked for
-//! ever. So the child never touches what the parent made. A counter, advanced in the child by the only thing that is safe
-//! to do there (a store to an atomic), tells old values from new ones; the old ones are leaked on purpose.
+//! gunicorn's `--preload`, celery's prefork pool and `multiprocessing` fork after the runtime has
+//! started. A fork copies memory but only one thread: in the child the runtime has no workers, and
+//! every mutex that a worker held stays locked for ever. So the child never touches what the parent
+//! made. A counter, advanced in the child by the only thing that is safe to do there (a store to an
+//! atomic), tells old values from new ones; the old ones are leaked on purpose.
 
-use std::convert::Infallible;
+#![allow(
+    unsafe_code,
+    reason = "the fork handler and the interpreter's number are C interfaces, and the slots own raw pointers"
+)]
+
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
+use pyo3::exceptions::PyImportError;
+use pyo3::{PyResult, Python, ffi};
+
 /// How many forks lie between this process and the one that imported the package.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 fn generation() -> u64 {
+    // Relaxed: the counter changes only while the child has one thread.
     GENERATION.load(Ordering::Relaxed)
 }
 
+/// Prepares the process for forking. Called when the Python module is imported; starts nothing.
+///
+/// # Errors
+/// `ImportError` in a sub-interpreter: runtime and inboxes are the process's, and must not mix two
+/// interpreters' objects.
+pub fn install(_py: Python<'_>) -> PyResult<()> {
+    // SAFETY: the caller is attached to an interpreter, which is all that both calls ask for.
+    let interpreter = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
+    if interpreter != 0 {
+        return Err(PyImportError::new_err(
+            "arbitrageai_native works in the main interpreter only",
+        ));
+    }
+    install_fork_handler();
+    Ok(())
+}
+
 #[cfg(unix)]
-pub(super) fn install_fork_handler() {
+fn install_fork_handler() {
     static ONCE: std::sync::Once = std::sync::Once::new();
 
+    // Nothing more may happen here: another thread may have held any lock at the fork, the
+    // allocator's among them.
     extern "C" fn in_child() {
         GENERATION.fetch_add(1, Ordering::Relaxed);
     }
 
-    // SAFETY: the handler only stores to an atomic, which is async-signal-safe, and an extension module is never unloaded.
+    // SAFETY: the handler only stores to an atomic, which is async-signal-safe, and an extension
+    // module is never unloaded.
     ONCE.call_once(|| unsafe {
         libc::pthread_atfork(None, None, Some(in_child));
     });
 }
 
 #[cfg(not(unix))]
-pub(super) fn install_fork_handler() {}
+fn install_fork_handler() {}
 
 /// A value made once per process, at its first use, and made afresh in a forked child.
 pub struct PerProcess<T> {
@@ -56,36 +85,28 @@ impl<T: Send + Sync> PerProcess<T> {
         }
     }
 
-    /// This process's value, made now if there is none yet. When threads race, one value wins and the others are dropped:
-    /// there is no lock here that a fork could leave locked.
+    /// This process's value, made now if there is none yet. When threads race, one value wins and
+    /// the others are dropped: there is no lock here that a fork could leave locked.
     pub fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
-        match self.get_or_try_init(|| Ok::<T, Infallible>(make())) {
-            Ok(value) => value,
-            Err(never) => match never {},
-        }
-    }
-
-    /// As [`Self::get_or_init`], for a value whose making can fail; a failure leaves the slot as it was.
-    ///
-    /// # Errors
-    /// What `make` returned.
-    pub fn get_or_try_init<E>(&self, make: impl FnOnce() -> Result<T, E>) -> Result<&T, E> {
         let found = self.slot.load(Ordering::Acquire);
-        // SAFETY: a non-null slot came from `Box::into_raw` below and is freed by `Drop` alone, which has `&mut self`.
+        // SAFETY: a non-null slot came from `Box::into_raw` below and is freed by `Drop` alone,
+        // which has `&mut self`.
         if let Some(made) = unsafe { found.as_ref() }
             && made.generation == generation()
         {
-            return Ok(&made.value);
+            return &made.value;
         }
         let fresh = Box::into_raw(Box::new(Made {
             generation: generation(),
-            value: make()?,
+            value: make(),
         }));
         let winner = match self
             .slot
             .compare_exchange(found, fresh, Ordering::AcqRel, Ordering::Acquire)
         {
-            Ok(_) => fresh, // what was `found` is an ancestor's: leaked
+            // `found` was an ancestor's. It is leaked: its locks may be held by threads that exist
+            // there alone, and its connections are used there.
+            Ok(_) => fresh,
             Err(winner) => {
                 // SAFETY: `fresh` came from `Box::into_raw` above and was not published.
                 drop(unsafe { Box::from_raw(fresh) });
@@ -93,12 +114,12 @@ impl<T: Send + Sync> PerProcess<T> {
             }
         };
         // SAFETY: as above; `winner` is what the slot holds.
-        Ok(unsafe { &(*winner).value })
+        unsafe { &(*winner).value }
     }
 
     /// This process's value, if it has been made.
     pub fn get(&self) -> Option<&T> {
-        // SAFETY: as in `get_or_try_init`.
+        // SAFETY: as in `get_or_init`.
         let made = unsafe { self.slot.load(Ordering::Acquire).as_ref() }?;
         (made.generation == generation()).then_some(&made.value)
     }
@@ -113,14 +134,15 @@ impl<T: Send + Sync> Default for PerProcess<T> {
 impl<T> Drop for PerProcess<T> {
     fn drop(&mut self) {
         let made = *self.slot.get_mut();
-        // SAFETY: as in `get_or_try_init`; nothing borrows from `self` any more.
+        // SAFETY: as in `get_or_init`; nothing borrows from `self` any more.
         if !made.is_null() && unsafe { (*made).generation } == generation() {
             drop(unsafe { Box::from_raw(made) });
         }
     }
 }
 
-/// A value of the process that made it: a task, a connection, a lease. A forked child can neither reach nor drop it.
+/// A value of the process that made it: a task, a connection, a lease. A forked child can neither
+/// reach nor drop it.
 pub struct ProcessBound<T> {
     generation: u64,
     value: ManuallyDrop<T>,

@@ -38,19 +38,16 @@ impl Wakeup {
 pub(super) mod descriptor {
     use std::fs::File;
     use std::io::{self, Read, Write};
-    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+    use std::os::fd::{AsRawFd, RawFd};
+
+    use rustix::event::{EventfdFlags, eventfd};
 
     pub struct Descriptor(File);
 
     impl Descriptor {
         pub fn new() -> io::Result<Self> {
-            // SAFETY: no memory is passed; the result is checked before it is owned.
-            let raw = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
-            if raw < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            // SAFETY: `raw` is a fresh descriptor that nothing else owns.
-            Ok(Self(File::from(unsafe { OwnedFd::from_raw_fd(raw) })))
+            let descriptor = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+            Ok(Self(File::from(descriptor)))
         }
 
         pub fn number(&self) -> RawFd {
@@ -58,7 +55,8 @@ pub(super) mod descriptor {
         }
 
         pub fn signal(&self) {
-            // It fails only when the counter is full: then the loop has not yet seen 2^64 - 2 earlier signals.
+            // It fails only when the counter is full: then the loop has not yet seen 2^64 - 2
+            // earlier signals.
             let _ = (&self.0).write(&1u64.to_ne_bytes());
         }
 

@@ -1,13 +1,15 @@
 //! An event loop under watch: the signs that it gives, and the thread that notices when they stop.
 //!
-//! asyncio's own loops sleep in the `select` of a selector, a Python object: [`LoopWatch::select`] takes that method's place and
-//! so sees the loop go to sleep and wake up, which costs neither a timer nor a wake-up. Other loops (uvloop, Windows'
-//! proactor) beat by a timer.
+//! asyncio's own loops sleep in the `select` of a selector, a Python object: [`LoopWatch::select`]
+//! takes that method's place and so sees the loop go to sleep and wake up, which costs neither a
+//! timer nor a wake-up. Other loops (uvloop, Windows' proactor) beat by a timer.
 //!
-//! The thread sleeps without the interpreter. It attaches to it only when a stall was noticed, to have the stack of the
-//! loop's thread taken by a Python function, which logs it, too: both happen off the loop's thread.
+//! The thread sleeps without the interpreter. It attaches to it only when a stall was noticed, to
+//! have the stack of the loop's thread taken by a Python function, which logs it, too: both happen
+//! off the loop's thread.
 //!
-//! At exit the thread must be gone before the interpreter is: [`LoopWatch::end`] waits for it, detached.
+//! At exit the thread must be gone before the interpreter is: [`LoopWatch::end`] waits for it,
+//! detached.
 
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,20 +22,20 @@ use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, intern};
 
 use super::inbox::running_loop;
-use super::{PerProcess, ProcessBound};
-use crate::monitor::{BUCKETS, Lags, Monitor, Registry, Verdict, Witness};
+use super::process::ProcessBound;
+use super::state::state;
+use crate::monitor::{BUCKETS, Lags, Monitor, Verdict, Witness};
 
 /// The kernel cuts a thread's name at 15 bytes.
 const THREAD_NAME: &str = "arbitrageai-lag";
 
-static MONITORS: PerProcess<Registry> = PerProcess::new();
-
 /// What this process's monitors have measured.
 pub fn lags() -> Lags {
-    MONITORS.get_or_init(Registry::default).lags()
+    state().monitors.lags()
 }
 
-/// The signs of one event loop. Only objects of the loop's own keep it: when they go, the thread ends.
+/// The signs of one event loop. Only objects of the loop's own keep it: when they go, the thread
+/// ends.
 #[pyclass(frozen, module = "arbitrageai_native._native")]
 pub struct LoopWatch {
     interval: Duration,
@@ -56,9 +58,10 @@ impl Drop for Watched {
 
 #[pymethods]
 impl LoopWatch {
-    /// Begins to watch the running loop, whose selector's method is `select`, if it has one; then [`Self::select`] must take its
-    /// place. `stalled(seconds, lasts)` is called while it is blocked, and says whether it is
-    /// (True), does not run (False), or is closed (None); `ended(seconds)` is called after it.
+    /// Begins to watch the running loop, whose selector's method is `select`, if it has one; then
+    /// [`Self::select`] must take its place. `stalled(seconds, lasts)` is called while it is
+    /// blocked, and says whether it is (True), does not run (False), or is closed (None);
+    /// `ended(seconds)` is called after it.
     ///
     /// # Errors
     /// `RuntimeError` if no loop is running in this thread, or no thread can be started.
@@ -71,8 +74,9 @@ impl LoopWatch {
         stalled: Py<PyAny>,
         ended: Py<PyAny>,
     ) -> PyResult<Py<Self>> {
-        running_loop(py)?;
+        running_loop(py)?; // before a thread is started that would watch nothing
         let interval = seconds("interval", interval)?;
+        // A loop that beats by a timer gives its first sign one interval from now.
         let until_the_first_sign = if select.is_some() {
             Duration::ZERO
         } else {
@@ -89,12 +93,13 @@ impl LoopWatch {
             .name(THREAD_NAME.to_owned())
             .spawn(move || {
                 watching.watch(&witness);
-                // Its functions belong to the interpreter, and are given back to it, if it is still there.
+                // Its functions belong to the interpreter, and are given back to it, if it is still
+                // there.
                 let _ = Python::try_attach(|_| drop(witness));
                 drop(alive);
             })
             .map_err(|error| PyRuntimeError::new_err(format!("the monitor's thread can't start: {error}")))?;
-        MONITORS.get_or_init(Registry::default).add(monitor.clone());
+        state().monitors.add(monitor.clone());
         let watch = Py::new(
             py,
             Self {
@@ -122,11 +127,13 @@ impl LoopWatch {
         let Some(select) = &self.select else {
             return Err(PyRuntimeError::new_err("this loop has no selector"));
         };
-        let monitor = self.watched.get().map(|watched| &watched.monitor); // None: a forked child runs on with its parent's loop
+        // None: a forked child runs on with its parent's loop.
+        let monitor = self.watched.get().map(|watched| &watched.monitor);
         if let Some(monitor) = monitor {
             monitor.waits();
         }
         let ready = select.bind(py).call1((timeout,));
+        // Also after an error, Ctrl-C among them: the loop's thread runs Python code again.
         if let Some(monitor) = monitor {
             monitor.runs();
         }
@@ -155,6 +162,8 @@ impl LoopWatch {
         };
         watched.monitor.stop();
         let limit = self::seconds("seconds", seconds)?;
+        // Detached: the thread may be about to attach, and would never end while this one keeps the
+        // interpreter.
         Ok(py.detach(|| {
             let ended = watched.ended.lock().unwrap_or_else(PoisonError::into_inner);
             ended.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Disconnected)
@@ -192,7 +201,8 @@ impl LoopWatch {
             .collect()
     }
 
-    /// The selector refers to this object, and this object to it. Breaking the selector's side is enough.
+    /// The selector refers to this object, and this object to it. Breaking the selector's side is
+    /// enough.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.select.as_ref().map_or(Ok(()), |select| visit.call(select))
     }

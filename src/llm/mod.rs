@@ -28,6 +28,7 @@ mod stream;
 mod tests;
 mod totals;
 mod transport;
+mod transports;
 
 pub use answer::{Completion, Usage, Used};
 pub use call::{Call, Timed};
@@ -49,3 +50,4 @@ pub use retry::{RetryHint, RetryPolicy};
 pub use stream::ChatStream;
 pub use totals::{MODELS_KEPT, OTHER_MODELS, Totals};
 pub use transport::{Transport, TransportSettings, trusted_certificates};
+pub use transports::Transports;

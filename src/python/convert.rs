@@ -1,13 +1,14 @@
-//! Python values as JSON and back.
+//! Python arguments as values of the core.
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
 use serde_json::{Map, Number, Value};
 
 use super::errors::{invalid_type, invalid_value};
 
-/// Deeper nesting is refused: it would exhaust a stack, here or at the server, and a value that contains itself has no end.
+/// Deeper nesting is refused: it would exhaust a stack, here or at the server, and a value that
+/// contains itself has no end.
 const DEEPEST: usize = 100;
 
 /// The path to a value, for errors: `tools[0]['function']`. Built only if something is wrong.
@@ -153,46 +154,6 @@ fn key_to_string(key: &Bound<'_, PyAny>, path: &Path<'_>) -> PyResult<String> {
     ))
 }
 
-/// A JSON value as Python's `json.loads` would give it.
-///
-/// # Errors
-/// Only what Python raises when an object can't be allocated.
-pub fn from_json<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
-    Ok(match value {
-        Value::Null => py.None().into_bound(py),
-        Value::Bool(flag) => PyBool::new(py, *flag).to_owned().into_any(),
-        Value::Number(number) => number_from_json(py, number)?,
-        Value::String(text) => PyString::new(py, text).into_any(),
-        Value::Array(items) => {
-            let list = PyList::empty(py);
-            for item in items {
-                list.append(from_json(py, item)?)?;
-            }
-            list.into_any()
-        }
-        Value::Object(members) => {
-            let dict = PyDict::new(py);
-            for (key, member) in members {
-                dict.set_item(key, from_json(py, member)?)?;
-            }
-            dict.into_any()
-        }
-    })
-}
-
-fn number_from_json<'py>(py: Python<'py>, number: &Number) -> PyResult<Bound<'py, PyAny>> {
-    if let Some(integer) = number.as_i64() {
-        return Ok(integer.into_pyobject(py)?.into_any());
-    }
-    if let Some(integer) = number.as_u64() {
-        return Ok(integer.into_pyobject(py)?.into_any());
-    }
-    let float = number
-        .as_f64()
-        .ok_or_else(|| PyValueError::new_err("a number out of range"))?;
-    Ok(PyFloat::new(py, float).into_any())
-}
-
 /// Pairs of strings from a mapping argument; a value of `None` stays `None`.
 ///
 /// # Errors
@@ -236,7 +197,8 @@ pub fn string_pairs(
 /// A number of seconds; `None` for no limit. Infinity is no limit either.
 ///
 /// # Errors
-/// `TypeError` if it is no number, `ValueError` if it is negative or NaN; both name the argument and the value.
+/// `TypeError` if it is no number, `ValueError` if it is negative or NaN; both name the argument
+/// and the value.
 pub fn seconds(argument: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<std::time::Duration>> {
     if value.is_none() {
         return Ok(None);

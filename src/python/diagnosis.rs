@@ -5,7 +5,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::llm::transport;
+use super::process::process;
 use crate::bridge::{awaitable, worker_threads as configured_threads};
 use crate::llm::{self, Error, TransportSettings};
 use crate::lock::{self, DEFAULT_URL, Database, Inspection, Options, Tables};
@@ -60,7 +60,7 @@ pub fn ask_for_models<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     awaitable(py, async move {
         let limit = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-        let transport = transport(TransportSettings::default()).await?;
+        let transport = process().transports.get(TransportSettings::default()).await?;
         llm::ask_for_models(&transport, &base_url, &api_key, limit).await
     })
 }

@@ -6,17 +6,10 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::{llm as client, lock as locks};
-use crate::bridge::{self, PerProcess};
-use crate::llm::{self, Count, LATENCY_BOUNDS, Totals, Usage};
+use super::process::process;
+use crate::bridge;
+use crate::llm::{self, Count, LATENCY_BOUNDS, Usage};
 use crate::{lock, monitor};
-
-static CALLS: PerProcess<Arc<Totals>> = PerProcess::new();
-
-/// Where this process counts its calls.
-pub(super) fn calls() -> &'static Arc<Totals> {
-    CALLS.get_or_init(Arc::default)
-}
 
 /// The counters of one service's calls.
 #[pyclass(frozen, module = "arbitrageai_native._native")]
@@ -31,14 +24,14 @@ impl CallMetrics {
 
     /// A call of a model through a foreign client begins.
     fn begin(&self, model: &str) -> CallCount {
-        let count = Count::begin(Arc::clone(&self.0), calls().model(model));
+        let count = Count::begin(Arc::clone(&self.0), process().calls.model(model));
         CallCount(Mutex::new(Some(count)))
     }
 
     /// A blocking method was called from a running event loop.
     fn blocked_a_loop(&self) {
         self.0.blocked_a_loop();
-        calls().blocked_a_loop();
+        process().calls.blocked_a_loop();
     }
 
     /// The figures now.
@@ -122,13 +115,13 @@ pub fn process_metrics(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 
 fn of_calls(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let models = PyDict::new(py);
-    for (model, snapshot) in calls().snapshot() {
+    for (model, snapshot) in process().calls.snapshot() {
         models.set_item(&*model, of_model(py, &snapshot)?)?;
     }
     let figures = PyDict::new(py);
     figures.set_item("models", models)?;
-    figures.set_item("requests_in_flight", client::requests_under_way())?;
-    figures.set_item("blocking_calls_in_loop", calls().blocking_calls_in_loop())?;
+    figures.set_item("requests_in_flight", process().transports.requests_under_way())?;
+    figures.set_item("blocking_calls_in_loop", process().calls.blocking_calls_in_loop())?;
     Ok(figures)
 }
 
@@ -162,7 +155,7 @@ fn tokens<'py>(py: Python<'py>, snapshot: &llm::Snapshot) -> PyResult<Bound<'py,
 }
 
 fn of_locks(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let registry = locks::registry();
+    let registry = &process().locks;
     let totals = registry.totals();
     let counted = totals.snapshot();
     let (held, waiting) = registry.held_and_waiting();

@@ -1,12 +1,18 @@
 //! The bindings: Python arguments in, results and errors out, no logic.
 
-pub mod convert;
 pub mod diagnosis;
-pub mod errors;
 pub mod health;
+pub mod lease;
 pub mod llm;
 pub mod lock;
 pub mod metrics;
 pub mod options;
 pub mod stream;
 pub mod text;
+
+mod call;
+mod convert;
+mod errors;
+mod json;
+mod lock_terms;
+mod process;

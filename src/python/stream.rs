@@ -8,12 +8,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use pyo3::{PyTraverseError, intern};
 
-use super::convert::from_json;
-use super::llm::PreparedCall;
+use super::call::PreparedCall;
+use super::json::from_json;
 use crate::bridge::{ProcessBound, awaitable, block_on, receive, spawn};
 use crate::llm::{Batch, Error, Items, Loop, ReadAhead, Shape};
 
-/// The stream of one call. It makes its request at the first `next`, and closes it when it is closed or dropped.
+/// The stream of one call. It makes its request at the first `next`, and closes it when it is
+/// closed or dropped.
 #[pyclass(frozen, module = "arbitrageai_native._native")]
 pub struct ChatStream(ProcessBound<Arc<ReadAhead>>);
 
@@ -69,8 +70,8 @@ impl<'py> IntoPyObject<'py> for Delivery {
 
 #[pymethods]
 impl ChatStream {
-    /// Awaits the next items (pieces of text, or whole chunks as dicts: what the first request asks for): a list, or None
-    /// after the last.
+    /// Awaits the next items (pieces of text, or whole chunks as dicts: what the first request asks
+    /// for): a list, or None after the last.
     fn next_async<'py>(&self, py: Python<'py>, texts: bool) -> PyResult<Bound<'py, PyAny>> {
         let stream = self.stream()?;
         if stream.is_started() {

@@ -1,0 +1,92 @@
+//! A call of a model, from Python's arguments to what is awaited.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use serde_json::{Map, Value};
+
+use super::convert::{body_to_json, string_pairs};
+use super::health::EndpointHealth;
+use super::metrics::CallMetrics;
+use super::options::CallOptions;
+use super::process::process;
+use crate::llm::{self, Call, Endpoint, Error, Extras, Metrics, SharedHealth, TransportSettings};
+
+/// What every call begins with: the tuple that Python's `native_arguments` returns.
+#[derive(FromPyObject)]
+pub(super) struct Arguments<'py> {
+    #[pyo3(item(0))]
+    pub(super) body: Bound<'py, PyDict>,
+    #[pyo3(item(1))]
+    pub(super) options: PyRef<'py, CallOptions>,
+    #[pyo3(item(2))]
+    pub(super) metrics: PyRef<'py, CallMetrics>,
+    #[pyo3(item(3))]
+    pub(super) health: Option<PyRef<'py, EndpointHealth>>,
+    #[pyo3(item(4))]
+    pub(super) extra_headers: Option<Bound<'py, PyAny>>,
+    #[pyo3(item(5))]
+    pub(super) extra_query: Option<Bound<'py, PyAny>>,
+}
+
+/// A call that lacks only the transport.
+pub(super) struct PreparedCall {
+    endpoint: Arc<Endpoint>,
+    body: Map<String, Value>,
+    extras: Extras,
+    options: llm::CallOptions,
+    transport: TransportSettings,
+    health: Option<SharedHealth>,
+    metrics: Arc<Metrics>,
+    delay: Duration,
+}
+
+impl PreparedCall {
+    /// Copies everything that Python may change.
+    ///
+    /// # Errors
+    /// `TypeError` or `ValueError` naming the argument that can't be sent.
+    pub(super) fn new(endpoint: Arc<Endpoint>, arguments: &Arguments<'_>) -> PyResult<Self> {
+        let options = &arguments.options;
+        let body = body_to_json(&arguments.body)?;
+        let mut headers = options.headers.clone();
+        headers.extend(string_pairs("extra_headers", arguments.extra_headers.as_ref())?);
+        let query = string_pairs("extra_query", arguments.extra_query.as_ref())?;
+        let query = query
+            .into_iter()
+            .map(|(name, value)| (name, value.unwrap_or_default()))
+            .collect();
+        Ok(Self {
+            endpoint,
+            body,
+            extras: Extras { headers, query },
+            options: options.options.clone(),
+            transport: options.transport,
+            health: arguments.health.as_ref().map(|health| health.shared().clone()),
+            metrics: arguments.metrics.0.clone(),
+            delay: Duration::ZERO,
+        })
+    }
+
+    /// Made so much later, in stealth mode.
+    pub(super) fn delayed(self, seconds: Option<f64>) -> Self {
+        let delay = Duration::try_from_secs_f64(seconds.unwrap_or(0.0)).unwrap_or_default();
+        Self { delay, ..self }
+    }
+
+    /// Builds the request: for a worker, not for an event loop's thread.
+    pub(super) async fn into_call(self) -> Result<Call, Error> {
+        let process = process();
+        Ok(Call {
+            transport: process.transports.get(self.transport).await?,
+            request: self.endpoint.request(&self.body, &self.extras)?,
+            options: self.options,
+            health: self.health,
+            metrics: self.metrics,
+            totals: Arc::clone(&process.calls),
+            delay: self.delay,
+        })
+    }
+}
