@@ -3,17 +3,26 @@
 //! Data flows one way: Python arguments -> `python` (the bindings) -> [`llm`] or [`lock`] (the core, which knows nothing of
 //! Python) -> the network -> the core -> `bridge` -> a Python awaitable.
 
-pub mod llm;
-pub mod lock;
-pub mod monitor;
-pub mod printable;
-pub mod versions;
+#![cfg_attr(
+    not(feature = "python"),
+    allow(dead_code, unused_imports, reason = "only the bindings call all of the core")
+)]
+
+mod figures;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+pub(crate) mod llm;
+pub(crate) mod lock;
+pub(crate) mod monitor;
+mod mutex;
+pub(crate) mod printable;
+pub(crate) mod versions;
 
 #[cfg(feature = "python")]
 #[allow(unsafe_code, reason = "descriptors and fork handlers need it")]
-pub mod bridge;
+pub(crate) mod bridge;
 #[cfg(feature = "python")]
-pub mod python;
+pub(crate) mod python;
 
 #[cfg(feature = "python")]
 #[global_allocator]

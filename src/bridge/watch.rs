@@ -21,7 +21,7 @@ use pyo3::{PyTraverseError, intern};
 
 use super::inbox::running_loop;
 use super::{PerProcess, ProcessBound};
-use crate::monitor::{BUCKETS, Lags, Monitor, Registry, Verdict, Witness};
+use crate::monitor::{Lags, Monitor, Registry, Verdict, Witness};
 
 /// The kernel cuts a thread's name at 15 bytes.
 const THREAD_NAME: &str = "arbitrageai-lag";
@@ -168,8 +168,8 @@ impl LoopWatch {
         };
         let reading = watched.monitor.reading();
         let histogram = PyDict::new(py);
-        let bounds = BUCKETS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
-        for (bound, count) in bounds.zip(reading.histogram.counts()) {
+        let bounds = reading.histogram.bounds.iter().copied().chain([f64::INFINITY]);
+        for (bound, count) in bounds.zip(&reading.histogram.counts) {
             histogram.set_item(bound, count)?;
         }
         let result = PyDict::new(py);
@@ -177,7 +177,7 @@ impl LoopWatch {
         result.set_item("worst", reading.worst.as_secs_f64())?;
         result.set_item("stalls", reading.stalls)?;
         result.set_item("count", reading.histogram.total())?;
-        result.set_item("sum", reading.histogram.sum().as_secs_f64())?;
+        result.set_item("sum", reading.histogram.sum.as_secs_f64())?;
         result.set_item("histogram", histogram)?;
         Ok(Some(result))
     }

@@ -1,11 +1,12 @@
 //! The answer to a chat completion: what of it callers see, checked once here.
 
+use bytes::Bytes;
+use reqwest::StatusCode;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::error::Error;
-use super::exchange::{Answer, excerpt};
+use super::error::{Error, excerpt};
 use super::reported::{failed_choice, is_failure, reported};
 
 /// Tokens, as the server counted them; 0 where it did not say.
@@ -124,6 +125,12 @@ pub struct Completion {
     pub tool_calls: Option<Value>,
     /// All that the server sent, if it was asked to be kept.
     pub raw: Option<Value>,
+}
+
+/// A whole answer with status 2xx.
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Bytes,
 }
 
 impl Answer {

@@ -7,8 +7,7 @@ use serde_json::Value;
 
 use super::answer::{Usage, text_of};
 use super::delta::Delta;
-use super::error::Error;
-use super::exchange::excerpt;
+use super::error::{Error, excerpt};
 use super::items::{Batch, Chunk, Items};
 use super::reported::reported;
 use super::sse::{Decoder, Event};
@@ -144,7 +143,7 @@ impl ChunkReader {
             return Ok(());
         }
         if let Items::Texts(texts) = &mut batch.items
-            && !event.is_error()
+            && !event.is_error
             && let Some(delta) = Delta::well_formed(&event.data)
         {
             self.see_model(delta.model);
@@ -169,7 +168,7 @@ impl ChunkReader {
 
     /// The event's JSON object, unless it is an error.
     fn chunk(&self, event: &Event) -> Result<Chunk, Error> {
-        let named = event.is_error();
+        let named = event.is_error;
         let chunk: Value = match serde_json::from_str(&event.data) {
             Ok(chunk) => chunk,
             Err(_) if named => Value::from(excerpt(event.data.as_bytes())),

@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::boot_time::BootTime;
 use super::engine::{Engine, Grant, Hold, Status};
 use super::error::{LockError, StoreError};
-use super::metrics::Ledger;
 use super::operation::{Operation, Renew, Won};
+use crate::figures::{Ledger, LockCounter};
 
 /// A renewal that failed is tried again after this, until the lease's time is up.
 const RENEWAL_RETRY: Duration = Duration::from_millis(200);
@@ -160,7 +160,9 @@ impl Lease {
             let under_way = Arc::clone(&self.shared.releasing).try_lock_owned();
             let is_lost = self.shared.loss().is_some();
             if self.shared.hold.status() != Status::Released {
-                self.shared.ledger.held_since(self.shared.hold.since);
+                self.shared
+                    .ledger
+                    .held(self.shared.hold.since.until(BootTime::now()));
             }
             let releasing = grant.release();
             (!is_lost).then(|| (Arc::clone(&self.shared), releasing, under_way))
@@ -230,7 +232,7 @@ impl Shared {
         let mut stated = self.lost_because.lock().unwrap_or_else(PoisonError::into_inner);
         if stated.is_none() {
             *stated = Some(reason.to_owned());
-            self.ledger.lost();
+            self.ledger.add(LockCounter::Losses);
         }
         drop(stated);
         self.hold.end(Status::Lost);
@@ -269,7 +271,7 @@ impl Shared {
                     if valid_until < before {
                         self.engine.wake(&self.hold.key); // who waits here counts on a later end
                     }
-                    self.ledger.renewed();
+                    self.ledger.add(LockCounter::Renewals);
                     return Ok(expires_at);
                 }
                 Ok(Ok(Ok(None))) => {
@@ -282,7 +284,7 @@ impl Shared {
                     if error.outcome_unknown {
                         *in_doubt = ttl.min(*in_doubt);
                     }
-                    self.ledger.backend_failed();
+                    self.ledger.add(LockCounter::BackendErrors);
                     failure = Some(error);
                 }
                 Ok(Err(_)) => return Err(LockError::backend(StoreError::closed())),

@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use super::database_url::Database;
 use super::engine::Engine;
-use super::metrics::Counters;
 use super::store::postgres::PostgresStore;
 use super::store::redis::RedisStore;
 use super::store::sqlite::{Location, SqliteStore, system_clock};
+use crate::figures::LockFigures;
 
 /// The engines of one process, and what its managers have counted.
 #[derive(Default)]
 pub struct Registry {
     engines: Mutex<HashMap<Database, Shared>>,
-    totals: Arc<Counters>,
+    totals: Arc<LockFigures>,
 }
 
 #[derive(Clone)]
@@ -81,7 +81,7 @@ impl Registry {
 
     /// What all managers of this process have counted, those that are gone included.
     #[must_use]
-    pub fn totals(&self) -> &Arc<Counters> {
+    pub fn totals(&self) -> &Arc<LockFigures> {
         &self.totals
     }
 

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::recent::Recent;
-use super::{Histogram, Reading, Verdict};
+use super::{Reading, Verdict};
+use crate::figures::{Histogram, LAG_BOUNDS};
 
 /// What the watching thread is to do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ impl Pulse {
             last: Duration::ZERO,
             worst: Duration::ZERO,
             stalls: 0,
-            histogram: Histogram::default(),
+            histogram: Histogram::new(LAG_BOUNDS),
             recent: Recent::new(due),
         }
     }
@@ -153,7 +154,7 @@ impl Pulse {
             worst: self.worst.max(overdue),
             stalls: self.stalls + u64::from(overdue >= self.threshold),
             ended_stalls: self.stalls,
-            histogram: self.histogram.clone(),
+            histogram: self.histogram.snapshot(),
         }
     }
 

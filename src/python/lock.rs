@@ -3,15 +3,17 @@
 //! Engines belong to the process: they come from a registry that a forked child makes anew, and a manager made before the
 //! fork finds its new engine there at its next call. What was acquired stays with the process that acquired it.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
 
 use crate::bridge::{PerProcess, ProcessBound, awaitable, block_on, receive};
+use crate::figures::{HistogramSnapshot, Ledger, LockFigures};
 use crate::lock::{
-    self, BOUNDS, CounterSnapshot, Counters, DEFAULT_URL, Database, Grant, HistogramSnapshot, Keeping,
-    Ledger, LockError, LockName, Manager, Offer, Options, Registry, Wanted,
+    self, DEFAULT_URL, Database, Grant, Keeping, LockError, LockName, Manager, Offer, Options, Registry,
+    Wanted,
 };
 
 static REGISTRY: PerProcess<Registry> = PerProcess::new();
@@ -24,7 +26,7 @@ pub(super) fn registry() -> &'static Registry {
 /// The managers' common settings, and this process's manager once it is needed.
 struct Settings {
     database: Database,
-    counters: Arc<Counters>,
+    figures: Arc<LockFigures>,
     manager: PerProcess<Mutex<Option<Arc<Manager>>>>,
 }
 
@@ -40,7 +42,7 @@ impl Settings {
             let mut manager = slot.lock().unwrap_or_else(PoisonError::into_inner);
             let make = || {
                 let engine = registry().engine(&settings.database);
-                let own = Arc::clone(&settings.counters);
+                let own = Arc::clone(&settings.figures);
                 let ledger = Ledger::new(own, Arc::clone(registry().totals()));
                 Arc::new(Manager::new(engine, ledger))
             };
@@ -334,19 +336,16 @@ impl LockManager {
     }
 
     /// The counters, by name.
-    fn counters(&self) -> Counted {
-        Counted(self.settings.counters.snapshot())
+    fn counters(&self) -> HashMap<&'static str, u64> {
+        self.settings.figures.counters.named().collect()
     }
 
     /// Times: the buckets' upper bounds, then counts and sums of waiting and of holding.
     fn histograms(&self) -> (Vec<f64>, Histogram, Histogram) {
-        let pair = |snapshot: HistogramSnapshot| (snapshot.buckets, snapshot.sum);
-        let counters = &self.settings.counters;
-        (
-            BOUNDS.to_vec(),
-            pair(counters.wait.snapshot()),
-            pair(counters.hold.snapshot()),
-        )
+        let pair = |snapshot: HistogramSnapshot| (snapshot.counts, snapshot.sum.as_secs_f64());
+        let (wait, hold) = (&self.settings.figures.wait, &self.settings.figures.hold);
+        let wait = wait.snapshot();
+        (wait.bounds.to_vec(), pair(wait), pair(hold.snapshot()))
     }
 
     /// Releases what this manager holds, and lets go of the database if it was the last to use it.
@@ -364,7 +363,7 @@ impl LockManager {
     fn on(database: Database) -> Self {
         let settings = Settings {
             database,
-            counters: Arc::default(),
+            figures: Arc::default(),
             manager: PerProcess::new(),
         };
         Self {
@@ -406,32 +405,6 @@ fn close(
             registry.let_go_of_unused();
         }
         Ok(true)
-    }
-}
-
-/// A dict of counters.
-struct Counted(CounterSnapshot);
-
-impl<'py> IntoPyObject<'py> for Counted {
-    type Target = pyo3::types::PyDict;
-    type Output = Bound<'py, Self::Target>;
-    type Error = PyErr;
-
-    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
-        let counted = pyo3::types::PyDict::new(py);
-        for (name, value) in [
-            ("attempts", self.0.attempts),
-            ("successes", self.0.successes),
-            ("conflicts", self.0.conflicts),
-            ("timeouts", self.0.timeouts),
-            ("renewals", self.0.renewals),
-            ("losses", self.0.losses),
-            ("backend_errors", self.0.backend_errors),
-            ("active_locks", self.0.active_locks),
-        ] {
-            counted.set_item(name, value)?;
-        }
-        Ok(counted)
     }
 }
 

@@ -2,9 +2,10 @@ use proptest::prelude::*;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
+use crate::llm::answer::{Answer, Usage};
+use crate::llm::error::LONGEST_ERROR_BODY;
+use crate::llm::{Completion, Error, StatusError};
 use reqwest::header::HeaderMap;
-
-use crate::llm::{Answer, Completion, Error, LONGEST_ERROR_BODY, StatusError, Usage, status_error};
 
 fn read(body: &[u8]) -> Result<Completion, Error> {
     Answer {
@@ -183,7 +184,7 @@ fn an_answer_that_is_only_an_error_is_no_object_for_the_client_either() {
 }
 
 fn bad_request(body: &[u8]) -> StatusError {
-    let Error::Status(error) = status_error(StatusCode::BAD_REQUEST, HeaderMap::new(), body) else {
+    let Error::Status(error) = Error::from_status(StatusCode::BAD_REQUEST, HeaderMap::new(), body) else {
         panic!("the error is no status error")
     };
     *error

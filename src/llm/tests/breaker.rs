@@ -1,8 +1,8 @@
 //! The breaker against a model that is written another way: from the whole history, not step by step.
 
+use crate::llm::health::Admission;
+use crate::llm::{CallOutcome, CircuitState, EndpointHealth, SharedHealth, Timestamp};
 use proptest::prelude::*;
-
-use crate::llm::{Admission, CallOutcome, CircuitState, EndpointHealth, SharedHealth, Timestamp};
 
 const SECOND: Timestamp = 1_000_000;
 const THRESHOLD: u64 = 3;

@@ -1,9 +1,9 @@
 use std::time::Duration;
 
 use super::server::{Reply, Server, answer, completion, impatient};
-use crate::llm::{Call, TimeoutKind};
+use crate::llm::error::TimeoutKind;
 use crate::llm::{
-    CallOptions, CircuitState, Completion, EndpointHealth, Error, IdempotencyKey, SharedHealth, Timed,
+    Call, CallOptions, CircuitState, Completion, EndpointHealth, Error, IdempotencyKey, SharedHealth, Timed,
 };
 
 async fn complete(call: Call) -> Result<Timed<Completion>, Error> {

@@ -1,9 +1,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::llm::retry::{RetryHint, RetryPolicy};
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-
-use crate::llm::{RetryHint, RetryPolicy};
 
 const NOW: u64 = 1_800_000_000;
 

@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::llm::chunks::text;
+use crate::llm::stream::ChatStream;
+use crate::llm::{
+    Batch, Call, CallOptions, Endpoint, Error, Extras, Items, Shape, SharedHealth, Transport,
+    TransportSettings,
+};
 use serde_json::{Map, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-
-use crate::llm::{
-    Batch, Call, CallOptions, ChatStream, Endpoint, Error, Extras, Items, Shape, SharedHealth, Transport,
-    TransportSettings, text,
-};
 
 /// What the server does with one request.
 pub enum Reply {

@@ -5,9 +5,11 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::server::{Ending, Reply, Server, answer, impatient, next_texts, texts};
+use crate::llm::chunks::{ChunkReader, MOST_CHOICES, Summary};
+use crate::llm::error::TimeoutKind;
+use crate::llm::read_ahead::GRACE;
 use crate::llm::{
-    Batch, CallOptions, ChunkReader, CircuitState, EndpointHealth, Error, GRACE, Loop, MOST_CHOICES,
-    ReadAhead, Shape, SharedHealth, Summary, TimeoutKind,
+    Batch, CallOptions, CircuitState, EndpointHealth, Error, Loop, ReadAhead, Shape, SharedHealth,
 };
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";

@@ -32,7 +32,7 @@ mod retry;
 
 pub use grant::Grant;
 pub(crate) use holds::{Hold, Status};
-pub use queue::{Holding, Waiting};
+pub use queue::Waiting;
 use queue::{Overdue, Place, Queues};
 use retry::Backoff;
 
@@ -415,12 +415,6 @@ impl Engine {
         self.queues().waiting()
     }
 
-    /// What this process holds.
-    #[must_use]
-    pub fn holding(&self) -> Vec<Holding> {
-        self.queues().holding()
-    }
-
     /// How many locks this process holds, and how many callers wait for one.
     #[must_use]
     pub fn held_and_waiting(&self) -> (usize, usize) {
@@ -460,11 +454,6 @@ impl Engine {
     #[must_use]
     pub fn in_use(&self) -> bool {
         self.queues().in_use() || self.abandoned_rows() > 0 || self.arrivals.any()
-    }
-
-    /// Lets go of the database's connections.
-    pub fn close(&self) {
-        self.store.close();
     }
 
     fn queues(&self) -> MutexGuard<'_, Queues> {

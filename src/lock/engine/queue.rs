@@ -47,17 +47,6 @@ pub struct Waiting {
     pub since: Duration,
 }
 
-/// A lock that this process holds.
-#[derive(Debug, Clone)]
-pub struct Holding {
-    /// The lock's key.
-    pub key: Arc<str>,
-    /// The holder's name.
-    pub holder: Arc<str>,
-    /// The row's id.
-    pub row: Arc<str>,
-}
-
 #[derive(Default)]
 pub(super) struct Queues {
     keys: HashMap<Arc<str>, Key>,
@@ -329,19 +318,6 @@ impl Queues {
             .collect();
         waiting.sort_by_key(|waiting| Reverse(waiting.since));
         waiting
-    }
-
-    pub(super) fn holding(&self) -> Vec<Holding> {
-        self.keys
-            .iter()
-            .flat_map(|(key, state)| {
-                state.holds.iter().map(|hold| Holding {
-                    key: Arc::clone(key),
-                    holder: Arc::clone(&hold.holder),
-                    row: Arc::clone(&hold.row),
-                })
-            })
-            .collect()
     }
 
     pub(super) fn held_and_waiting(&self) -> (usize, usize) {

@@ -1,6 +1,6 @@
 use super::*;
+use crate::figures::{Ledger, LockCounter};
 use crate::lock::lease::{Keeping, Lease};
-use crate::lock::metrics::Ledger;
 use crate::lock::operation::{HandOver, Release, ReleaseTarget, Renew, Won};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -175,7 +175,7 @@ fn counted(grant: Grant) -> (Lease, Arc<Ledger>) {
 async fn assert_lost(lease: &Lease, ledger: &Ledger, is_lost: bool) {
     assert_eq!(lease.loss().is_some(), is_lost, "{:?}", lease.loss());
     assert_eq!(lease.lost().await, lease.loss());
-    assert_eq!(ledger.own().snapshot().losses, u64::from(is_lost));
+    assert_eq!(ledger.own().counters.get(LockCounter::Losses), u64::from(is_lost));
     assert!(!lease.is_held());
 }
 
@@ -1044,7 +1044,7 @@ async fn what_was_won_in_time_can_be_picked_up_a_little_later() {
     acquiring.await.unwrap().keep();
     tokio::time::sleep(MINUTE).await;
     assert!(asked.is_empty());
-    assert_eq!(engine.holding().len(), 1);
+    assert_eq!(engine.held_and_waiting(), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
