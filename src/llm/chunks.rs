@@ -76,7 +76,8 @@ impl ChunkReader {
     pub fn feed(&mut self, bytes: &[u8], batch: &mut Batch) -> Result<(), Error> {
         if !self.saw_event {
             let room = BEGINNING_BYTES - self.beginning.len();
-            self.beginning.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            self.beginning
+                .extend_from_slice(bytes.get(..room).unwrap_or(bytes));
         }
         let mut events = std::mem::take(&mut self.events);
         let fed = self.decoder.feed(bytes, &mut events);

@@ -5,8 +5,9 @@
 //! admitted before the state last changed tells nothing of the endpoint as it is now: it is counted in the totals, and
 //! moves nothing.
 
+use crate::mutex::lock;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Microseconds since the Unix epoch. Python sees these as datetimes and may set them, so it is the wall clock that counts.
@@ -253,7 +254,7 @@ impl SharedHealth {
 
     /// Held for a few instructions only.
     pub fn lock(&self) -> MutexGuard<'_, EndpointHealth> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Asks to make a call.

@@ -6,7 +6,7 @@
 //! has taken, nor one that has been released meanwhile.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -17,6 +17,7 @@ use super::engine::{Engine, Grant, Hold, Status};
 use super::error::{LockError, StoreError};
 use super::operation::{Operation, Renew, Won};
 use crate::figures::{Ledger, LockCounter};
+use crate::mutex::lock;
 
 /// A renewal that failed is tried again after this, until the lease's time is up.
 const RENEWAL_RETRY: Duration = Duration::from_millis(200);
@@ -155,7 +156,7 @@ impl Lease {
     /// not answer ([`LockError::Backend`]), the release continues in the background. If the lock is
     /// known to be lost, the future resolves at once and does not wait for the database.
     pub fn release(&self) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
-        let grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let grant = lock(&self.grant).take();
         let releasing = grant.and_then(|grant| {
             let under_way = Arc::clone(&self.shared.releasing).try_lock_owned();
             let is_lost = self.shared.loss().is_some();
@@ -221,15 +222,12 @@ impl Shared {
     }
 
     fn stated_loss(&self) -> Option<String> {
-        self.lost_because
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.lost_because).clone()
     }
 
     /// Notes a loss; the first reason stands.
     fn lose(&self, reason: &str) {
-        let mut stated = self.lost_because.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stated = lock(&self.lost_because);
         if stated.is_none() {
             *stated = Some(reason.to_owned());
             self.ledger.add(LockCounter::Losses);

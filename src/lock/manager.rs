@@ -149,8 +149,9 @@ impl Manager {
         };
         let mut ordered: Vec<(usize, Wanted)> = wanted.into_iter().enumerate().collect();
         ordered.sort_by(|(_, one), (_, other)| one.name.key.cmp(&other.name.key));
-        if let Some(pair) = ordered.windows(2).find(|pair| pair[0].1.name == pair[1].1.name) {
-            let message = format!("the same lock is asked for twice: {}", pair[0].1.name.display());
+        let mut neighbours = ordered.iter().zip(ordered.iter().skip(1));
+        if let Some(((_, twice), _)) = neighbours.find(|((_, one), (_, next))| one.name == next.name) {
+            let message = format!("the same lock is asked for twice: {}", twice.name.display());
             return Err(LockError::invalid("locks", message));
         }
         let mut leases = Vec::with_capacity(ordered.len());

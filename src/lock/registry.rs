@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::database_url::Database;
@@ -14,6 +14,7 @@ use super::store::postgres::PostgresStore;
 use super::store::redis::RedisStore;
 use super::store::sqlite::{Location, SqliteStore, system_clock};
 use crate::figures::LockFigures;
+use crate::mutex::lock;
 
 /// The engines of one process, and what its managers have counted.
 #[derive(Default)]
@@ -101,17 +102,12 @@ impl Registry {
     }
 
     fn engines(&self) -> MutexGuard<'_, HashMap<Database, Shared>> {
-        self.engines.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.engines)
     }
 
     /// Forgets a database in memory that nobody can name any more.
     pub fn forget(&self, database: &Database) {
-        drop(
-            self.engines
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(database),
-        );
+        drop(lock(&self.engines).remove(database));
     }
 
     /// Releases everything this process holds, on all databases at once, for `patience` at most.

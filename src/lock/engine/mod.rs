@@ -9,7 +9,7 @@
 //! wherever that happens, leaves nothing behind.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -30,6 +30,7 @@ mod queue;
 mod release;
 mod retry;
 
+use crate::mutex::lock;
 pub use grant::Grant;
 pub(crate) use holds::{Hold, Status};
 pub use queue::Waiting;
@@ -457,7 +458,7 @@ impl Engine {
     }
 
     fn queues(&self) -> MutexGuard<'_, Queues> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queues)
     }
 
     /// Lets the first waiter for `key` try again.

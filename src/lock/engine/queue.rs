@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
@@ -18,6 +18,7 @@ use super::holds::{Hold, Status, Tombstones};
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Attempt, Claim, LockRow, Won};
+use crate::mutex::lock;
 
 mod overdue;
 mod place;
@@ -161,7 +162,7 @@ type Answer = oneshot::Receiver<Answered>;
 
 impl Waiter {
     fn request(&self) -> std::sync::MutexGuard<'_, Request> {
-        self.request.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.request)
     }
 
     /// Takes the request, to be sent now. If it is under way, it may have come too early: that is noted.
@@ -176,7 +177,7 @@ impl Waiter {
 
     /// Locked before the request where both are.
     fn expected(&self) -> std::sync::MutexGuard<'_, Expected> {
-        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.expected)
     }
 
     /// When it is to be removed.
@@ -185,11 +186,11 @@ impl Waiter {
     }
 
     fn received(&self) -> std::sync::MutexGuard<'_, Option<Arc<Hold>>> {
-        self.received.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.received)
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Option<Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.seen)
     }
 }
 

@@ -10,7 +10,7 @@
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use tokio::runtime::Handle;
@@ -25,6 +25,7 @@ mod schema;
 mod statements;
 mod worker;
 
+use crate::mutex::lock;
 use change_watch::ChangeWatch;
 pub(in crate::lock) use inspection::{inspect, inspect_memory, look};
 use worker::{Message, Worker};
@@ -112,7 +113,7 @@ impl SqliteStore {
     }
 
     fn send(&self, message: Message) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         if matches!(*state, State::Idle) {
             match self.start() {
                 Ok(running) => *state = running,
@@ -167,7 +168,7 @@ impl Store for SqliteStore {
     }
 
     fn close(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         if let State::Running { inbox, .. } = std::mem::replace(&mut *state, State::Closed) {
             let _ = inbox.send(Message::Close);
         }
