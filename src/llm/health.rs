@@ -145,6 +145,10 @@ impl EndpointHealth {
                 self.set_state(CircuitState::HalfOpen);
             }
             CircuitState::HalfOpen => {
+                // As above, for a probe that never ends.
+                if let Some(began) = &mut self.probe {
+                    *began = now.min(*began);
+                }
                 if !self.has_recovered_or_free(now) {
                     return None;
                 }
