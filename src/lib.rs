@@ -15,6 +15,7 @@ pub(crate) mod llm;
 pub(crate) mod lock;
 pub(crate) mod monitor;
 mod mutex;
+mod notices;
 pub(crate) mod printable;
 pub(crate) mod versions;
 
@@ -62,6 +63,6 @@ mod _native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        crate::bridge::install(module.py())
+        crate::bridge::install(module.py(), crate::python::notices::deliver)
     }
 }

@@ -299,6 +299,7 @@ impl Inbox {
         if !mail.queue.is_empty() {
             mail.wake();
         }
+        super::afterwards(py);
         this.rearm(slf, mail)
     }
 

@@ -45,14 +45,26 @@ pub use process::{PerProcess, ProcessBound};
 pub use receive::{Receive, receive};
 pub use runtime::{spawn, worker_threads};
 
+use std::sync::OnceLock;
+
 use pyo3::exceptions::{PyImportError, PyRuntimeError};
 use pyo3::{PyErr, PyResult, Python, ffi};
 
-/// Prepares the process for forking. Called when the Python module is imported; starts nothing.
+/// What the bindings want called wherever a thread has the GIL anyway: when a loop has drained its inbox, and when a blocking
+/// call returns.
+static AFTERWARDS: OnceLock<fn(Python<'_>)> = OnceLock::new();
+
+fn afterwards(py: Python<'_>) {
+    if let Some(call) = AFTERWARDS.get() {
+        call(py);
+    }
+}
+
+/// Prepares the process for forking, and sets what is called `afterwards`. Called when the Python module is imported; starts nothing.
 ///
 /// # Errors
 /// `ImportError` in a sub-interpreter: runtime and inboxes are the process's, and must not mix two interpreters' objects.
-pub fn install(_py: Python<'_>) -> PyResult<()> {
+pub fn install(_py: Python<'_>, afterwards: fn(Python<'_>)) -> PyResult<()> {
     // SAFETY: the caller is attached to an interpreter, which is all that both calls ask for.
     let interpreter = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
     if interpreter != 0 {
@@ -61,6 +73,7 @@ pub fn install(_py: Python<'_>) -> PyResult<()> {
         ));
     }
     process::install_fork_handler();
+    AFTERWARDS.get_or_init(|| afterwards);
     Ok(())
 }
 

@@ -21,6 +21,14 @@ counters! {
         Losses = "losses",
         /// Failures of the database, repeated ones too.
         BackendErrors = "backend_errors",
+        /// Attempts to listen for releases that failed, after two others in a row.
+        ListenerFailures = "listener_failures",
+        /// Rows that nobody owned any more and that could not be deleted.
+        RowsLeft = "rows_left",
+        /// Connections that did not answer in time.
+        ConnectionsReplaced = "connections_replaced",
+        /// Times that the kernel could not be asked to report changes of a database's file.
+        ChangeWatchFailures = "change_watch_failures",
     }
 }
 

@@ -16,6 +16,7 @@ mod names;
 mod offer;
 mod operation;
 mod registry;
+mod reporter;
 pub mod store;
 
 pub use database_url::{DEFAULT_URL, Database, Options};

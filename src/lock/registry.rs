@@ -10,17 +10,20 @@ use std::time::Duration;
 
 use super::database_url::Database;
 use super::engine::Engine;
+use super::reporter::Reporter;
 use super::store::postgres::PostgresStore;
 use super::store::redis::RedisStore;
 use super::store::sqlite::{Location, SqliteStore, system_clock};
 use crate::figures::LockFigures;
 use crate::mutex::lock;
+use crate::notices::Notices;
 
 /// The engines of one process, and what its managers have counted.
 #[derive(Default)]
 pub struct Registry {
     engines: Mutex<HashMap<Database, Shared>>,
     totals: Arc<LockFigures>,
+    notices: Arc<Notices>,
 }
 
 #[derive(Clone)]
@@ -54,7 +57,7 @@ impl Registry {
         self.let_go_of_unused();
         let mut engines = self.engines();
         let shared = engines.entry(database.clone()).or_insert_with(|| Shared {
-            engine: make(database),
+            engine: make(database, self.reporter(database)),
             handles: Arc::default(),
         });
         shared.handles.fetch_add(1, Ordering::AcqRel);
@@ -84,6 +87,17 @@ impl Registry {
     #[must_use]
     pub fn totals(&self) -> &Arc<LockFigures> {
         &self.totals
+    }
+
+    /// What the engines of this process have to report.
+    #[must_use]
+    pub fn notices(&self) -> &Notices {
+        &self.notices
+    }
+
+    fn reporter(&self, database: &Database) -> Arc<Reporter> {
+        let place = database.describe();
+        Reporter::new(&place, Arc::clone(&self.totals), Arc::clone(&self.notices))
     }
 
     /// How many locks this process holds, and how many callers wait for one, on all databases.
@@ -127,22 +141,26 @@ impl Registry {
     }
 }
 
-fn make(database: &Database) -> Arc<Engine> {
+fn make(database: &Database, reporter: Arc<Reporter>) -> Arc<Engine> {
     match database {
         Database::Sqlite(location) => {
             let location = location.clone();
-            Engine::new(|listener| Box::new(SqliteStore::new(location, system_clock(), listener)))
+            Engine::new(reporter, |listener| {
+                Box::new(SqliteStore::new(location, system_clock(), listener))
+            })
         }
-        Database::PrivateMemory(_) => {
-            Engine::new(|listener| Box::new(SqliteStore::new(Location::Memory, system_clock(), listener)))
-        }
+        Database::PrivateMemory(_) => Engine::new(reporter, |listener| {
+            Box::new(SqliteStore::new(Location::Memory, system_clock(), listener))
+        }),
         Database::Postgres(settings) => {
             let settings = settings.clone();
-            Engine::new(|listener| Box::new(PostgresStore::new(settings, listener)))
+            Engine::new(reporter, |listener| {
+                Box::new(PostgresStore::new(settings, listener))
+            })
         }
         Database::Redis(settings) => {
             let settings = settings.clone();
-            Engine::new(|listener| Box::new(RedisStore::new(settings, listener)))
+            Engine::new(reporter, |listener| Box::new(RedisStore::new(settings, listener)))
         }
     }
 }

@@ -101,6 +101,7 @@ impl CallCount {
 /// All that this process has counted: `llm`, `locks`, `loop`, `bridge`.
 #[pyfunction]
 pub fn process_metrics(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    super::notices::deliver(py);
     let figures = PyDict::new(py);
     figures.set_item("llm", of_calls(py)?)?;
     figures.set_item("locks", of_locks(py)?)?;

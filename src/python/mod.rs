@@ -7,6 +7,7 @@ pub mod health;
 pub mod llm;
 pub mod lock;
 pub mod metrics;
+pub mod notices;
 pub mod options;
 pub mod stream;
 pub mod text;

@@ -112,7 +112,7 @@ fn theirs() -> Option<LockRow> {
 
 fn engine() -> (Arc<Engine>, Asked) {
     let asked = Asked::default();
-    (Engine::new(|_| Box::new(asked.clone())), asked)
+    (Engine::new(Arc::default(), |_| Box::new(asked.clone())), asked)
 }
 
 type Acquiring = std::pin::Pin<Box<dyn Future<Output = Result<Grant, LockError>> + Send>>;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::operation::Operation;
+use crate::notices::Trouble;
 
 pub mod postgres;
 pub mod redis;
@@ -36,6 +37,34 @@ pub trait Listener: Send + Sync + 'static {
 
     /// Something changed; any lock may be free now.
     fn anything_changed(&self);
+
+    /// Something does not work, and why.
+    fn failed(&self, _trouble: Trouble, _cause: &str) {}
+
+    /// It works; perhaps it always did.
+    fn works(&self, _trouble: Trouble) {}
+}
+
+/// How many attempts to listen fail before that is reported. A server that restarts is away for a moment, and whoever works with
+/// the database finds that out without a listener.
+const FAILURES_REPORTED: u32 = 3;
+
+/// The attempts to listen that have failed since the last one that did not.
+#[derive(Default)]
+struct Outage(u32);
+
+impl Outage {
+    fn failed(&mut self, listener: &dyn Listener, cause: &str) {
+        self.0 += 1;
+        if self.0 >= FAILURES_REPORTED {
+            listener.failed(Trouble::Listening, cause);
+        }
+    }
+
+    fn over(&mut self, listener: &dyn Listener) {
+        self.0 = 0;
+        listener.works(Trouble::Listening);
+    }
 }
 
 /// Whether a number of Unix seconds is a plausible time of writing a row. Other numbers are not

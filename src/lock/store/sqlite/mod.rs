@@ -145,7 +145,13 @@ impl SqliteStore {
             .spawn(move || worker.run(&messages))?;
         let watch = match &self.location {
             Location::File { path, .. } => {
-                Some(ChangeWatch::start(path.clone(), inbox.clone(), &self.runtime))
+                let listener = Arc::clone(&self.listener);
+                Some(ChangeWatch::start(
+                    path.clone(),
+                    inbox.clone(),
+                    listener,
+                    &self.runtime,
+                ))
             }
             Location::Memory => None,
         };

@@ -17,7 +17,9 @@ impl Progress for NoProgress {
 fn engine(clock: &Arc<AtomicU64>) -> Arc<Engine> {
     let shown = Arc::clone(clock);
     let clock: WallClock = Arc::new(move || f64::from_bits(shown.load(Ordering::SeqCst)));
-    Engine::new(|listener| Box::new(SqliteStore::new(Location::Memory, clock, listener)))
+    Engine::new(Arc::default(), |listener| {
+        Box::new(SqliteStore::new(Location::Memory, clock, listener))
+    })
 }
 
 fn request(timeout: Duration) -> Request {
