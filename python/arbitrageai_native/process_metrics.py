@@ -28,8 +28,9 @@ def metrics() -> dict[str, Any]:
     - `circuits`: by endpoint: `state` ("closed", "half_open", "open"), `consecutive_failures`,
       `total_requests`, `total_failures`, `opened_at` (Unix seconds, or None).
     - `locks`: `attempts`, `successes`, `conflicts` (found held), `timeouts`, `hand_offs` (won after a
-      conflict), `renewals`, `losses`, `backend_errors` (failures of the database, repeated ones too); `held`
-      and `waiting` now; `wait_seconds` and `hold_seconds` (histograms).
+      conflict), `renewals`, `losses`, `backend_errors` (failures of the database, repeated ones too); what
+      was given up: `listener_failures`, `rows_left`, `connections_replaced`, `change_watch_failures` (see
+      docs/metrics.md); `held` and `waiting` now; `wait_seconds` and `hold_seconds` (histograms).
     - `loop`: of all `LoopMonitor`s: `monitors` installed now, `current_seconds` and `worst_seconds` (lags),
       `stalls` that have ended, `lag_seconds` (a histogram).
     - `bridge`: `calls_under_way`: awaitables that native code is at work on, of whatever kind.

@@ -21,7 +21,7 @@ counters! {
         Losses = "losses",
         /// Failures of the database, repeated ones too.
         BackendErrors = "backend_errors",
-        /// Attempts to listen for releases that failed, after two others in a row.
+        /// Failed attempts to listen for releases, after half a second of failures.
         ListenerFailures = "listener_failures",
         /// Rows that nobody owned any more and that could not be deleted.
         RowsLeft = "rows_left",

@@ -50,7 +50,6 @@ _CLOSE_SECONDS = 5.0
 _ASKING_SECONDS = 5.0
 _SPENT_SECONDS = 0.2
 _SQL_SCHEMES = ("sqlite", "postgres")
-_COUNTERS = ("attempts", "successes", "conflicts", "timeouts", "renewals", "losses", "backend_errors")
 
 # Engines of in-memory databases whose managers share a private one of ours, by number.
 _memory_numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
@@ -394,7 +393,7 @@ class BidLockManager:
 
     def _counters(self) -> Counter[str]:
         """Over all databases that `_get_db` has led to."""
-        total: Counter[str] = Counter(dict.fromkeys(_COUNTERS, 0))
+        total: Counter[str] = Counter()
         for manager in self._managers.values():
             total.update(manager.counters())
         return total

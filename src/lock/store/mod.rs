@@ -1,6 +1,9 @@
 //! Where locks are kept: one trait, one file or folder per kind of database.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::operation::Operation;
 use crate::notices::Trouble;
@@ -45,24 +48,30 @@ pub trait Listener: Send + Sync + 'static {
     fn works(&self, _trouble: Trouble) {}
 }
 
-/// How many attempts to listen fail before that is reported. A server that restarts is away for a moment, and whoever works with
-/// the database finds that out without a listener.
-const FAILURES_REPORTED: u32 = 3;
+/// For how long attempts to listen fail before that is reported. A server that restarts is away for a moment, and whoever works
+/// with the database finds that out without a listener.
+const REPORTED_AFTER: Duration = Duration::from_millis(500);
 
-/// The attempts to listen that have failed since the last one that did not.
+/// Since when a store can't listen.
 #[derive(Default)]
-struct Outage(u32);
+struct Outage(Option<Instant>);
 
 impl Outage {
+    /// An attempt begins.
+    fn attempt(&mut self) {
+        self.0.get_or_insert_with(Instant::now);
+    }
+
     fn failed(&mut self, listener: &dyn Listener, cause: &str) {
-        self.0 += 1;
-        if self.0 >= FAILURES_REPORTED {
+        // A connection that was listening and broke has just begun to fail.
+        let since = self.0.get_or_insert_with(Instant::now);
+        if since.elapsed() >= REPORTED_AFTER {
             listener.failed(Trouble::Listening, cause);
         }
     }
 
     fn over(&mut self, listener: &dyn Listener) {
-        self.0 = 0;
+        self.0 = None;
         listener.works(Trouble::Listening);
     }
 }

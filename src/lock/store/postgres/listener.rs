@@ -37,8 +37,16 @@ async fn listen(shared: &Arc<Shared>) {
     let (mut pause, mut unanswered) = (FIRST_PAUSE, 0);
     let mut outage = Outage::default();
     loop {
+        outage.attempt();
         if let Err(error) = hear(shared, &mut pause, &mut unanswered, &mut outage).await {
-            let cause = store_error(&shared.settings, Phase::Connecting, &error).message;
+            let cause = match error {
+                // The pool tries again and again where nobody listens, and keeps to itself why it was in vain.
+                sqlx::Error::PoolTimedOut => {
+                    let limit = shared.settings.connect_timeout.as_secs_f64();
+                    format!("could not connect and listen within {limit} s")
+                }
+                error => store_error(&shared.settings, Phase::Connecting, &error).message,
+            };
             outage.failed(&*shared.listener, &cause);
         }
         sleep(pause * 4_u32.pow(unanswered)).await;

@@ -31,6 +31,7 @@ async fn listen(shared: &Arc<Shared>) {
     let mut pause = FIRST_PAUSE;
     let mut outage = Outage::default();
     loop {
+        outage.attempt();
         if let Err(error) = hear(shared, &mut pause, &mut outage).await {
             let cause = store_error(&shared.settings, Phase::Connecting, &error).message;
             outage.failed(&*shared.listener, &cause);
