@@ -29,7 +29,6 @@ pub(crate) enum Trouble {
     WatchingChanges,
 }
 
-/// Something to log.
 #[derive(Clone, Debug)]
 pub(crate) struct Notice {
     pub trouble: Trouble,
@@ -87,7 +86,6 @@ impl fmt::Display for Notice {
     }
 }
 
-/// The notices of one process.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     state: Mutex<State>,

@@ -64,6 +64,7 @@ pub(super) async fn open(
     // The try begins when it has its turn: under load, the wait in line is not the server's fault.
     let start = Instant::now();
     let try_limit = Limit::after(start, options.timeout, TimeoutKind::Try);
+    // It covers the connection as well: to a caller it is the same whether the server is slow to accept or slow to answer.
     let first_byte = Limit::after(start, options.first_byte_timeout, TimeoutKind::FirstByte);
     let connect_timeout = transport.settings.connect_timeout;
     let mut response = within(
@@ -74,6 +75,7 @@ pub(super) async fn open(
     .and_then(|sent| sent.map_err(|error| Error::from_transport(&error.without_url(), connect_timeout)))
     .map_err(Failure::without_answer)?;
     let status = response.status();
+    // Nothing reads the headers of a good answer, and a stream would keep them to its end.
     let headers = std::mem::take(response.headers_mut());
     let mut body = Body::new(response, turn, deadline, options.idle_timeout, connect_timeout);
     if status.is_success() {

@@ -26,11 +26,8 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A call that can be made once.
 pub struct Call {
-    /// The way to the network.
     pub transport: Arc<Transport>,
-    /// What is sent.
     pub request: HttpRequest,
-    /// The limits.
     pub options: CallOptions,
     /// The endpoint's circuit, if it has one.
     pub health: Option<SharedHealth>,
@@ -45,7 +42,6 @@ pub struct Call {
 /// A result and how long it took.
 #[derive(Debug)]
 pub struct Timed<T> {
-    /// The result.
     pub value: T,
     /// From the request (the first try's) to the whole answer.
     pub response_time: Duration,

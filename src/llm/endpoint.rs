@@ -33,7 +33,6 @@ pub struct HttpRequest {
     pub url: Url,
     /// With what headers; the key is marked as sensitive.
     pub headers: HeaderMap,
-    /// The JSON text.
     pub body: Bytes,
     /// The model that was asked for, for servers that don't repeat it.
     pub model: String,

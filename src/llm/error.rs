@@ -48,7 +48,6 @@ impl std::fmt::Display for TimeoutKind {
 /// An answer with a status other than 2xx.
 #[derive(Debug, Clone)]
 pub struct StatusError {
-    /// The HTTP status code.
     pub status: u16,
     /// `Error code: 500`, and the server's own message where it sent one.
     pub message: String,
@@ -56,7 +55,6 @@ pub struct StatusError {
     pub request_id: Option<String>,
     /// The JSON body's `error` member, or the whole JSON body, or the text as a JSON string.
     pub body: Value,
-    /// The answer's headers.
     pub headers: HeaderMap,
 }
 
@@ -68,15 +66,12 @@ pub enum Error {
     InvalidArgument {
         /// The argument's name, with the path inside it: `extra_headers['X-A']`.
         argument: String,
-        /// What is wrong with it.
         message: String,
     },
     /// A limit ran out.
     #[error("Request timed out. ({kind} of {} s)", limit.as_secs_f64())]
     Timeout {
-        /// Which one.
         kind: TimeoutKind,
-        /// Its length.
         limit: Duration,
     },
     /// The server could not be reached, or the connection broke.
@@ -93,9 +88,7 @@ pub enum Error {
     /// The server answered 2xx with something that is not a chat completion.
     #[error("Data returned by API invalid for expected schema. ({message})")]
     InvalidResponse {
-        /// What is wrong with it.
         message: String,
-        /// The HTTP status code.
         status: u16,
         /// The beginning of the body, as text.
         body: String,
@@ -103,9 +96,7 @@ pub enum Error {
     /// The server reported an error inside a 2xx answer (in the middle of a stream).
     #[error("{message}")]
     Reported {
-        /// The server's message.
         message: String,
-        /// The `error` object.
         body: Value,
     },
     /// The endpoint's circuit is open: no request was made.
@@ -128,7 +119,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::InvalidArgument`].
     pub fn invalid(argument: impl Into<String>, message: impl Into<String>) -> Self {
         Self::InvalidArgument {
             argument: argument.into(),

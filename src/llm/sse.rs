@@ -25,7 +25,6 @@ fn names_an_error(kind: &[u8]) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an event is longer than {limit} bytes")]
 pub struct TooLong {
-    /// The limit in bytes.
     pub limit: usize,
 }
 
@@ -43,7 +42,6 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder for a new stream.
     pub fn new(max_event_bytes: usize) -> Self {
         Self {
             max_event_bytes,

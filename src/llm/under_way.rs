@@ -49,6 +49,8 @@ impl UnderWay {
     pub fn failed(self, error: &Error) {
         self.count.failed(error.kind());
         if let Some(permit) = self.permit {
+            // A server that rejects a bad request is alive. If that opened the circuit, one caller's mistakes would
+            // cut off all others.
             permit.settle(if error.is_callers_mistake() {
                 CallOutcome::Rejected
             } else {

@@ -32,9 +32,7 @@ pub enum Database {
     Sqlite(Location),
     /// A database in memory that only those who know its number share.
     PrivateMemory(u64),
-    /// A PostgreSQL server.
     Postgres(Arc<PostgresSettings>),
-    /// A Redis server.
     Redis(Arc<RedisSettings>),
 }
 

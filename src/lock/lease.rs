@@ -78,7 +78,6 @@ impl Lease {
         }
     }
 
-    /// The lock's key.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.shared.hold.key

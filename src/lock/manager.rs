@@ -25,7 +25,6 @@ pub struct Manager {
 /// What a caller wants.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// What to lock.
     pub name: LockName,
     /// The name to hold it under.
     pub holder: Arc<str>,
@@ -57,7 +56,6 @@ impl Wanted {
 }
 
 impl Manager {
-    /// A manager on the handle's engine.
     #[must_use]
     pub fn new(engine: EngineHandle, ledger: Ledger) -> Self {
         let id = engine.engine().number_manager();

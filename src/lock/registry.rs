@@ -38,7 +38,6 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
-    /// The engine.
     #[must_use]
     pub fn engine(&self) -> &Arc<Engine> {
         &self.shared.engine

@@ -23,7 +23,6 @@ use crate::mutex::lock;
 /// What a loop that gives no sign is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is blocked.
     Blocked,
     /// It is not running at present: nothing is the matter, and nothing is to be expected before its next sign.
     Resting,

@@ -34,9 +34,7 @@ use worker::{Message, Worker};
 /// store then keeps the `create_folders` of the first one.
 #[derive(Debug, Clone)]
 pub enum Location {
-    /// A file.
     File {
-        /// Its path.
         path: PathBuf,
         /// Whether missing parent folders are made.
         create_folders: bool,
