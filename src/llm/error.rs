@@ -70,10 +70,7 @@ pub enum Error {
     },
     /// A limit ran out.
     #[error("Request timed out. ({kind} of {} s)", limit.as_secs_f64())]
-    Timeout {
-        kind: TimeoutKind,
-        limit: Duration,
-    },
+    Timeout { kind: TimeoutKind, limit: Duration },
     /// The server could not be reached, or the connection broke.
     #[error("Connection error. ({detail})")]
     Connection {
@@ -95,10 +92,7 @@ pub enum Error {
     },
     /// The server reported an error inside a 2xx answer (in the middle of a stream).
     #[error("{message}")]
-    Reported {
-        message: String,
-        body: Value,
-    },
+    Reported { message: String, body: Value },
     /// The endpoint's circuit is open: no request was made.
     #[error("Circuit breaker is open for {endpoint}")]
     CircuitOpen {

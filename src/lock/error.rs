@@ -35,10 +35,7 @@ pub enum LockError {
     },
     /// A lease ended before its holder released it.
     #[error("the lock {} was lost: {}", printable(.key), printable(.reason))]
-    Lost {
-        key: String,
-        reason: String,
-    },
+    Lost { key: String, reason: String },
 }
 
 impl LockError {

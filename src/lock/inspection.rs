@@ -31,9 +31,7 @@ pub enum Tables {
     /// Redis has none.
     NotNeeded,
     /// What is there is as it should be; the first lock makes those that are missing.
-    Usable {
-        missing: Vec<&'static str>,
-    },
+    Usable { missing: Vec<&'static str> },
     /// The table of the locks is somebody else's: what is different about it.
     AnotherShape(String),
 }

@@ -127,19 +127,11 @@ pub struct Release {
 #[derive(Debug, Clone)]
 pub enum ReleaseTarget {
     /// This very acquisition.
-    Row {
-        id: Arc<str>,
-        key: Arc<str>,
-    },
+    Row { id: Arc<str>, key: Arc<str> },
     /// Whatever a holder of this name has.
-    Holder {
-        key: Arc<str>,
-        holder: Arc<str>,
-    },
+    Holder { key: Arc<str>, holder: Arc<str> },
     /// Whoever has it.
-    Key {
-        key: Arc<str>,
-    },
+    Key { key: Arc<str> },
 }
 
 impl ReleaseTarget {

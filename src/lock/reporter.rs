@@ -23,8 +23,13 @@ impl Reporter {
         })
     }
 
-    /// Counts a failure, and reports it if it is a new one.
+    /// Reports a failure if it is a new one, and counts it.
     pub(super) fn failed(&self, trouble: Trouble, key: Option<&Arc<str>>, cause: &str) {
+        // Most messages begin with the database, which every notice names by itself.
+        let cause = cause.strip_prefix(&*self.place).unwrap_or(cause);
+        let cause = cause.strip_prefix(": ").unwrap_or(cause);
+        self.notices.failed(&self.place, trouble, key.cloned(), cause);
+        // Last: whoever sees the count finds the notice.
         self.figures.counters.add(
             match trouble {
                 Trouble::Listening => LockCounter::ListenerFailures,
@@ -34,10 +39,6 @@ impl Reporter {
             },
             1,
         );
-        // Most messages begin with the database, which every notice names by itself.
-        let cause = cause.strip_prefix(&*self.place).unwrap_or(cause);
-        let cause = cause.strip_prefix(": ").unwrap_or(cause);
-        self.notices.failed(&self.place, trouble, key.cloned(), cause);
     }
 
     pub(super) fn works(&self, trouble: Trouble) {

@@ -101,7 +101,6 @@ impl CallCount {
 /// All that this process has counted: `llm`, `locks`, `loop`, `bridge`.
 #[pyfunction]
 pub fn process_metrics(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    super::notices::deliver(py);
     let figures = PyDict::new(py);
     figures.set_item("llm", of_calls(py)?)?;
     figures.set_item("locks", of_locks(py)?)?;
@@ -109,6 +108,8 @@ pub fn process_metrics(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let of_bridge = PyDict::new(py);
     of_bridge.set_item("calls_under_way", bridge::calls_under_way())?;
     figures.set_item("bridge", of_bridge)?;
+    // After the counters were read: what they count has been logged when the caller sees it.
+    super::notices::deliver(py);
     Ok(figures)
 }
 

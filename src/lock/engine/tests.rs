@@ -110,6 +110,13 @@ fn theirs() -> Option<LockRow> {
     })
 }
 
+fn from_store(engine: &Arc<Engine>) -> FromStore {
+    FromStore {
+        engine: Weak::clone(&engine.weak),
+        reporter: Arc::default(),
+    }
+}
+
 fn engine() -> (Arc<Engine>, Asked) {
     let asked = Asked::default();
     (Engine::new(Arc::default(), |_| Box::new(asked.clone())), asked)
@@ -478,7 +485,7 @@ async fn news_of_the_lock_sends_the_request_without_the_waiters_task() {
     asked.acquire().held(theirs());
     waits(&mut waiter).await;
 
-    WakeUps(Weak::clone(&engine.weak)).changed(key_hash("k"));
+    from_store(&engine).changed(key_hash("k"));
     asked.acquire().won(won());
     waiter.await.unwrap().keep();
 }
@@ -488,7 +495,7 @@ async fn news_that_comes_while_the_database_is_asked_is_not_lost() {
     let (engine, asked) = engine();
     let mut waiter = acquire(&engine);
     let looked_too_early = asked.acquire();
-    WakeUps(Weak::clone(&engine.weak)).changed(key_hash("k"));
+    from_store(&engine).changed(key_hash("k"));
     looked_too_early.held(theirs());
     waits(&mut waiter).await;
     asked.acquire().won(won());
