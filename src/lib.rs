@@ -3,16 +3,26 @@
 //! Data flows one way: Python arguments -> `python` (the bindings) -> [`llm`] or [`lock`] (the core, which knows nothing of
 //! Python) -> the network -> the core -> `bridge` -> a Python awaitable.
 
-pub mod llm;
-pub mod lock;
-pub mod monitor;
-pub mod printable;
-pub mod versions;
+#![cfg_attr(
+    not(feature = "python"),
+    allow(dead_code, unused_imports, reason = "only the bindings call all of the core")
+)]
+
+mod figures;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+pub(crate) mod llm;
+pub(crate) mod lock;
+pub(crate) mod monitor;
+mod mutex;
+mod notices;
+pub(crate) mod printable;
+pub(crate) mod versions;
 
 #[cfg(feature = "python")]
-pub mod bridge;
+pub(crate) mod bridge;
 #[cfg(feature = "python")]
-pub mod python;
+pub(crate) mod python;
 
 #[cfg(feature = "python")]
 #[global_allocator]
@@ -53,6 +63,6 @@ mod _native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        crate::bridge::install(module.py())
+        crate::bridge::install(module.py(), crate::python::notices::deliver)
     }
 }

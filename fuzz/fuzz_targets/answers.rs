@@ -5,7 +5,7 @@
 
 use std::time::SystemTime;
 
-use arbitrageai_native::llm::{Answer, RetryPolicy, status_error};
+use arbitrageai_native::fuzzing::{Answer, Error, RetryPolicy};
 use libfuzzer_sys::fuzz_target;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, HeaderValue};
@@ -52,6 +52,6 @@ fn read_error(status: StatusCode, line: &[u8], body: &[u8]) {
     for chance in [0.0, 1.0] {
         assert!(policy.wait(1, hint.retry_after, chance) <= policy.max_retry_after);
     }
-    let error = status_error(status, headers, body);
+    let error = Error::from_status(status, headers, body);
     assert!(error.to_string().starts_with("Error code: "));
 }

@@ -3,8 +3,7 @@
 //! An input is eight bytes that decide where to cut, and the stream.
 #![no_main]
 
-use arbitrageai_native::llm::sse::{Decoder, Event};
-use arbitrageai_native::llm::{Batch, ChunkReader, Items, Shape, text};
+use arbitrageai_native::fuzzing::{Batch, ChunkReader, Decoder, Event, Items, Shape, text};
 use libfuzzer_sys::fuzz_target;
 
 const LONGEST_EVENT: usize = 512;
@@ -74,6 +73,6 @@ fn read(parts: &[&[u8]], shape: Shape) -> (Batch, Result<(), String>) {
 fn texts(batch: Batch) -> Vec<String> {
     match batch.items {
         Items::Texts(texts) => texts,
-        Items::Chunks(chunks) => chunks.iter().filter_map(text).map(str::to_owned).collect(),
+        Items::Chunks(chunks) => chunks.iter().filter_map(|chunk| text(chunk).ok().flatten()).collect(),
     }
 }

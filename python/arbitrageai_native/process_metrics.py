@@ -83,7 +83,8 @@ class LocksMetrics(TypedDict):
     attempts: acquisitions that began. successes: locks that were won. conflicts: acquisitions that found the
     lock held. timeouts: acquisitions that ended without the lock. hand_offs: locks won after a conflict.
     renewals: renewed leases. losses: leases that ended before their release. backend_errors: failures of the
-    database, repeated ones too. held: locks now. waiting: waiters now. wait_seconds: how long acquisitions
+    database, repeated ones too. listener_failures: rows_left: connections_replaced: change_watch_failures:
+    what was given up, see docs/metrics.md. held: locks now. waiting: waiters now. wait_seconds: how long acquisitions
     waited. hold_seconds: how long locks were held.
     """
 
@@ -97,6 +98,10 @@ class LocksMetrics(TypedDict):
     backend_errors: int
     held: int
     waiting: int
+    listener_failures: int
+    rows_left: int
+    connections_replaced: int
+    change_watch_failures: int
     wait_seconds: Histogram
     hold_seconds: Histogram
 

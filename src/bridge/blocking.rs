@@ -33,7 +33,10 @@ where
         let (received, back) = py.detach(move || (receiver.recv_timeout(LOOK_FOR_SIGNALS_EVERY), receiver));
         receiver = back;
         match received {
-            Ok(result) => return result.map_err(Into::into),
+            Ok(result) => {
+                super::process::afterwards(py);
+                return result.map_err(Into::into);
+            }
             Err(RecvTimeoutError::Timeout) => py.check_signals()?,
             Err(RecvTimeoutError::Disconnected) => return Err(panicked()),
         }

@@ -261,6 +261,7 @@ impl Inbox {
         if !mail.is_empty() {
             mail.wake();
         }
+        super::process::afterwards(py);
         this.rearm(slf, mail)
     }
 

@@ -33,18 +33,18 @@ mod mail;
 mod outbox;
 mod portable;
 #[cfg(feature = "probe")]
-pub mod probe;
+pub(crate) mod probe;
 mod process;
 mod runtime;
 mod state;
 mod wait;
 mod wakeup;
-pub mod watch;
+pub(crate) mod watch;
 
-pub use awaitable::{Awaitable, Nothing, awaitable, receive, turn};
-pub use blocking::block_on;
-pub use inbox::Inbox;
-pub use mail::calls_under_way;
-pub use process::{PerProcess, ProcessBound, install};
-pub use runtime::{enter, spawn, worker_threads};
-pub use wait::Wait;
+pub(crate) use awaitable::{Awaitable, Nothing, awaitable, receive, turn};
+pub(crate) use blocking::block_on;
+pub(crate) use inbox::Inbox;
+pub(crate) use mail::calls_under_way;
+pub(crate) use process::{PerProcess, ProcessBound, install};
+pub(crate) use runtime::{enter, spawn, worker_threads};
+pub(crate) use wait::Wait;

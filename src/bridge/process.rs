@@ -14,6 +14,7 @@
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use pyo3::exceptions::PyImportError;
@@ -27,12 +28,23 @@ fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// Prepares the process for forking. Called when the Python module is imported; starts nothing.
+/// What the bindings want called wherever a thread has the GIL anyway.
+static AFTERWARDS: OnceLock<fn(Python<'_>)> = OnceLock::new();
+
+/// Called when a loop has drained its inbox, and when a blocking call returns.
+pub fn afterwards(py: Python<'_>) {
+    if let Some(call) = AFTERWARDS.get() {
+        call(py);
+    }
+}
+
+/// Prepares the process for forking, and sets what [`afterwards`] calls. Called when the Python
+/// module is imported; starts nothing.
 ///
 /// # Errors
 /// `ImportError` in a sub-interpreter: runtime and inboxes are the process's, and must not mix two
 /// interpreters' objects.
-pub fn install(_py: Python<'_>) -> PyResult<()> {
+pub fn install(_py: Python<'_>, then: fn(Python<'_>)) -> PyResult<()> {
     // SAFETY: the caller is attached to an interpreter, which is all that both calls ask for.
     let interpreter = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
     if interpreter != 0 {
@@ -41,6 +53,7 @@ pub fn install(_py: Python<'_>) -> PyResult<()> {
         ));
     }
     install_fork_handler();
+    AFTERWARDS.get_or_init(|| then);
     Ok(())
 }
 

@@ -24,7 +24,7 @@ use pyo3::{PyTraverseError, intern};
 use super::inbox::running_loop;
 use super::process::ProcessBound;
 use super::state::state;
-use crate::monitor::{BUCKETS, Lags, Monitor, Verdict, Witness};
+use crate::monitor::{Lags, Monitor, Verdict, Witness};
 
 /// The kernel cuts a thread's name at 15 bytes.
 const THREAD_NAME: &str = "arbitrageai-lag";
@@ -177,8 +177,8 @@ impl LoopWatch {
         };
         let reading = watched.monitor.reading();
         let histogram = PyDict::new(py);
-        let bounds = BUCKETS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
-        for (bound, count) in bounds.zip(reading.histogram.counts()) {
+        let bounds = reading.histogram.bounds.iter().copied().chain([f64::INFINITY]);
+        for (bound, count) in bounds.zip(&reading.histogram.counts) {
             histogram.set_item(bound, count)?;
         }
         let result = PyDict::new(py);
@@ -186,7 +186,7 @@ impl LoopWatch {
         result.set_item("worst", reading.worst.as_secs_f64())?;
         result.set_item("stalls", reading.stalls)?;
         result.set_item("count", reading.histogram.total())?;
-        result.set_item("sum", reading.histogram.sum().as_secs_f64())?;
+        result.set_item("sum", reading.histogram.sum.as_secs_f64())?;
         result.set_item("histogram", histogram)?;
         Ok(Some(result))
     }

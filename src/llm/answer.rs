@@ -1,19 +1,18 @@
 //! The answer to a chat completion: what of it callers see, checked once here.
 
+use bytes::Bytes;
+use reqwest::StatusCode;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::error::Error;
-use super::exchange::{Answer, excerpt};
+use super::error::{Error, excerpt};
 use super::reported::{failed_choice, is_failure, reported};
 
 /// Tokens, as the server counted them; 0 where it did not say.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub struct Usage {
-    /// In the request.
     pub prompt_tokens: u64,
-    /// In the answer.
     pub completion_tokens: u64,
     /// Both, by the server's own sum.
     pub total_tokens: u64,
@@ -61,7 +60,7 @@ struct WellFormed<'answer> {
     model: Option<String>,
     #[serde(borrow)]
     choices: Vec<WellFormedChoice<'answer>>,
-    usage: Option<WellFormedUsage>,
+    usage: Option<Usage>,
     error: Option<IgnoredAny>,
 }
 
@@ -76,13 +75,6 @@ struct WellFormedChoice<'answer> {
 struct WellFormedMessage {
     content: Option<String>,
     tool_calls: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct WellFormedUsage {
-    prompt_tokens: u64,
-    completion_tokens: u64,
-    total_tokens: u64,
 }
 
 /// The text of a message's `content`: a string, or a list of parts, of which those of type `text` count (others hold what a model
@@ -111,19 +103,23 @@ pub(super) fn text_of(content: Option<&Value>) -> Result<Option<String>, &'stati
     Ok(Some(whole))
 }
 
-/// The first choice of a chat completion.
 #[derive(Debug, Clone)]
 pub struct Completion {
     /// The text; `None` where the server sent null (a tool call, a refusal).
     pub content: Option<String>,
     /// The model that answered.
     pub model: String,
-    /// Tokens used.
     pub usage: Usage,
     /// The tools that the model wants called, as they were sent.
     pub tool_calls: Option<Value>,
     /// All that the server sent, if it was asked to be kept.
     pub raw: Option<Value>,
+}
+
+/// A whole answer with status 2xx.
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Bytes,
 }
 
 impl Answer {
@@ -227,15 +223,10 @@ impl Answer {
             return None;
         }
         let message = answer.choices.into_iter().next()?.message;
-        let usage = answer.usage.map(|usage| Usage {
-            prompt_tokens: usage.prompt_tokens,
-            completion_tokens: usage.completion_tokens,
-            total_tokens: usage.total_tokens,
-        });
         Some(Completion {
             content: message.content,
             model: answer.model.unwrap_or_else(|| requested_model.to_owned()),
-            usage: usage.unwrap_or_default(),
+            usage: answer.usage.unwrap_or_default(),
             tool_calls: message.tool_calls,
             raw: None,
         })

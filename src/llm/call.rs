@@ -3,35 +3,31 @@
 //! A call's future owns all that it uses. Dropping it at any await closes the connection under way, gives back the place
 //! among the connections, and gives back a half-open circuit's probe.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
-use super::answer::Used;
-use super::count::Count;
-use super::endpoint::ChatRequest;
+use super::answer::{Answer, Used};
+use super::attempt::{self, Failure, Opened};
+use super::endpoint::HttpRequest;
 use super::error::{Error, TimeoutKind};
-use super::exchange::{Answer, Exchange, Failure};
-use super::health::{CallOutcome, Permit, SharedHealth, now};
+use super::health::{Permit, SharedHealth, now};
 use super::limit::{Limit, within};
-use super::metrics::Metrics;
 use super::options::{CallOptions, IdempotencyKey};
 use super::stream::ChatStream;
-use super::totals::Totals;
 use super::transport::Transport;
+use super::under_way::UnderWay;
+use crate::figures::{CountedCall, Metrics, Totals};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A call that can be made once.
 pub struct Call {
-    /// The way to the network.
     pub transport: Arc<Transport>,
-    /// What is sent.
-    pub request: ChatRequest,
-    /// The limits.
+    pub request: HttpRequest,
     pub options: CallOptions,
     /// The endpoint's circuit, if it has one.
     pub health: Option<SharedHealth>,
@@ -46,7 +42,6 @@ pub struct Call {
 /// A result and how long it took.
 #[derive(Debug)]
 pub struct Timed<T> {
-    /// The result.
     pub value: T,
     /// From the request (the first try's) to the whole answer.
     pub response_time: Duration,
@@ -61,81 +56,79 @@ impl Call {
         mut self,
         read: impl FnOnce(Answer) -> Result<T, Error> + Send + 'static,
     ) -> Result<Timed<T>, Error> {
-        let count = self.count();
+        let mut under_way = self.begin();
         let deadline = self.deadline();
-        let result = match self.prepare(deadline).await {
+        let longest = self.options.max_body_bytes;
+        let answer = self
+            .send(&mut under_way, deadline, |opened| opened.answer(longest))
+            .await;
+        let value = match answer {
+            // Within the deadline too: a large answer can take seconds to parse.
+            Ok(answer) => within(&[deadline], parse(answer, read))
+                .await
+                .and_then(|parsed| parsed),
             Err(error) => Err(error),
-            Ok(permit) => {
-                let start = Instant::now();
-                let answer = self
-                    .retry(&count, deadline, |exchange| async move { exchange.run().await })
-                    .await;
-                let result = match answer {
-                    Ok(answer) => within(&[deadline], parse(answer, read))
-                        .await
-                        .and_then(|parsed| parsed),
-                    Err(error) => Err(error),
-                };
-                let result = result.map(|value| Timed {
-                    value,
-                    response_time: start.elapsed(),
-                });
-                if let Some(permit) = permit {
-                    permit.settle(outcome(&result));
-                }
-                result
-            }
         };
-        match &result {
-            Ok(timed) => count.succeeded(timed.response_time, timed.value.usage()),
-            Err(error) => count.failed(error.kind()),
-        }
-        result
-    }
-
-    /// Opens a stream. What happens before its head is retried as any call; what happens after is told by the stream.
-    ///
-    /// # Errors
-    /// Every kind of [`Error`] that can come before the answer's head.
-    pub async fn stream(mut self) -> Result<ChatStream, Error> {
-        let count = self.count();
-        let deadline = self.deadline();
-        let permit = match self.prepare(deadline).await {
-            Ok(permit) => permit,
+        match value {
+            Ok(value) => Ok(Timed {
+                response_time: under_way.succeeded(value.usage()),
+                value,
+            }),
             Err(error) => {
-                count.failed(error.kind());
-                return Err(error);
-            }
-        };
-        let start = Instant::now();
-        match self
-            .retry(&count, deadline, |exchange| async move { exchange.open().await })
-            .await
-        {
-            Ok(opened) => Ok(ChatStream::new(self, opened, permit, count, start, deadline)),
-            Err(error) => {
-                if let Some(permit) = permit {
-                    permit.settle(failure_outcome(&error));
-                }
-                count.failed(error.kind());
+                under_way.failed(&error);
                 Err(error)
             }
         }
     }
 
-    fn count(&self) -> Count {
+    /// Opens a stream. A failure before the answer's head is retried as any call's; a later one is the stream's, since its caller
+    /// may have seen a part of the answer, which another try would repeat.
+    ///
+    /// # Errors
+    /// Every kind of [`Error`] that can come before the answer's head.
+    pub async fn stream(mut self) -> Result<ChatStream, Error> {
+        let mut under_way = self.begin();
+        let deadline = self.deadline();
+        match self
+            .send(&mut under_way, deadline, |opened| ready(Ok(opened)))
+            .await
+        {
+            Ok(opened) => Ok(ChatStream::new(opened, &self.options, under_way)),
+            Err(error) => {
+                under_way.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn begin(&self) -> UnderWay {
         let model = self.totals.model(&self.request.model);
-        Count::begin(Arc::clone(&self.metrics), model)
+        UnderWay::new(CountedCall::begin(Arc::clone(&self.metrics), model))
     }
 
     fn deadline(&self) -> Option<Limit> {
         Limit::after(Instant::now(), self.options.deadline, TimeoutKind::Deadline)
     }
 
-    /// The wait before the call, and the circuit's leave to make it.
-    async fn prepare(&mut self, deadline: Option<Limit>) -> Result<Option<Permit>, Error> {
+    async fn send<T, Reading>(
+        &mut self,
+        under_way: &mut UnderWay,
+        deadline: Option<Limit>,
+        read: impl Fn(Opened) -> Reading,
+    ) -> Result<T, Error>
+    where
+        Reading: Future<Output = Result<T, Failure>>,
+    {
         self.add_idempotency_key()?;
+        under_way.admitted(self.admission(deadline).await?);
+        self.retry(under_way, deadline, read).await
+    }
+
+    /// Waits the call's delay and asks the circuit for leave to make it.
+    async fn admission(&self, deadline: Option<Limit>) -> Result<Option<Permit>, Error> {
         if !self.delay.is_zero() {
+            // An open circuit is reported now, not after the delay. The permit is taken after it: a
+            // half-open circuit has one probe's place, which nobody should hold while he sleeps.
             if let Some(health) = &self.health
                 && health.lock().would_refuse(now())
             {
@@ -161,27 +154,26 @@ impl Call {
         Ok(())
     }
 
-    /// Tries until it succeeds, may not be tried again, or has no time left for another try.
-    async fn retry<'call, T, Attempt>(
-        &'call self,
-        count: &Count,
+    /// Tries until a try succeeds, its failure is final, or no time is left for another.
+    async fn retry<T, Reading>(
+        &self,
+        under_way: &UnderWay,
         deadline: Option<Limit>,
-        attempt: impl Fn(Exchange<'call>) -> Attempt,
+        read: impl Fn(Opened) -> Reading,
     ) -> Result<T, Error>
     where
-        Attempt: Future<Output = Result<T, Failure>>,
+        Reading: Future<Output = Result<T, Failure>>,
     {
         let policy = &self.options.retry;
         let mut retries_taken = 0;
         loop {
-            let exchange = Exchange {
-                transport: &self.transport,
-                request: &self.request,
-                options: &self.options,
-                deadline,
-            };
-            let failure = match attempt(exchange).await {
-                Ok(value) => return Ok(value),
+            let opened = attempt::open(&self.transport, &self.request, &self.options, deadline).await;
+            let failure = match opened {
+                // As a part of the try: a body that breaks off is tried again.
+                Ok(opened) => match read(opened).await {
+                    Ok(value) => return Ok(value),
+                    Err(failure) => failure,
+                },
                 Err(failure) => failure,
             };
             if !failure.hint.retryable || retries_taken >= policy.max_retries {
@@ -198,7 +190,7 @@ impl Call {
             }
             tokio::time::sleep(wait).await;
             retries_taken += 1;
-            count.retried();
+            under_way.retried();
         }
     }
 }
@@ -236,20 +228,4 @@ fn without_secrets(endpoint: &str) -> String {
         return shown.to_owned();
     }
     format!("{scheme}://{shown}")
-}
-
-fn outcome<T>(result: &Result<Timed<T>, Error>) -> CallOutcome {
-    match result {
-        Ok(timed) => CallOutcome::Success(timed.response_time.as_secs_f64() * 1000.0),
-        Err(error) => failure_outcome(error),
-    }
-}
-
-/// What a failed call says of its endpoint.
-pub(super) fn failure_outcome(error: &Error) -> CallOutcome {
-    if error.is_callers_mistake() {
-        CallOutcome::Rejected
-    } else {
-        CallOutcome::Failure
-    }
 }

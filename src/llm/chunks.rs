@@ -7,8 +7,7 @@ use serde_json::Value;
 
 use super::answer::{Usage, text_of};
 use super::delta::Delta;
-use super::error::Error;
-use super::exchange::excerpt;
+use super::error::{Error, excerpt};
 use super::items::{Batch, Chunk, Items};
 use super::reported::reported;
 use super::sse::{Decoder, Event};
@@ -60,7 +59,6 @@ impl ChunkReader {
         }
     }
 
-    /// What is known so far.
     pub fn summary(&self) -> &Arc<Summary> {
         &self.summary
     }
@@ -75,19 +73,23 @@ impl ChunkReader {
     /// # Errors
     /// [`Error::InvalidResponse`] for what is no JSON object or too long, [`Error::Reported`] for an error in mid-stream.
     pub fn feed(&mut self, bytes: &[u8], batch: &mut Batch) -> Result<(), Error> {
+        // Kept for the error alone: many servers answer a request for a stream with a plain JSON error or a page of HTML.
         if !self.saw_event {
             let room = BEGINNING_BYTES - self.beginning.len();
-            self.beginning.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            self.beginning
+                .extend_from_slice(bytes.get(..room).unwrap_or(bytes));
         }
         let mut events = std::mem::take(&mut self.events);
         let fed = self.decoder.feed(bytes, &mut events);
         for event in events.drain(..) {
+            // `[DONE]` ends the stream: what a gateway appends to it is not the model's.
             if self.done {
                 break;
             }
             self.take(event, batch)?;
         }
         self.events = events;
+        // After the events, since those that came before a too long one are good; and not at all after the end.
         if self.done {
             return Ok(());
         }
@@ -100,6 +102,7 @@ impl ChunkReader {
     /// [`Error::InvalidResponse`] if this was no event stream, `broken` (or [`Error::Connection`], if nothing was broken)
     /// if it ended before it was complete, or visibly broke before `[DONE]`: what was cut off may have been an error.
     pub fn end(&mut self, broken: Option<Error>) -> Result<(), Error> {
+        // Some servers close the connection right behind `[DONE]`, without the empty line that ends an event.
         if self.done || self.decoder.unfinished_data().trim() == "[DONE]" {
             return Ok(());
         }
@@ -143,8 +146,10 @@ impl ChunkReader {
             self.done = true;
             return Ok(());
         }
+        // Text needs no tree of the event, which takes three times as long to build. Whatever is unusual goes the long way, so
+        // that both ways find the same.
         if let Items::Texts(texts) = &mut batch.items
-            && !event.is_error()
+            && !event.is_error
             && let Some(delta) = Delta::well_formed(&event.data)
         {
             self.see_model(delta.model);
@@ -169,9 +174,10 @@ impl ChunkReader {
 
     /// The event's JSON object, unless it is an error.
     fn chunk(&self, event: &Event) -> Result<Chunk, Error> {
-        let named = event.is_error();
+        let named = event.is_error;
         let chunk: Value = match serde_json::from_str(&event.data) {
             Ok(chunk) => chunk,
+            // An event that is named an error is one, even if its data is plain text.
             Err(_) if named => Value::from(excerpt(event.data.as_bytes())),
             Err(error) => {
                 return Err(self.invalid_event(&format!("an event is not JSON: {error}"), event));
@@ -191,6 +197,7 @@ impl ChunkReader {
 
     fn see(&mut self, chunk: &Chunk) -> Result<(), Error> {
         self.see_model(chunk.get("model").and_then(Value::as_str));
+        // With `continuous_usage_stats` vLLM sends it in every chunk: the last one counts.
         if let Some(usage) = chunk.get("usage").filter(|usage| usage.is_object()) {
             Arc::make_mut(&mut self.summary).usage = Some(Usage::from_json(Some(usage)));
         }
@@ -202,6 +209,7 @@ impl ChunkReader {
     }
 
     fn see_model(&mut self, model: Option<&str>) {
+        // The summary is shared with its readers, who keep their copy: it is written only when something has changed.
         if let Some(model) = model
             && self.summary.model.as_deref() != Some(model)
         {
@@ -210,6 +218,7 @@ impl ChunkReader {
     }
 
     fn see_choice(&mut self, index: u64, finish_reason: Option<&str>) -> Result<(), Error> {
+        // All choices have to finish: with `n=2` the first may end long before the second.
         let finish_reason = finish_reason.filter(|reason| is_reason(reason));
         if self.finished_choices.len() >= MOST_CHOICES && !self.finished_choices.contains_key(&index) {
             return Err(self.invalid(&format!("the stream has more than {MOST_CHOICES} choices")));
@@ -222,18 +231,18 @@ impl ChunkReader {
     }
 
     fn invalid(&self, message: &str) -> Error {
-        Error::InvalidResponse {
-            message: message.to_owned(),
-            status: self.status,
-            body: excerpt(&self.beginning),
-        }
+        self.invalid_body(message, &self.beginning)
     }
 
     fn invalid_event(&self, message: &str, event: &Event) -> Error {
+        self.invalid_body(message, event.data.as_bytes())
+    }
+
+    fn invalid_body(&self, message: &str, body: &[u8]) -> Error {
         Error::InvalidResponse {
             message: message.to_owned(),
             status: self.status,
-            body: excerpt(event.data.as_bytes()),
+            body: excerpt(body),
         }
     }
 }

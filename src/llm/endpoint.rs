@@ -26,14 +26,13 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// One request, ready to be sent any number of times.
+/// The HTTP request of one call, ready to be sent any number of times.
 #[derive(Clone)]
-pub struct ChatRequest {
+pub struct HttpRequest {
     /// Where to.
     pub url: Url,
     /// With what headers; the key is marked as sensitive.
     pub headers: HeaderMap,
-    /// The JSON text.
     pub body: Bytes,
     /// The model that was asked for, for servers that don't repeat it.
     pub model: String,
@@ -77,7 +76,7 @@ impl Endpoint {
 
     /// # Errors
     /// [`Error::InvalidArgument`] if an extra header can't be sent.
-    pub fn request(&self, body: &Map<String, Value>, extras: &Extras) -> Result<ChatRequest, Error> {
+    pub fn request(&self, body: &Map<String, Value>, extras: &Extras) -> Result<HttpRequest, Error> {
         let mut url = self.chat_completions.clone();
         if !extras.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&extras.query);
@@ -90,7 +89,7 @@ impl Endpoint {
             .unwrap_or_default()
             .to_owned();
         let body = serde_json::to_vec(body).map_err(|error| Error::invalid("body", error.to_string()))?;
-        Ok(ChatRequest {
+        Ok(HttpRequest {
             url,
             headers,
             body: body.into(),

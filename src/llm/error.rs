@@ -7,8 +7,15 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
+
+use super::reported::words;
+
+/// The largest number of bytes read from the body of an error. A body within this limit is parsed
+/// as JSON; the beginning of a longer body is kept as text.
+pub const LONGEST_ERROR_BODY: usize = 1 << 20;
 
 /// Which limit ran out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +48,6 @@ impl std::fmt::Display for TimeoutKind {
 /// An answer with a status other than 2xx.
 #[derive(Debug, Clone)]
 pub struct StatusError {
-    /// The HTTP status code.
     pub status: u16,
     /// `Error code: 500`, and the server's own message where it sent one.
     pub message: String,
@@ -49,7 +55,6 @@ pub struct StatusError {
     pub request_id: Option<String>,
     /// The JSON body's `error` member, or the whole JSON body, or the text as a JSON string.
     pub body: Value,
-    /// The answer's headers.
     pub headers: HeaderMap,
 }
 
@@ -61,17 +66,11 @@ pub enum Error {
     InvalidArgument {
         /// The argument's name, with the path inside it: `extra_headers['X-A']`.
         argument: String,
-        /// What is wrong with it.
         message: String,
     },
     /// A limit ran out.
     #[error("Request timed out. ({kind} of {} s)", limit.as_secs_f64())]
-    Timeout {
-        /// Which one.
-        kind: TimeoutKind,
-        /// Its length.
-        limit: Duration,
-    },
+    Timeout { kind: TimeoutKind, limit: Duration },
     /// The server could not be reached, or the connection broke.
     #[error("Connection error. ({detail})")]
     Connection {
@@ -86,21 +85,14 @@ pub enum Error {
     /// The server answered 2xx with something that is not a chat completion.
     #[error("Data returned by API invalid for expected schema. ({message})")]
     InvalidResponse {
-        /// What is wrong with it.
         message: String,
-        /// The HTTP status code.
         status: u16,
         /// The beginning of the body, as text.
         body: String,
     },
     /// The server reported an error inside a 2xx answer (in the middle of a stream).
     #[error("{message}")]
-    Reported {
-        /// The server's message.
-        message: String,
-        /// The `error` object.
-        body: Value,
-    },
+    Reported { message: String, body: Value },
     /// The endpoint's circuit is open: no request was made.
     #[error("Circuit breaker is open for {endpoint}")]
     CircuitOpen {
@@ -121,7 +113,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::InvalidArgument`].
     pub fn invalid(argument: impl Into<String>, message: impl Into<String>) -> Self {
         Self::InvalidArgument {
             argument: argument.into(),
@@ -151,6 +142,44 @@ impl Error {
         }
     }
 
+    /// The error that an answer with a status other than 2xx is.
+    pub fn from_status(status: StatusCode, headers: HeaderMap, body: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(beginning(body, LONGEST_ERROR_BODY));
+        let text = text.trim();
+        // A parsed tree can need a hundred times the memory of its JSON text.
+        let parsed = (body.len() <= LONGEST_ERROR_BODY)
+            .then(|| serde_json::from_str::<Value>(text).ok())
+            .flatten();
+        let body = parsed.unwrap_or_else(|| Value::from(text));
+        let mut message = format!("Error code: {}", status.as_u16());
+        let detail = match &body {
+            Value::Object(members) => Some(members.get("error").unwrap_or(&body)),
+            _ => None,
+        };
+        if let Some(text) = detail.and_then(words) {
+            message = format!("{message} - {text}");
+        } else if status.is_redirection() {
+            message = format!("{message} - a redirect to another origin is not followed");
+        }
+        let body = match body {
+            Value::Object(mut members) if members.contains_key("error") => {
+                members.remove("error").unwrap_or_default()
+            }
+            other => other,
+        };
+        let request_id = headers
+            .get("x-request-id")
+            .and_then(|id| id.to_str().ok())
+            .map(str::to_owned);
+        Self::Status(Box::new(StatusError {
+            status: status.as_u16(),
+            message,
+            request_id,
+            body,
+            headers,
+        }))
+    }
+
     /// Whether this speaks of the caller's mistake rather than of the endpoint's health.
     pub fn is_callers_mistake(&self) -> bool {
         match self {
@@ -175,4 +204,13 @@ impl Error {
             Self::Abandoned(_) | Self::Closed(_) => "closed",
         }
     }
+}
+
+/// The beginning of a body that could not be understood, for the error that says so.
+pub(super) fn excerpt(body: &[u8]) -> String {
+    String::from_utf8_lossy(beginning(body, 2000)).into_owned()
+}
+
+fn beginning(body: &[u8], longest: usize) -> &[u8] {
+    body.get(..longest).unwrap_or(body)
 }

@@ -5,8 +5,9 @@
 //! admitted before the state last changed tells nothing of the endpoint as it is now: it is counted in the totals, and
 //! moves nothing.
 
+use crate::mutex::lock;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Microseconds since the Unix epoch. Python sees these as datetimes and may set them, so it is the wall clock that counts.
@@ -26,12 +27,10 @@ pub fn now() -> Timestamp {
 /// Whether calls get through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CircuitState {
-    /// All of them.
     #[default]
     Closed,
-    /// None.
     Open,
-    /// One at a time.
+    /// They do, one at a time.
     HalfOpen,
 }
 
@@ -49,7 +48,6 @@ pub enum CallOutcome {
 /// What is known of an endpoint.
 #[derive(Debug, Clone)]
 pub struct EndpointHealth {
-    /// Its base URL.
     pub endpoint: String,
     state: CircuitState,
     /// When its health was last asked for.
@@ -58,9 +56,7 @@ pub struct EndpointHealth {
     pub last_healthy_at: Option<Timestamp>,
     /// Failures since it last answered.
     pub consecutive_failures: u64,
-    /// Calls that ended.
     pub total_requests: u64,
-    /// Calls that failed.
     pub total_failures: u64,
     /// Since when the circuit is open, or half-open.
     pub opened_at: Option<Timestamp>,
@@ -84,7 +80,6 @@ pub struct Admission {
 }
 
 impl EndpointHealth {
-    /// A closed circuit.
     pub fn new(endpoint: impl Into<String>, failure_threshold: u64, recovery_timeout_seconds: f64) -> Self {
         Self {
             endpoint: endpoint.into(),
@@ -111,6 +106,7 @@ impl EndpointHealth {
     /// Changes the state by hand, or by an outcome.
     pub fn set_state(&mut self, state: CircuitState) {
         self.state = state;
+        // Calls that were admitted before speak of another time: by their number they are known when they end.
         self.epoch += 1;
         self.probe = None;
     }
@@ -141,9 +137,14 @@ impl EndpointHealth {
                 if !self.has_recovered(self.opened_at, now) {
                     return None;
                 }
+                // Here and not by a timer: nothing has to run while nobody calls.
                 self.set_state(CircuitState::HalfOpen);
             }
             CircuitState::HalfOpen => {
+                // As above, for a probe that never ends.
+                if let Some(began) = &mut self.probe {
+                    *began = now.min(*began);
+                }
                 if !self.has_recovered_or_free(now) {
                     return None;
                 }
@@ -167,6 +168,7 @@ impl EndpointHealth {
 
     /// Gives an admission back that led to no outcome: the call was cancelled.
     pub fn abandon(&mut self, admission: Admission) {
+        // A call that was admitted before the state changed has no place now.
         if admission.probe && admission.epoch == self.epoch {
             self.probe = None;
         }
@@ -177,6 +179,7 @@ impl EndpointHealth {
         self.count(outcome, now);
         match outcome {
             CallOutcome::Success(_) | CallOutcome::Rejected => {
+                // A rejection counts as life here: only what the server failed to do may open the circuit.
                 self.consecutive_failures = 0;
                 self.opened_at = None;
                 if self.state != CircuitState::Closed {
@@ -187,7 +190,9 @@ impl EndpointHealth {
                 self.consecutive_failures += 1;
                 let opens = match self.state {
                     CircuitState::Closed => self.consecutive_failures >= self.failure_threshold,
+                    // One failed probe is enough: the circuit is half-open because there were many failures before.
                     CircuitState::HalfOpen => true,
+                    // Its recovery time is running. Beginning it anew with each late failure might never let it end.
                     CircuitState::Open => false,
                 };
                 if opens {
@@ -200,6 +205,7 @@ impl EndpointHealth {
 
     /// Keeps the last response times only.
     pub fn trim_response_times(&mut self) {
+        // Python may assign any number of them; the mean is taken over the latest.
         let surplus = self.response_times.len().saturating_sub(RESPONSE_TIMES_KEPT);
         self.response_times.drain(..surplus);
     }
@@ -233,7 +239,6 @@ impl EndpointHealth {
 pub struct SharedHealth(Arc<Mutex<EndpointHealth>>);
 
 impl SharedHealth {
-    /// Shares it.
     pub fn new(health: EndpointHealth) -> Self {
         Self(Arc::new(Mutex::new(health)))
     }
@@ -253,7 +258,7 @@ impl SharedHealth {
 
     /// Held for a few instructions only.
     pub fn lock(&self) -> MutexGuard<'_, EndpointHealth> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Asks to make a call.

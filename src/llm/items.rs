@@ -17,16 +17,13 @@ pub enum Shape {
 /// What a batch holds.
 #[derive(Debug, PartialEq)]
 pub enum Items {
-    /// Pieces of text.
     Texts(Vec<String>),
-    /// Chunks.
     Chunks(Vec<Chunk>),
 }
 
 /// Some of a stream's items; at least one when it is handed over.
 #[derive(Debug, PartialEq)]
 pub struct Batch {
-    /// The items, all of one shape.
     pub items: Items,
     /// How long the events were that have been read for it: about what it keeps in memory.
     pub bytes: usize,

@@ -7,15 +7,12 @@ use super::retry::RetryPolicy;
 /// The `Idempotency-Key` header: by it a server can tell a retry from a new request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdempotencyKey {
-    /// No such header.
     Off,
     /// A new one for each call, the same for all of the call's tries.
     PerCall,
-    /// The caller's own.
     Given(String),
 }
 
-/// The limits of one call.
 #[derive(Debug, Clone)]
 pub struct CallOptions {
     /// The limit of one try, from start to end; for a stream, the limit of the wait for the first

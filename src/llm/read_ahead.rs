@@ -11,16 +11,17 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::task::AbortHandle;
 
 use super::chunks::Summary;
 use super::error::Error;
 use super::items::{Batch, Shape};
 use super::stream::ChatStream;
+use crate::mutex::lock;
 
 /// How many bytes of events may wait to be taken, give or take a part.
 const BYTES_AHEAD: usize = 256 * 1024;
@@ -30,59 +31,50 @@ const BYTES_AHEAD: usize = 256 * 1024;
 pub const GRACE: Duration = Duration::from_secs(1);
 
 /// A stream that is opened when it is first asked for something. Dropping it closes the request.
-pub struct ReadAhead {
-    reading: Mutex<Reading>,
-    arrivals: Arc<Arrivals>,
-}
+pub struct ReadAhead(Arc<Shared>);
 
 type Opening = Pin<Box<dyn Future<Output = Result<ChatStream, Error>> + Send>>;
 
-enum Reading {
-    NotYet(Option<Opening>),
-    Task(#[expect(dead_code, reason = "held for its Drop")] AbortOnDrop),
-    Abandoned,
-    Closed,
-}
-
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// What has been read and not been taken: where the task and whoever asks meet.
+/// What the task that reads and the callers that take share.
 #[derive(Default)]
-struct Arrivals {
-    waiting: Mutex<Waiting>,
-    /// Tells whoever asks that something has come, or that nothing will.
+struct Shared {
+    state: Mutex<State>,
+    /// Wakes callers: something has come, or nothing will.
     came: Notify,
-    /// Tells the task that something was taken.
+    /// Wakes the task: something was taken.
     taken: Notify,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct State {
+    /// Makes the request. `None` as soon as it was started, or never will be.
+    opening: Option<Opening>,
+    /// The task that reads. It owns the connection: aborting it closes the request.
+    task: Option<AbortHandle>,
+    /// What has been read and not been taken.
     batch: Option<Batch>,
     /// Whether nothing more will come.
     over: bool,
-    /// Why, to be told after the batch, once.
+    /// Whether the caller closed the stream: what is given back afterwards is dropped.
+    closed: bool,
+    /// Why nothing more will come. It is returned after the batch, once.
     failure: Option<Error>,
-    /// What is known of the stream by all that has come.
+    /// The stream's summary after all that has come.
     latest: Arc<Summary>,
-    /// What is known of it by what has been taken.
+    /// The stream's summary after what has been taken. A caller that reads slowly must not see the
+    /// model or the usage of text that it has not seen yet.
     summary: Arc<Summary>,
     /// The number of loops over the stream that exist now.
     loops: usize,
     /// The number of calls that wait for a batch now.
     waits: usize,
     /// The number of loops and waits that have ever begun. It detects that an iteration was
-    /// continued during the grace period.
+    /// continued during the grace period. A count of those that exist now would not: one may have
+    /// begun and ended in between.
     visits: u64,
 }
 
-impl Waiting {
+impl State {
     fn is_full(&self) -> bool {
         self.batch
             .as_ref()
@@ -90,84 +82,109 @@ impl Waiting {
     }
 }
 
-impl Arrivals {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
     }
 
     fn wait(&self) -> Wait<'_> {
-        let mut waiting = self.waiting();
-        waiting.waits += 1;
-        waiting.visits += 1;
+        let mut state = self.state();
+        state.waits += 1;
+        state.visits += 1;
         Wait(self)
     }
 
     /// Waits until more may come.
     async fn room(&self) {
-        while self.waiting().is_full() {
+        while self.state().is_full() {
             self.taken.notified().await;
         }
     }
 
     fn put(&self, batch: Batch, summary: &Arc<Summary>) {
         {
-            let mut waiting = self.waiting();
-            if waiting.over {
-                return; // closed
+            let mut state = self.state();
+            if state.over {
+                return; // closed while this batch was read
             }
-            waiting.latest.clone_from(summary);
-            match &mut waiting.batch {
-                None => waiting.batch = Some(batch),
+            state.latest.clone_from(summary);
+            match &mut state.batch {
+                None => state.batch = Some(batch),
                 Some(earlier) => earlier.append(batch),
             }
         }
+        // One: a batch is for one caller. The permit that it leaves behind if nobody waits makes
+        // the next wait look, so that nothing is lost between a look and the wait.
         self.came.notify_one();
     }
 
     /// Nothing comes any more. The first end counts.
     fn end(&self, failure: Option<Error>, summary: &Arc<Summary>) {
         {
-            let mut waiting = self.waiting();
-            if waiting.over {
+            let mut state = self.state();
+            if state.over {
                 return;
             }
-            waiting.over = true;
-            waiting.failure = failure;
-            waiting.latest.clone_from(summary);
+            state.over = true;
+            state.failure = failure;
+            state.latest.clone_from(summary);
         }
-        self.came.notify_waiters();
-    }
-
-    /// Nothing is taken any more.
-    fn close(&self) {
-        {
-            let mut waiting = self.waiting();
-            waiting.over = true;
-            waiting.batch = None;
-            waiting.failure = None;
-        }
+        // All of them: every caller that waits has to return.
         self.came.notify_waiters();
     }
 
     /// All that has come, or the end; `None` if there is neither yet.
     fn take(&self) -> Option<Result<Option<Batch>, Error>> {
-        let mut waiting = self.waiting();
-        let was_full = waiting.is_full();
-        let batch = waiting.batch.take();
-        if batch.is_none() && !waiting.over {
+        let mut state = self.state();
+        let was_full = state.is_full();
+        let batch = state.batch.take();
+        if batch.is_none() && !state.over {
             return None;
         }
-        waiting.summary = waiting.latest.clone();
+        state.summary = state.latest.clone();
         let failure = if batch.is_none() {
-            waiting.failure.take()
+            state.failure.take()
         } else {
             None
         };
-        drop(waiting);
+        drop(state);
         if was_full {
             self.taken.notify_one();
         }
         Some(failure.map_or(Ok(batch), Err))
+    }
+
+    /// Closes the request. Whoever waits for a batch gets none.
+    fn close(&self) {
+        let (opening, task) = {
+            let mut state = self.state();
+            (state.over, state.closed) = (true, true);
+            (state.batch, state.failure) = (None, None);
+            (state.opening.take(), state.task.take())
+        };
+        drop(opening); // outside the lock, since it drops what its maker captured
+        if let Some(task) = task {
+            task.abort();
+        }
+        self.came.notify_waiters();
+    }
+
+    /// Closes the request if no call waits, and if no loop or wait has begun since `visits` was
+    /// read.
+    fn abandon(&self, visits: u64) {
+        let task = {
+            let mut state = self.state();
+            if state.over || state.waits > 0 || state.visits != visits {
+                return;
+            }
+            // A request that was not made yet costs the server nothing: nothing has to be closed.
+            let Some(task) = state.task.take() else { return };
+            // Before the task is aborted: its own end would say `Closed`, and the first end counts.
+            state.over = true;
+            state.failure = Some(Error::Abandoned(GRACE));
+            task
+        };
+        task.abort();
     }
 }
 
@@ -176,7 +193,7 @@ pub struct Loop(Arc<ReadAhead>);
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        self.0.arrivals.waiting().loops -= 1;
+        self.0.0.state().loops -= 1;
     }
 }
 
@@ -187,7 +204,7 @@ impl Loop {
     pub fn leave(self) -> Option<Closing> {
         let stream = self.0.clone();
         drop(self);
-        stream.close_unless_taken_up(0)
+        stream.close_unless_continued(0)
     }
 }
 
@@ -196,16 +213,17 @@ impl Loop {
 pub type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Counts one wait for a batch; dropping the value ends the wait.
-struct Wait<'stream>(&'stream Arrivals);
+struct Wait<'stream>(&'stream Shared);
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        self.0.waiting().waits -= 1;
+        self.0.state().waits -= 1;
     }
 }
 
-/// The task's side. A task that is aborted, or panics, has come to its end, too.
-struct Writing(Arc<Arrivals>);
+/// The task's side. A task that is aborted, or panics, has come to its end, too: without this, its
+/// callers would wait for ever.
+struct Writing(Arc<Shared>);
 
 impl Drop for Writing {
     fn drop(&mut self) {
@@ -216,25 +234,27 @@ impl Drop for Writing {
 impl ReadAhead {
     /// A stream that `opening` opens.
     pub fn new(opening: impl Future<Output = Result<ChatStream, Error>> + Send + 'static) -> Self {
-        Self {
-            reading: Mutex::new(Reading::NotYet(Some(Box::pin(opening)))),
-            arrivals: Arc::default(),
-        }
+        let state = State {
+            opening: Some(Box::pin(opening)),
+            ..State::default()
+        };
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            ..Shared::default()
+        }))
     }
 
     /// Whether the request has been made, or never will be.
     pub fn is_started(&self) -> bool {
-        !matches!(*self.reading(), Reading::NotYet(_))
+        self.0.state().opening.is_none()
     }
 
     /// Makes the request, unless that was done. Needs an ambient tokio runtime.
     pub fn start(&self, shape: Shape) {
-        let mut reading = self.reading();
-        if let Reading::NotYet(prepared) = &mut *reading
-            && let Some(opening) = prepared.take()
-        {
-            let task = tokio::spawn(read(opening, shape, Writing(self.arrivals.clone())));
-            *reading = Reading::Task(AbortOnDrop(task));
+        let mut state = self.0.state();
+        if let Some(opening) = state.opening.take() {
+            let task = tokio::spawn(read(opening, shape, Writing(self.0.clone())));
+            state.task = Some(task.abort_handle());
         }
     }
 
@@ -243,10 +263,12 @@ impl ReadAhead {
     /// # Errors
     /// As [`ChatStream::next_batch`]; once. After it the stream is over.
     pub async fn next(&self) -> Result<Option<Batch>, Error> {
-        let _wait = self.arrivals.wait();
+        let _wait = self.0.wait();
         loop {
-            let came = self.arrivals.came.notified(); // before the look, so that no end is missed
-            if let Some(next) = self.arrivals.take() {
+            // Before the look: `notify_waiters` wakes those alone who wait already, and an end that
+            // came between the look and the wait would be missed.
+            let came = self.0.came.notified();
+            if let Some(next) = self.0.take() {
                 return next;
             }
             came.await;
@@ -257,30 +279,31 @@ impl ReadAhead {
     /// yields it.
     pub fn give_back(&self, next: Result<Option<Batch>, Error>) {
         {
-            let mut waiting = self.arrivals.waiting();
-            if self.is_closed() {
+            let mut state = self.0.state();
+            if state.closed {
                 return;
             }
             match next {
                 Ok(None) => return, // every later call of `next` yields the end again
                 Ok(Some(mut batch)) => {
-                    if let Some(later) = waiting.batch.take() {
+                    // In front of what has come since.
+                    if let Some(later) = state.batch.take() {
                         batch.append(later);
                     }
-                    waiting.batch = Some(batch);
+                    state.batch = Some(batch);
                 }
-                Err(failure) => waiting.failure = Some(failure),
+                Err(failure) => state.failure = Some(failure),
             }
         }
-        self.arrivals.came.notify_one();
+        self.0.came.notify_one();
     }
 
     /// Begins a loop over the stream.
     pub fn iterate(self: &Arc<Self>) -> Loop {
-        let mut waiting = self.arrivals.waiting();
-        waiting.loops += 1;
-        waiting.visits += 1;
-        drop(waiting);
+        let mut state = self.0.state();
+        state.loops += 1;
+        state.visits += 1;
+        drop(state);
         Loop(self.clone())
     }
 
@@ -288,80 +311,61 @@ impl ReadAhead {
     /// traceback may still keep alive.
     #[must_use]
     pub fn wait_was_given_up(self: &Arc<Self>) -> Option<Closing> {
-        self.close_unless_taken_up(1)
+        self.close_unless_continued(1)
     }
 
     /// Returns the future that closes the request after the grace period. Returns `None` if the
     /// stream has ended, or if there are more loops than `loops`: another loop continues then.
-    fn close_unless_taken_up(self: &Arc<Self>, loops: usize) -> Option<Closing> {
-        let waiting = self.arrivals.waiting();
-        let visits = waiting.visits;
-        if waiting.over || waiting.loops > loops {
+    fn close_unless_continued(&self, loops: usize) -> Option<Closing> {
+        let state = self.0.state();
+        let visits = state.visits;
+        if state.over || state.loops > loops {
             return None;
         }
-        drop(waiting);
-        let stream = Arc::downgrade(self);
+        drop(state);
+        // Weak, for a stream that nobody has any more is closed at once, not after the grace.
+        let shared = Arc::downgrade(&self.0);
         Some(Box::pin(async move {
             tokio::time::sleep(GRACE).await;
-            if let Some(stream) = Weak::upgrade(&stream) {
-                stream.abandon(visits);
+            if let Some(shared) = Weak::upgrade(&shared) {
+                shared.abandon(visits);
             }
         }))
     }
 
-    /// Closes the request if no call waits, and if no loop or wait has begun since `visits` was
-    /// read.
-    fn abandon(&self, visits: u64) {
-        if !self.is_started() {
-            return;
-        }
-        {
-            let mut waiting = self.arrivals.waiting();
-            if waiting.over || waiting.waits > 0 || waiting.visits != visits {
-                return;
-            }
-            waiting.over = true;
-            waiting.failure = Some(Error::Abandoned(GRACE));
-        }
-        let mut reading = self.reading();
-        if let Reading::Task(_) = *reading {
-            *reading = Reading::Abandoned;
-        }
-    }
-
     /// Closes the request. Whoever waits for a batch gets none.
     pub fn close(&self) {
-        *self.reading() = Reading::Closed;
-        self.arrivals.close();
+        self.0.close();
     }
 
     /// What is known of the stream, by what has been taken of it.
     pub fn summary(&self) -> Arc<Summary> {
-        self.arrivals.waiting().summary.clone()
+        self.0.state().summary.clone()
     }
+}
 
-    fn is_closed(&self) -> bool {
-        matches!(*self.reading(), Reading::Closed)
-    }
-
-    fn reading(&self) -> MutexGuard<'_, Reading> {
-        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+impl Drop for ReadAhead {
+    /// The task owns a reference to what is shared, which would keep its request open.
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
 /// What the task does.
 async fn read(opening: Opening, shape: Shape, writing: Writing) {
-    let arrivals = &writing.0;
+    let shared = &writing.0;
     let mut stream = match opening.await {
         Ok(stream) => stream,
-        Err(error) => return arrivals.end(Some(error), &Arc::default()),
+        Err(error) => return shared.end(Some(error), &Arc::default()),
     };
     loop {
-        arrivals.room().await;
+        // The room is waited for before the network is read: what is not read stays in the kernel's
+        // buffers, and TCP makes the server wait.
+        shared.room().await;
         match stream.next_batch(shape).await {
-            Ok(Some(batch)) => arrivals.put(batch, stream.summary()),
-            Ok(None) => return arrivals.end(None, stream.summary()),
-            Err(error) => return arrivals.end(Some(error), stream.summary()),
+            Ok(Some(batch)) => shared.put(batch, stream.summary()),
+            Ok(None) => return shared.end(None, stream.summary()),
+            Err(error) => return shared.end(Some(error), stream.summary()),
         }
     }
 }

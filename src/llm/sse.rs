@@ -8,22 +8,13 @@ use std::mem;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// One event.
+/// One event. Its name matters in one case only, and its id never: no request is made again from where a stream broke.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Event {
-    /// The `event` field; empty for the default kind, `message`.
-    pub kind: String,
     /// The `data` lines, joined by line feeds. Invalid UTF-8 became U+FFFD.
     pub data: String,
-    /// The last `id` that the stream has set.
-    pub last_id: String,
-}
-
-impl Event {
-    /// Whether the server calls it an error.
-    pub fn is_error(&self) -> bool {
-        names_an_error(self.kind.as_bytes())
-    }
+    /// Whether the server named it `error`.
+    pub is_error: bool,
 }
 
 fn names_an_error(kind: &[u8]) -> bool {
@@ -34,7 +25,6 @@ fn names_an_error(kind: &[u8]) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an event is longer than {limit} bytes")]
 pub struct TooLong {
-    /// The limit in bytes.
     pub limit: usize,
 }
 
@@ -49,11 +39,9 @@ pub struct Decoder {
     line: Vec<u8>,
     kind: Vec<u8>,
     data: Vec<u8>,
-    last_id: Vec<u8>,
 }
 
 impl Decoder {
-    /// A decoder for a new stream.
     pub fn new(max_event_bytes: usize) -> Self {
         Self {
             max_event_bytes,
@@ -62,7 +50,6 @@ impl Decoder {
             line: Vec::new(),
             kind: Vec::new(),
             data: Vec::new(),
-            last_id: Vec::new(),
         }
     }
 
@@ -72,20 +59,23 @@ impl Decoder {
     /// [`TooLong`]; the decoder is of no use afterwards.
     pub fn feed(&mut self, mut bytes: &[u8], events: &mut Vec<Event>) -> Result<(), TooLong> {
         while !bytes.is_empty() {
-            if mem::take(&mut self.after_carriage_return) && bytes[0] == b'\n' {
-                bytes = &bytes[1..];
+            if mem::take(&mut self.after_carriage_return)
+                && let Some(rest) = bytes.strip_prefix(b"\n")
+            {
+                bytes = rest;
                 continue;
             }
-            let end = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
-            self.line.extend_from_slice(&bytes[..end.unwrap_or(bytes.len())]);
+            let mut parts = bytes.splitn(2, |byte| matches!(byte, b'\r' | b'\n'));
+            let line = parts.next().unwrap_or_default();
+            self.line.extend_from_slice(line);
             if self.line.len() + self.data.len() > self.max_event_bytes {
                 return Err(TooLong {
                     limit: self.max_event_bytes,
                 });
             }
-            let Some(end) = end else { break };
-            self.after_carriage_return = bytes[end] == b'\r';
-            bytes = &bytes[end + 1..];
+            let Some(rest) = parts.next() else { break };
+            self.after_carriage_return = bytes.get(line.len()) == Some(&b'\r');
+            bytes = rest;
             self.end_line(events);
         }
         Ok(())
@@ -121,11 +111,9 @@ impl Decoder {
     }
 
     fn field(&mut self, line: &[u8]) {
-        let colon = line.iter().position(|byte| *byte == b':');
-        let (name, value) = match colon {
-            None => (line, &[][..]),
-            Some(colon) => (&line[..colon], &line[colon + 1..]),
-        };
+        let mut parts = line.splitn(2, |byte| *byte == b':');
+        let name = parts.next().unwrap_or_default();
+        let value = parts.next().unwrap_or_default();
         let value = value.strip_prefix(b" ").unwrap_or(value);
         match name {
             b"event" => self.kind = value.to_vec(),
@@ -133,8 +121,8 @@ impl Decoder {
                 self.data.extend_from_slice(value);
                 self.data.push(b'\n');
             }
-            b"id" if !value.contains(&0) => self.last_id = value.to_vec(),
-            // `retry` speaks to clients that reconnect; an empty name is a comment; all else is to be ignored.
+            // `id` and `retry` are for clients that reconnect; an empty name is a comment; the
+            // standard ignores all else.
             _ => {}
         }
     }
@@ -142,14 +130,14 @@ impl Decoder {
     fn dispatch(&mut self, events: &mut Vec<Event>) {
         let kind = mem::take(&mut self.kind);
         let mut data = mem::take(&mut self.data);
+        let is_error = names_an_error(&kind);
         // Only the last of the joining line feeds is one too many; no data lines, no event.
-        if data.pop().is_none() && !names_an_error(&kind) {
+        if data.pop().is_none() && !is_error {
             return;
         }
         events.push(Event {
-            kind: text(kind),
             data: text(data),
-            last_id: text(self.last_id.clone()),
+            is_error,
         });
     }
 }

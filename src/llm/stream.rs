@@ -7,59 +7,37 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use reqwest::Response;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::call::{Call, failure_outcome};
+use super::attempt::Opened;
+use super::body::Body;
 use super::chunks::{ChunkReader, Summary};
-use super::count::Count;
 use super::error::{Error, TimeoutKind};
-use super::exchange::{Opened, next_part};
-use super::health::{CallOutcome, Permit};
 use super::items::{Batch, Shape};
 use super::limit::Limit;
 use super::options::CallOptions;
-use super::transport::Transport;
-
-/// How long a finished stream's connection may take to end, to be used again.
-const DRAIN_TIME: Duration = Duration::from_secs(1);
+use super::under_way::UnderWay;
 
 /// An answer under way. Dropping it closes the request.
 pub struct ChatStream {
-    transport: Arc<Transport>,
-    options: CallOptions,
-    count: Option<Count>,
-    permit: Option<Permit>,
-    connection: Option<(Response, OwnedSemaphorePermit)>,
+    /// Both are taken at the stream's end: it is counted once, and its connection serves other calls from then on.
+    open: Option<(Body, UnderWay)>,
     reader: ChunkReader,
-    start: Instant,
-    deadline: Option<Limit>,
-    /// Since when the next event is waited for: at first since the try began, later since someone asked for it.
+    /// The longest wait for the first event, and for each after it.
+    timeout: Option<Duration>,
+    /// When the wait for the next event began: first with the try, later when a caller asked for the
+    /// event. The time that a caller spends with its own work is not the server's.
     waiting_since: Option<Instant>,
-    /// A failure, to be told after the items that came with it.
+    /// A failure that is returned after the items that came before it.
     failure: Option<Error>,
 }
 
 impl ChatStream {
-    pub(super) fn new(
-        call: Call,
-        opened: Opened,
-        permit: Option<Permit>,
-        count: Count,
-        start: Instant,
-        deadline: Option<Limit>,
-    ) -> Self {
+    pub(super) fn new(opened: Opened, options: &CallOptions, under_way: UnderWay) -> Self {
         Self {
-            reader: ChunkReader::new(opened.response.status().as_u16(), call.options.max_body_bytes),
-            transport: call.transport,
-            options: call.options,
-            count: Some(count),
-            permit,
-            connection: Some((opened.response, opened.turn)),
-            start,
-            deadline,
+            reader: ChunkReader::new(opened.status.as_u16(), options.max_body_bytes),
+            open: Some((opened.body, under_way)),
+            timeout: options.timeout,
             waiting_since: Some(opened.start),
             failure: None,
         }
@@ -78,10 +56,17 @@ impl ChatStream {
             if let Some(error) = self.failure.take() {
                 return Err(error);
             }
-            if self.connection.is_none() {
+            let Some((body, _)) = &mut self.open else {
                 return Ok(None);
+            };
+            let since = *self.waiting_since.get_or_insert_with(Instant::now);
+            let limit = Limit::after(since, self.timeout, TimeoutKind::Try);
+            match body.chunk(limit).await {
+                Ok(Some(bytes)) => self.feed(&bytes, &mut batch),
+                Ok(None) => self.finish(None),
+                // A connection that breaks after `finish_reason` may have brought all there is.
+                Err(error) => self.finish(Some(error)),
             }
-            self.read_one(&mut batch).await;
         }
         Ok(Some(batch))
     }
@@ -91,24 +76,11 @@ impl ChatStream {
         self.reader.summary()
     }
 
-    /// Waits for the connection's next part, within the limits.
-    async fn read_one(&mut self, batch: &mut Batch) {
-        let Some((response, _)) = self.connection.as_mut() else {
-            return;
-        };
-        let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        let piece = Limit::after(since, self.options.timeout, TimeoutKind::Try);
-        let limits = [self.deadline, piece];
-        match next_part(response, &self.transport, &self.options, limits).await {
-            Ok(Some(bytes)) => self.feed(&bytes, batch),
-            Ok(None) => self.finish(None),
-            Err(error) => self.finish(Some(error)),
-        }
-    }
-
     fn feed(&mut self, bytes: &[u8], batch: &mut Batch) {
         let before = batch.bytes;
         let fed = self.reader.feed(bytes, batch);
+        // Only whole events count: a server that sends comments to keep the connection open (`:`)
+        // has not answered.
         if batch.bytes > before {
             self.waiting_since = None;
         }
@@ -124,42 +96,17 @@ impl ChatStream {
         self.settle(end);
     }
 
-    /// Ends the stream: once, since the connection is taken.
     fn settle(&mut self, end: Result<(), Error>) {
-        let Some((response, turn)) = self.connection.take() else {
+        let Some((body, under_way)) = self.open.take() else {
             return;
         };
-        let response_time = self.start.elapsed();
-        if let Some(count) = self.count.take() {
-            match &end {
-                Ok(()) => count.succeeded(response_time, self.reader.summary().usage.unwrap_or_default()),
-                Err(error) => count.failed(error.kind()),
-            }
-        }
-        let outcome = match &end {
+        match &end {
             Ok(()) => {
-                drain(response, turn);
-                CallOutcome::Success(response_time.as_secs_f64() * 1000.0)
+                under_way.succeeded(self.reader.summary().usage.unwrap_or_default());
+                body.drain();
             }
-            Err(error) => failure_outcome(error),
-        };
-        if let Some(permit) = self.permit.take() {
-            permit.settle(outcome);
+            Err(error) => under_way.failed(error),
         }
         self.failure = end.err();
     }
-}
-
-/// Reads the few bytes that may follow `[DONE]`, so that the connection can serve the next call.
-fn drain(mut response: Response, turn: OwnedSemaphorePermit) {
-    if matches!(response.chunk().now_or_never(), Some(Ok(None) | Err(_))) {
-        return;
-    }
-    tokio::spawn(async move {
-        let _ = tokio::time::timeout(DRAIN_TIME, async {
-            while let Ok(Some(_)) = response.chunk().await {}
-        })
-        .await;
-        drop(turn);
-    });
 }

@@ -22,7 +22,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the server may take to answer the ping before the connection is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a transport is built with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TransportSettings {
     /// The longest wait for a connection (name, TCP, TLS).
@@ -45,7 +44,6 @@ impl Default for TransportSettings {
     }
 }
 
-/// Connections to any number of servers.
 pub struct Transport {
     pub(super) client: Client,
     pub(super) settings: TransportSettings,

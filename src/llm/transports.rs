@@ -1,12 +1,13 @@
 //! The transports of one process, each made when it is first needed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::OnceCell;
 
 use super::error::Error;
 use super::transport::{Transport, TransportSettings};
+use crate::mutex::lock;
 
 /// The place of one transport. It is empty until the transport has been made.
 type Place = Arc<OnceCell<Arc<Transport>>>;
@@ -64,7 +65,7 @@ impl Transports {
     }
 
     fn places(&self) -> MutexGuard<'_, HashMap<TransportSettings, Place>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

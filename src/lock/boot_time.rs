@@ -7,7 +7,6 @@ use std::time::Duration;
 pub struct BootTime(Duration);
 
 impl BootTime {
-    /// Now.
     #[must_use]
     pub fn now() -> Self {
         Self(clock::elapsed())

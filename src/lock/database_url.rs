@@ -32,9 +32,7 @@ pub enum Database {
     Sqlite(Location),
     /// A database in memory that only those who know its number share.
     PrivateMemory(u64),
-    /// A PostgreSQL server.
     Postgres(Arc<PostgresSettings>),
-    /// A Redis server.
     Redis(Arc<RedisSettings>),
 }
 
@@ -63,6 +61,16 @@ impl Default for Options {
 }
 
 impl Database {
+    /// Which database it is, for messages; without secrets.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Sqlite(Location::File { path, .. }) => format!("SQLite database {}", path.display()),
+            Self::Sqlite(Location::Memory) | Self::PrivateMemory(_) => "SQLite database in memory".into(),
+            Self::Postgres(settings) => settings.describe(),
+            Self::Redis(settings) => settings.place.clone(),
+        }
+    }
+
     /// Reads a URL.
     ///
     /// # Errors

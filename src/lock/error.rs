@@ -12,7 +12,6 @@ pub enum LockError {
     /// An argument that no store could take; `argument` names it.
     #[error("{}", printable(.message))]
     InvalidArgument {
-        /// The argument at fault.
         argument: &'static str,
         /// What is wrong with it, its value included.
         message: String,
@@ -36,12 +35,7 @@ pub enum LockError {
     },
     /// A lease ended before its holder released it.
     #[error("the lock {} was lost: {}", printable(.key), printable(.reason))]
-    Lost {
-        /// The lock's key.
-        key: String,
-        /// How it was lost.
-        reason: String,
-    },
+    Lost { key: String, reason: String },
 }
 
 impl LockError {

@@ -9,14 +9,12 @@ use super::operation::LockRow;
 use super::store::sqlite::Location;
 use super::store::{postgres, redis, sqlite};
 
-/// What was found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Inspection {
     /// The database, for messages; without secrets.
     pub place: String,
     /// The server's name and version; empty where it does not tell.
     pub server: String,
-    /// The state of the tables.
     pub tables: Tables,
     /// Seconds by which the clock that decides about expiry is ahead of this machine's; None where it is the machine's.
     pub clock_ahead: Option<f64>,
@@ -28,16 +26,12 @@ pub struct Inspection {
     pub cautions: Vec<String>,
 }
 
-/// The tables of the locks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tables {
     /// Redis has none.
     NotNeeded,
     /// What is there is as it should be; the first lock makes those that are missing.
-    Usable {
-        /// Their names.
-        missing: Vec<&'static str>,
-    },
+    Usable { missing: Vec<&'static str> },
     /// The table of the locks is somebody else's: what is different about it.
     AnotherShape(String),
 }

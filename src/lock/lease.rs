@@ -6,7 +6,7 @@
 //! has taken, nor one that has been released meanwhile.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -15,8 +15,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::boot_time::BootTime;
 use super::engine::{Engine, Grant, Hold, Status};
 use super::error::{LockError, StoreError};
-use super::metrics::Ledger;
 use super::operation::{Operation, Renew, Won};
+use crate::figures::{Ledger, LockCounter};
+use crate::mutex::lock;
 
 /// A renewal that failed is tried again after this, until the lease's time is up.
 const RENEWAL_RETRY: Duration = Duration::from_millis(200);
@@ -77,7 +78,6 @@ impl Lease {
         }
     }
 
-    /// The lock's key.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.shared.hold.key
@@ -155,12 +155,14 @@ impl Lease {
     /// not answer ([`LockError::Backend`]), the release continues in the background. If the lock is
     /// known to be lost, the future resolves at once and does not wait for the database.
     pub fn release(&self) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
-        let grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let grant = lock(&self.grant).take();
         let releasing = grant.and_then(|grant| {
             let under_way = Arc::clone(&self.shared.releasing).try_lock_owned();
             let is_lost = self.shared.loss().is_some();
             if self.shared.hold.status() != Status::Released {
-                self.shared.ledger.held_since(self.shared.hold.since);
+                self.shared
+                    .ledger
+                    .held(self.shared.hold.since.until(BootTime::now()));
             }
             let releasing = grant.release();
             (!is_lost).then(|| (Arc::clone(&self.shared), releasing, under_way))
@@ -219,18 +221,15 @@ impl Shared {
     }
 
     fn stated_loss(&self) -> Option<String> {
-        self.lost_because
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.lost_because).clone()
     }
 
     /// Notes a loss; the first reason stands.
     fn lose(&self, reason: &str) {
-        let mut stated = self.lost_because.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stated = lock(&self.lost_because);
         if stated.is_none() {
             *stated = Some(reason.to_owned());
-            self.ledger.lost();
+            self.ledger.add(LockCounter::Losses);
         }
         drop(stated);
         self.hold.end(Status::Lost);
@@ -269,7 +268,7 @@ impl Shared {
                     if valid_until < before {
                         self.engine.wake(&self.hold.key); // who waits here counts on a later end
                     }
-                    self.ledger.renewed();
+                    self.ledger.add(LockCounter::Renewals);
                     return Ok(expires_at);
                 }
                 Ok(Ok(Ok(None))) => {
@@ -282,7 +281,7 @@ impl Shared {
                     if error.outcome_unknown {
                         *in_doubt = ttl.min(*in_doubt);
                     }
-                    self.ledger.backend_failed();
+                    self.ledger.add(LockCounter::BackendErrors);
                     failure = Some(error);
                 }
                 Ok(Err(_)) => return Err(LockError::backend(StoreError::closed())),

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::boot_time::BootTime;
 use super::engine::{Engine, Grant, Hold, OVERDUE, Progress, Request};
 use super::error::LockError;
 use super::lease::{Keeping, Lease};
-use super::metrics::Ledger;
 use super::names::{self, LockName};
 use super::offer::Offer;
 use super::operation::{LockRow, ReleaseTarget};
 use super::registry::EngineHandle;
+use crate::figures::{Ledger, LockCounter};
 
 /// One caller's view of a database's locks: its counters, and what it acquired.
 pub struct Manager {
@@ -24,7 +25,6 @@ pub struct Manager {
 /// What a caller wants.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// What to lock.
     pub name: LockName,
     /// The name to hold it under.
     pub holder: Arc<str>,
@@ -56,7 +56,6 @@ impl Wanted {
 }
 
 impl Manager {
-    /// A manager on the handle's engine.
     #[must_use]
     pub fn new(engine: EngineHandle, ledger: Ledger) -> Self {
         let id = engine.engine().number_manager();
@@ -100,7 +99,7 @@ impl Manager {
             is_told_of_losses,
         };
         let ledger = Arc::clone(&self.ledger);
-        ledger.attempted();
+        ledger.add(LockCounter::Attempts);
         let acquiring = self
             .engine()
             .acquire(request, Arc::clone(&ledger) as Arc<dyn Progress>);
@@ -108,8 +107,8 @@ impl Manager {
             let outcome = acquiring.await;
             ledger.waited(started.elapsed());
             match &outcome {
-                Ok(_) => ledger.succeeded(),
-                Err(LockError::Timeout { .. }) => ledger.timed_out(),
+                Ok(_) => ledger.add(LockCounter::Successes),
+                Err(LockError::Timeout { .. }) => ledger.add(LockCounter::Timeouts),
                 Err(_) => {}
             }
             outcome
@@ -148,8 +147,9 @@ impl Manager {
         };
         let mut ordered: Vec<(usize, Wanted)> = wanted.into_iter().enumerate().collect();
         ordered.sort_by(|(_, one), (_, other)| one.name.key.cmp(&other.name.key));
-        if let Some(pair) = ordered.windows(2).find(|pair| pair[0].1.name == pair[1].1.name) {
-            let message = format!("the same lock is asked for twice: {}", pair[0].1.name.display());
+        let mut neighbours = ordered.iter().zip(ordered.iter().skip(1));
+        if let Some(((_, twice), _)) = neighbours.find(|((_, one), (_, next))| one.name == next.name) {
+            let message = format!("the same lock is asked for twice: {}", twice.name.display());
             return Err(LockError::invalid("locks", message));
         }
         let mut leases = Vec::with_capacity(ordered.len());
@@ -210,7 +210,7 @@ impl Manager {
         hold: Arc<Hold>,
     ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         if hold.is_held() {
-            self.ledger.held_since(hold.since);
+            self.ledger.held(hold.since.until(BootTime::now()));
         }
         hold.release(self.engine())
     }
@@ -273,12 +273,26 @@ impl Manager {
                 self.ledger.note_active_locks(count);
                 count
             }
-            Err(_) => self.ledger.own().snapshot().active_locks,
+            Err(_) => self.ledger.active_locks(),
         }
     }
 
     /// Releases what this manager acquired and still holds.
     pub async fn release_all(&self, patience: Duration) {
         self.engine().release_held(Some(self.id), patience).await;
+    }
+}
+
+impl Progress for Ledger {
+    fn conflict(&self) {
+        self.add(LockCounter::Conflicts);
+    }
+
+    fn hand_off(&self) {
+        self.add(LockCounter::HandOffs);
+    }
+
+    fn backend_error(&self) {
+        self.add(LockCounter::BackendErrors);
     }
 }

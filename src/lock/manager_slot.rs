@@ -1,12 +1,13 @@
 //! The place of one manager in a process.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::database_url::Database;
 use super::manager::Manager;
-use super::metrics::{Counters, Ledger};
 use super::registry::Registry;
+use crate::figures::{Ledger, LockFigures};
+use crate::mutex::lock;
 
 /// A manager that is made at its first use, taken away when it is closed, and made again after
 /// that.
@@ -20,10 +21,10 @@ impl ManagerSlot {
         &self,
         registry: &Registry,
         database: &Database,
-        counters: &Arc<Counters>,
+        figures: &Arc<LockFigures>,
     ) -> Arc<Manager> {
         let make = || {
-            let ledger = Ledger::new(Arc::clone(counters), Arc::clone(registry.totals()));
+            let ledger = Ledger::new(Arc::clone(figures), Arc::clone(registry.totals()));
             Arc::new(Manager::new(registry.engine(database), ledger))
         };
         Arc::clone(self.slot().get_or_insert_with(make))
@@ -50,6 +51,6 @@ impl ManagerSlot {
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Arc<Manager>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

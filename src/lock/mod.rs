@@ -13,26 +13,24 @@ mod inspection;
 mod lease;
 mod manager;
 mod manager_slot;
-mod metrics;
 mod names;
 mod offer;
 mod operation;
 mod registry;
+mod reporter;
 pub mod store;
 
-pub use boot_time::BootTime;
 pub use database_url::{DEFAULT_URL, Database, Options};
-pub use engine::{Engine, Grant, Holding, Progress, Request, Waiting};
-pub use error::{LockError, StoreError};
+pub use engine::Grant;
+pub use error::LockError;
 pub use inspection::{Inspection, Tables, inspect, look};
 pub use lease::{Keeping, Lease};
 pub use manager::{Manager, Wanted};
 pub use manager_slot::ManagerSlot;
-pub use metrics::{BOUNDS, CounterSnapshot, Counters, Histogram, HistogramSnapshot, Ledger};
 pub use names::{LockName, holder, lasting_time, waiting_time};
 pub use offer::Offer;
 pub use operation::LockRow;
-pub use registry::{EngineHandle, Registry};
+pub use registry::Registry;
 
 #[cfg(test)]
 mod tests;

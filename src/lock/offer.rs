@@ -1,11 +1,12 @@
 //! What was won for a caller that has yet to pick it up.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::error::LockError;
+use crate::mutex::lock;
 
 /// Something that is given back unless it is picked up in time: the caller's event loop may never run again.
 pub struct Offer<T> {
@@ -47,5 +48,5 @@ impl<T> Drop for Offer<T> {
 }
 
 fn take<T>(value: &Mutex<Option<T>>) -> Option<T> {
-    value.lock().unwrap_or_else(PoisonError::into_inner).take()
+    lock(value).take()
 }

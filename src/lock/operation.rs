@@ -12,7 +12,6 @@ use tokio::sync::oneshot;
 use super::boot_time::BootTime;
 use super::error::StoreError;
 
-/// Where an answer goes.
 pub type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// One request to a store.
@@ -21,40 +20,32 @@ pub enum Operation {
     Acquire(Acquire),
     /// Move the expiry of a row that is still ours and not expired.
     Renew(Renew),
-    /// Delete a row.
     Release(Release),
     /// Give a row that is ours to another acquisition of this process: nobody else finds it free in between.
     HandOver(HandOver),
     /// Look who holds these keys.
     Observe {
-        /// The keys to look at.
         keys: Vec<Arc<str>>,
         /// One answer for each key that has an unexpired row.
         reply: Reply<Vec<LockRow>>,
     },
     /// Read every row, expired ones too.
     List {
-        /// The rows.
         reply: Reply<Vec<LockRow>>,
     },
     /// Count the rows that are not expired.
     Count {
-        /// Their number.
         reply: Reply<u64>,
     },
-    /// Delete every row.
     Clear {
-        /// How many there were.
         reply: Reply<u64>,
     },
     /// Delete the expired rows whose keys are [`LockName`](super::names::LockName)s.
     Sweep {
-        /// The number of rows deleted.
         reply: Reply<u64>,
     },
 }
 
-/// A request to take a lock.
 pub struct Acquire {
     /// The row to write; its owner decides what becomes of it.
     pub claim: Claim,
@@ -98,17 +89,12 @@ pub enum Attempt {
 pub struct Won {
     /// Grows with every acquisition of the key, by more than one: the next number is the one to whom the lock is handed over without asking.
     pub token: i64,
-    /// When it was taken.
     pub acquired_at: f64,
-    /// When it expires.
     pub expires_at: f64,
 }
 
-/// A request to move a row's expiry.
 pub struct Renew {
-    /// The row.
     pub id: Arc<str>,
-    /// Its key.
     pub key: Arc<str>,
     /// How long it lasts from now on.
     pub ttl: Duration,
@@ -118,11 +104,9 @@ pub struct Renew {
 
 /// A request to give a row to another acquisition.
 pub struct HandOver {
-    /// The row.
     pub from: Arc<str>,
     /// Its id from now on. A row that has it already was given in an earlier try whose answer was lost.
     pub id: Arc<str>,
-    /// Its key.
     pub key: Arc<str>,
     /// The new holder's name.
     pub holder: Arc<str>,
@@ -134,36 +118,20 @@ pub struct HandOver {
     pub reply: Reply<Option<Won>>,
 }
 
-/// A request to delete a row.
 pub struct Release {
-    /// Which.
     pub target: ReleaseTarget,
     /// Whether there was such a row.
     pub reply: Reply<bool>,
 }
 
-/// Which row to delete.
 #[derive(Debug, Clone)]
 pub enum ReleaseTarget {
     /// This very acquisition.
-    Row {
-        /// The row.
-        id: Arc<str>,
-        /// Its key.
-        key: Arc<str>,
-    },
+    Row { id: Arc<str>, key: Arc<str> },
     /// Whatever a holder of this name has.
-    Holder {
-        /// The key.
-        key: Arc<str>,
-        /// The holder's name.
-        holder: Arc<str>,
-    },
+    Holder { key: Arc<str>, holder: Arc<str> },
     /// Whoever has it.
-    Key {
-        /// The key.
-        key: Arc<str>,
-    },
+    Key { key: Arc<str> },
 }
 
 impl ReleaseTarget {
@@ -179,15 +147,11 @@ impl ReleaseTarget {
 /// A row of the table. Times are Unix seconds.
 #[derive(Debug, Clone)]
 pub struct LockRow {
-    /// The lock's key.
     pub key: Arc<str>,
     /// The row's own id, made anew for each acquisition.
     pub id: String,
-    /// The holder's name.
     pub holder: String,
-    /// When it was taken.
     pub acquired_at: f64,
-    /// When it expires.
     pub expires_at: f64,
     /// Seconds until it expires, by the clock that decides; negative when it has.
     pub expires_in: f64,
@@ -217,9 +181,7 @@ pub trait Abandoned: Send + Sync {
 pub struct Claim {
     /// The row's id, made for this acquisition alone: what "ours" means.
     pub id: Arc<str>,
-    /// The lock's key.
     pub key: Arc<str>,
-    /// The holder's name.
     pub holder: Arc<str>,
     /// How long the lock lasts.
     pub ttl: Duration,

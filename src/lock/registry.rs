@@ -5,21 +5,25 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::database_url::Database;
 use super::engine::Engine;
-use super::metrics::Counters;
+use super::reporter::Reporter;
 use super::store::postgres::PostgresStore;
 use super::store::redis::RedisStore;
 use super::store::sqlite::{Location, SqliteStore, system_clock};
+use crate::figures::LockFigures;
+use crate::mutex::lock;
+use crate::notices::Notices;
 
 /// The engines of one process, and what its managers have counted.
 #[derive(Default)]
 pub struct Registry {
     engines: Mutex<HashMap<Database, Shared>>,
-    totals: Arc<Counters>,
+    totals: Arc<LockFigures>,
+    notices: Arc<Notices>,
 }
 
 #[derive(Clone)]
@@ -34,7 +38,6 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
-    /// The engine.
     #[must_use]
     pub fn engine(&self) -> &Arc<Engine> {
         &self.shared.engine
@@ -53,7 +56,7 @@ impl Registry {
         self.let_go_of_unused();
         let mut engines = self.engines();
         let shared = engines.entry(database.clone()).or_insert_with(|| Shared {
-            engine: make(database),
+            engine: make(database, self.reporter(database)),
             handles: Arc::default(),
         });
         shared.handles.fetch_add(1, Ordering::AcqRel);
@@ -81,8 +84,19 @@ impl Registry {
 
     /// What all managers of this process have counted, those that are gone included.
     #[must_use]
-    pub fn totals(&self) -> &Arc<Counters> {
+    pub fn totals(&self) -> &Arc<LockFigures> {
         &self.totals
+    }
+
+    /// What the engines of this process have to report.
+    #[must_use]
+    pub fn notices(&self) -> &Notices {
+        &self.notices
+    }
+
+    fn reporter(&self, database: &Database) -> Arc<Reporter> {
+        let place = database.describe();
+        Reporter::new(&place, Arc::clone(&self.totals), Arc::clone(&self.notices))
     }
 
     /// How many locks this process holds, and how many callers wait for one, on all databases.
@@ -101,17 +115,12 @@ impl Registry {
     }
 
     fn engines(&self) -> MutexGuard<'_, HashMap<Database, Shared>> {
-        self.engines.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.engines)
     }
 
     /// Forgets a database in memory that nobody can name any more.
     pub fn forget(&self, database: &Database) {
-        drop(
-            self.engines
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(database),
-        );
+        drop(lock(&self.engines).remove(database));
     }
 
     /// Releases everything this process holds, on all databases at once, for `patience` at most.
@@ -131,22 +140,26 @@ impl Registry {
     }
 }
 
-fn make(database: &Database) -> Arc<Engine> {
+fn make(database: &Database, reporter: Arc<Reporter>) -> Arc<Engine> {
     match database {
         Database::Sqlite(location) => {
             let location = location.clone();
-            Engine::new(|listener| Box::new(SqliteStore::new(location, system_clock(), listener)))
+            Engine::new(reporter, |listener| {
+                Box::new(SqliteStore::new(location, system_clock(), listener))
+            })
         }
-        Database::PrivateMemory(_) => {
-            Engine::new(|listener| Box::new(SqliteStore::new(Location::Memory, system_clock(), listener)))
-        }
+        Database::PrivateMemory(_) => Engine::new(reporter, |listener| {
+            Box::new(SqliteStore::new(Location::Memory, system_clock(), listener))
+        }),
         Database::Postgres(settings) => {
             let settings = settings.clone();
-            Engine::new(|listener| Box::new(PostgresStore::new(settings, listener)))
+            Engine::new(reporter, |listener| {
+                Box::new(PostgresStore::new(settings, listener))
+            })
         }
         Database::Redis(settings) => {
             let settings = settings.clone();
-            Engine::new(|listener| Box::new(RedisStore::new(settings, listener)))
+            Engine::new(reporter, |listener| Box::new(RedisStore::new(settings, listener)))
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::figures::Ledger;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const KEEP: Keeping = Keeping {

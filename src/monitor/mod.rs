@@ -7,7 +7,6 @@
 //! A thread, [`Monitor::watch`], sleeps until a lag reaches the threshold; only then does it ask its [`Witness`] what the loop
 //! is doing. Between stalls neither side waits for the other, and nothing here knows of Python.
 
-mod histogram;
 mod pulse;
 mod recent;
 mod registry;
@@ -15,15 +14,15 @@ mod registry;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub use histogram::{BUCKETS, Histogram};
 use pulse::{Next, Pulse};
-pub use recent::RECENT_SECONDS;
 pub use registry::{Lags, Registry};
+
+use crate::figures::HistogramSnapshot;
+use crate::mutex::lock;
 
 /// What a loop that gives no sign is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is blocked.
     Blocked,
     /// It is not running at present: nothing is the matter, and nothing is to be expected before its next sign.
     Resting,
@@ -52,7 +51,7 @@ pub struct Reading {
     /// Those of them that have ended.
     pub ended_stalls: u64,
     /// All lags that have ended.
-    pub histogram: Histogram,
+    pub histogram: HistogramSnapshot,
 }
 
 /// The meeting place of a loop and the thread that watches it.
@@ -110,7 +109,7 @@ impl Monitor {
         self.pulse().reading(Instant::now())
     }
 
-    /// The longest lag in each second since the start, or in each of the last [`RECENT_SECONDS`]; of the present one at the end.
+    /// The longest lag in each second since the start, or in each of the last [`recent::RECENT_SECONDS`]; of the present one at the end.
     pub fn recent(&self) -> Vec<Duration> {
         self.pulse().recent(Instant::now())
     }
@@ -150,6 +149,6 @@ impl Monitor {
 
     /// Held for a few instructions, by the loop's thread too: never while a witness is asked.
     fn pulse(&self) -> MutexGuard<'_, Pulse> {
-        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pulse)
     }
 }

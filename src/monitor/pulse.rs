@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::recent::Recent;
-use super::{Histogram, Reading, Verdict};
+use super::{Reading, Verdict};
+use crate::figures::{Histogram, LAG_BOUNDS};
 
 /// What the watching thread is to do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,7 +15,6 @@ pub(super) enum Next {
     AskWitness,
     /// Say that the stall is over, after so long.
     TellEnd(Duration),
-    /// End.
     Stop,
 }
 
@@ -60,7 +60,7 @@ impl Pulse {
             last: Duration::ZERO,
             worst: Duration::ZERO,
             stalls: 0,
-            histogram: Histogram::default(),
+            histogram: Histogram::new(LAG_BOUNDS),
             recent: Recent::new(due),
         }
     }
@@ -78,8 +78,11 @@ impl Pulse {
             }
             (Phase::Beating | Phase::Asking, Some(lag)) => self.record(now, lag),
         }
+        // Also while the witness is asked: its verdict is about a time that is over, and `judge` drops it.
         self.phase = Phase::Beating;
         self.idle_before = false;
+        // The watching thread is woken only if it sleeps without limit. Waking it at every sign would cost a busy loop a system
+        // call (futex) each time it turns.
         std::mem::take(&mut self.asleep)
     }
 
@@ -99,6 +102,7 @@ impl Pulse {
         if self.phase == Phase::Stopped {
             return Next::Stop;
         }
+        // Before anything else: a stall that follows at once must not be told before the end of this one.
         if let Some(lag) = self.ended.take() {
             return Next::TellEnd(lag);
         }
@@ -107,7 +111,8 @@ impl Pulse {
             .take()
             .is_some_and(|planned| now.saturating_duration_since(planned) > self.threshold / 2);
         match (self.phase, self.due) {
-            // Both were stopped: not the loop's fault.
+            // This thread has been late, too: the process was stopped or the machine slept, and the loop gets time to catch up.
+            // Half the threshold tells that from the lateness of any timer.
             (Phase::Beating, _) if overslept => self.sleep_until(now, now + self.threshold),
             (Phase::Beating, Some(due)) if now >= due + self.threshold => {
                 self.phase = Phase::Asking;
@@ -152,8 +157,9 @@ impl Pulse {
             current: if overdue.is_zero() { self.last } else { overdue },
             worst: self.worst.max(overdue),
             stalls: self.stalls + u64::from(overdue >= self.threshold),
+            // The registry adds up what has ended: a stall under way would be counted again at its end.
             ended_stalls: self.stalls,
-            histogram: self.histogram.clone(),
+            histogram: self.histogram.snapshot(),
         }
     }
 

@@ -26,14 +26,16 @@ impl Recent {
     /// Notes a lag that ends now.
     pub(super) fn record(&mut self, now: Instant, lag: Duration) {
         self.advance(now);
-        let longest = &mut self.longest[RECENT_SECONDS - 1];
-        *longest = lag.max(*longest);
+        if let Some(longest) = self.longest.last_mut() {
+            *longest = lag.max(*longest);
+        }
     }
 
     /// The longest lag of each second since the start, or of the last [`RECENT_SECONDS`]; of the one under way at the end.
     pub(super) fn longest(&mut self, now: Instant) -> &[Duration] {
         self.advance(now);
-        &self.longest[RECENT_SECONDS.saturating_sub(self.second + 1)..]
+        let before_start = RECENT_SECONDS.saturating_sub(self.second + 1);
+        self.longest.get(before_start..).unwrap_or_default()
     }
 
     fn advance(&mut self, now: Instant) {
@@ -42,7 +44,8 @@ impl Recent {
         let passed = (second - self.second).min(RECENT_SECONDS);
         if passed > 0 {
             self.longest.rotate_left(passed);
-            self.longest[RECENT_SECONDS - passed..].fill(Duration::ZERO);
+            let new = self.longest.iter_mut().rev().take(passed);
+            new.for_each(|longest| *longest = Duration::ZERO);
             self.second = second;
         }
     }

@@ -1,9 +1,11 @@
 //! All monitors of a process, together.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Histogram, Monitor, Reading};
+use super::{Monitor, Reading};
+use crate::figures::{Histogram, HistogramSnapshot, LAG_BOUNDS};
+use crate::mutex::lock;
 
 /// The monitors of one process, and what those measured that have ended.
 #[derive(Default)]
@@ -18,7 +20,7 @@ struct Monitors {
 }
 
 /// What was measured of all loops.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Lags {
     /// Loops that are watched now.
     pub monitors: usize,
@@ -29,7 +31,19 @@ pub struct Lags {
     /// Lags that reached their monitor's threshold and have ended.
     pub stalls: u64,
     /// All lags that have ended.
-    pub histogram: Histogram,
+    pub histogram: HistogramSnapshot,
+}
+
+impl Default for Lags {
+    fn default() -> Self {
+        Self {
+            monitors: 0,
+            current: Duration::ZERO,
+            worst: Duration::ZERO,
+            stalls: 0,
+            histogram: Histogram::new(LAG_BOUNDS).snapshot(),
+        }
+    }
 }
 
 impl Lags {
@@ -57,14 +71,14 @@ impl Monitors {
 impl Registry {
     /// Counts a monitor among the process's.
     pub fn add(&self, monitor: Arc<Monitor>) {
-        let mut monitors = self.monitors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut monitors = lock(&self.monitors);
         monitors.settle();
         monitors.running.push(monitor);
     }
 
     /// What was measured until now.
     pub fn lags(&self) -> Lags {
-        let mut monitors = self.monitors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut monitors = lock(&self.monitors);
         monitors.settle();
         let mut lags = monitors.ended.clone();
         lags.monitors = monitors.running.len();

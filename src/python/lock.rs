@@ -4,6 +4,7 @@
 //! manager made before the fork finds its new engine there at its next call. What was acquired
 //! stays with the process that acquired it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
@@ -13,10 +14,8 @@ use super::lease::{Lease, Leases, LockGrant};
 use super::lock_terms::Terms;
 use super::process::process;
 use crate::bridge::{self, PerProcess, Wait, awaitable, block_on, receive};
-use crate::lock::{
-    self, BOUNDS, CounterSnapshot, Counters, DEFAULT_URL, Database, HistogramSnapshot, LockError, LockName,
-    Manager, ManagerSlot, Options, Wanted,
-};
+use crate::figures::{HistogramSnapshot, LockFigures};
+use crate::lock::{self, DEFAULT_URL, Database, LockError, LockName, Manager, ManagerSlot, Options, Wanted};
 
 /// Counts by bucket, and the sum of all values.
 type Histogram = (Vec<u64>, f64);
@@ -25,7 +24,7 @@ type Histogram = (Vec<u64>, f64);
 #[pyclass(frozen, module = "arbitrageai_native._native")]
 pub struct LockManager {
     database: Database,
-    counters: Arc<Counters>,
+    figures: Arc<LockFigures>,
     slot: PerProcess<Arc<ManagerSlot>>,
 }
 
@@ -246,19 +245,16 @@ impl LockManager {
     }
 
     /// The counters, by name.
-    fn counters(&self) -> Counted {
-        Counted(self.counters.snapshot())
+    fn counters(&self) -> HashMap<&'static str, u64> {
+        self.figures.counters.named().collect()
     }
 
     /// Times: the buckets' upper bounds, then counts and sums of waiting and of holding.
     fn histograms(&self) -> (Vec<f64>, Histogram, Histogram) {
-        let pair = |snapshot: HistogramSnapshot| (snapshot.buckets, snapshot.sum);
-        let counters = &self.counters;
-        (
-            BOUNDS.to_vec(),
-            pair(counters.wait.snapshot()),
-            pair(counters.hold.snapshot()),
-        )
+        let pair = |snapshot: HistogramSnapshot| (snapshot.counts, snapshot.sum.as_secs_f64());
+        let (wait, hold) = (&self.figures.wait, &self.figures.hold);
+        let wait = wait.snapshot();
+        (wait.bounds.to_vec(), pair(wait), pair(hold.snapshot()))
     }
 
     /// Releases what this manager holds, and lets go of the database if it was the last to use it.
@@ -276,7 +272,7 @@ impl LockManager {
     fn on(database: Database) -> Self {
         Self {
             database,
-            counters: Arc::default(),
+            figures: Arc::default(),
             slot: PerProcess::new(),
         }
     }
@@ -286,7 +282,7 @@ impl LockManager {
         let slot = self.slot.get_or_init(Arc::default);
         // An engine spawns its tasks on the runtime in which it is made.
         let _runtime = bridge::enter()?;
-        Ok(slot.get_or_make(&process().locks, &self.database, &self.counters))
+        Ok(slot.get_or_make(&process().locks, &self.database, &self.figures))
     }
 
     fn lease_in<'py>(
@@ -330,32 +326,6 @@ fn as_tuple(row: lock::LockRow) -> (String, String, f64, f64, f64) {
         row.expires_at,
         row.expires_in,
     )
-}
-
-/// A dict of counters.
-struct Counted(CounterSnapshot);
-
-impl<'py> IntoPyObject<'py> for Counted {
-    type Target = PyDict;
-    type Output = Bound<'py, Self::Target>;
-    type Error = PyErr;
-
-    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
-        let counted = PyDict::new(py);
-        for (name, value) in [
-            ("attempts", self.0.attempts),
-            ("successes", self.0.successes),
-            ("conflicts", self.0.conflicts),
-            ("timeouts", self.0.timeouts),
-            ("renewals", self.0.renewals),
-            ("losses", self.0.losses),
-            ("backend_errors", self.0.backend_errors),
-            ("active_locks", self.0.active_locks),
-        ] {
-            counted.set_item(name, value)?;
-        }
-        Ok(counted)
-    }
 }
 
 /// Releases all that this process holds, for so many seconds at most.

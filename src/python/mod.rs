@@ -6,6 +6,7 @@ pub mod lease;
 pub mod llm;
 pub mod lock;
 pub mod metrics;
+pub mod notices;
 pub mod options;
 pub mod stream;
 pub mod text;

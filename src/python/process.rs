@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::bridge::PerProcess;
-use crate::{llm, lock};
+use crate::{figures, llm, lock};
 
 /// Connections, locks and figures, which outlive the objects of Python that use them.
 #[derive(Default)]
@@ -13,7 +13,7 @@ pub(super) struct Process {
     /// The engines of the locks' databases, and what the managers have counted.
     pub(super) locks: lock::Registry,
     /// What the calls have counted.
-    pub(super) calls: Arc<llm::Totals>,
+    pub(super) calls: Arc<figures::Totals>,
 }
 
 /// This process's.

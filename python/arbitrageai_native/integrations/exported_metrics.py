@@ -148,6 +148,34 @@ METRICS = (
         "Failures of the database in acquisitions and renewals, repeated ones too.",
         _one("locks", "backend_errors"),
     ),
+    Metric(
+        "lock.listener_failures",
+        "counter",
+        (),
+        "Failed attempts to listen for released locks, after half a second of failures.",
+        _one("locks", "listener_failures"),
+    ),
+    Metric(
+        "lock.rows_left",
+        "counter",
+        (),
+        "Locks that nobody held any more and that could not be deleted.",
+        _one("locks", "rows_left"),
+    ),
+    Metric(
+        "lock.connections_replaced",
+        "counter",
+        (),
+        "Connections to the database that did not answer in time and were replaced.",
+        _one("locks", "connections_replaced"),
+    ),
+    Metric(
+        "lock.change_watch_failures",
+        "counter",
+        (),
+        "Times that the kernel could not report changes of a SQLite file: it is looked at every 3 ms instead.",
+        _one("locks", "change_watch_failures"),
+    ),
     Metric("lock.held", "gauge", (), "Locks that this process holds.", _one("locks", "held")),
     Metric(
         "lock.waiting", "gauge", (), "Callers in this process that wait for a lock.", _one("locks", "waiting")

@@ -2,9 +2,10 @@ use proptest::prelude::*;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
+use crate::llm::answer::{Answer, Usage};
+use crate::llm::error::LONGEST_ERROR_BODY;
+use crate::llm::{Completion, Error, StatusError};
 use reqwest::header::HeaderMap;
-
-use crate::llm::{Answer, Completion, Error, LONGEST_ERROR_BODY, StatusError, Usage, status_error};
 
 fn read(body: &[u8]) -> Result<Completion, Error> {
     Answer {
@@ -183,7 +184,7 @@ fn an_answer_that_is_only_an_error_is_no_object_for_the_client_either() {
 }
 
 fn bad_request(body: &[u8]) -> StatusError {
-    let Error::Status(error) = status_error(StatusCode::BAD_REQUEST, HeaderMap::new(), body) else {
+    let Error::Status(error) = Error::from_status(StatusCode::BAD_REQUEST, HeaderMap::new(), body) else {
         panic!("the error is no status error")
     };
     *error
@@ -221,6 +222,62 @@ fn of_a_long_error_body_the_beginning_is_kept_as_text() {
         panic!("the long body was parsed")
     };
     assert_eq!(text.len(), LONGEST_ERROR_BODY);
+}
+
+/// JSON of any form, in which the names that mean something are likely.
+fn any_json() -> impl Strategy<Value = Value> {
+    let name = prop_oneof![
+        8 => prop::sample::select(vec![
+            "error", "errors", "message", "detail", "choices", "object", "type", "finish_reason", "content",
+            "model", "usage", "delta", "index", "total_tokens", "text", "tool_calls",
+        ]).prop_map(str::to_owned),
+        1 => "[a-z]{0,3}",
+    ];
+    let plain = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        prop_oneof!["error", "text", "stop", " ", "\\PC{0,8}"].prop_map(Value::from),
+    ];
+    plain.prop_recursive(5, 40, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::hash_map(name.clone(), inner, 0..6)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn an_error_has_its_status_and_the_servers_json_whatever_it_is(body in any_json(), status in 300_u16..600) {
+        let code = StatusCode::from_u16(status).unwrap();
+        let error = Error::from_status(code, HeaderMap::new(), body.to_string().as_bytes());
+        let beginning = format!("Error code: {status}");
+        prop_assert!(error.to_string().starts_with(&beginning));
+        let Error::Status(error) = error else { panic!("no status error") };
+        let expected = body.get("error").filter(|_| body.is_object()).unwrap_or(&body);
+        prop_assert_eq!(&error.body, expected);
+    }
+
+    #[test]
+    fn both_ways_of_reading_an_answer_find_the_same(body in any_json()) {
+        let answer = Answer { status: StatusCode::OK, body: body.to_string().into() };
+        match (answer.completion("asked", false), answer.completion("asked", true)) {
+            (Ok(plain), Ok(raw)) => {
+                prop_assert_eq!(raw.raw, Some(body));
+                prop_assert_eq!(
+                    (plain.content, plain.model, plain.usage, plain.tool_calls),
+                    (raw.content, raw.model, raw.usage, raw.tool_calls)
+                );
+            }
+            (Err(plain), Err(raw)) => prop_assert_eq!(plain.to_string(), raw.to_string()),
+            (plain, raw) => prop_assert!(false, "{:?} and {:?}", plain, raw),
+        }
+    }
 }
 
 proptest! {

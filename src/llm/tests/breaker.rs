@@ -1,8 +1,8 @@
 //! The breaker against a model that is written another way: from the whole history, not step by step.
 
+use crate::llm::health::Admission;
+use crate::llm::{CallOutcome, CircuitState, EndpointHealth, SharedHealth, Timestamp};
 use proptest::prelude::*;
-
-use crate::llm::{Admission, CallOutcome, CircuitState, EndpointHealth, SharedHealth, Timestamp};
 
 const SECOND: Timestamp = 1_000_000;
 const THRESHOLD: u64 = 3;
@@ -108,7 +108,9 @@ enum Step {
     Start,
     /// Ends one of the calls under way.
     End(usize, Ending),
+    /// Time passes; or the clock is set back.
     Wait(Timestamp),
+    ByHand(CircuitState),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -129,22 +131,32 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => Just(Step::Start),
         4 => (any::<usize>(), ending).prop_map(|(which, ending)| Step::End(which, ending)),
-        2 => prop_oneof![0..10 * SECOND, 0..2 * RECOVERY].prop_map(Step::Wait),
+        2 => prop_oneof![3 => 0..10 * SECOND, 3 => 0..2 * RECOVERY, 1 => -10 * RECOVERY..0].prop_map(Step::Wait),
+        1 => prop::sample::select(vec![CircuitState::Closed, CircuitState::Open, CircuitState::HalfOpen])
+            .prop_map(Step::ByHand),
     ]
 }
 
 /// What has happened in one life of a state; a new one begins with every change.
 #[derive(Debug)]
 enum Phase {
-    Closed { failures_in_a_row: u64 },
-    Open { since: Timestamp },
-    HalfOpen { probe: Option<(usize, Timestamp)> },
+    Closed,
+    Open,
+    HalfOpen { probe: Option<Timestamp> },
 }
 
 struct Model {
     phase: Phase,
     number: u64,
-    calls: usize,
+    failures_in_a_row: u64,
+    opened_at: Option<Timestamp>,
+}
+
+/// Whether the recovery time has passed since then. A time to come was read from a clock that was set back since: it counts from now.
+fn is_over(since: &mut Option<Timestamp>, now: Timestamp) -> bool {
+    let since = since.get_or_insert(now);
+    *since = now.min(*since);
+    now - *since >= RECOVERY
 }
 
 impl Model {
@@ -153,49 +165,62 @@ impl Model {
         self.number += 1;
     }
 
-    /// The call's number and its phase's, if it may be made.
-    fn start(&mut self, now: Timestamp) -> Option<(usize, u64)> {
-        if let Phase::Open { since } = self.phase
-            && now - since >= RECOVERY
-        {
-            self.enter(Phase::HalfOpen { probe: None });
-        }
-        let call = self.calls;
-        match &mut self.phase {
-            Phase::Closed { .. } => {}
-            Phase::Open { .. } => return None,
-            Phase::HalfOpen {
-                probe: Some((_, since)),
-            } if now - *since < RECOVERY => return None,
-            Phase::HalfOpen { probe } => *probe = Some((call, now)),
-        }
-        self.calls += 1;
-        Some((call, self.number))
+    fn by_hand(&mut self, state: CircuitState) {
+        self.enter(match state {
+            CircuitState::Closed => Phase::Closed,
+            CircuitState::Open => Phase::Open,
+            CircuitState::HalfOpen => Phase::HalfOpen { probe: None },
+        });
     }
 
-    fn end(&mut self, (_, number): (usize, u64), ending: Ending, now: Timestamp) {
+    /// The number of the call's phase, if it may be made.
+    fn start(&mut self, now: Timestamp) -> Option<u64> {
+        if matches!(self.phase, Phase::Open) {
+            if !is_over(&mut self.opened_at, now) {
+                return None;
+            }
+            self.enter(Phase::HalfOpen { probe: None });
+        }
+        if let Phase::HalfOpen { probe } = &mut self.phase {
+            if probe.is_some() && !is_over(probe, now) {
+                return None;
+            }
+            *probe = Some(now);
+        }
+        Some(self.number)
+    }
+
+    fn end(&mut self, number: u64, ending: Ending, now: Timestamp) {
         if number != self.number {
             return;
         }
-        match (&mut self.phase, ending) {
-            (Phase::HalfOpen { probe }, Ending::Cancelled) => *probe = None,
-            (_, Ending::Cancelled) | (Phase::Open { .. }, _) => {}
-            (Phase::Closed { failures_in_a_row }, Ending::Failure) => {
-                *failures_in_a_row += 1;
-                if *failures_in_a_row == THRESHOLD {
-                    self.enter(Phase::Open { since: now });
+        match ending {
+            Ending::Cancelled => {
+                if let Phase::HalfOpen { probe } = &mut self.phase {
+                    *probe = None;
                 }
             }
-            (Phase::Closed { failures_in_a_row }, _) => *failures_in_a_row = 0,
-            (Phase::HalfOpen { .. }, Ending::Failure) => self.enter(Phase::Open { since: now }),
-            (Phase::HalfOpen { .. }, _) => self.enter(Phase::Closed { failures_in_a_row: 0 }),
+            Ending::Failure => {
+                self.failures_in_a_row += 1;
+                let half_open = matches!(self.phase, Phase::HalfOpen { .. });
+                if half_open || self.failures_in_a_row >= THRESHOLD {
+                    self.enter(Phase::Open);
+                    self.opened_at = Some(now);
+                }
+            }
+            Ending::Success | Ending::Rejected => {
+                (self.failures_in_a_row, self.opened_at) = (0, None);
+                if !matches!(self.phase, Phase::Closed) {
+                    self.enter(Phase::Closed);
+                }
+            }
         }
     }
 
     fn state(&self) -> CircuitState {
         match self.phase {
-            Phase::Closed { .. } => CircuitState::Closed,
-            Phase::Open { .. } => CircuitState::Open,
+            Phase::Closed => CircuitState::Closed,
+            Phase::Open => CircuitState::Open,
             Phase::HalfOpen { .. } => CircuitState::HalfOpen,
         }
     }
@@ -207,12 +232,16 @@ proptest! {
     #[test]
     fn the_breaker_does_what_the_model_does(steps in prop::collection::vec(step(), 0..120)) {
         let mut health = health();
-        let mut model = Model { phase: Phase::Closed { failures_in_a_row: 0 }, number: 0, calls: 0 };
-        let mut under_way: Vec<(Admission, (usize, u64))> = Vec::new();
+        let mut model = Model { phase: Phase::Closed, number: 0, failures_in_a_row: 0, opened_at: None };
+        let mut under_way: Vec<(Admission, u64)> = Vec::new();
         let (mut now, mut ended, mut failed) = (0, 0, 0);
         for step in steps {
             match step {
                 Step::Wait(time) => now += time,
+                Step::ByHand(state) => {
+                    health.set_state(state);
+                    model.by_hand(state);
+                }
                 Step::Start => {
                     let refused = health.would_refuse(now);
                     let (admission, expected) = (health.admit(now), model.start(now));

@@ -1,9 +1,10 @@
 use std::time::Duration;
 
 use super::server::{Reply, Server, answer, completion, impatient};
-use crate::llm::{Call, TimeoutKind};
+use crate::figures::CallCounter;
+use crate::llm::error::TimeoutKind;
 use crate::llm::{
-    CallOptions, CircuitState, Completion, EndpointHealth, Error, IdempotencyKey, SharedHealth, Timed,
+    Call, CallOptions, CircuitState, Completion, EndpointHealth, Error, IdempotencyKey, SharedHealth, Timed,
 };
 
 async fn complete(call: Call) -> Result<Timed<Completion>, Error> {
@@ -37,7 +38,10 @@ async fn failures_are_retried_until_one_succeeds() {
         complete(call).await.unwrap().value.content.as_deref(),
         Some("third time")
     );
-    assert_eq!((server.tries(), metrics.snapshot().retries), (3, 2));
+    assert_eq!(
+        (server.tries(), metrics.counters.get(CallCounter::Retries)),
+        (3, 2)
+    );
 }
 
 #[tokio::test]
@@ -207,7 +211,7 @@ async fn waiting_for_a_connection_counts_against_the_deadline() {
         max_connections: 1,
         ..Default::default()
     };
-    let transport = std::sync::Arc::new(crate::llm::Transport::new(settings).unwrap());
+    let transport = std::sync::Arc::new(crate::llm::transport::Transport::new(settings).unwrap());
     let mut first = server.call(impatient());
     first.transport = transport.clone();
     let under_way = tokio::spawn(complete(first));

@@ -10,9 +10,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, advance};
 
 use super::server::{Ending, Reply, Server, answer, call_of, completion, next_texts};
-use crate::llm::{
-    Call, CallOptions, EndpointHealth, Error, SharedHealth, TimeoutKind, Transport, TransportSettings,
-};
+use crate::llm::error::TimeoutKind;
+use crate::llm::transport::Transport;
+use crate::llm::{Call, CallOptions, EndpointHealth, Error, SharedHealth, TransportSettings};
 
 const LIMIT: Duration = Duration::from_millis(600);
 const GRACE: Duration = Duration::from_millis(100);

@@ -3,7 +3,9 @@
 mod answers;
 mod breaker;
 mod calls;
+mod chunks;
 mod limits;
+mod read_ahead;
 mod retries;
 mod server;
 mod sse;

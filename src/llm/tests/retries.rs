@@ -1,9 +1,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::llm::retry::{RetryHint, RetryPolicy};
+use proptest::prelude::*;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-
-use crate::llm::{RetryHint, RetryPolicy};
 
 const NOW: u64 = 1_800_000_000;
 
@@ -90,4 +90,37 @@ fn a_wait_of_more_than_two_minutes_is_not_made() {
         );
     }
     assert!(!hint(503, &[("retry-after-ms", "120001")]).retryable);
+}
+
+proptest! {
+    #[test]
+    fn whole_seconds_are_waited_for_or_too_long_or_no_wait(seconds in -200_i64..400, milliseconds: bool) {
+        let (name, value) = if milliseconds { ("retry-after-ms", seconds * 1000) } else { ("retry-after", seconds) };
+        let headers = [(name, &*value.to_string())];
+        prop_assert_eq!(hint(503, &headers).retryable, seconds <= 120);
+        let expected = if (1..=120).contains(&seconds) { seconds as f64 } else { 0.5 };
+        prop_assert_eq!(wait(0, &headers), expected);
+    }
+
+    #[test]
+    fn a_date_means_the_seconds_until_then(seconds in -200_i64..400) {
+        let headers = [("retry-after", &*date(seconds))];
+        prop_assert_eq!(hint(503, &headers).retryable, seconds <= 120);
+        let expected = if (1..=120).contains(&seconds) { seconds as f64 } else { 0.5 };
+        prop_assert_eq!(wait(0, &headers), expected);
+    }
+
+    #[test]
+    fn no_value_of_any_header_makes_a_wait_longer_than_two_minutes(
+        values in prop::collection::vec("[ -~]{0,12}|[-+]?[0-9]{0,30}(\\.[0-9]{1,4})?(e[-+]?[0-9]{1,3})?", 3..=3),
+        status in 300_u16..600,
+        taken: u32,
+        chance in 0.0..=1.0,
+    ) {
+        let names = ["retry-after", "retry-after-ms", "x-should-retry"];
+        let headers: Vec<_> = names.into_iter().zip(values.iter().map(String::as_str)).collect();
+        let hint = hint(status, &headers);
+        let wait = RetryPolicy::default().wait(taken, hint.retry_after, chance);
+        prop_assert!(wait <= Duration::from_secs(120));
+    }
 }

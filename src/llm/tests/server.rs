@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::llm::chunks::text;
+use crate::llm::stream::ChatStream;
+use crate::llm::transport::Transport;
+use crate::llm::{
+    Batch, Call, CallOptions, Endpoint, Error, Extras, Items, Shape, SharedHealth, TransportSettings,
+};
 use serde_json::{Map, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-
-use crate::llm::{
-    Batch, Call, CallOptions, ChatStream, Endpoint, Error, Extras, Items, Shape, SharedHealth, Transport,
-    TransportSettings, text,
-};
 
 /// What the server does with one request.
 pub enum Reply {
@@ -192,4 +193,28 @@ pub fn texts(batch: Batch) -> Vec<String> {
 /// The stream's next pieces of text.
 pub async fn next_texts(stream: &mut ChatStream) -> Result<Option<Vec<String>>, Error> {
     Ok(stream.next_batch(Shape::Texts).await?.map(texts))
+}
+
+/// The head of a streamed answer that ends with its connection.
+pub const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+
+/// An event with a piece of text.
+pub fn piece(content: &str) -> String {
+    format!(
+        "data: {}\n\n",
+        json!({"model": "m", "choices": [{"index": 0, "delta": {"content": content}}]})
+    )
+}
+
+/// The event that ends the text.
+pub fn finish() -> String {
+    format!(
+        "data: {}\n\n",
+        json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    )
+}
+
+/// An answer of these events.
+pub fn stream(events: &[String]) -> Reply {
+    Reply::Bytes(format!("{HEAD}{}", events.concat()).into())
 }

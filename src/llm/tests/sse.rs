@@ -49,20 +49,20 @@ fn an_error_without_data_is_an_event() {
     for stream in ["event: error\n\n", "event: ERROR\n: comment\n\n"] {
         let events = decode(&[stream.as_bytes()]);
         assert!(
-            matches!(&events[..], [event] if event.is_error() && event.data.is_empty()),
+            matches!(&events[..], [event] if event.is_error && event.data.is_empty()),
             "{events:?}"
         );
     }
 }
 
 #[test]
-fn kind_and_id_are_kept_the_id_beyond_its_event() {
-    let events = decode(&[b"event: e\nid: 1\ndata: a\n\ndata: b\n\nid: 2\0\ndata: c\n\nid\ndata: d\n\n"]);
+fn the_name_of_an_event_ends_with_it() {
+    let events = decode(&[b"event: error\nid: 1\ndata: a\n\ndata: b\n\nevent: e\ndata: c\n\n"]);
     let seen: Vec<_> = events
         .iter()
-        .map(|event| (event.kind.as_str(), event.last_id.as_str()))
+        .map(|event| (event.data.as_str(), event.is_error))
         .collect();
-    assert_eq!(seen, [("e", "1"), ("", "1"), ("", "1"), ("", "")]);
+    assert_eq!(seen, [("a", true), ("b", false), ("c", false)]);
 }
 
 #[test]

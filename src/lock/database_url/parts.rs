@@ -52,9 +52,9 @@ impl<'a> Parts<'a> {
     /// # Errors
     /// As [`Parts::of`].
     pub fn of_redis(rest: &'a str, argument: &'static str) -> Result<Self, LockError> {
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        if let Some(at) = rest[..end].rfind('@') {
-            return Self::with_credentials(&rest[..at], &rest[at + 1..], argument);
+        let (authority, _) = split_before(rest, &['/', '?', '#']);
+        if let Some((credentials, place)) = authority.rfind('@').and_then(|at| around(rest, at)) {
+            return Self::with_credentials(credentials, place, argument);
         }
         match Self::with_credentials("", rest, argument) {
             Ok(parts) if !rest.contains('@') || is_number_or_empty(parts.port) && !parts.host.is_empty() => {
@@ -68,11 +68,11 @@ impl<'a> Parts<'a> {
     pub fn of_socket(rest: &'a str) -> Self {
         let has_credentials = !rest.starts_with('/');
         let end = rest.rfind("@/").filter(|_| has_credentials);
-        let (credentials, place) = end.map_or(("", rest), |at| (&rest[..at], &rest[at + 1..]));
+        let (credentials, place) = end.and_then(|at| around(rest, at)).unwrap_or(("", rest));
         let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
         let (path, query) = place.split_once('?').unwrap_or((place, ""));
         // The text before the first slash is the name of a host, which a Unix socket does not have.
-        let path = path.find('/').map_or("", |slash| &path[slash..]);
+        let (_, path) = split_before(path, &['/']);
         Self {
             user,
             password,
@@ -104,10 +104,12 @@ impl<'a> Parts<'a> {
             .and_then(|address| address.split_once(']'));
         let (host, port) = match in_brackets {
             Some((host, "")) => (host.to_owned(), ""),
-            Some((host, port)) if port.starts_with(':') => (host.to_owned(), &port[1..]),
-            Some(_) => {
-                let message = format!("{argument} has a host that can't be read");
-                return Err(LockError::invalid(argument, message));
+            Some((host, behind)) => {
+                let Some(port) = behind.strip_prefix(':') else {
+                    let message = format!("{argument} has a host that can't be read");
+                    return Err(LockError::invalid(argument, message));
+                };
+                (host.to_owned(), port)
             }
             None => {
                 let (host, port) = address.split_once(':').unwrap_or((address, ""));
@@ -131,21 +133,29 @@ fn is_number_or_empty(port: &str) -> bool {
 
 /// Returns the parts before and after the `@` that ends the credentials.
 fn credentials(rest: &str) -> (&str, &str) {
-    let name_end = rest.find([':', '/']).unwrap_or(rest.len());
-    let with_password = rest[name_end..]
-        .strip_prefix(':')
-        .and_then(|password| password.find('@'));
-    let first = match with_password {
-        Some(at) => Some(name_end + 1 + at),
-        None => rest[..name_end].rfind('@'),
+    let (name, behind) = split_before(rest, &[':', '/']);
+    let in_password = behind.strip_prefix(':').and_then(|password| password.find('@'));
+    let first = match in_password {
+        Some(at) => Some(name.len() + 1 + at),
+        None => name.rfind('@'),
     };
-    let Some(first) = first else {
-        return ("", rest);
+    let split = |first: usize| {
+        let (_, place) = around(rest, first)?;
+        let (host, _) = split_before(place, &['/', '?']);
+        around(rest, host.rfind('@').map_or(first, |at| first + 1 + at))
     };
-    let place = &rest[first + 1..];
-    let end = place.find(['/', '?']).unwrap_or(place.len());
-    let last = place[..end].rfind('@').map_or(first, |at| first + 1 + at);
-    (&rest[..last], &rest[last + 1..])
+    first.and_then(split).unwrap_or(("", rest))
+}
+
+/// Splits before the first of these characters, or at the end.
+fn split_before<'a>(text: &'a str, ends: &[char]) -> (&'a str, &'a str) {
+    let end = text.find(ends).unwrap_or(text.len());
+    text.split_at_checked(end).unwrap_or((text, ""))
+}
+
+/// What is before and behind the character of one byte at `at`.
+fn around(text: &str, at: usize) -> Option<(&str, &str)> {
+    Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
 /// The parameters of a URL, in their order. Parameters without a value are ignored.
@@ -184,27 +194,21 @@ impl Parameters {
 
 /// Decodes percent-encoding. An invalid encoding stays unchanged.
 pub(super) fn decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut position = 0;
-    while position < bytes.len() {
-        let byte = text
-            .get(position + 1..position + 3)
-            // `from_str_radix` would accept a sign before a digit, too.
-            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match (bytes[position], byte) {
-            (b'%', Some(byte)) => {
-                decoded.push(byte);
-                position += 3;
-            }
-            (byte, _) => {
-                decoded.push(byte);
-                position += 1;
-            }
-        }
+    let mut rest = text.as_bytes();
+    let mut decoded = Vec::with_capacity(rest.len());
+    while let Some((byte, behind)) = rest.split_first() {
+        let escaped = behind.split_first_chunk().filter(|_| *byte == b'%');
+        let escaped = escaped.and_then(|(digits, behind)| Some((hexadecimal(*digits)?, behind)));
+        let (byte, behind) = escaped.unwrap_or((*byte, behind));
+        decoded.push(byte);
+        rest = behind;
     }
     String::from_utf8_lossy(&decoded).into_owned()
+}
+
+fn hexadecimal(digits: [u8; 2]) -> Option<u8> {
+    let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
+    u8::try_from(high? * 16 + low?).ok()
 }
 
 /// Returns a piece of a URL for a message, with `***` in place of the part before an `@`.

@@ -156,7 +156,7 @@ fn a_password_may_have_everything_but_an_at() {
         "a:b@c",
     ] {
         let url = format!("postgresql://app:{password}@host:7/jobs?connect_timeout=3");
-        let found = Parts::of(&url["postgresql://".len()..], "database_url").unwrap();
+        let found = Parts::of(url.strip_prefix("postgresql://").unwrap(), "database_url").unwrap();
         assert_eq!((found.user, found.password), ("app", password), "{url}");
         assert_eq!(
             (found.host.as_str(), found.port, found.path),

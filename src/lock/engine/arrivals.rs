@@ -4,8 +4,9 @@
 //! waits until it has arrived.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::mutex::lock;
 use tokio::sync::watch;
 
 /// The new ids of the rows that are on their way.
@@ -55,7 +56,7 @@ impl Arrivals {
     }
 
     fn rows(&self) -> MutexGuard<'_, HashMap<Arc<str>, watch::Receiver<Option<Arrived>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -1,8 +1,9 @@
 //! What the database's clock shows, without asking it: told by the answers that took the least time.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::lock::boot_time::BootTime;
+use crate::mutex::lock;
 
 /// How fast two clocks part at most, in seconds a second, as quartz goes.
 const DRIFT: f64 = 5e-5;
@@ -36,7 +37,7 @@ impl DatabaseClock {
         }
         let now = BootTime::now();
         let error = asked.until(now).as_secs_f64() / 2.0;
-        let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reading = lock(&self.0);
         if reading.is_none_or(|reading| error <= reading.error_at(now)) {
             *reading = Some(Reading {
                 shown: shown + error,
@@ -49,7 +50,7 @@ impl DatabaseClock {
     /// What the clock shows now, in Unix seconds; None if that is not well known.
     pub(super) fn now(&self) -> Option<f64> {
         let now = BootTime::now();
-        let reading = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reading = *lock(&self.0);
         reading
             .filter(|reading| reading.error_at(now) <= WELL_KNOWN)
             .map(|reading| reading.shown + reading.at.until(now).as_secs_f64())

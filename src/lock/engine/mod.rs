@@ -9,7 +9,7 @@
 //! wherever that happens, leaves nothing behind.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -19,7 +19,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::boot_time::BootTime;
 use super::error::{LockError, StoreError};
 use super::operation::{Abandoned, Acquire, Attempt, Claim, LockRow, Operation, Reply, Won};
+use super::reporter::Reporter;
 use super::store::{Listener, Store, key_hash};
+use crate::notices::Trouble;
 
 mod arrivals;
 mod database_clock;
@@ -30,9 +32,10 @@ mod queue;
 mod release;
 mod retry;
 
+use crate::mutex::lock;
 pub use grant::Grant;
 pub(crate) use holds::{Hold, Status};
-pub use queue::{Holding, Waiting};
+pub use queue::Waiting;
 use queue::{Overdue, Place, Queues};
 use retry::Backoff;
 
@@ -89,6 +92,7 @@ struct Answered<T> {
 /// One database's locks as this process sees them.
 pub struct Engine {
     store: Box<dyn Store>,
+    reporter: Arc<Reporter>,
     queues: Mutex<Queues>,
     arrivals: arrivals::Arrivals,
     clock: database_clock::DatabaseClock,
@@ -104,9 +108,13 @@ impl Engine {
     /// An engine over the store that `make` builds; the store tells the listener what it notices.
     ///
     /// Needs an ambient tokio runtime, and goes on using it.
-    pub fn new(make: impl FnOnce(Arc<dyn Listener>) -> Box<dyn Store>) -> Arc<Self> {
+    pub fn new(reporter: Arc<Reporter>, make: impl FnOnce(Arc<dyn Listener>) -> Box<dyn Store>) -> Arc<Self> {
         Arc::new_cyclic(|weak: &Weak<Engine>| Self {
-            store: make(Arc::new(WakeUps(weak.clone()))),
+            store: make(Arc::new(FromStore {
+                engine: weak.clone(),
+                reporter: Arc::clone(&reporter),
+            })),
+            reporter,
             queues: Mutex::default(),
             arrivals: arrivals::Arrivals::default(),
             clock: database_clock::DatabaseClock::default(),
@@ -415,12 +423,6 @@ impl Engine {
         self.queues().waiting()
     }
 
-    /// What this process holds.
-    #[must_use]
-    pub fn holding(&self) -> Vec<Holding> {
-        self.queues().holding()
-    }
-
     /// How many locks this process holds, and how many callers wait for one.
     #[must_use]
     pub fn held_and_waiting(&self) -> (usize, usize) {
@@ -462,13 +464,8 @@ impl Engine {
         self.queues().in_use() || self.abandoned_rows() > 0 || self.arrivals.any()
     }
 
-    /// Lets go of the database's connections.
-    pub fn close(&self) {
-        self.store.close();
-    }
-
     fn queues(&self) -> MutexGuard<'_, Queues> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queues)
     }
 
     /// Lets the first waiter for `key` try again.
@@ -505,20 +502,31 @@ impl Abandoned for Engine {
 }
 
 /// Passes on what the store notices, without keeping the engine alive.
-struct WakeUps(Weak<Engine>);
+struct FromStore {
+    engine: Weak<Engine>,
+    reporter: Arc<Reporter>,
+}
 
-impl Listener for WakeUps {
+impl Listener for FromStore {
     fn changed(&self, hash: u64) {
-        if let Some(engine) = self.0.upgrade() {
+        if let Some(engine) = self.engine.upgrade() {
             let requests = engine.queues().wake_where(|key| key_hash(key) == hash);
             engine.send(requests);
         }
     }
 
     fn anything_changed(&self) {
-        if let Some(engine) = self.0.upgrade() {
+        if let Some(engine) = self.engine.upgrade() {
             engine.poller.look_soon();
         }
+    }
+
+    fn failed(&self, trouble: Trouble, cause: &str) {
+        self.reporter.failed(trouble, None, cause);
+    }
+
+    fn works(&self, trouble: Trouble) {
+        self.reporter.works(trouble);
     }
 }
 

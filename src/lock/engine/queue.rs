@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
@@ -18,6 +18,7 @@ use super::holds::{Hold, Status, Tombstones};
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Attempt, Claim, LockRow, Won};
+use crate::mutex::lock;
 
 mod overdue;
 mod place;
@@ -45,17 +46,6 @@ pub struct Waiting {
     pub holder: Arc<str>,
     /// How long it has been waited for.
     pub since: Duration,
-}
-
-/// A lock that this process holds.
-#[derive(Debug, Clone)]
-pub struct Holding {
-    /// The lock's key.
-    pub key: Arc<str>,
-    /// The holder's name.
-    pub holder: Arc<str>,
-    /// The row's id.
-    pub row: Arc<str>,
 }
 
 #[derive(Default)]
@@ -172,7 +162,7 @@ type Answer = oneshot::Receiver<Answered>;
 
 impl Waiter {
     fn request(&self) -> std::sync::MutexGuard<'_, Request> {
-        self.request.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.request)
     }
 
     /// Takes the request, to be sent now. If it is under way, it may have come too early: that is noted.
@@ -187,7 +177,7 @@ impl Waiter {
 
     /// Locked before the request where both are.
     fn expected(&self) -> std::sync::MutexGuard<'_, Expected> {
-        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.expected)
     }
 
     /// When it is to be removed.
@@ -196,11 +186,11 @@ impl Waiter {
     }
 
     fn received(&self) -> std::sync::MutexGuard<'_, Option<Arc<Hold>>> {
-        self.received.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.received)
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Option<Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.seen)
     }
 }
 
@@ -329,19 +319,6 @@ impl Queues {
             .collect();
         waiting.sort_by_key(|waiting| Reverse(waiting.since));
         waiting
-    }
-
-    pub(super) fn holding(&self) -> Vec<Holding> {
-        self.keys
-            .iter()
-            .flat_map(|(key, state)| {
-                state.holds.iter().map(|hold| Holding {
-                    key: Arc::clone(key),
-                    holder: Arc::clone(&hold.holder),
-                    row: Arc::clone(&hold.row),
-                })
-            })
-            .collect()
     }
 
     pub(super) fn held_and_waiting(&self) -> (usize, usize) {

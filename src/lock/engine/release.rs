@@ -20,6 +20,7 @@ use super::{Answered, Engine, FIRST_LOOK, RELEASE_PATIENCE, SELDOM_LOOK};
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::{LockError, StoreError};
 use crate::lock::operation::{Acquire, HandOver, Operation, Release, ReleaseTarget, Reply, Won};
+use crate::notices::Trouble;
 
 /// Where the holder hears whether the lock was still there.
 type Told = oneshot::Sender<Result<Released, LockError>>;
@@ -374,9 +375,17 @@ impl Engine {
                 arrival.settled().await;
             }
             let deleted = engine.delete_for_sure(target.clone()).await;
+            match &deleted {
+                Ok(_) => engine.reporter.works(Trouble::Deleting),
+                Err(error) => {
+                    engine
+                        .reporter
+                        .failed(Trouble::Deleting, Some(target.key()), &error.message);
+                }
+            }
             engine.abandoned.fetch_sub(1, Ordering::AcqRel);
             if let Some(lasting) = in_doubt
-                && !deleted
+                && !deleted.unwrap_or(false)
             {
                 let weak = Weak::clone(&engine.weak);
                 drop(engine);
@@ -386,7 +395,7 @@ impl Engine {
     }
 
     /// Deletes a row that nobody owns any more, however long the database is away, within reason; whether there was one.
-    async fn delete_for_sure(&self, target: ReleaseTarget) -> bool {
+    async fn delete_for_sure(&self, target: ReleaseTarget) -> Result<bool, StoreError> {
         let deleted = self
             .ask(retry::LONGEST, |reply| {
                 Operation::Release(Release {
@@ -396,7 +405,7 @@ impl Engine {
             })
             .await;
         self.wake(target.key());
-        deleted.unwrap_or(false)
+        deleted
     }
 }
 
@@ -409,7 +418,7 @@ async fn delete_if_it_comes(engine: Weak<Engine>, target: ReleaseTarget, lasting
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(SELDOM_LOOK);
         let Some(engine) = engine.upgrade() else { return };
-        if engine.delete_for_sure(target.clone()).await {
+        if matches!(engine.delete_for_sure(target.clone()).await, Ok(true)) {
             return;
         }
     }

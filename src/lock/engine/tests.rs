@@ -1,6 +1,6 @@
 use super::*;
+use crate::figures::{Ledger, LockCounter};
 use crate::lock::lease::{Keeping, Lease};
-use crate::lock::metrics::Ledger;
 use crate::lock::operation::{HandOver, Release, ReleaseTarget, Renew, Won};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -110,9 +110,16 @@ fn theirs() -> Option<LockRow> {
     })
 }
 
+fn from_store(engine: &Arc<Engine>) -> FromStore {
+    FromStore {
+        engine: Weak::clone(&engine.weak),
+        reporter: Arc::default(),
+    }
+}
+
 fn engine() -> (Arc<Engine>, Asked) {
     let asked = Asked::default();
-    (Engine::new(|_| Box::new(asked.clone())), asked)
+    (Engine::new(Arc::default(), |_| Box::new(asked.clone())), asked)
 }
 
 type Acquiring = std::pin::Pin<Box<dyn Future<Output = Result<Grant, LockError>> + Send>>;
@@ -175,7 +182,7 @@ fn counted(grant: Grant) -> (Lease, Arc<Ledger>) {
 async fn assert_lost(lease: &Lease, ledger: &Ledger, is_lost: bool) {
     assert_eq!(lease.loss().is_some(), is_lost, "{:?}", lease.loss());
     assert_eq!(lease.lost().await, lease.loss());
-    assert_eq!(ledger.own().snapshot().losses, u64::from(is_lost));
+    assert_eq!(ledger.own().counters.get(LockCounter::Losses), u64::from(is_lost));
     assert!(!lease.is_held());
 }
 
@@ -478,7 +485,7 @@ async fn news_of_the_lock_sends_the_request_without_the_waiters_task() {
     asked.acquire().held(theirs());
     waits(&mut waiter).await;
 
-    WakeUps(Weak::clone(&engine.weak)).changed(key_hash("k"));
+    from_store(&engine).changed(key_hash("k"));
     asked.acquire().won(won());
     waiter.await.unwrap().keep();
 }
@@ -488,7 +495,7 @@ async fn news_that_comes_while_the_database_is_asked_is_not_lost() {
     let (engine, asked) = engine();
     let mut waiter = acquire(&engine);
     let looked_too_early = asked.acquire();
-    WakeUps(Weak::clone(&engine.weak)).changed(key_hash("k"));
+    from_store(&engine).changed(key_hash("k"));
     looked_too_early.held(theirs());
     waits(&mut waiter).await;
     asked.acquire().won(won());
@@ -1044,7 +1051,7 @@ async fn what_was_won_in_time_can_be_picked_up_a_little_later() {
     acquiring.await.unwrap().keep();
     tokio::time::sleep(MINUTE).await;
     assert!(asked.is_empty());
-    assert_eq!(engine.holding().len(), 1);
+    assert_eq!(engine.held_and_waiting(), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]

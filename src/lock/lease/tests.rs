@@ -41,7 +41,7 @@ async fn lease(ttl: Duration, auto_renew: bool) -> (Lease, Arc<AtomicBool>) {
     let store = Scripted {
         silent: Arc::clone(&silent),
     };
-    let engine = Engine::new(|_| Box::new(store));
+    let engine = Engine::new(Arc::default(), |_| Box::new(store));
     let request = Request {
         key: "bid:lock:m:p".into(),
         holder: "holder".into(),

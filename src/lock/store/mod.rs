@@ -1,8 +1,12 @@
 //! Where locks are kept: one trait, one file or folder per kind of database.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::operation::Operation;
+use crate::notices::Trouble;
 
 pub mod postgres;
 pub mod redis;
@@ -36,6 +40,40 @@ pub trait Listener: Send + Sync + 'static {
 
     /// Something changed; any lock may be free now.
     fn anything_changed(&self);
+
+    /// Something does not work, and why.
+    fn failed(&self, _trouble: Trouble, _cause: &str) {}
+
+    /// It works; perhaps it always did.
+    fn works(&self, _trouble: Trouble) {}
+}
+
+/// For how long attempts to listen fail before that is reported. A server that restarts is away for a moment, and whoever works
+/// with the database finds that out without a listener.
+const REPORTED_AFTER: Duration = Duration::from_millis(500);
+
+/// Since when a store can't listen.
+#[derive(Default)]
+struct Outage(Option<Instant>);
+
+impl Outage {
+    /// An attempt begins.
+    fn attempt(&mut self) {
+        self.0.get_or_insert_with(Instant::now);
+    }
+
+    fn failed(&mut self, listener: &dyn Listener, cause: &str) {
+        // A connection that was listening and broke has just begun to fail.
+        let since = self.0.get_or_insert_with(Instant::now);
+        if since.elapsed() >= REPORTED_AFTER {
+            listener.failed(Trouble::Listening, cause);
+        }
+    }
+
+    fn over(&mut self, listener: &dyn Listener) {
+        self.0 = None;
+        listener.works(Trouble::Listening);
+    }
 }
 
 /// Whether a number of Unix seconds is a plausible time of writing a row. Other numbers are not

@@ -18,6 +18,7 @@ use super::queries::{PgQuery, notifies, query};
 use super::{Job, LARGEST_BATCH, MOST_GIVEN_UP, Shared, limits, schema};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Operation, Release, ReleaseTarget};
+use crate::notices::Trouble;
 
 /// How long a statement may take before the connection is given up: one that works is done within milliseconds.
 const STATEMENT_PATIENCE: Duration = Duration::from_secs(5);
@@ -242,6 +243,7 @@ impl Lane {
             )));
         };
         self.given_up = 0;
+        self.shared.listener.works(Trouble::Answering);
         self.connection = connection;
         if let Err(error) = &outcome
             && table_is_missing(error)
@@ -270,7 +272,11 @@ impl Lane {
                 self.connection = connection;
             }
             _ = closing.wait_for(|closing| *closing) => {}
-            () = sleep(patience) => self.given_up = (self.given_up + 1).min(MOST_GIVEN_UP),
+            () = sleep(patience) => {
+                self.given_up = (self.given_up + 1).min(MOST_GIVEN_UP);
+                let cause = format!("no answer to a statement within {} s", STATEMENT_PATIENCE.as_secs());
+                self.shared.listener.failed(Trouble::Answering, &cause);
+            }
         }
     }
 

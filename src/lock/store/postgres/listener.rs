@@ -6,7 +6,9 @@ use std::time::Duration;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::time::{interval, sleep, timeout};
 
+use super::errors::{Phase, store_error};
 use super::{MOST_GIVEN_UP, NOTE_FRESH, Shared};
+use crate::lock::store::Outage;
 
 const CHANNEL: &str = "arbitrageai_locks";
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -33,8 +35,20 @@ async fn keep_notes(shared: &Arc<Shared>) {
 
 async fn listen(shared: &Arc<Shared>) {
     let (mut pause, mut unanswered) = (FIRST_PAUSE, 0);
+    let mut outage = Outage::default();
     loop {
-        let _ = hear(shared, &mut pause, &mut unanswered).await;
+        outage.attempt();
+        if let Err(error) = hear(shared, &mut pause, &mut unanswered, &mut outage).await {
+            let cause = match error {
+                // The pool tries again and again where nobody listens, and keeps to itself why it was in vain.
+                sqlx::Error::PoolTimedOut => {
+                    let limit = shared.settings.connect_timeout.as_secs_f64();
+                    format!("could not connect and listen within {limit} s")
+                }
+                error => store_error(&shared.settings, Phase::Connecting, &error).message,
+            };
+            outage.failed(&*shared.listener, &cause);
+        }
         sleep(pause * 4_u32.pow(unanswered)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -43,7 +57,12 @@ async fn listen(shared: &Arc<Shared>) {
 /// Listens on one connection until it fails. `unanswered` counts the connections that the server
 /// has not answered; each of them lengthens the pause, so that such a server does not collect
 /// connections.
-async fn hear(shared: &Arc<Shared>, pause: &mut Duration, unanswered: &mut u32) -> sqlx::Result<()> {
+async fn hear(
+    shared: &Arc<Shared>,
+    pause: &mut Duration,
+    unanswered: &mut u32,
+    outage: &mut Outage,
+) -> sqlx::Result<()> {
     let Some(options) = shared.settings.listen_options() else {
         return std::future::pending().await;
     };
@@ -63,6 +82,7 @@ async fn hear(shared: &Arc<Shared>, pause: &mut Duration, unanswered: &mut u32) 
         }
     }
     (*pause, *unanswered) = (FIRST_PAUSE, 0);
+    outage.over(&*shared.listener);
     // What was released before we listened, nobody told us.
     shared.listener.anything_changed();
     while let Some(notification) = listener.try_recv().await? {

@@ -6,7 +6,7 @@
 //! notifies only when somebody has noted that it waits, since notifying makes commits wait for each other.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnectOptions;
@@ -17,6 +17,7 @@ use self::lane::Lane;
 use super::{Listener, Store, key_hash};
 use crate::lock::error::StoreError;
 use crate::lock::operation::Operation;
+use crate::mutex::lock;
 
 mod answers;
 mod errors;
@@ -156,7 +157,7 @@ impl PostgresStore {
 
 impl Shared {
     fn work(&self) -> MutexGuard<'_, Work> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.work)
     }
 
     fn add(self: &Arc<Self>, job: Job) {

@@ -150,7 +150,8 @@ fn wrong_column(columns: &[(String, String, bool)]) -> Option<String> {
         match columns.iter().find(|(name, _, _)| name == expected) {
             None => return Some(format!("{expected} is missing")),
             Some((_, found, _)) if !types.contains(&found.as_str()) => {
-                return Some(format!("{expected} is {found}, not {}", types[0]));
+                let usual = types.first().copied().unwrap_or_default();
+                return Some(format!("{expected} is {found}, not {usual}"));
             }
             Some(_) => {}
         }

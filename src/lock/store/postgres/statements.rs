@@ -196,7 +196,6 @@ WITH input AS MATERIALIZED (
 SELECT theirs.position, CASE WHEN $4::bool THEN pg_notify('arbitrageai_locks', theirs.hash::text)::text END
 FROM theirs JOIN gone ON gone.id = theirs.id";
 
-/// Deletes everything.
 pub(super) const CLEAR: &str = "\
 WITH everything AS MATERIALIZED (
     SELECT id FROM distributed_locks ORDER BY lock_key FOR UPDATE
@@ -222,7 +221,6 @@ SELECT lock_key, id, holder_id, acquired_at, expires_at, expires_at - extract(ep
 FROM distributed_locks
 WHERE lock_key = ANY ($1::text[]) AND (expires_at <= extract(epoch FROM clock_timestamp())::float8) IS NOT TRUE";
 
-/// Every row.
 pub(super) const LIST: &str = "\
 SELECT lock_key, id, holder_id, acquired_at, expires_at, expires_at - extract(epoch FROM clock_timestamp())::float8
 FROM distributed_locks ORDER BY lock_key";

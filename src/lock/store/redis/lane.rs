@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Pipeline, RedisError, Value};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::errors::{Phase, connection_survives, no_answer, store_error};
 use super::scripts::{Answer, MOST_OBSERVED, Scripts, Standing, milliseconds, read, read_each, seconds};
@@ -12,6 +12,7 @@ use super::{PATIENCE, RedisSettings, Shared, keys, listing};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, HandOver, LockRow, Operation, Release, Renew, Won};
 use crate::lock::store::is_a_date;
+use crate::notices::Trouble;
 
 /// The most requests in one pipeline: the server does not serve others meanwhile.
 const LARGEST_BATCH: usize = 256;
@@ -75,6 +76,7 @@ impl Lane {
             self.connected = Some(connected);
             return;
         }
+        let sent_at = Instant::now();
         match send(&self.shared.settings, &mut connected.connection, &pipeline).await {
             Ok(values) => {
                 let mut values = Values {
@@ -86,8 +88,15 @@ impl Lane {
                     values.answer(operation);
                 }
                 self.connected = values.connection_survives.then_some(connected);
+                self.shared.listener.works(Trouble::Answering);
             }
-            Err(error) => sent.into_iter().for_each(|operation| operation.fail(&error)),
+            Err(error) => {
+                // Its connection is dropped here, and the next request makes another.
+                if sent_at.elapsed() >= PATIENCE {
+                    self.shared.listener.failed(Trouble::Answering, &error.message);
+                }
+                sent.into_iter().for_each(|operation| operation.fail(&error));
+            }
         }
     }
 

@@ -8,7 +8,9 @@ use futures_util::StreamExt as _;
 use redis::{ErrorKind, RedisError, RedisResult, Value};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::errors::{Phase, store_error};
 use super::{PATIENCE, Shared, keys};
+use crate::lock::store::Outage;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -27,14 +29,19 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 async fn listen(shared: &Arc<Shared>) {
     let mut pause = FIRST_PAUSE;
+    let mut outage = Outage::default();
     loop {
-        let _ = hear(shared, &mut pause).await;
+        outage.attempt();
+        if let Err(error) = hear(shared, &mut pause, &mut outage).await {
+            let cause = store_error(&shared.settings, Phase::Connecting, &error).message;
+            outage.failed(&*shared.listener, &cause);
+        }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-async fn hear(shared: &Arc<Shared>, pause: &mut Duration) -> RedisResult<()> {
+async fn hear(shared: &Arc<Shared>, pause: &mut Duration, outage: &mut Outage) -> RedisResult<()> {
     let settings = &shared.settings;
     let connected = in_time(settings.connect_timeout, settings.client.get_async_pubsub()).await?;
     let (mut sink, mut messages) = connected.split();
@@ -52,6 +59,7 @@ async fn hear(shared: &Arc<Shared>, pause: &mut Duration) -> RedisResult<()> {
             let channels: Vec<String> = new.iter().copied().map(keys::channel).collect();
             in_time(PATIENCE, sink.subscribe(channels)).await?;
             *pause = FIRST_PAUSE;
+            outage.over(&*shared.listener);
             for hash in new {
                 subscribed.insert(hash);
                 // What was released before we listened, nobody told us.

@@ -10,7 +10,7 @@
 //! expires at the same time.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use super::{Listener, Store, key_hash};
 use crate::lock::error::StoreError;
 use crate::lock::operation::Operation;
+use crate::mutex::lock;
 
 mod errors;
 mod inspection;
@@ -101,7 +102,7 @@ impl RedisStore {
 
 impl Shared {
     fn work(&self) -> MutexGuard<'_, Work> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.work)
     }
 
     fn begin_to_watch(self: &Arc<Self>, hash: u64) {

@@ -4,14 +4,17 @@
 //! can be read, so that each is followed by a few looks at SQLite's `data_version`, soon and then less soon. Where the kernel
 //! tells nothing, the look is taken on a short timer instead. Either runs only while someone waits for a lock.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use super::worker::Message;
+use crate::lock::store::Listener;
+use crate::notices::Trouble;
 
 /// When to look after a write, each after the one before, until a lock is found free: the commit follows within microseconds, or,
 /// where the writer syncs the disk, within milliseconds. Another commit that is found first is not the one that was told of.
@@ -32,9 +35,14 @@ pub(super) struct ChangeWatch {
 
 impl ChangeWatch {
     /// Starts watching, at rest until someone waits.
-    pub(super) fn start(path: PathBuf, inbox: mpsc::Sender<Message>, runtime: &Handle) -> Self {
+    pub(super) fn start(
+        path: PathBuf,
+        inbox: mpsc::Sender<Message>,
+        listener: Arc<dyn Listener>,
+        runtime: &Handle,
+    ) -> Self {
         let (waiting, watched) = watch::channel(0);
-        runtime.spawn(run(path, inbox, watched));
+        runtime.spawn(run(path, inbox, listener, watched));
         Self { waiting }
     }
 
@@ -45,17 +53,27 @@ impl ChangeWatch {
     }
 }
 
-async fn run(path: PathBuf, inbox: mpsc::Sender<Message>, mut waiting: watch::Receiver<usize>) {
-    let mut events = events::Events::new();
+async fn run(
+    path: PathBuf,
+    inbox: mpsc::Sender<Message>,
+    listener: Arc<dyn Listener>,
+    mut waiting: watch::Receiver<usize>,
+) {
+    let mut kernel = None;
     while waiting.wait_for(|count| *count > 0).await.is_ok() {
-        // Each time anew: the log may have been made, or the file replaced, in the meantime.
-        if let Some(events) = &mut events {
-            events.watch(&path);
+        // Each time anew: the log may have been made, or the file replaced, in the meantime, and a limit of the kernel may not
+        // be reached any more.
+        let watched = events::watch(&mut kernel, &path);
+        match &watched {
+            Ok(_) => listener.works(Trouble::WatchingChanges),
+            // On a system that has no such events nothing has failed.
+            Err(error) if error.kind() == ErrorKind::Unsupported => {}
+            Err(error) => listener.failed(Trouble::WatchingChanges, &error.to_string()),
         }
         let still_waiting = async { waiting.wait_for(|count| *count == 0).await.is_ok() };
         tokio::select! {
             nobody_waits = still_waiting => if !nobody_waits { return },
-            () = look_out(events.as_mut(), &inbox) => {}
+            () = look_out(watched.ok(), &inbox) => {}
         }
     }
 }
@@ -94,12 +112,25 @@ mod events {
     //! Writes to files, told by the kernel.
 
     use std::ffi::OsString;
-    use std::io::ErrorKind;
+    use std::io::{self, ErrorKind};
     use std::path::Path;
 
     use rustix::fd::{AsFd as _, OwnedFd};
     use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
     use tokio::net::unix::pipe::Receiver;
+
+    /// The events of the database's file, made in `place` if there are none.
+    pub(super) fn watch<'place>(
+        place: &'place mut Option<Events>,
+        database: &Path,
+    ) -> io::Result<&'place mut Events> {
+        let events = match place {
+            Some(events) => events,
+            None => place.insert(Events::new()?),
+        };
+        events.watch(database)?;
+        Ok(events)
+    }
 
     pub(super) struct Events {
         /// To set watches by.
@@ -109,19 +140,24 @@ mod events {
     }
 
     impl Events {
-        pub(super) fn new() -> Option<Self> {
-            let descriptor = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?;
-            let source = Receiver::from_owned_fd_unchecked(descriptor.try_clone().ok()?).ok()?;
-            Some(Self { descriptor, source })
+        fn new() -> io::Result<Self> {
+            let descriptor = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+            let source = Receiver::from_owned_fd_unchecked(descriptor.try_clone()?)?;
+            Ok(Self { descriptor, source })
         }
 
-        pub(super) fn watch(&mut self, database: &Path) {
+        fn watch(&self, database: &Path) -> io::Result<()> {
             let mut log = OsString::from(database);
             log.push("-wal");
             for path in [database, Path::new(&log)] {
-                // A log that does not exist is no fault: the file itself is written then.
-                let _ = inotify::add_watch(self.descriptor.as_fd(), path, WatchFlags::MODIFY);
+                match inotify::add_watch(self.descriptor.as_fd(), path, WatchFlags::MODIFY) {
+                    Ok(_) => {}
+                    // A log that does not exist is no fault: the file itself is written then.
+                    Err(error) if error.kind() == ErrorKind::NotFound && path != database => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
+            Ok(())
         }
 
         /// Waits for a write, and takes note of all there have been. False if the kernel will tell nothing more.
@@ -145,17 +181,16 @@ mod events {
 mod events {
     //! Elsewhere nobody tells.
 
+    use std::io::{Error, ErrorKind, Result};
     use std::path::Path;
 
     pub(super) struct Events;
 
+    pub(super) fn watch<'place>(_: &'place mut Option<Events>, _: &Path) -> Result<&'place mut Events> {
+        Err(Error::from(ErrorKind::Unsupported))
+    }
+
     impl Events {
-        pub(super) fn new() -> Option<Self> {
-            None
-        }
-
-        pub(super) fn watch(&mut self, _: &Path) {}
-
         pub(super) async fn next(&mut self) -> bool {
             std::future::pending().await
         }

@@ -10,7 +10,7 @@
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use tokio::runtime::Handle;
@@ -25,6 +25,7 @@ mod schema;
 mod statements;
 mod worker;
 
+use crate::mutex::lock;
 use change_watch::ChangeWatch;
 pub(in crate::lock) use inspection::{inspect, inspect_memory, look};
 use worker::{Message, Worker};
@@ -33,9 +34,7 @@ use worker::{Message, Worker};
 /// store then keeps the `create_folders` of the first one.
 #[derive(Debug, Clone)]
 pub enum Location {
-    /// A file.
     File {
-        /// Its path.
         path: PathBuf,
         /// Whether missing parent folders are made.
         create_folders: bool,
@@ -112,7 +111,7 @@ impl SqliteStore {
     }
 
     fn send(&self, message: Message) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         if matches!(*state, State::Idle) {
             match self.start() {
                 Ok(running) => *state = running,
@@ -144,7 +143,13 @@ impl SqliteStore {
             .spawn(move || worker.run(&messages))?;
         let watch = match &self.location {
             Location::File { path, .. } => {
-                Some(ChangeWatch::start(path.clone(), inbox.clone(), &self.runtime))
+                let listener = Arc::clone(&self.listener);
+                Some(ChangeWatch::start(
+                    path.clone(),
+                    inbox.clone(),
+                    listener,
+                    &self.runtime,
+                ))
             }
             Location::Memory => None,
         };
@@ -167,7 +172,7 @@ impl Store for SqliteStore {
     }
 
     fn close(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         if let State::Running { inbox, .. } = std::mem::replace(&mut *state, State::Closed) {
             let _ = inbox.send(Message::Close);
         }

@@ -16,7 +16,6 @@ const MAKE: &str = "\
 const MAKE_FENCES: &str = "\
     CREATE TABLE IF NOT EXISTS arbitrageai_lock_fences (bucket INTEGER PRIMARY KEY, token BIGINT NOT NULL)";
 
-/// The tables' names.
 pub(super) const TABLES: [&str; 2] = [LOCK_TABLE, "arbitrageai_lock_fences"];
 pub(super) const LOCK_TABLE: &str = "distributed_locks";
 

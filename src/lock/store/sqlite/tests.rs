@@ -2,7 +2,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::lock::{Engine, Keeping, Lease, LockError, Progress, Request};
+use crate::lock::engine::{Engine, Progress, Request};
+use crate::lock::{Keeping, Lease, LockError};
 
 struct NoProgress;
 
@@ -16,7 +17,9 @@ impl Progress for NoProgress {
 fn engine(clock: &Arc<AtomicU64>) -> Arc<Engine> {
     let shown = Arc::clone(clock);
     let clock: WallClock = Arc::new(move || f64::from_bits(shown.load(Ordering::SeqCst)));
-    Engine::new(|listener| Box::new(SqliteStore::new(Location::Memory, clock, listener)))
+    Engine::new(Arc::default(), |listener| {
+        Box::new(SqliteStore::new(Location::Memory, clock, listener))
+    })
 }
 
 fn request(timeout: Duration) -> Request {
@@ -136,7 +139,7 @@ fn what_was_looked_at_is_read_anew_when_somebody_has_written() {
 async fn submit<T>(
     store: &SqliteStore,
     make: impl FnOnce(crate::lock::operation::Reply<T>) -> Operation,
-) -> Result<T, crate::lock::StoreError> {
+) -> Result<T, crate::lock::error::StoreError> {
     let (reply, answer) = tokio::sync::oneshot::channel();
     store.submit(make(reply));
     answer.await.unwrap()

@@ -226,7 +226,6 @@ impl Worker {
     }
 }
 
-/// The failure of a transaction.
 struct Failure {
     error: StoreError,
     /// Whether every other request would fail in the same way now.

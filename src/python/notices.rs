@@ -1,0 +1,21 @@
+//! Hands what the core has to report to Python's logging.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+
+/// Logs the notices that wait. Called where a thread has the GIL anyway; nearly always there are none, which costs a few loads.
+pub fn deliver(py: Python<'_>) {
+    for notice in super::process::process().locks.notices().take() {
+        let level = if notice.is_good() { "info" } else { "warning" };
+        // An application's own handler or filter may raise: that must fail no call and no loop.
+        if let Err(error) = log(py, level, &notice.to_string()) {
+            error.write_unraisable(py, None);
+        }
+    }
+}
+
+fn log(py: Python<'_>, level: &str, text: &str) -> PyResult<()> {
+    let logging = py.import(intern!(py, "logging"))?;
+    let logger = logging.call_method1(intern!(py, "getLogger"), ("arbitrageai_native.locks",))?;
+    logger.call_method1(level, (text,)).map(drop)
+}
