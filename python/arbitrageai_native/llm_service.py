@@ -54,7 +54,6 @@ __all__ = [
     "set_default_model_config",
 ]
 
-
 load_dotenv_file()
 
 TASK_TYPE_BASIC_ADMIN = "basic_admin"
@@ -68,7 +67,6 @@ TASK_TYPE_DISTILLED = "distilled"
 
 MIN_CLOUD_REVENUE = revenue_threshold()
 """Cents of revenue from which the cloud's model is used: the environment's `MIN_CLOUD_REVENUE`, else 3000."""
-
 
 _default_model_config: ModelConfig | None = None
 
@@ -388,8 +386,7 @@ class LLMService(ClosesAfterBlock):
         self._closed = True
 
     def __repr__(self) -> str:
-        base_url = without_secrets(self.base_url)
-        return f"{type(self).__name__}(base_url={base_url!r}, model={self.model!r})"
+        return f"{type(self).__name__}(base_url={without_secrets(self.base_url)!r}, model={self.model!r})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(f"{type(self).__name__} holds an API key and is not pickled")
