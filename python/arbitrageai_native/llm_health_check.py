@@ -7,10 +7,10 @@ that same state.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, MutableSequence
+from collections.abc import Callable, Iterable, MutableSequence
 from datetime import datetime, timedelta, timezone
 from enum import Enum
-from typing import Any, overload
+from typing import Any, Generic, TypeVar, overload
 
 from arbitrageai_native import _native, defaults
 from arbitrageai_native._safe_text import without_secrets
@@ -25,6 +25,8 @@ __all__ = [
     "LLMHealthChecker",
     "get_health_checker",
 ]
+
+Value = TypeVar("Value")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
@@ -99,8 +101,59 @@ class ResponseTimes(MutableSequence[float]):
         return repr(self._native.response_times)
 
 
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+class _Field(Generic[Value]):
+    """An attribute that native code keeps under the same name, in a form of its own."""
+
+    def __init__(
+        self, read: Callable[[Any], Value] = _unchanged, write: Callable[[Value], Any] = _unchanged
+    ) -> None:
+        self._read = read
+        self._write = write
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, metrics: HealthMetrics | None, owner: type) -> Value:
+        if metrics is None:
+            return self  # type: ignore[return-value]
+        return self._read(getattr(metrics._native, self._name))
+
+    def __set__(self, metrics: HealthMetrics, value: Value) -> None:
+        setattr(metrics._native, self._name, self._write(value))
+
+
+def _state_to_text(state: CircuitState) -> str:
+    text: str = CircuitState(state).value
+    return text
+
+
 class HealthMetrics:
     """What is known of an endpoint. Times are aware UTC datetimes or None."""
+
+    endpoint = _Field[str]()
+    """The endpoint's base URL."""
+    state = _Field[CircuitState](CircuitState, _state_to_text)
+    """The circuit's state. Open becomes half-open when it is next asked after the recovery time."""
+    last_health_check_at = _Field["datetime | None"](_to_datetime, _to_microseconds)
+    """When `health_check` last asked."""
+    last_healthy_at = _Field["datetime | None"](_to_datetime, _to_microseconds)
+    """When the endpoint last answered well."""
+    opened_at = _Field["datetime | None"](_to_datetime, _to_microseconds)
+    """Since when the circuit has been open."""
+    consecutive_failures = _Field[int]()
+    """Failures since the last answer."""
+    total_requests = _Field[int]()
+    """Calls that ended."""
+    total_failures = _Field[int]()
+    """Calls that failed."""
+    failure_threshold = _Field[int]()
+    """Consecutive failures that open the circuit."""
+    recovery_timeout_seconds = _Field[float]()
+    """Seconds that the circuit stays open."""
 
     def __init__(
         self,
@@ -125,96 +178,6 @@ class HealthMetrics:
         self.total_failures = total_failures
         self.opened_at = opened_at
         self.response_times = response_times
-
-    @property
-    def endpoint(self) -> str:
-        """The endpoint's base URL."""
-        return self._native.endpoint
-
-    @endpoint.setter
-    def endpoint(self, endpoint: str) -> None:
-        self._native.endpoint = endpoint
-
-    @property
-    def state(self) -> CircuitState:
-        """The circuit's state. Open becomes half-open when it is next asked after the recovery time."""
-        return CircuitState(self._native.state)
-
-    @state.setter
-    def state(self, state: CircuitState) -> None:
-        self._native.state = CircuitState(state).value
-
-    @property
-    def last_health_check_at(self) -> datetime | None:
-        """When `health_check` last asked."""
-        return _to_datetime(self._native.last_health_check_at)
-
-    @last_health_check_at.setter
-    def last_health_check_at(self, moment: datetime | None) -> None:
-        self._native.last_health_check_at = _to_microseconds(moment)
-
-    @property
-    def last_healthy_at(self) -> datetime | None:
-        """When the endpoint last answered well."""
-        return _to_datetime(self._native.last_healthy_at)
-
-    @last_healthy_at.setter
-    def last_healthy_at(self, moment: datetime | None) -> None:
-        self._native.last_healthy_at = _to_microseconds(moment)
-
-    @property
-    def opened_at(self) -> datetime | None:
-        """Since when the circuit has been open."""
-        return _to_datetime(self._native.opened_at)
-
-    @opened_at.setter
-    def opened_at(self, moment: datetime | None) -> None:
-        self._native.opened_at = _to_microseconds(moment)
-
-    @property
-    def consecutive_failures(self) -> int:
-        """Failures since the last answer."""
-        return self._native.consecutive_failures
-
-    @consecutive_failures.setter
-    def consecutive_failures(self, count: int) -> None:
-        self._native.consecutive_failures = count
-
-    @property
-    def total_requests(self) -> int:
-        """Calls that ended."""
-        return self._native.total_requests
-
-    @total_requests.setter
-    def total_requests(self, count: int) -> None:
-        self._native.total_requests = count
-
-    @property
-    def total_failures(self) -> int:
-        """Calls that failed."""
-        return self._native.total_failures
-
-    @total_failures.setter
-    def total_failures(self, count: int) -> None:
-        self._native.total_failures = count
-
-    @property
-    def failure_threshold(self) -> int:
-        """Consecutive failures that open the circuit."""
-        return self._native.failure_threshold
-
-    @failure_threshold.setter
-    def failure_threshold(self, count: int) -> None:
-        self._native.failure_threshold = count
-
-    @property
-    def recovery_timeout_seconds(self) -> float:
-        """Seconds that the circuit stays open."""
-        return self._native.recovery_timeout_seconds
-
-    @recovery_timeout_seconds.setter
-    def recovery_timeout_seconds(self, seconds: float) -> None:
-        self._native.recovery_timeout_seconds = seconds
 
     @property
     def response_times(self) -> ResponseTimes:

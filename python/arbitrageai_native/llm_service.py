@@ -29,7 +29,7 @@ from arbitrageai_native.llm import many, routing, stealth
 from arbitrageai_native.llm.clients import OpenAI, call_options
 from arbitrageai_native.llm.closing import ClosesAfterBlock
 from arbitrageai_native.llm.endpoint import Endpoint
-from arbitrageai_native.llm.fallback import FallbackPlan, Step
+from arbitrageai_native.llm.fallback import FallbackPlan
 from arbitrageai_native.llm.injected import ChatClient
 from arbitrageai_native.llm.model_config import (
     DEFAULT_CLOUD_MODEL,
@@ -60,7 +60,6 @@ __all__ = [
     "set_default_model_config",
 ]
 
-
 load_dotenv_file()
 
 TASK_TYPE_BASIC_ADMIN = "basic_admin"
@@ -74,7 +73,6 @@ TASK_TYPE_DISTILLED = "distilled"
 
 MIN_CLOUD_REVENUE = revenue_threshold()
 """Cents of revenue from which the cloud's model is used: the environment's `MIN_CLOUD_REVENUE`, else 3000."""
-
 
 _default_model_config: ModelConfig | None = None
 
@@ -270,8 +268,8 @@ class LLMService(ClosesAfterBlock):
             Exception: the cloud's error if all failed, the local one as its cause.
         """
 
-        def attempt(step: Step, keywords: dict[str, Any]) -> Completion:
-            service = self._service_for(step)
+        def attempt(is_local: bool, keywords: dict[str, Any]) -> Completion:
+            service = self._local_service() if is_local else self
             return service.complete(prompt, temperature, max_tokens, system_prompt, **keywords)
 
         return self._fallback_plan(kwargs).run(attempt, time.sleep)
@@ -286,8 +284,8 @@ class LLMService(ClosesAfterBlock):
     ) -> FallbackCompletion:
         """As `complete_with_fallback`, without blocking the event loop."""
 
-        async def attempt(step: Step, keywords: dict[str, Any]) -> Completion:
-            service = self._service_for(step)
+        async def attempt(is_local: bool, keywords: dict[str, Any]) -> Completion:
+            service = self._local_service() if is_local else self
             return await service.complete_async(prompt, temperature, max_tokens, system_prompt, **keywords)
 
         return await self._fallback_plan(kwargs).run_async(attempt)
@@ -297,10 +295,8 @@ class LLMService(ClosesAfterBlock):
         deadline = self._options.deadline
         return FallbackPlan(keywords, deadline, self._fallback_delays, self._fallback_timeouts, may_go_local)
 
-    def _service_for(self, step: Step) -> LLMService:
-        if step.is_local:
-            return LLMService.with_local(enable_circuit_breaker=self.enable_circuit_breaker)
-        return self
+    def _local_service(self) -> LLMService:
+        return LLMService.with_local(enable_circuit_breaker=self.enable_circuit_breaker)
 
     # Many
 
@@ -398,8 +394,7 @@ class LLMService(ClosesAfterBlock):
         self._closed = True
 
     def __repr__(self) -> str:
-        base_url = without_secrets(self.base_url)
-        return f"{type(self).__name__}(base_url={base_url!r}, model={self.model!r})"
+        return f"{type(self).__name__}(base_url={without_secrets(self.base_url)!r}, model={self.model!r})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(f"{type(self).__name__} holds an API key and is not pickled")

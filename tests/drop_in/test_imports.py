@@ -1,7 +1,6 @@
 """Importing the drop-in modules is cheap, and no call imports anything on the event loop."""
 
 import os
-import statistics
 import subprocess
 from pathlib import Path
 
@@ -11,14 +10,14 @@ from arbitrageai_native.testing import ModelServer
 from tests.drop_in.fixtures import python
 
 # The processor's time: the clock's depends on what else the machine does.
-RATIO = """
+SECONDS = """
 import time
 started = time.process_time()
 import asyncio
 with_asyncio = time.process_time()
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.llm_service import LLMService
-print((time.process_time() - with_asyncio) / (with_asyncio - started))
+print(time.process_time() - with_asyncio, with_asyncio - started)
 """
 
 
@@ -26,10 +25,12 @@ def test_the_two_main_classes_cost_at_most_two_fifths_of_asyncio_on_top_of_it(tm
     """The files are compiled before, as an installation does it."""
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path / "compiled")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    ratios = [
-        float(subprocess.check_output(python("-c", RATIO), cwd=tmp_path, env=environment)) for _ in range(12)
-    ]
-    assert statistics.median(ratios[1:]) <= 0.4
+    command = python("-c", SECONDS)
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    runs = [subprocess.check_output(command, cwd=tmp_path, env=environment).split() for _ in range(15)]
+    # What a busy machine adds is not what is measured: the least of each.
+    ours, asyncios = (min(map(float, seconds)) for seconds in zip(*runs, strict=True))
+    assert ours <= 0.4 * asyncios
 
 
 CALLS = """

@@ -20,7 +20,8 @@ MODULES = [
 ]
 
 # Classes of packages that are imported only where they are used.
-OF_OPTIONAL_PACKAGES = dict.fromkeys(("CollectorRegistry", "Family", "Meter", "MeterProvider"), object)
+NAMES = "CallbackOptions CollectorRegistry Family Meter MeterProvider Observation"
+OF_OPTIONAL_PACKAGES = dict.fromkeys(NAMES.split(), object)
 
 
 def annotated(owner: object, module: str) -> Iterator[object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from arbitrageai_native import _native, defaults, environment
@@ -22,7 +22,6 @@ from arbitrageai_native.llm.streams import AsyncStream, Stream
 
 __all__ = ["AsyncCompletions", "AsyncOpenAI", "Chat", "ChatObject", "Completions", "OpenAI"]
 
-Messages = Sequence[Mapping[str, Any]]
 Own = TypeVar("Own", bound="_Completions")
 
 # What the API documents as optional: absent, it reads as None, as in the SDK's models.
@@ -134,30 +133,13 @@ class Completions(_Completions):
 
     @overload
     def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[False] | None = None,
-        **keywords: Unpack[CreateKeywords],
+        self, *, stream: Literal[False] | None = None, **keywords: Unpack[CreateKeywords]
     ) -> ChatObject: ...
     @overload
-    def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[True],
-        **keywords: Unpack[CreateKeywords],
-    ) -> Stream[ChatObject]: ...
+    def create(self, *, stream: Literal[True], **keywords: Unpack[CreateKeywords]) -> Stream[ChatObject]: ...
     @overload
     def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: bool | None,
-        **keywords: Unpack[CreateKeywords],
+        self, *, stream: bool | None, **keywords: Unpack[CreateKeywords]
     ) -> ChatObject | Stream[ChatObject]: ...
     def create(self, **arguments: Any) -> ChatObject | Stream[ChatObject]:
         """Make the call and wait for its answer; with `stream=True` an iterator of chunks.
@@ -183,30 +165,15 @@ class AsyncCompletions(_Completions):
 
     @overload
     async def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[False] | None = None,
-        **keywords: Unpack[CreateKeywords],
+        self, *, stream: Literal[False] | None = None, **keywords: Unpack[CreateKeywords]
     ) -> ChatObject: ...
     @overload
     async def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[True],
-        **keywords: Unpack[CreateKeywords],
+        self, *, stream: Literal[True], **keywords: Unpack[CreateKeywords]
     ) -> AsyncStream[ChatObject]: ...
     @overload
     async def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: bool | None,
-        **keywords: Unpack[CreateKeywords],
+        self, *, stream: bool | None, **keywords: Unpack[CreateKeywords]
     ) -> ChatObject | AsyncStream[ChatObject]: ...
     async def create(self, **arguments: Any) -> ChatObject | AsyncStream[ChatObject]:
         """Make the call, as `Completions.create`; with `stream=True` an asynchronous iterator of chunks."""

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from time import monotonic
-from typing import Any, NamedTuple, cast
+from typing import Any, TypeVar, cast
 
 from arbitrageai_native import _native
 from arbitrageai_native.exceptions import APITimeoutError, CircuitBreakerError, OpenAIError
 from arbitrageai_native.llm.results import Completion, FallbackCompletion
 from arbitrageai_native.llm.settings import given
 
-__all__ = ["FallbackPlan", "Step"]
+__all__ = ["FallbackPlan"]
+
+Result = TypeVar("Result")
 
 _LOCAL = 2
+"""The attempt of the local model; 0 and 1 are the service's own."""
 
 
-class Step(NamedTuple):
-    """One attempt: 0 and 1 are the service's own, 2 is the local model's. Times in seconds."""
-
-    attempt: int
-    wait: float
-    timeout: float | None
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the local model makes the attempt."""
-        return self.attempt == _LOCAL
+Attempt = Callable[[bool, dict[str, Any]], Result]
+"""Makes one attempt. Arguments: whether the local model makes it, and the keywords of its call."""
 
 
 class FallbackPlan:
@@ -46,46 +40,46 @@ class FallbackPlan:
         self._timeouts = timeouts
         self._may_go_local = may_go_local
         self._start = monotonic()
-        self._step = Step(0, 0.0, timeouts[0])
+        self._attempt = 0
         self._cloud_error: Exception | None = None
         self._local_error: Exception | None = None
 
-    def run(
-        self, attempt: Callable[[Step, dict[str, Any]], Completion], sleep: Callable[[float], object]
-    ) -> FallbackCompletion:
-        """Make the attempts in this thread; `attempt` gets its step and the keywords of its call."""
-        for step in self._steps():
-            if step.wait:
-                sleep(step.wait)
+    def run(self, attempt: Attempt[Completion], sleep: Callable[[float], object]) -> FallbackCompletion:
+        """Make the attempts in this thread, until one succeeds."""
+        for wait in self._waits():
+            if wait:
+                sleep(wait)
             try:
-                return self._succeeded(attempt(step, self._arguments(step)))
+                return self._succeeded(attempt(self._is_local, self._arguments()))
             except Exception as error:
                 self._failed(error)
         raise self._error() from self._cause()
 
-    async def run_async(
-        self, attempt: Callable[[Step, dict[str, Any]], Awaitable[Completion]]
-    ) -> FallbackCompletion:
+    async def run_async(self, attempt: Attempt[Awaitable[Completion]]) -> FallbackCompletion:
         """As `run`, without blocking the event loop."""
-        for step in self._steps():
-            if step.wait:
-                await _native.sleep(step.wait)
+        for wait in self._waits():
+            if wait:
+                await _native.sleep(wait)
             try:
-                return self._succeeded(await attempt(step, self._arguments(step)))
+                return self._succeeded(await attempt(self._is_local, self._arguments()))
             except Exception as error:
                 self._failed(error)
         raise self._error() from self._cause()
 
-    def _steps(self) -> Iterator[Step]:
-        """Yield attempt after attempt, as long as one is left and there is time for it."""
+    @property
+    def _is_local(self) -> bool:
+        return self._attempt == _LOCAL
+
+    def _waits(self) -> Iterator[float]:
+        """Yield the wait before each attempt, as long as one is left and there is time for it."""
         attempt: int | None = 0
         while attempt is not None:
             straight = isinstance(self._cloud_error, CircuitBreakerError)
             wait = 0.0 if attempt == 0 or straight else self._delays[attempt - 1]
             if attempt and self._remaining() <= wait:
                 return
-            self._step = Step(attempt, wait, self._timeouts[attempt])
-            yield self._step
+            self._attempt = attempt
+            yield wait
             attempt = self._next_attempt(attempt)
 
     def _next_attempt(self, failed: int) -> int | None:
@@ -98,26 +92,26 @@ class FallbackPlan:
             return 1
         return _LOCAL if self._may_go_local else None
 
-    def _arguments(self, step: Step) -> dict[str, Any]:
+    def _arguments(self) -> dict[str, Any]:
         # The caller's own timeout goes before the plan's.
-        keywords = {"timeout": step.timeout, **self._keywords}
+        keywords = {"timeout": self._timeouts[self._attempt], **self._keywords}
         if self._deadline is not None:
             keywords["deadline"] = max(0.0, self._remaining())
-        if step.is_local:
+        if self._is_local:
             keywords.pop("model", None)
         return keywords
 
     def _failed(self, error: Exception) -> None:
-        if self._step.is_local:
+        if self._is_local:
             self._local_error = error
         else:
             self._cloud_error = error
 
     def _succeeded(self, completion: Completion) -> FallbackCompletion:
         result = cast("FallbackCompletion", completion)
-        result["fallback_used"] = self._step.is_local
-        result["attempt"] = self._step.attempt
-        if self._step.is_local:
+        result["fallback_used"] = self._is_local
+        result["attempt"] = self._attempt
+        if self._is_local:
             result["original_error"] = str(self._cloud_error)
         return result
 

@@ -1,7 +1,6 @@
 """What calls return, as types: plain dicts whose keys type checkers know."""
 
-from __future__ import annotations
-
+# Annotations are evaluated here at once: as strings, each would be compiled when its class is made.
 from typing import Any, TypedDict
 
 from arbitrageai_native._typing import NotRequired

@@ -1,7 +1,6 @@
 """The keywords of services and calls: their names, their types, and which of them are settings of a call."""
 
-from __future__ import annotations
-
+# Annotations are evaluated here at once: as strings, each would be compiled when its class is made.
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -157,8 +156,18 @@ class ManyKeywords(CompleteKeywords, total=False):
     stealth_mode: bool
 
 
-class CreateKeywords(RequestMembers, total=False):
-    """Keywords of a client's `create`, besides `model`, `messages` and `stream`.
+class _Chat(TypedDict):
+    """What `create` has to be given.
+
+    model: the name of the model. messages: the chat so far.
+    """
+
+    model: str
+    messages: Sequence[Mapping[str, Any]]
+
+
+class CreateKeywords(_Chat, RequestMembers, total=False):
+    """Keywords of a client's `create`, besides `stream`; `model` and `messages` are required.
 
     temperature: how random the answer is. max_tokens: its longest length.
     """
