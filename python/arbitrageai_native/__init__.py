@@ -9,32 +9,26 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+__all__ = [
+    "AsyncOpenAI",
+    "AsyncStream",
+    "BidLockManager",
+    "LLMService",
+    "Lease",
+    "LoopMonitor",
+    "ModelConfig",
+    "OpenAI",
+    "Stream",
+    "__version__",
+    "exceptions",
+    "metrics",
+    "safe_sleep",
+]
+
 if TYPE_CHECKING:
     from arbitrageai_native import exceptions as exceptions
     from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager as BidLockManager
-    from arbitrageai_native.exceptions import APIConnectionError as APIConnectionError
-    from arbitrageai_native.exceptions import APIError as APIError
-    from arbitrageai_native.exceptions import APIResponseValidationError as APIResponseValidationError
-    from arbitrageai_native.exceptions import APIStatusError as APIStatusError
-    from arbitrageai_native.exceptions import APITimeoutError as APITimeoutError
-    from arbitrageai_native.exceptions import AuthenticationError as AuthenticationError
-    from arbitrageai_native.exceptions import BadRequestError as BadRequestError
-    from arbitrageai_native.exceptions import CircuitBreakerError as CircuitBreakerError
-    from arbitrageai_native.exceptions import ClientClosedError as ClientClosedError
-    from arbitrageai_native.exceptions import ConflictError as ConflictError
-    from arbitrageai_native.exceptions import InternalServerError as InternalServerError
-    from arbitrageai_native.exceptions import InvalidArgumentError as InvalidArgumentError
-    from arbitrageai_native.exceptions import InvalidArgumentTypeError as InvalidArgumentTypeError
-    from arbitrageai_native.exceptions import LockBackendError as LockBackendError
-    from arbitrageai_native.exceptions import LockError as LockError
-    from arbitrageai_native.exceptions import LockLostError as LockLostError
-    from arbitrageai_native.exceptions import LockStoreError as LockStoreError
-    from arbitrageai_native.exceptions import LockTimeoutError as LockTimeoutError
-    from arbitrageai_native.exceptions import NotFoundError as NotFoundError
-    from arbitrageai_native.exceptions import OpenAIError as OpenAIError
-    from arbitrageai_native.exceptions import PermissionDeniedError as PermissionDeniedError
-    from arbitrageai_native.exceptions import RateLimitError as RateLimitError
-    from arbitrageai_native.exceptions import UnprocessableEntityError as UnprocessableEntityError
+    from arbitrageai_native.exceptions import *  # noqa: F403, each of them is offered here
     from arbitrageai_native.integrations import opentelemetry as opentelemetry
     from arbitrageai_native.integrations import prometheus as prometheus
     from arbitrageai_native.llm.clients import AsyncOpenAI as AsyncOpenAI
@@ -49,49 +43,10 @@ if TYPE_CHECKING:
     from arbitrageai_native.utils.async_helpers import safe_sleep as safe_sleep
 
     __version__: str
-
-__all__ = [
-    "APIConnectionError",
-    "APIError",
-    "APIResponseValidationError",
-    "APIStatusError",
-    "APITimeoutError",
-    "AsyncOpenAI",
-    "AsyncStream",
-    "AuthenticationError",
-    "BadRequestError",
-    "BidLockManager",
-    "CircuitBreakerError",
-    "ClientClosedError",
-    "ConflictError",
-    "InternalServerError",
-    "InvalidArgumentError",
-    "InvalidArgumentTypeError",
-    "LLMService",
-    "Lease",
-    "LockBackendError",
-    "LockError",
-    "LockLostError",
-    "LockStoreError",
-    "LockTimeoutError",
-    "LoopMonitor",
-    "ModelConfig",
-    "NotFoundError",
-    "OpenAI",
-    "OpenAIError",
-    "PermissionDeniedError",
-    "RateLimitError",
-    "Stream",
-    "UnprocessableEntityError",
-    "__version__",
-    "exceptions",
-    "metrics",
-    "safe_sleep",
-]
+    __all__ += exceptions.__all__  # type: ignore[has-type]
 
 if not TYPE_CHECKING:
-    # Public name -> the module that defines it, or, for a module, that module itself. All others of `__all__`
-    # are exceptions.
+    # Public name -> the module that defines it, or, for a module, that module itself.
     _HOMES = {
         "AsyncOpenAI": "llm.clients",
         "AsyncStream": "llm.streams",
@@ -114,14 +69,15 @@ if not TYPE_CHECKING:
             from importlib.metadata import version
 
             value = version("arbitrageai-native")
-        elif name in _HOMES or name in __all__:
-            home = _HOMES.get(name, "exceptions")
-            module = importlib.import_module(f"{__name__}.{home}")
-            value = module if home.rpartition(".")[2] == name else getattr(module, name)
+        elif name in _HOMES:
+            module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+            value = module if module.__name__.endswith(f".{name}") else getattr(module, name)
+        elif not name.startswith("_") and name in (found := __getattr__("exceptions")).__all__:
+            value = getattr(found, name)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value
         return value
 
     def __dir__():
-        return sorted({*globals(), *__all__, *_HOMES})
+        return sorted({*globals(), *__all__, *_HOMES, *__getattr__("exceptions").__all__})

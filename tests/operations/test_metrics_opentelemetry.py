@@ -159,7 +159,7 @@ import sys
 import arbitrageai_native
 from arbitrageai_native import *
 assert "opentelemetry" not in sys.modules
-arbitrageai_native.integrations.opentelemetry.register()
+arbitrageai_native.opentelemetry.register()
 from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader

@@ -117,7 +117,7 @@ import sys
 import arbitrageai_native
 from arbitrageai_native import *
 assert "prometheus_client" not in sys.modules
-arbitrageai_native.integrations.prometheus.register()
+arbitrageai_native.prometheus.register()
 import prometheus_client
 assert b"arbitrageai_native_lock_held 0.0" in prometheus_client.generate_latest()
 """

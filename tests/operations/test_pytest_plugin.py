@@ -140,7 +140,8 @@ import sys
 
 def test_it():
     ours = sorted(name for name in sys.modules if name.startswith("arbitrageai_native"))
-    assert ours == ["arbitrageai_native", "arbitrageai_native.integrations.pytest_plugin"]
+    package = "arbitrageai_native"
+    assert ours == [package, f"{package}.integrations", f"{package}.integrations.pytest_plugin"]
 """,
     )
     outcome.assert_outcomes(passed=1)

@@ -34,8 +34,17 @@ class Metric:
     unit: Literal["", "seconds"] = ""
 
 
-def _one(group: str, name: str) -> Callable[[Figures], Iterable[Sample]]:
-    return lambda figures: [((), figures[group][name])]
+def _process(
+    kind: Literal["counter", "gauge", "histogram"],
+    name: str,
+    meaning: str,
+    figure: str = "",
+    unit: Literal["", "seconds"] = "",
+) -> Metric:
+    """A metric of the whole process; `figure` is its name in `metrics()`, if that is another one."""
+    group, _, own = name.partition(".")
+    group = {"lock": "locks"}.get(group, group)
+    return Metric(name, kind, (), meaning, lambda figures: [((), figures[group][figure or own])], unit)
 
 
 def _by_model(name: str) -> Callable[[Figures], Iterable[Sample]]:
@@ -92,19 +101,11 @@ METRICS = (
         _by_model_and("tokens"),
     ),
     Metric("llm.retries", "counter", ("model",), "Tries after the first.", _by_model("retries")),
-    Metric(
-        "llm.requests_in_flight",
-        "gauge",
-        (),
-        "HTTP requests that have a connection.",
-        _one("llm", "requests_in_flight"),
-    ),
-    Metric(
-        "llm.blocking_calls_in_loop",
+    _process("gauge", "llm.requests_in_flight", "HTTP requests that have a connection."),
+    _process(
         "counter",
-        (),
+        "llm.blocking_calls_in_loop",
         "Blocking methods that were called from a running event loop.",
-        _one("llm", "blocking_calls_in_loop"),
     ),
     Metric(
         "circuit.state",
@@ -120,119 +121,72 @@ METRICS = (
         "Failures since the endpoint last answered.",
         _circuit_failures,
     ),
-    Metric("lock.attempts", "counter", (), "Calls that wanted a lock.", _one("locks", "attempts")),
-    Metric("lock.successes", "counter", (), "Calls that got it.", _one("locks", "successes")),
-    Metric(
-        "lock.conflicts",
+    _process("counter", "lock.attempts", "Calls that wanted a lock."),
+    _process("counter", "lock.successes", "Calls that got it."),
+    _process("counter", "lock.conflicts", "Calls that found it held, or others waiting for it."),
+    _process("counter", "lock.timeouts", "Calls whose time ran out."),
+    _process("counter", "lock.hand_offs", "Calls that got it after a conflict."),
+    _process("counter", "lock.renewals", "Successful renewals of leases."),
+    _process("counter", "lock.losses", "Leases that were lost before they were released."),
+    _process(
         "counter",
-        (),
-        "Calls that found it held, or others waiting for it.",
-        _one("locks", "conflicts"),
-    ),
-    Metric("lock.timeouts", "counter", (), "Calls whose time ran out.", _one("locks", "timeouts")),
-    Metric(
-        "lock.hand_offs", "counter", (), "Calls that got it after a conflict.", _one("locks", "hand_offs")
-    ),
-    Metric("lock.renewals", "counter", (), "Successful renewals of leases.", _one("locks", "renewals")),
-    Metric(
-        "lock.losses",
-        "counter",
-        (),
-        "Leases that were lost before they were released.",
-        _one("locks", "losses"),
-    ),
-    Metric(
         "lock.backend_errors",
-        "counter",
-        (),
         "Failures of the database in acquisitions and renewals, repeated ones too.",
-        _one("locks", "backend_errors"),
     ),
-    Metric(
+    _process(
+        "counter",
         "lock.listener_failures",
-        "counter",
-        (),
         "Failed attempts to listen for released locks, after half a second of failures.",
-        _one("locks", "listener_failures"),
     ),
-    Metric(
+    _process(
+        "counter",
         "lock.rows_left",
-        "counter",
-        (),
         "Locks that nobody held any more and that could not be deleted.",
-        _one("locks", "rows_left"),
     ),
-    Metric(
+    _process(
+        "counter",
         "lock.connections_replaced",
-        "counter",
-        (),
         "Connections to the database that did not answer in time and were replaced.",
-        _one("locks", "connections_replaced"),
     ),
-    Metric(
+    _process(
+        "counter",
         "lock.change_watch_failures",
-        "counter",
-        (),
         "Times that the kernel could not report changes of a SQLite file: it is looked at every 3 ms instead.",
-        _one("locks", "change_watch_failures"),
     ),
-    Metric("lock.held", "gauge", (), "Locks that this process holds.", _one("locks", "held")),
-    Metric(
-        "lock.waiting", "gauge", (), "Callers in this process that wait for a lock.", _one("locks", "waiting")
-    ),
-    Metric(
+    _process("gauge", "lock.held", "Locks that this process holds."),
+    _process("gauge", "lock.waiting", "Callers in this process that wait for a lock."),
+    _process(
+        "histogram",
         "lock.wait",
-        "histogram",
-        (),
         "How long calls waited for a lock, the failed ones too.",
-        _one("locks", "wait_seconds"),
+        "wait_seconds",
         "seconds",
     ),
-    Metric(
-        "lock.hold",
-        "histogram",
-        (),
-        "How long locks were held until their release.",
-        _one("locks", "hold_seconds"),
-        "seconds",
+    _process(
+        "histogram", "lock.hold", "How long locks were held until their release.", "hold_seconds", "seconds"
     ),
-    Metric("loop.monitors", "gauge", (), "Event loops that a LoopMonitor watches.", _one("loop", "monitors")),
-    Metric(
+    _process("gauge", "loop.monitors", "Event loops that a LoopMonitor watches."),
+    _process(
+        "gauge",
         "loop.lag_current",
-        "gauge",
-        (),
         "The lag that grows now, or was the last; of several loops the greatest.",
-        _one("loop", "current_seconds"),
+        "current_seconds",
         "seconds",
     ),
-    Metric(
-        "loop.lag_worst",
-        "gauge",
-        (),
-        "The longest lag since the process began.",
-        _one("loop", "worst_seconds"),
-        "seconds",
+    _process(
+        "gauge", "loop.lag_worst", "The longest lag since the process began.", "worst_seconds", "seconds"
     ),
-    Metric(
-        "loop.stalls",
-        "counter",
-        (),
-        "Lags that reached their monitor's threshold and have ended.",
-        _one("loop", "stalls"),
-    ),
-    Metric(
-        "loop.lag",
+    _process("counter", "loop.stalls", "Lags that reached their monitor's threshold and have ended."),
+    _process(
         "histogram",
-        (),
+        "loop.lag",
         "Lags: for how long a loop ran without looking for what else is ready.",
-        _one("loop", "lag_seconds"),
+        "lag_seconds",
         "seconds",
     ),
-    Metric(
-        "bridge.calls_under_way",
+    _process(
         "gauge",
-        (),
+        "bridge.calls_under_way",
         "Awaitables that native code is at work on, or waits in, of whatever kind.",
-        _one("bridge", "calls_under_way"),
     ),
 )
