@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 use serde_json::{Map, Value};
 
 use super::convert::{body_to_json, string_pairs};
@@ -15,20 +15,28 @@ use super::process::process;
 use crate::llm::{self, Call, Endpoint, Error, Extras, Metrics, SharedHealth, TransportSettings};
 
 /// What every call begins with: the tuple that Python's `native_arguments` returns.
-#[derive(FromPyObject)]
 pub(super) struct Arguments<'py> {
-    #[pyo3(item(0))]
     pub(super) body: Bound<'py, PyDict>,
-    #[pyo3(item(1))]
     pub(super) options: PyRef<'py, CallOptions>,
-    #[pyo3(item(2))]
     pub(super) metrics: PyRef<'py, CallMetrics>,
-    #[pyo3(item(3))]
     pub(super) health: Option<PyRef<'py, EndpointHealth>>,
-    #[pyo3(item(4))]
     pub(super) extra_headers: Option<Bound<'py, PyAny>>,
-    #[pyo3(item(5))]
     pub(super) extra_query: Option<Bound<'py, PyAny>>,
+}
+
+impl<'py> Arguments<'py> {
+    /// The first six; some methods have more behind them.
+    // Items are borrowed: a derived `FromPyObject` looks each of them up by a Python integer.
+    pub(super) fn of(all: &Bound<'py, PyTuple>) -> PyResult<Self> {
+        Ok(Self {
+            body: all.get_borrowed_item(0)?.extract()?,
+            options: all.get_borrowed_item(1)?.extract()?,
+            metrics: all.get_borrowed_item(2)?.extract()?,
+            health: all.get_borrowed_item(3)?.extract()?,
+            extra_headers: all.get_borrowed_item(4)?.extract()?,
+            extra_query: all.get_borrowed_item(5)?.extract()?,
+        })
+    }
 }
 
 /// A call that lacks only the transport.

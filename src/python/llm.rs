@@ -97,9 +97,9 @@ impl ChatClient {
         text_signature = "($self, body, options, metrics, health, extra_headers, extra_query, delay, raw)"
     )]
     fn complete_async<'py>(&self, arguments: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
-        let delay = arguments.get_item(6)?.extract::<Option<f64>>()?;
-        let call = self.prepare(&arguments.extract()?)?.delayed(delay);
-        let raw = arguments.get_item(7)?.extract()?;
+        let delay = arguments.get_borrowed_item(6)?.extract::<Option<f64>>()?;
+        let call = self.prepare(&Arguments::of(arguments)?)?.delayed(delay);
+        let raw = arguments.get_borrowed_item(7)?.extract()?;
         Wait::Loop.run(arguments.py(), complete(call, delay.is_some(), raw))
     }
 
@@ -109,10 +109,10 @@ impl ChatClient {
         text_signature = "($self, body, options, metrics, health, extra_headers, extra_query, stealth_mode, raw)"
     )]
     fn complete<'py>(&self, arguments: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
-        let call = self.prepare(&arguments.extract()?)?;
+        let call = self.prepare(&Arguments::of(arguments)?)?;
         let (stealth_mode, raw) = (
-            arguments.get_item(6)?.extract()?,
-            arguments.get_item(7)?.extract()?,
+            arguments.get_borrowed_item(6)?.extract()?,
+            arguments.get_borrowed_item(7)?.extract()?,
         );
         Wait::Thread.run(arguments.py(), complete(call, stealth_mode, raw))
     }
@@ -140,8 +140,8 @@ impl ChatClient {
         signature = (*arguments),
         text_signature = "($self, body, options, metrics, health, extra_headers, extra_query)"
     )]
-    fn stream(&self, arguments: Arguments<'_>) -> PyResult<ChatStream> {
-        Ok(ChatStream::new(self.prepare(&arguments)?))
+    fn stream(&self, arguments: &Bound<'_, PyTuple>) -> PyResult<ChatStream> {
+        Ok(ChatStream::new(self.prepare(&Arguments::of(arguments)?)?))
     }
 }
 
