@@ -173,7 +173,7 @@ METRICS = (
         "lock.change_watch_failures",
         "counter",
         (),
-        "Times that the kernel could not report changes of a SQLite file: it is looked at every 3 ms instead.",
+        "Times that the kernel could not report changes of a SQLite file, which is then read every 3 ms.",
         _one("locks", "change_watch_failures"),
     ),
     Metric("lock.held", "gauge", (), "Locks that this process holds.", _one("locks", "held")),
