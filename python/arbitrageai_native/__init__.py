@@ -13,12 +13,14 @@ __all__ = [
     "AsyncOpenAI",
     "AsyncStream",
     "BidLockManager",
+    "Completion",
     "LLMService",
     "Lease",
     "LoopMonitor",
     "ModelConfig",
     "OpenAI",
     "Stream",
+    "Usage",
     "__version__",
     "exceptions",
     "metrics",
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from arbitrageai_native.integrations import prometheus as prometheus
     from arbitrageai_native.llm.clients import AsyncOpenAI as AsyncOpenAI
     from arbitrageai_native.llm.clients import OpenAI as OpenAI
+    from arbitrageai_native.llm.results import Completion as Completion
+    from arbitrageai_native.llm.results import Usage as Usage
     from arbitrageai_native.llm.streams import AsyncStream as AsyncStream
     from arbitrageai_native.llm.streams import Stream as Stream
     from arbitrageai_native.llm_service import LLMService as LLMService
@@ -51,12 +55,14 @@ if not TYPE_CHECKING:
         "AsyncOpenAI": "llm.clients",
         "AsyncStream": "llm.streams",
         "BidLockManager": "agent_execution.bid_lock_manager",
+        "Completion": "llm.results",
         "LLMService": "llm_service",
         "Lease": "locks.leases",
         "LoopMonitor": "loop_monitor",
         "ModelConfig": "llm_service",
         "OpenAI": "llm.clients",
         "Stream": "llm.streams",
+        "Usage": "llm.results",
         "exceptions": "exceptions",
         "metrics": "process_metrics",
         "opentelemetry": "integrations.opentelemetry",

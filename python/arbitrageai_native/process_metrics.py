@@ -84,8 +84,8 @@ class LocksMetrics(TypedDict):
     lock held. timeouts: acquisitions that ended without the lock. hand_offs: locks won after a conflict.
     renewals: renewed leases. losses: leases that ended before their release. backend_errors: failures of the
     database, repeated ones too. listener_failures: rows_left: connections_replaced: change_watch_failures:
-    what was given up, see docs/metrics.md. held: locks now. waiting: waiters now. wait_seconds: how long acquisitions
-    waited. hold_seconds: how long locks were held.
+    what was given up, see docs/metrics.md. held: locks now. waiting: waiters now. wait_seconds: how long
+    acquisitions waited. hold_seconds: how long locks were held.
     """
 
     attempts: int
