@@ -148,7 +148,6 @@ async def loop_excess(url: str, seconds: float) -> float:
                     async with manager.with_lock("m", str(number % 80), timeout=60):
                         await asyncio.sleep(0.001)
 
-            tasks = [asyncio.create_task(work(number)) for number in range(100)]
-            waits = await ticker.waits_until(end)
-            await asyncio.gather(*tasks)
-            return ticker.high(waits) - ticker.high(control.waits_between(start, end))
+            async with ticker.ticker() as waits:
+                await asyncio.gather(*(work(number) for number in range(100)))
+            return ticker.high(waits.late) - ticker.high(control.waits_between(start, end))

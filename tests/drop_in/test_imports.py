@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from tests.drop_in.fixtures import python
+from tests.drop_in.support import python
 
 # The processor's time: that of the clock depends on what else the machine does.
 MEASURE = "import time; start = time.process_time(); import {}; print(time.process_time() - start)"

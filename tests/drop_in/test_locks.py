@@ -14,7 +14,7 @@ from unittest.mock import AsyncMock, patch
 
 import pytest
 
-from tests.drop_in.fixtures import change, rewind, rows
+from tests.drop_in.support import change, rewind, rows
 
 KEY = "bid:lock:upwork:p1"
 

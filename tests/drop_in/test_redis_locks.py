@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from testing_support.ports import free_port
 from testing_support.servers.redis import RedisServer
 from testing_support.servers.tcp_proxy import TcpProxy
 
@@ -40,9 +41,7 @@ def manager(make_manager: Callable[..., Any]) -> Any:
 
 def nobody_listens() -> str:
     """A URL behind which there is nothing."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return f"redis://127.0.0.1:{unused.getsockname()[1]}"
+    return f"redis://127.0.0.1:{free_port()}"
 
 
 # The class

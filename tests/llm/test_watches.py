@@ -30,7 +30,7 @@ def server():
 
 # Each is a test, and the words with which it has to be failed.
 HOLDING: dict[str, tuple[str, str]] = {
-    "blocking": ("async def test() -> None:\n    time.sleep(0.1)", "kept waiting"),
+    "blocking": ("async def test() -> None:\n    time.sleep(0.03)", "kept waiting"),
     "blocking by the package": (
         """
 # As the original did it.
@@ -43,7 +43,7 @@ async def test(server, monkeypatch):
         "kept waiting",
     ),
     "blocking a loop of its own": (
-        "def test():\n    async def block():\n        time.sleep(0.1)\n    asyncio.run(block())",
+        "def test():\n    async def block():\n        time.sleep(0.03)\n    asyncio.run(block())",
         "kept waiting",
     ),
     "one long wait among many": (
@@ -51,7 +51,7 @@ async def test(server, monkeypatch):
 async def test():
     for _ in range(450):
         await asyncio.sleep(0.005)
-    time.sleep(0.1)
+    time.sleep(0.03)
     await asyncio.sleep(0.01)
 """,
         "kept waiting",
@@ -79,7 +79,7 @@ LEAKING: dict[str, tuple[str, str]] = {
     "pickle": ("def test():\n    llm_service.ModelConfig(local_model=KEY)", "a pickle of ModelConfig"),
     "representation": (
         "def test():\n    LLMService('http://x/v1', 'k', model=KEY)",
-        "representation of LLMService",
+        "the text of LLMService",
     ),
     "span": ("def test():\n    trace.get_tracer('t').start_span(KEY).end()", "a span"),
     "output": ("def test():\n    print(KEY)", "Captured stdout"),
@@ -103,12 +103,11 @@ async def test(server):
 
 
 def run(folder: Path, tests: dict[str, str]) -> str:
-    """Run each in a file of its own, as a test of the client, under both watches."""
-    (folder / "llm").mkdir()
+    """Run each in a file of its own, in a folder with the conftest of the client's tests."""
+    (folder / "conftest.py").write_text("from tests.llm.conftest import *")
     for number, test in enumerate(tests.values()):
-        (folder / "llm" / f"test_{number}.py").write_text(HEADER + test)
-    options = ["-p", "tests.llm.loop_watch", "-p", "tests.llm.secret_watch", "-p", "no:cacheprovider", "-q"]
-    options += [f"--rootdir={folder}", "-oasyncio_mode=auto"]
+        (folder / f"test_{number}.py").write_text(HEADER + test)
+    options = ["-p", "no:cacheprovider", "-q", f"--rootdir={folder}", "-oasyncio_mode=auto"]
     command = [sys.executable, "-m", "pytest", *options, str(folder)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
 

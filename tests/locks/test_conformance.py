@@ -14,7 +14,7 @@ from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.exceptions import LockLostError, LockTimeoutError
 from arbitrageai_native.locks.leases import Lease
 from testing_support.lock_cancellation import cancel_at_random
-from tests.locks.fixtures import MakeManager
+from tests.conftest import MakeManager
 
 
 async def held_keys(manager: BidLockManager) -> list[str]:
