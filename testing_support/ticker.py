@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,9 +21,10 @@ from pathlib import Path
 
 PAUSE = 0.001
 
-# When it ended (the monotonic clock is the machine's, alike in all processes), and how long it was too long.
-Wait = tuple[float, float]
-_RECORD = struct.Struct("dd")
+# When it ended (the monotonic clock is the machine's, alike in all processes), how long it was too long, and
+# how much of that the process has waited for a processor.
+Wait = tuple[float, float, float]
+_RECORD = struct.Struct("ddd")
 
 
 @dataclass
@@ -74,7 +76,7 @@ def high(waits: Iterable[float]) -> float:
 
 
 class Control:
-    """A ticker in a process that does nothing else, from its making to its `close()`."""
+    """Tickers, one for each processor, in a process that does nothing else, until `close()`."""
 
     def __init__(self) -> None:
         # A file, not a pipe: nothing of what this process does, or fails to do, holds the other up.
@@ -83,7 +85,7 @@ class Control:
         self._read = 0
         self._waits: list[Wait] = []
         try:
-            while not self.waits_between(0, time.monotonic()):
+            while not self.waits_between(0.0, time.monotonic()):
                 if self._process.poll() is not None:
                     raise RuntimeError("the control ticker has ended")
                 time.sleep(0.01)
@@ -93,6 +95,13 @@ class Control:
 
     def waits_between(self, start: float, end: float) -> list[float]:
         """Return its waits of that time; what is older is forgotten."""
+        return [late for late, _ in self._between(start, end)]
+
+    def frozen_between(self, start: float, end: float) -> float:
+        """Return the longest of those waits, without what it waited for a processor that another had."""
+        return max((late - queued for late, queued in self._between(start, end)), default=0.0)
+
+    def _between(self, start: float, end: float) -> list[tuple[float, float]]:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(2 * PAUSE)  # the last tick of that time may be still to come
         self._file.seek(self._read)
@@ -101,7 +110,7 @@ class Control:
         self._read += len(recorded)
         self._waits.extend(_RECORD.iter_unpack(recorded))
         self._waits = [wait for wait in self._waits if wait[0] >= start]
-        return [wait for at, wait in self._waits if at - wait - PAUSE <= end]
+        return [(late, queued) for at, late, queued in self._waits if at - late - PAUSE <= end]
 
     def close(self) -> None:
         """End the process."""
@@ -117,14 +126,41 @@ def control() -> Iterator[Control]:
         yield made
 
 
-def _record(path: Path, parent: int) -> None:
+class RunQueue:
+    """For how long a thread of this process could have run and did not, since its start."""
+
+    def __init__(self, thread: int) -> None:
+        """Open the system's file of it.
+
+        Raises:
+            OSError: there is no such thread, or the system does not count this.
+        """
+        self._file = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY)
+
+    def seconds(self) -> float:
+        """Return the time up to now."""
+        try:
+            return int(os.pread(self._file, 64, 0).split()[1]) / 1e9
+        except OSError:  # the thread has ended
+            return 0.0
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def _record(path: Path, parent: int, processor: int) -> None:
+    os.sched_setaffinity(0, {processor})
+    queue = RunQueue(threading.get_native_id())
     with path.open("ab", buffering=0) as file:
         while os.getppid() == parent:
-            start = time.monotonic()
+            start, queued = time.monotonic(), queue.seconds()
             time.sleep(PAUSE)
             end = time.monotonic()
-            file.write(_RECORD.pack(end, end - start - PAUSE))
+            file.write(_RECORD.pack(end, end - start - PAUSE, queue.seconds() - queued))
 
 
 if __name__ == "__main__":
-    _record(Path(sys.argv[1]), os.getppid())
+    for processor in os.sched_getaffinity(0):
+        arguments = (Path(sys.argv[1]), os.getppid(), processor)
+        threading.Thread(target=_record, args=arguments).start()

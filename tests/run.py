@@ -33,11 +33,23 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):
-        file, name = tempfile.mkstemp(prefix="arbitrageai-tests-")
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A shell's background job inherits this, and so would the processes that tests press Ctrl-C in.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if is_worker(config):
+        # Workers find a terminal's size here, which is none of what tests start on terminals of their own.
+        for name in ("COLUMNS", "LINES"):
+            os.environ.pop(name, None)
+    else:
+        file, path = tempfile.mkstemp(prefix="arbitrageai-tests-")
         os.close(file)
-        os.environ[_RUN] = name
-        config.add_cleanup(lambda: Path(name).unlink())
+        os.environ[_RUN] = path
+        config.add_cleanup(lambda: Path(path).unlink())
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this process runs a part of the tests."""
+    return hasattr(config, "workerinput")
 
 
 @pytest.hookimpl(trylast=True)
@@ -65,7 +77,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     yield
-    if hasattr(session.config, "workerinput"):
+    if is_worker(session.config):
         return
     deadline = time.monotonic() + SECONDS_TO_END
     while (left := processes_left()) and time.monotonic() < deadline:

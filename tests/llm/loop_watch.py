@@ -7,7 +7,8 @@ The machine has caused
 - the time for which the loop's thread could have run and did not (its wait in the run queue);
 - while the loop's thread slept, the same time of this process's other Python threads: one of them may have
   had the interpreter's lock;
-- as an alternative, what an idle process saw at the same moment (all of a virtual machine may stand still).
+- what an idle process saw at the same moment, although a processor was free (all of a virtual machine may have
+  stood still).
 
 What remains, the loop's thread has spent in a callback, running or asleep.
 
@@ -22,7 +23,6 @@ import asyncio
 import contextlib
 import gc
 import inspect
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -58,11 +58,10 @@ class LateTick:
     others_queued: float
     """The same of all other Python threads."""
 
-    def caused_here(self, idle: float) -> float:
-        """Return what neither the machine nor the collector has caused; an idle process came `idle` too late."""
+    def caused_here(self, frozen: float) -> float:
+        """Return what neither the machine, which was frozen for some time, nor the collector has caused."""
         asleep = max(0.0, self.end - self.start - self.ran - self.queued)
-        machine = self.queued + min(asleep, self.others_queued)
-        return self.late - self.collecting - max(machine, idle)
+        return self.late - self.collecting - self.queued - min(asleep, self.others_queued + frozen)
 
 
 class Watch:
@@ -78,11 +77,11 @@ class Watch:
     def judge(self, control: ticker.Control) -> None:
         """Raise `LoopHeldUpError` if a loop was held up."""
         for tick in self.late:
-            idle = max(control.waits_between(tick.start, tick.end), default=0.0)
-            here = tick.caused_here(idle)
+            frozen = control.frozen_between(tick.start, tick.end)
+            here = tick.caused_here(frozen)
             if here > MOST:
                 raise LoopHeldUpError(
-                    f"a loop was kept waiting for {here * 1000:.0f} ms: {tick}, an idle process: {idle:.4f}"
+                    f"a loop was kept waiting for {here * 1000:.0f} ms: {tick}, the machine: {frozen:.4f}"
                 )
 
     def tick_in(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
@@ -92,7 +91,7 @@ class Watch:
 
         def expect() -> None:
             nonlocal handle
-            handle = loop.call_later(PAUSE, tick, loop.time(), self._collecting, time.thread_time(), queues.read())
+            handle = loop.call_later(PAUSE, tick, loop.time(), self._collecting, time.thread_time(), queues.seconds())
 
         def tick(start: float, collecting: float, ran: float, queued: dict[int, float]) -> None:
             end = loop.time()
@@ -121,35 +120,31 @@ class Watch:
 
 
 class _RunQueues:
-    """For how long each Python thread has waited for a processor; nothing where the system does not tell."""
+    """For how long each Python thread has waited for a processor; nothing where nobody counts that."""
 
     def __init__(self) -> None:
         self._own = threading.get_native_id()
-        self._files: dict[int, int] = {}
+        self._queues: dict[int, ticker.RunQueue] = {}
 
-    def read(self) -> dict[int, float]:
-        """Return the seconds since each thread's start, by its id."""
-        found = {}
+    def seconds(self) -> dict[int, float]:
+        """Return the time since each thread's start, by its id."""
         for thread in threading.enumerate():
             number = thread.native_id
-            if number is None:
-                continue
-            with contextlib.suppress(OSError):  # it has ended, or this is no Linux
-                if number not in self._files:
-                    self._files[number] = os.open(f"/proc/self/task/{number}/schedstat", os.O_RDONLY)
-                found[number] = int(os.pread(self._files[number], 64, 0).split()[1]) / 1e9
-        return found
+            if number is not None and number not in self._queues:
+                with contextlib.suppress(OSError):  # it has ended, or this is no Linux
+                    self._queues[number] = ticker.RunQueue(number)
+        return {number: queue.seconds() for number, queue in self._queues.items()}
 
     def since(self, before: dict[int, float]) -> tuple[float, float]:
         """Return how much longer this thread has waited by now, and all others together."""
-        waited = {number: now - before.get(number, 0.0) for number, now in self.read().items()}
+        waited = {number: max(0.0, now - before.get(number, 0.0)) for number, now in self.seconds().items()}
         own = waited.pop(self._own, 0.0)
         return own, sum(waited.values())
 
     def close(self) -> None:
         """Close the files."""
-        for file in self._files.values():
-            os.close(file)
+        for queue in self._queues.values():
+            queue.close()
 
 
 @contextlib.contextmanager
