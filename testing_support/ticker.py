@@ -21,10 +21,10 @@ from pathlib import Path
 
 PAUSE = 0.001
 
-# When it ended (the monotonic clock is the machine's, alike in all processes), how long it was too long, and
-# how much of that the process has waited for a processor.
-Wait = tuple[float, float, float]
-_RECORD = struct.Struct("ddd")
+# On which processor, when it ended (the monotonic clock is the machine's, alike in all processes), and how long
+# it was too long.
+Wait = tuple[int, float, float]
+_RECORD = struct.Struct("qdd")
 
 
 @dataclass
@@ -85,32 +85,26 @@ class Control:
         self._read = 0
         self._waits: list[Wait] = []
         try:
-            while not self.waits_between(0.0, time.monotonic()):
-                if self._process.poll() is not None:
-                    raise RuntimeError("the control ticker has ended")
-                time.sleep(0.01)
+            self.waits_between(0.0, 0.0)
         except BaseException:
             self.close()
             raise
 
     def waits_between(self, start: float, end: float) -> list[float]:
         """Return its waits of that time; what is older is forgotten."""
-        return [late for late, _ in self._between(start, end)]
-
-    def frozen_between(self, start: float, end: float) -> float:
-        """Return the longest of those waits, without what it waited for a processor that another had."""
-        return max((late - queued for late, queued in self._between(start, end)), default=0.0)
-
-    def _between(self, start: float, end: float) -> list[tuple[float, float]]:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(2 * PAUSE)  # the last tick of that time may be still to come
-        self._file.seek(self._read)
-        recorded = self._file.read()
-        recorded = recorded[: len(recorded) - len(recorded) % _RECORD.size]
-        self._read += len(recorded)
-        self._waits.extend(_RECORD.iter_unpack(recorded))
-        self._waits = [wait for wait in self._waits if wait[0] >= start]
-        return [(late, queued) for at, late, queued in self._waits if at - late - PAUSE <= end]
+        processors = os.sched_getaffinity(0)
+        # A tick that the machine holds up is noted only after it.
+        while not processors <= {processor for processor, at, *_ in self._waits if at >= end}:
+            if self._process.poll() is not None:
+                raise RuntimeError("the control ticker has ended")
+            self._file.seek(self._read)
+            recorded = self._file.read()
+            recorded = recorded[: len(recorded) - len(recorded) % _RECORD.size]
+            self._read += len(recorded)
+            self._waits.extend(_RECORD.iter_unpack(recorded))
+            time.sleep(PAUSE)
+        self._waits = [wait for wait in self._waits if wait[1] >= start]
+        return [late for _, at, late in self._waits if at - late - PAUSE <= end]
 
     def close(self) -> None:
         """End the process."""
@@ -126,38 +120,14 @@ def control() -> Iterator[Control]:
         yield made
 
 
-class RunQueue:
-    """For how long a thread of this process could have run and did not, since its start."""
-
-    def __init__(self, thread: int) -> None:
-        """Open the system's file of it.
-
-        Raises:
-            OSError: there is no such thread, or the system does not count this.
-        """
-        self._file = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY)
-
-    def seconds(self) -> float:
-        """Return the time up to now."""
-        try:
-            return int(os.pread(self._file, 64, 0).split()[1]) / 1e9
-        except OSError:  # the thread has ended
-            return 0.0
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
-
-
 def _record(path: Path, parent: int, processor: int) -> None:
     os.sched_setaffinity(0, {processor})
-    queue = RunQueue(threading.get_native_id())
     with path.open("ab", buffering=0) as file:
         while os.getppid() == parent:
-            start, queued = time.monotonic(), queue.seconds()
+            start = time.monotonic()
             time.sleep(PAUSE)
             end = time.monotonic()
-            file.write(_RECORD.pack(end, end - start - PAUSE, queue.seconds() - queued))
+            file.write(_RECORD.pack(processor, end, end - start - PAUSE))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ A ticker of callbacks, no task, is put into each loop. A tick that comes too lat
 the machine has caused is subtracted, and so is the garbage collector's work on this process's whole heap.
 The machine has caused
 
-- the time for which the loop's thread could have run and did not (its wait in the run queue);
-- while the loop's thread slept, the same time of this process's other Python threads: one of them may have
-  had the interpreter's lock;
-- what an idle process saw at the same moment, although a processor was free (all of a virtual machine may have
-  stood still).
+- the time for which the loop's thread could have run and did not (its wait in the run queue), and up to a quarter
+  of that again: what came due meanwhile is done in one go;
+- while the loop's thread slept, the same time of this process's other threads, one of which may have had the
+  interpreter's lock, and what an idle process saw at that moment: a virtual machine's processor may have stood
+  still.
 
 What remains, the loop's thread has spent in a callback, running or asleep.
 
@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import gc
 import inspect
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -56,12 +57,13 @@ class LateTick:
     queued: float
     """The time for which the loop's thread could have run and did not."""
     others_queued: float
-    """The same of all other Python threads."""
+    """The same of all other threads."""
 
-    def caused_here(self, frozen: float) -> float:
-        """Return what neither the machine, which was frozen for some time, nor the collector has caused."""
+    def caused_here(self, idle: float) -> float:
+        """Return what neither the machine nor the collector has caused; an idle process came `idle` too late."""
         asleep = max(0.0, self.end - self.start - self.ran - self.queued)
-        return self.late - self.collecting - self.queued - min(asleep, self.others_queued + frozen)
+        machine = self.queued + min(self.ran, self.queued / 4) + min(asleep, self.others_queued + idle)
+        return self.late - self.collecting - machine
 
 
 class Watch:
@@ -77,12 +79,10 @@ class Watch:
     def judge(self, control: ticker.Control) -> None:
         """Raise `LoopHeldUpError` if a loop was held up."""
         for tick in self.late:
-            frozen = control.frozen_between(tick.start, tick.end)
-            here = tick.caused_here(frozen)
+            idle = max(control.waits_between(tick.start, tick.end), default=0.0)
+            here = tick.caused_here(idle)
             if here > MOST:
-                raise LoopHeldUpError(
-                    f"a loop was kept waiting for {here * 1000:.0f} ms: {tick}, the machine: {frozen:.4f}"
-                )
+                raise LoopHeldUpError(f"a loop was kept waiting for {here * 1000:.0f} ms: {tick}, {idle=}")
 
     def tick_in(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
         """Start ticking; what is returned ends it."""
@@ -91,7 +91,9 @@ class Watch:
 
         def expect() -> None:
             nonlocal handle
-            handle = loop.call_later(PAUSE, tick, loop.time(), self._collecting, time.thread_time(), queues.seconds())
+            handle = loop.call_later(
+                PAUSE, tick, loop.time(), self._collecting, time.thread_time(), queues.seconds()
+            )
 
         def tick(start: float, collecting: float, ran: float, queued: dict[int, float]) -> None:
             end = loop.time()
@@ -120,31 +122,32 @@ class Watch:
 
 
 class _RunQueues:
-    """For how long each Python thread has waited for a processor; nothing where nobody counts that."""
+    """For how long each thread of this process could have run and did not."""
 
     def __init__(self) -> None:
         self._own = threading.get_native_id()
-        self._queues: dict[int, ticker.RunQueue] = {}
+        self._files: dict[int, int] = {}
 
     def seconds(self) -> dict[int, float]:
         """Return the time since each thread's start, by its id."""
-        for thread in threading.enumerate():
-            number = thread.native_id
-            if number is not None and number not in self._queues:
-                with contextlib.suppress(OSError):  # it has ended, or this is no Linux
-                    self._queues[number] = ticker.RunQueue(number)
-        return {number: queue.seconds() for number, queue in self._queues.items()}
+        found = {}
+        for thread in map(int, os.listdir("/proc/self/task")):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if thread not in self._files:
+                    self._files[thread] = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY)
+                found[thread] = int(os.pread(self._files[thread], 64, 0).split()[1]) / 1e9
+        return found
 
     def since(self, before: dict[int, float]) -> tuple[float, float]:
         """Return how much longer this thread has waited by now, and all others together."""
-        waited = {number: max(0.0, now - before.get(number, 0.0)) for number, now in self.seconds().items()}
-        own = waited.pop(self._own, 0.0)
+        waited = {thread: now - before.get(thread, 0.0) for thread, now in self.seconds().items()}
+        own = waited.pop(self._own)
         return own, sum(waited.values())
 
     def close(self) -> None:
         """Close the files."""
-        for queue in self._queues.values():
-            queue.close()
+        for file in self._files.values():
+            os.close(file)
 
 
 @contextlib.contextmanager

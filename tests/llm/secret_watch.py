@@ -144,7 +144,9 @@ def _look_at_object(shown: Any) -> None:
 
 def _look_at_text_and_pickle(thing: Any) -> None:
     name = type(thing).__name__
-    _leaks.look_at(f"the text of {name}", f"{thing!r} {thing} {vars(thing) if isinstance(thing, BaseException) else ''}")
+    _leaks.look_at(
+        f"the text of {name}", f"{thing!r} {thing} {vars(thing) if isinstance(thing, BaseException) else ''}"
+    )
     if not type(thing).__module__.startswith(_KEEP_THE_REQUEST):
         with contextlib.suppress(Exception):
             _leaks.look_at(f"a pickle of {name}", pickle.dumps(thing))

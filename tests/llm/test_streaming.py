@@ -662,6 +662,7 @@ async def test_choices_without_end_are_an_error(serve: Serve) -> None:
 # Foreign clients
 
 
+@pytest.mark.holds_the_loop("OpenAI's client imports and builds its types at its first use")
 @pytest.mark.parametrize("kind", ["generator", "thread"])
 async def test_a_wait_given_up_ends_no_foreign_stream_in_silence(kind: str, serve: Serve) -> None:
     import openai

@@ -143,24 +143,24 @@ def test_the_control_ticks_all_the_time() -> None:
     assert ticked > (end - start) * len(os.sched_getaffinity(0)) / 2
 
 
-def late(**times: float) -> LateTick:
+def late(**causes: float) -> LateTick:
     nothing = {"collecting": 0.0, "ran": 0.0, "queued": 0.0, "others_queued": 0.0}
-    return LateTick(start=0.0, end=0.1, late=0.098, **{**nothing, **times})
+    return LateTick(start=0.0, end=0.1, late=0.098, **{**nothing, **causes})
 
 
 @pytest.mark.parametrize(
-    ("tick", "frozen", "caused_here"),
+    ("tick", "idle", "caused_here"),
     [
         (late(), 0.0, 0.098),  # asleep in a callback
+        (late(), 0.05, 0.048),
         (late(ran=0.1), 0.0, 0.098),
         (late(ran=0.1), 0.1, 0.098),  # who runs has a processor
         (late(ran=0.1, others_queued=0.5), 0.0, 0.098),
-        (late(ran=0.03, queued=0.07), 0.0, 0.028),
+        (late(ran=0.06, queued=0.04), 0.0, 0.048),
         (late(others_queued=0.08), 0.0, 0.018),
         (late(others_queued=0.5), 0.0, -0.002),
-        (late(ran=0.05), 0.05, 0.048),
         (late(ran=0.1, collecting=0.09), 0.0, 0.008),
     ],
 )
-def test_a_late_tick_is_judged_by_its_cause(tick: LateTick, frozen: float, caused_here: float) -> None:
-    assert tick.caused_here(frozen) == pytest.approx(caused_here)
+def test_a_late_tick_is_judged_by_its_cause(tick: LateTick, idle: float, caused_here: float) -> None:
+    assert tick.caused_here(idle) == pytest.approx(caused_here)
