@@ -21,8 +21,8 @@ from pathlib import Path
 
 PAUSE = 0.001
 
-# On which processor, when it ended (the monotonic clock is the machine's, alike in all processes), and how long
-# it was too long.
+# On which processor, when it ended (the monotonic clock is the machine's, alike in all processes), and by how
+# much it was too long.
 Wait = tuple[int, float, float]
 _RECORD = struct.Struct("qdd")
 

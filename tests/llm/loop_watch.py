@@ -4,17 +4,17 @@ A ticker of callbacks, no task, is put into each loop. A tick that comes too lat
 the machine has caused is subtracted, and so is the garbage collector's work on this process's whole heap.
 The machine has caused
 
-- the time for which the loop's thread could have run and did not (its wait in the run queue), and up to a quarter
-  of that again: what came due meanwhile is done in one go;
+- the time for which the loop's thread could have run and did not (its wait in the run queue), and up to a
+  quarter of that again: what came due meanwhile is done in one go;
 - while the loop's thread slept, the same time of this process's other threads, one of which may have had the
-  interpreter's lock, and what an idle process saw at that moment: a virtual machine's processor may have stood
-  still.
+  interpreter's lock, and what an idle process saw at that moment: a virtual machine's processor may have
+  stood still.
 
 What remains, the loop's thread has spent in a callback, running or asleep.
 
-During the test only numbers are noted; they are judged after it. A test that holds its loop up itself says so:
-`@pytest.mark.holds_the_loop("why")`. The blocking methods that a test calls from a loop need no such mark: they
-are meant to.
+During the test only numbers are noted; they are judged after it. A test that holds its loop up itself is
+marked: `@pytest.mark.holds_the_loop("why")`. The blocking methods that a test calls from a loop need no mark:
+they are meant to.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ class LateTick:
     """The same of all other threads."""
 
     def caused_here(self, idle: float) -> float:
-        """Return what neither the machine nor the collector has caused; an idle process came `idle` too late."""
+        """Return what neither the machine nor the collector has caused.
+
+        An idle process came too late by `idle` at that moment.
+        """
         asleep = max(0.0, self.end - self.start - self.ran - self.queued)
         machine = self.queued + min(self.ran, self.queued / 4) + min(asleep, self.others_queued + idle)
         return self.late - self.collecting - machine
@@ -131,7 +134,7 @@ class _RunQueues:
     def seconds(self) -> dict[int, float]:
         """Return the time since each thread's start, by its id."""
         found = {}
-        for thread in map(int, os.listdir("/proc/self/task")):
+        for thread in map(int, os.listdir("/proc/self/task")):  # noqa: PTH208 - a path takes longer
             with contextlib.suppress(OSError):  # it has ended meanwhile
                 if thread not in self._files:
                     self._files[thread] = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY)

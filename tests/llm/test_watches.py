@@ -32,7 +32,7 @@ def server():
 
 # Each is a test, and the words with which it has to be failed.
 HOLDING: dict[str, tuple[str, str]] = {
-    "blocking": ("async def test() -> None:\n    time.sleep(0.03)", "kept waiting"),
+    "blocking": ("async def test() -> None:\n    time.sleep(0.1)", "kept waiting"),
     "blocking by the package": (
         """
 # As the original did it.
@@ -45,7 +45,7 @@ async def test(server, monkeypatch):
         "kept waiting",
     ),
     "blocking a loop of its own": (
-        "def test():\n    async def block():\n        time.sleep(0.03)\n    asyncio.run(block())",
+        "def test():\n    async def block():\n        time.sleep(0.1)\n    asyncio.run(block())",
         "kept waiting",
     ),
     "one long wait among many": (
@@ -53,7 +53,7 @@ async def test(server, monkeypatch):
 async def test():
     for _ in range(450):
         await asyncio.sleep(0.005)
-    time.sleep(0.03)
+    time.sleep(0.1)
     await asyncio.sleep(0.01)
 """,
         "kept waiting",
