@@ -121,7 +121,7 @@ async def test_an_old_processs_release_is_noticed(manager: Any, redis_server: Re
     redis_server.execute("DEL", KEY)
     start = time.monotonic()
     assert await waiter is True
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5
 
 
 async def test_an_old_process_may_release_our_lock_by_its_holder(
