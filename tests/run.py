@@ -1,8 +1,9 @@
 """How the tests run: in parallel, those that measure alone after the others, and without leaving a process.
 
 A run has twice as many workers as the machine has cores, since tests mostly wait; a single file runs without
-any. All tests of a file run in one worker. A test that measures time or the processor is marked `serial`: it
-comes last, and no other test runs at the same time, in any worker.
+any. All tests of a file run in one worker. A worker that dies is not started again: the test that ended it
+would end the next one, too. A test that measures time or the processor is marked `serial`: it comes last, and
+no other test runs at the same time, in any worker.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def is_serial(item: pytest.Item) -> bool:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     # Bytes of one file: to wait for the second, one needs the first. So a serial test that waits until the
     # others have ended lets none begin. The system takes the locks back from a worker that dies.
-    with open(os.environ[_RUN], "r+b") as file:  # noqa: PTH123 - as below
+    with Path(os.environ[_RUN]).open("r+b") as file:
         how = fcntl.LOCK_EX if is_serial(item) else fcntl.LOCK_SH
         fcntl.lockf(file, how, 1, 0)
         fcntl.lockf(file, how, 1, 1)
