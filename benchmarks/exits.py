@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests.bridge.test_exit import PRELUDE, WAYS_TO_END
+from testing_support.exits import WAYS_TO_END, end, exit_status
 
 
 def main() -> int:
@@ -29,15 +28,9 @@ def main() -> int:
     slowest, faults = 0.0, []
     for way in itertools.islice(itertools.cycle(WAYS_TO_END), options.exits):
         started = time.perf_counter()
-        ended = subprocess.run(
-            [sys.executable, "-c", PRELUDE + WAYS_TO_END[way]],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        ended = end(way)
         slowest = max(slowest, time.perf_counter() - started)
-        if ended.stderr or ended.returncode != (7 if "sys.exit" in way else 0):
+        if ended.stderr or ended.returncode != exit_status(way):
             faults.append(f"{way}: exit status {ended.returncode}, stderr {ended.stderr!r}")
     print(f"{options.exits} exits, {len(faults)} faults, slowest {slowest:.2f} s from start to end")
     print("\n".join(faults), end="")

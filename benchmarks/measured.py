@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.ticker import Waits, ticker
+from testing_support.ticker import Waits, ticker
 
 Figures = dict[str, float]
 _WARM_UP_PIECES = 20

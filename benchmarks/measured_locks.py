@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.lock_peers import Locker, find
 from benchmarks.measured import Figures, percentile, run_on, stalls_of
-from benchmarks.ticker import ticker
+from testing_support.ticker import ticker
 
 _AT_ONCE = 1_000
 _SERVED = 500

@@ -113,15 +113,20 @@ class IdleCost:
 
 
 async def idle_cost(
-    url: str, waiters: int, seconds: float, count: Callable[[], int] = lambda: 0, settled: float = 3
+    url: str,
+    waiters: int,
+    seconds: float,
+    count: Callable[[], int] = lambda: 0,
+    settled: float = 3,
+    others_url: str | None = None,
 ) -> IdleCost:
     """Waiters for a lock each that another has, some seconds after they began to wait.
 
-    `count` tells how many statements the server has seen. A connection that has become idle tells its
-    statistics of the last ones 10 s later.
+    `count` tells how many statements the server has seen. Of PostgreSQL's statistics: a connection that has
+    become idle tells the last ones 10 s later.
     """
     postings = [f"idle-{number}" for number in range(waiters)]
-    async with BidLockManager(300, url) as manager, held_by_another(url, postings, 300):
+    async with BidLockManager(300, url) as manager, held_by_another(others_url or url, postings, 300):
         tasks = [asyncio.create_task(manager.acquire_lock("m", name, timeout=200)) for name in postings]
         await asyncio.sleep(settled)
         assert len((await manager.locks()).waiting) == waiters
@@ -136,19 +141,23 @@ async def idle_cost(
         return IdleCost(cpu / elapsed, statements / elapsed)
 
 
+async def lock_all_the_time(url: str, seconds: float) -> None:
+    """A hundred tasks that lock, of which some meet."""
+    end = time.monotonic() + seconds
+    async with BidLockManager(300, url) as manager:
+
+        async def work(number: int) -> None:
+            while time.monotonic() < end:
+                async with manager.with_lock("m", str(number % 80), timeout=60):
+                    await asyncio.sleep(0.001)
+
+        await asyncio.gather(*(work(number) for number in range(100)))
+
+
 async def loop_excess(url: str, seconds: float) -> float:
     """The p99.9 of a ticker's waits while a hundred tasks lock, above that of a ticker in an idle process."""
-    async with BidLockManager(300, url) as manager:
-        with ticker.control() as control:
-            start = time.monotonic()
-            end = start + seconds
-
-            async def work(number: int) -> None:
-                while time.monotonic() < end:
-                    async with manager.with_lock("m", str(number % 80), timeout=60):
-                        await asyncio.sleep(0.001)
-
-            tasks = [asyncio.create_task(work(number)) for number in range(100)]
-            waits = await ticker.waits_until(end)
-            await asyncio.gather(*tasks)
-            return ticker.high(waits) - ticker.high(control.waits_between(start, end))
+    with ticker.control() as control:
+        start = time.monotonic()
+        async with ticker.ticker() as waits:
+            await lock_all_the_time(url, seconds)
+        return ticker.high(waits.late) - ticker.high(control.waits_between(start, time.monotonic()))

@@ -1,7 +1,7 @@
-"""A ticker: it measures how long an event loop keeps its callbacks waiting beyond what they asked for.
+"""Tickers: they measure by how much the callbacks of an event loop, or an idle process, come too late.
 
-A loop that is held up makes no ticks, so that a long wait would count as one among thousands of short ones:
-`high` puts in the ticks that were due meanwhile.
+A machine that is shared stalls everybody now and then. The ticker in an idle process, the control, shows how
+much of a measured wait the machine has caused.
 """
 
 from __future__ import annotations
@@ -13,19 +13,59 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-PAUSE = 0.002
+PAUSE = 0.001
 
-# When it ended (the monotonic clock is the machine's, alike in all processes), and how long it was too long.
-Wait = tuple[float, float]
-_RECORD = struct.Struct("dd")
+# On which processor, when it ended (the monotonic clock is the machine's, alike in all processes), and by how
+# much it was too long.
+Wait = tuple[int, float, float]
+_RECORD = struct.Struct("qdd")
+
+
+@dataclass
+class Waits:
+    """By how many seconds each tick came late."""
+
+    late: list[float] = field(default_factory=list)
+
+    @property
+    def worst(self) -> float:
+        return max(self.late, default=0.0)
+
+    def percentile(self, share: float) -> float:
+        ordered = sorted(self.late)
+        return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
+
+
+@contextlib.asynccontextmanager
+async def ticker() -> AsyncIterator[Waits]:
+    """Tick on the running loop during the block."""
+    waits = Waits()
+    task = asyncio.ensure_future(_tick(waits))
+    try:
+        yield waits
+    finally:
+        task.cancel()
+
+
+async def _tick(waits: Waits) -> None:
+    while True:
+        due = time.perf_counter() + PAUSE
+        await asyncio.sleep(PAUSE)
+        waits.late.append(time.perf_counter() - due)
 
 
 def high(waits: Iterable[float]) -> float:
-    """The 99.9th percentile: of less than a thousand waits the longest."""
+    """Return the 99.9th percentile: of less than a thousand waits the longest.
+
+    A loop that is held up makes no ticks, so that a long wait would count as one among thousands of short
+    ones: the ticks that were due meanwhile are put in.
+    """
     due: list[float] = []
     for wait in waits:
         due.append(wait)
@@ -35,18 +75,8 @@ def high(waits: Iterable[float]) -> float:
     return due[int(len(due) * 0.999)] if due else 0.0
 
 
-async def waits_until(end: float) -> list[float]:
-    """The excess of each wait, in seconds, until the monotonic clock shows `end`."""
-    waits = []
-    while time.monotonic() < end:
-        start = time.monotonic()
-        await asyncio.sleep(PAUSE)
-        waits.append(time.monotonic() - start - PAUSE)
-    return waits
-
-
 class Control:
-    """A ticker in a process that does nothing else, from its making to its `close()`."""
+    """Tickers, one for each processor, in a process that does nothing else, until `close()`."""
 
     def __init__(self) -> None:
         # A file, not a pipe: nothing of what this process does, or fails to do, holds the other up.
@@ -54,20 +84,30 @@ class Control:
         self._process = subprocess.Popen([sys.executable, "-m", "testing_support.ticker", self._file.name])
         self._read = 0
         self._waits: list[Wait] = []
+        try:
+            self.waits_between(0.0, 0.0)
+        except BaseException:
+            self.close()
+            raise
 
     def waits_between(self, start: float, end: float) -> list[float]:
-        """Its waits of that time; what is older is forgotten."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(2 * PAUSE)  # the last tick of that time may be still to come
-        self._file.seek(self._read)
-        recorded = self._file.read()
-        recorded = recorded[: len(recorded) - len(recorded) % _RECORD.size]
-        self._read += len(recorded)
-        self._waits.extend(_RECORD.iter_unpack(recorded))
-        self._waits = [wait for wait in self._waits if wait[0] >= start]
-        return [wait for at, wait in self._waits if at <= end]
+        """Return its waits of that time; what is older is forgotten."""
+        processors = os.sched_getaffinity(0)
+        # A tick that the machine holds up is noted only after it.
+        while not processors <= {processor for processor, at, *_ in self._waits if at >= end}:
+            if self._process.poll() is not None:
+                raise RuntimeError("the control ticker has ended")
+            self._file.seek(self._read)
+            recorded = self._file.read()
+            recorded = recorded[: len(recorded) - len(recorded) % _RECORD.size]
+            self._read += len(recorded)
+            self._waits.extend(_RECORD.iter_unpack(recorded))
+            time.sleep(PAUSE)
+        self._waits = [wait for wait in self._waits if wait[1] >= start]
+        return [late for _, at, late in self._waits if at - late - PAUSE <= end]
 
     def close(self) -> None:
+        """End the process."""
         self._process.kill()
         self._process.wait()
         self._file.close()
@@ -76,23 +116,21 @@ class Control:
 @contextlib.contextmanager
 def control() -> Iterator[Control]:
     """A `Control` that ticks when the block begins, and is closed after it."""
-    made = Control()
-    try:
-        while not made.waits_between(0, time.monotonic()):
-            time.sleep(0.01)
+    with contextlib.closing(Control()) as made:
         yield made
-    finally:
-        made.close()
 
 
-async def _record(path: Path, parent: int) -> None:
+def _record(path: Path, parent: int, processor: int) -> None:
+    os.sched_setaffinity(0, {processor})
     with path.open("ab", buffering=0) as file:
         while os.getppid() == parent:
             start = time.monotonic()
-            await asyncio.sleep(PAUSE)
+            time.sleep(PAUSE)
             end = time.monotonic()
-            file.write(_RECORD.pack(end, end - start - PAUSE))
+            file.write(_RECORD.pack(processor, end, end - start - PAUSE))
 
 
 if __name__ == "__main__":
-    asyncio.run(_record(Path(sys.argv[1]), os.getppid()))
+    for processor in os.sched_getaffinity(0):
+        arguments = (Path(sys.argv[1]), os.getppid(), processor)
+        threading.Thread(target=_record, args=arguments).start()

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from arbitrageai_native.utils.async_helpers import safe_sleep as safe_sleep
 
     __version__: str
-    __all__ += exceptions.__all__  # type: ignore[has-type]
+    __all__ += exceptions.__all__
 
 if not TYPE_CHECKING:
     # Public name -> the module that defines it, or, for a module, that module itself.

@@ -11,7 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from .postgres import PostgresServer, free_port
+from testing_support.ports import free_port
+
+from .postgres import PostgresServer
 from .system import as_nobody, from_package
 
 

@@ -6,11 +6,12 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from testing_support.ports import free_port
 
 from .system import as_nobody
 
@@ -157,14 +158,3 @@ class PostgresServer:
 
 def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    deadline = time.monotonic() + 10
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            if port or time.monotonic() > deadline:
-                return port

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
+
+from testing_support.ports import free_port
 
 
 def _program() -> Path:
@@ -35,7 +36,7 @@ class RedisServer:
         self, *, durable: bool = False, password: str = "", settings: dict[str, str] | None = None
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="redis-"))
-        self.port = _free_port()
+        self.port = free_port()
         self._settings = {
             "port": str(self.port),
             "bind": "127.0.0.1",
@@ -111,10 +112,3 @@ class RedisServer:
             return bool(self.client.ping())
         except redis.ConnectionError:
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

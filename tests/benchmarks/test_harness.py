@@ -187,7 +187,7 @@ def test_a_taken_port_of_the_model_server_is_told(taken_port):
 
 
 @pytest.mark.parametrize(
-    ("store", "module", "name"), [("postgresql", postgres, "free_port"), ("redis", redis, "_free_port")]
+    ("store", "module", "name"), [("postgresql", postgres, "free_port"), ("redis", redis, "free_port")]
 )
 def test_a_taken_port_of_a_store_is_told(monkeypatch, taken_port, store, module, name):
     monkeypatch.setattr(module, name, lambda: taken_port)

@@ -13,7 +13,7 @@ import pytest
 
 from arbitrageai_native._native import Probe
 from testing_support.bridge import nothing_left, receive, run, wait_until
-from tests.conftest import LoopFactory
+from testing_support.loops import LoopFactory
 
 
 def drain() -> None:

@@ -3,82 +3,14 @@
 `benchmarks/exits.py` repeats these two hundred times.
 """
 
-import subprocess
-import sys
-import time
-
 import pytest
 
-PRELUDE = """
-import asyncio, sys, threading
-from arbitrageai_native._native import Probe
-
-class LoopWithoutReaders(asyncio.SelectorEventLoop):
-    def add_reader(self, *_):
-        raise NotImplementedError
-
-async def calls_in_flight(seconds=0.05):
-    loop = asyncio.get_running_loop()
-    for _ in range(100):
-        task = asyncio.ensure_future(Probe.guarded(seconds))
-        task._log_destroy_pending = False  # that message would be asyncio's
-        tasks.add(task)
-    await asyncio.sleep(0.02)
-
-tasks = set()
-"""
-
-WAYS_TO_END = {
-    "main returns": "asyncio.run(calls_in_flight())",
-    "main returns, calls that would take long": "asyncio.run(calls_in_flight(60))",
-    "sys.exit inside a coroutine": """
-async def main():
-    await calls_in_flight()
-    sys.exit(7)
-asyncio.run(main())
-""",
-    "the loop is stopped and never closed": """
-loop = asyncio.new_event_loop()
-loop.run_until_complete(calls_in_flight())
-import warnings; warnings.simplefilter("ignore", ResourceWarning)
-""",
-    "a loop in a daemon thread": """
-import time
-started = threading.Event()
-async def main():
-    await calls_in_flight()
-    started.set()
-    await asyncio.sleep(60)
-threading.Thread(target=lambda: asyncio.run(main()), daemon=True).start()
-started.wait()
-""",
-    "a daemon thread in a blocking call": """
-import time
-threading.Thread(target=Probe.guarded_blocking, args=(60,), daemon=True).start()
-time.sleep(0.05)
-""",
-    "a loop that polls nothing": """
-loop = LoopWithoutReaders()
-loop.run_until_complete(calls_in_flight())
-""",
-}
-
-
-def end(way: str) -> None:
-    started = time.monotonic()
-    finished = subprocess.run(
-        [sys.executable, "-c", PRELUDE + WAYS_TO_END[way]],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert finished.stderr == ""
-    assert finished.returncode == (7 if "sys.exit" in way else 0)
-    assert time.monotonic() - started < 10, "an exit waits for nobody"
+from testing_support.exits import WAYS_TO_END, end, exit_status
 
 
 @pytest.mark.parametrize("way", WAYS_TO_END)
 def test_exit_with_a_hundred_calls_in_flight(way: str) -> None:
     for _ in range(3):
-        end(way)
+        ended = end(way)
+        assert ended.stderr == ""
+        assert ended.returncode == exit_status(way)

@@ -13,7 +13,7 @@ import pytest
 
 from arbitrageai_native._native import Probe
 from testing_support.bridge import nothing_left, open_descriptors, receive, run, wait_until
-from tests.conftest import LoopFactory, LoopWithoutReaders
+from testing_support.loops import LoopFactory, LoopWithoutReaders
 
 
 def test_loops_one_after_another(new_loop: LoopFactory) -> None:

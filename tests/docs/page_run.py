@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import socket
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 
 from arbitrageai_native.testing import ModelServer
+from testing_support.ports import free_port
 from testing_support.servers.pgbouncer import PgBouncer
 from tests.docs.blocks import ROOT, Block, commands
 from tests.docs.shell import Shell
@@ -129,6 +129,4 @@ class PageRun:
             self._fixture(f"{kind}_url")  # without anything that other tests left there
             port: int = self._fixture(f"{kind}_server").port
             return port
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
+        return free_port()

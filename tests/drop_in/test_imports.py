@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from arbitrageai_native.testing import ModelServer
-from tests.drop_in.fixtures import python
+from tests.drop_in.support import python
 
 # The processor's time: the clock's depends on what else the machine does.
 SECONDS = """

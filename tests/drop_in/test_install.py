@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drop_in.fixtures import ENVIRONMENT, python
+from tests.drop_in.support import ENVIRONMENT, python
 
 NAMES = (
     "src.llm_service",

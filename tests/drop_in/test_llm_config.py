@@ -15,7 +15,7 @@ import pytest
 
 from arbitrageai_native.testing import ModelServer
 from testing_support.keys import KEY
-from tests.drop_in.fixtures import PREFIXES, python
+from tests.drop_in.support import PREFIXES, python
 
 LOCAL = "http://localhost:11434/v1"
 CLOUD = "https://api.openai.com/v1"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from testing_support.servers.redis import RedisServer
-from tests.drop_in.fixtures import module
+from tests.drop_in.support import module
 
 Create = Callable[..., Coroutine[Any, Any, Any]]
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from testing_support.reference.src.database import Base, DistributedLock
 from testing_support.servers.postgres import PostgresServer
-from tests.drop_in.fixtures import python, rows
+from tests.drop_in.support import python, rows
 
 KEY = "bid:lock:upwork:p1"
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import StaticPool
 
 from testing_support.reference.src.database import Base, DistributedLock
-from tests.drop_in.fixtures import rows
+from tests.drop_in.support import rows
 
 
 @pytest.fixture

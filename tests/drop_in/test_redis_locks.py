@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from testing_support.ports import free_port
 from testing_support.servers.redis import RedisServer
 from testing_support.servers.tcp_proxy import TcpProxy
 
@@ -40,9 +41,7 @@ def manager(make_manager: Callable[..., Any]) -> Any:
 
 def nobody_listens() -> str:
     """A URL behind which there is nothing."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return f"redis://127.0.0.1:{unused.getsockname()[1]}"
+    return f"redis://127.0.0.1:{free_port()}"
 
 
 # The class
@@ -122,7 +121,7 @@ async def test_an_old_processs_release_is_noticed(manager: Any, redis_server: Re
     redis_server.execute("DEL", KEY)
     start = time.monotonic()
     assert await waiter is True
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5
 
 
 async def test_an_old_process_may_release_our_lock_by_its_holder(

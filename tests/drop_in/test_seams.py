@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from arbitrageai_native import drop_in
 from arbitrageai_native.drop_in import SEAMS, Seam
 from testing_support.keys import KEY
-from tests.drop_in.fixtures import ENVIRONMENT, rows
+from tests.drop_in.support import ENVIRONMENT, rows
 
 LOCAL = "http://localhost:9/v1"
 NO_REDIS = "redis://127.0.0.1:9"

@@ -1,110 +1,156 @@
 """Watches every event loop that an LLM test runs: nothing may hold it up.
 
-A ticker of callbacks, no task, is put into each loop. Its waits are judged against those of a control
-ticker, in an idle process, at the same time: what a busy machine does to the one it does to the other. That
-is judged test by test, since among the waits of a whole module one that is held up for a quarter of a second
-is lost; so most tests have less than a thousand waits, and their longest counts. What the machine does to
-this process alone remains; but what blocks does so every time, so a test has failed only if it has so in
-each of several runs.
+A ticker of callbacks, no task, is put into each loop. A tick that comes too late is judged by its cause: what
+the machine has caused is subtracted, and so is the garbage collector's work on this process's whole heap.
+The machine has caused
 
-A test that holds its loop up itself says so: `@pytest.mark.holds_the_loop("why")`. The blocking methods that
-a test calls from a loop need no such word: they are meant to.
+- the time for which the loop's thread could have run and did not (its wait in the run queue), and up to a
+  quarter of that again: what came due meanwhile is done in one go;
+- while the loop's thread slept, the same time of this process's other threads, one of which may have had the
+  interpreter's lock, and what an idle process saw at that moment: a virtual machine's processor may have
+  stood still.
+
+What remains, the loop's thread has spent in a callback, running or asleep.
+
+During the test only numbers are noted; they are judged after it. A test that holds its loop up itself is
+marked: `@pytest.mark.holds_the_loop("why")`. The blocking methods that a test calls from a loop need no mark:
+they are meant to.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import inspect
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 
 from arbitrageai_native import llm_service
 from testing_support import ticker
 
-# Beyond the control's, in seconds.
+# In seconds.
+PAUSE = 0.002
 MOST = 0.02
-RUNS = 4
-
-_CONTROL = pytest.StashKey[ticker.Control]()
 
 
 class LoopHeldUpError(AssertionError):
     """An event loop was kept waiting."""
 
 
-def is_watched(item: pytest.Item) -> bool:
-    """Whether this is a test of the client that may run a loop."""
-    return item.path.parent.name == "llm" and item.get_closest_marker("holds_the_loop") is None
+@dataclass(frozen=True)
+class LateTick:
+    """A tick that came more than `MOST` too late. All is in seconds, since the tick before."""
 
+    start: float
+    end: float
+    late: float
+    collecting: float
+    """The garbage collector's time."""
+    ran: float
+    """The processor's time of the loop's thread."""
+    queued: float
+    """The time for which the loop's thread could have run and did not."""
+    others_queued: float
+    """The same of all other threads."""
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "holds_the_loop(why): the test itself keeps its event loop waiting")
+    def caused_here(self, idle: float) -> float:
+        """Return what neither the machine nor the collector has caused.
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if is_watched(item):
-            item.add_marker(pytest.mark.flaky(reruns=RUNS - 1, only_rerun=["LoopHeldUpError"]))
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if _CONTROL in config.stash:
-        config.stash[_CONTROL].close()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    if not is_watched(item):
-        return (yield)
-    stash = item.config.stash
-    if _CONTROL not in stash:
-        stash[_CONTROL] = ticker.Control()
-        time.sleep(0.2)  # until it ticks
-    with watched() as watch:
-        result = yield
-    watch.judge(stash[_CONTROL])
-    return result
+        An idle process came too late by `idle` at that moment.
+        """
+        asleep = max(0.0, self.end - self.start - self.ran - self.queued)
+        machine = self.queued + min(self.ran, self.queued / 4) + min(asleep, self.others_queued + idle)
+        return self.late - self.collecting - machine
 
 
 class Watch:
-    """The waits of every loop since it began."""
+    """The late ticks of every loop since it began."""
 
     def __init__(self) -> None:
-        self._start = time.monotonic()
-        self.waits: list[float] = []
+        self.start = time.monotonic()
+        self.late: list[LateTick] = []
         self.pardoned = False
+        self._collecting = 0.0
+        self._collection_start = 0.0
 
     def judge(self, control: ticker.Control) -> None:
-        """Raise `LoopHeldUpError` if a loop was kept waiting longer than the control's."""
-        if not self.waits:
-            return
-        usual = ticker.high(control.waits_between(self._start, time.monotonic()))
-        found = ticker.high(self.waits)
-        if found - usual > MOST:
-            raise LoopHeldUpError(
-                f"a loop was kept waiting for {found * 1000:.0f} ms, an idle one for {usual * 1000:.0f} ms"
-            )
+        """Raise `LoopHeldUpError` if a loop was held up."""
+        for tick in self.late:
+            idle = max(control.waits_between(tick.start, tick.end), default=0.0)
+            here = tick.caused_here(idle)
+            if here > MOST:
+                raise LoopHeldUpError(f"a loop was kept waiting for {here * 1000:.0f} ms: {tick}, {idle=}")
 
     def tick_in(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
         """Start ticking; what is returned ends it."""
         handle: asyncio.TimerHandle
+        queues = _RunQueues()
 
         def expect() -> None:
             nonlocal handle
-            due = loop.time() + ticker.PAUSE
-            handle = loop.call_later(ticker.PAUSE, tick, due)
+            handle = loop.call_later(
+                PAUSE, tick, loop.time(), self._collecting, time.thread_time(), queues.seconds()
+            )
 
-        def tick(due: float) -> None:
-            if not self.pardoned:
-                self.waits.append(max(0.0, loop.time() - due))
+        def tick(start: float, collecting: float, ran: float, queued: dict[int, float]) -> None:
+            end = loop.time()
+            late = end - start - PAUSE
+            if late > MOST and not self.pardoned:
+                own, others = queues.since(queued)
+                ran = time.thread_time() - ran
+                collecting = self._collecting - collecting
+                self.late.append(LateTick(start, end, late, collecting, ran, own, others))
             self.pardoned = False
             expect()
 
+        def stop() -> None:
+            handle.cancel()
+            queues.close()
+
         expect()
-        return lambda: handle.cancel()
+        return stop
+
+    def note_collection(self, phase: str, _information: object) -> None:
+        """Sum up the garbage collector's time: for `gc.callbacks`."""
+        if phase == "start":
+            self._collection_start = time.monotonic()
+        else:
+            self._collecting += time.monotonic() - self._collection_start
+
+
+class _RunQueues:
+    """For how long each thread of this process could have run and did not."""
+
+    def __init__(self) -> None:
+        self._own = threading.get_native_id()
+        self._files: dict[int, int] = {}
+
+    def seconds(self) -> dict[int, float]:
+        """Return the time since each thread's start, by its id."""
+        found = {}
+        for thread in map(int, os.listdir("/proc/self/task")):  # noqa: PTH208 - a path takes longer
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if thread not in self._files:
+                    self._files[thread] = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY)
+                found[thread] = int(os.pread(self._files[thread], 64, 0).split()[1]) / 1e9
+        return found
+
+    def since(self, before: dict[int, float]) -> tuple[float, float]:
+        """Return how much longer this thread has waited by now, and all others together."""
+        waited = {thread: now - before.get(thread, 0.0) for thread, now in self.seconds().items()}
+        own = waited.pop(self._own)
+        return own, sum(waited.values())
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            os.close(file)
 
 
 @contextlib.contextmanager
@@ -130,7 +176,11 @@ def watched() -> Iterator[Watch]:
             watch.pardoned = True
         return found
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asyncio.BaseEventLoop, "run_forever", run_watched)
-        patch.setattr(llm_service, "_in_event_loop", in_event_loop_on_purpose)
-        yield watch
+    gc.callbacks.append(watch.note_collection)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncio.BaseEventLoop, "run_forever", run_watched)
+            patch.setattr(llm_service, "_in_event_loop", in_event_loop_on_purpose)
+            yield watch
+    finally:
+        gc.callbacks.remove(watch.note_collection)

@@ -3,6 +3,9 @@
 Every key that an LLM test uses holds `testing_support.keys.MARKER`, which is looked for wherever a test
 leaves a text.
 That every key does so is looked at where the keys arrive: at the test's servers.
+
+What may take long is only noted during the test, and looked at after it: nothing here holds up the loop that
+`loop_watch` watches. Of errors and other plain objects a copy is noted, which keeps alive nothing else.
 """
 
 from __future__ import annotations
@@ -38,53 +41,48 @@ class Leaks(list[str]):
         if MARKER in str(text):
             self.append(where)
 
-    def take(self) -> list[str]:
+    def message(self) -> str | None:
+        """Return what is to be said about them, and forget them."""
         taken = sorted(set(self))
         self.clear()
-        return taken
+        return f"the API key is in: {', '.join(taken)}" if taken else None
 
 
 _leaks = Leaks()
+_noted: list[Callable[[], None]] = []
+_servers: list[FaultyServer] = []
 
 
-def is_watched(item: pytest.Item) -> bool:
-    """Whether this is a test of the client."""
-    callspec = getattr(item, "callspec", None)
-    if callspec is not None and callspec.params.get("implementation") == "reference":
-        return False  # that is OpenAI's client
-    folder, name = item.path.parent.name, item.path.name
-    return folder == "llm" or (folder == "drop_in" and name.startswith(("test_llm_", "test_health")))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    if not is_watched(item):
-        return (yield)
-    with watched():
-        result = yield
-    leaks = _leaks.take()
-    if leaks:
-        pytest.fail(f"the API key is in: {', '.join(leaks)}", pytrace=False)
-    return result
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    report: Any = yield
-    if is_watched(item):
-        for name, text in report.sections:
-            _leaks.look_at(name, text)
-        leaks = _leaks.take()
-        if leaks:
-            report.outcome = "failed"
-            report.longrepr = f"the API key is in: {', '.join(leaks)}"
+def checked(report: Any) -> Any:
+    """Return the report of a test's phase: failed, if the key is in what was printed."""
+    for name, text in report.sections:
+        _leaks.look_at(name, text)
+    if message := _leaks.message():
+        report.outcome = "failed"
+        report.longrepr = message
     return report
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
     """Looks at all that the block logs, shows, raises and sends."""
-    requests: list[Request] = []
+    try:
+        with _noting():
+            yield
+    finally:
+        for look in _noted:
+            look()
+        _noted.clear()
+        requests = [request for server in _servers for request in server.requests]
+        _servers.clear()
+    for request in requests:
+        _expect_recognisable_key(request)
+    if message := _leaks.message():
+        pytest.fail(message, pytrace=False)
+
+
+@contextlib.contextmanager
+def _noting() -> Iterator[None]:
     root = logging.getLogger()
     level = root.level
     handler = _Handler()
@@ -93,10 +91,11 @@ def watched() -> Iterator[None]:
     provider.add_span_processor(_Spans())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trace, "_TRACER_PROVIDER", provider)
-        patch.setattr(pytest.RaisesExc, "__exit__", _looking_at_what_is_raised(pytest.RaisesExc.__exit__))
+        patch.setattr(pytest.RaisesExc, "__exit__", _noting_what_is_raised(pytest.RaisesExc.__exit__))
+        for kind in _PLAIN:
+            patch.setattr(kind, "__init__", _then(kind.__init__, _note_copy))
         for kind in _SHOWN:
             patch.setattr(kind, "__init__", _then(kind.__init__, _look_at_object))
-        patch.setattr(FaultyServer, "_read", _noting(FaultyServer._read, requests))
         root.addHandler(handler)
         root.setLevel(logging.DEBUG)
         try:
@@ -104,62 +103,74 @@ def watched() -> Iterator[None]:
         finally:
             root.setLevel(level)
             root.removeHandler(handler)
-    for request in requests:
-        _expect_recognisable_key(request)
 
 
 class _Handler(logging.Handler):
-    """Looks at every record of every logger."""
+    """Notes every record of every logger."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        _noted.append(functools.partial(self._look_at, record))
+
+    def _look_at(self, record: logging.LogRecord) -> None:
         _leaks.look_at(f"the log {record.name}", self.format(record))
         _leaks.look_at(f"the log {record.name}", vars(record))
 
 
 class _Spans(SpanProcessor):
-    """Looks at every span."""
+    """Notes every span."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        _leaks.look_at("a span", span.to_json())
+        _noted.append(lambda: _leaks.look_at("a span", span.to_json()))
 
 
-# What may hold a key, or be made of something that does. Each is looked at as soon as it is made.
-_SHOWN: list[Any] = [
-    llm_service.LLMService,
-    llm_service.ModelConfig,
-    clients._Client,
-    clients.ChatObject,
-    streams._Streamed,
-    exceptions.APIError,
-]
+# What may hold a key, or be made of something that does. Plain objects are noted.
+_PLAIN: list[Any] = [llm_service.ModelConfig, clients.ChatObject, exceptions.APIError]
+# The others hold connections, which have to end with them: each is looked at as soon as it is made.
+_SHOWN: list[Any] = [llm_service.LLMService, clients._Client, streams._Streamed]
+
+
+def _note_copy(shown: Any) -> None:
+    kind = type(shown)
+    copy = kind.__new__(kind, *shown.args) if isinstance(shown, BaseException) else kind.__new__(kind)
+    vars(copy).update(vars(shown))
+    _noted.append(functools.partial(_look_at_object, copy))
 
 
 def _look_at_object(shown: Any) -> None:
     held = [held for held in vars(shown).values() if type(held).__module__.startswith("arbitrageai_native")]
     for thing in (shown, *held):
-        name = type(thing).__name__
-        _leaks.look_at(f"the representation of {name}", f"{thing!r} {thing}")
+        _look_at_text_and_pickle(thing)
+
+
+def _look_at_text_and_pickle(thing: Any) -> None:
+    name = type(thing).__name__
+    _leaks.look_at(
+        f"the text of {name}", f"{thing!r} {thing} {vars(thing) if isinstance(thing, BaseException) else ''}"
+    )
+    if not type(thing).__module__.startswith(_KEEP_THE_REQUEST):
         with contextlib.suppress(Exception):
             _leaks.look_at(f"a pickle of {name}", pickle.dumps(thing))
 
 
-def _look_at_error(error: BaseException | None) -> None:
+def _note_error(error: BaseException | None) -> None:
     while error is not None:
         name = type(error).__name__
-        _leaks.look_at(f"the text of {name}", f"{error!r} {error} {vars(error)}")
-        _leaks.look_at(f"a traceback of {name}", "".join(traceback.format_exception(error)))
-        if not type(error).__module__.startswith(_KEEP_THE_REQUEST):
-            with contextlib.suppress(Exception):
-                _leaks.look_at(f"a pickle of {name}", pickle.dumps(error))
+        raised = traceback.TracebackException(type(error), error, error.__traceback__, lookup_lines=False)
+        _noted.append(functools.partial(_look_at_traceback, name, raised))
+        _note_copy(error)
         error = error.__cause__ or error.__context__
 
 
-def _looking_at_what_is_raised(leave: Callable[..., Any]) -> Callable[..., Any]:
-    def leave_and_look(self: Any, kind: Any, error: BaseException | None, trace: Any) -> Any:
-        _look_at_error(error)
+def _look_at_traceback(name: str, raised: traceback.TracebackException) -> None:
+    _leaks.look_at(f"a traceback of {name}", "".join(raised.format()))
+
+
+def _noting_what_is_raised(leave: Callable[..., Any]) -> Callable[..., Any]:
+    def note_and_leave(self: Any, kind: Any, error: BaseException | None, trace: Any) -> Any:
+        _note_error(error)
         return leave(self, kind, error, trace)
 
-    return leave_and_look
+    return note_and_leave
 
 
 def _then(method: Callable[..., Any], look: Callable[[Any], None]) -> Callable[..., Any]:
@@ -171,14 +182,8 @@ def _then(method: Callable[..., Any], look: Callable[[Any], None]) -> Callable[.
     return both
 
 
-def _noting(read: Callable[..., Request | None], requests: list[Request]) -> Callable[..., Request | None]:
-    def read_and_note(self: Any, connection: Any) -> Request | None:
-        request = read(self, connection)
-        if request is not None:
-            requests.append(request)
-        return request
-
-    return read_and_note
+# Servers that a fixture starts are there before the test: all are noted from here on.
+FaultyServer.__init__ = _then(FaultyServer.__init__, _servers.append)  # type: ignore[method-assign]
 
 
 def _expect_recognisable_key(request: Request) -> None:

@@ -184,5 +184,5 @@ async def test_the_request_of_a_client_that_left_is_closed(middleware: bool, no_
         paths = (*PATHS, *WAITS)
         await asyncio.gather(*(leave(port, path) for path in paths for _ in range(LEAVERS)))
         everybody = LEAVERS * len(paths)
-        await model.wait_for(lambda counts: counts.abandoned == everybody)
+        await model.wait_for(lambda counts: counts.abandoned == everybody, timeout=40)
         assert model.statistics.answered == 0

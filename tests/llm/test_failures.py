@@ -18,10 +18,6 @@ from testing_support.servers import faulty_http as faulty
 from testing_support.servers.faulty_http import DONE, FaultyServer, chunk
 
 DEADLINE = 0.6
-GRACE = 0.1
-# What is late is so every time; a machine that is busy with other things is not. The same on a clock that
-# stands still while there is anything left to do: `src/llm/tests/limits.rs`.
-TRIES = 5
 
 BODY = len(json.dumps(faulty.completion()))
 
@@ -164,11 +160,12 @@ async def test_the_blocking_methods_fail_as_the_others_do(
 
 
 async def in_time(fail: Callable[[], Awaitable[float]]) -> None:
-    """Expect that it takes no longer than it may."""
-    times: list[float] = []
-    while not times or times[-1] > DEADLINE + GRACE:
-        assert len(times) < TRIES, f"late every time: {times}"
-        times.append(await fail())
+    """Expect that it waits for nothing but the deadline.
+
+    The bound has room for a busy machine, and none for what the servers do after 5 s. The same to the
+    millisecond, on a clock that stands still while there is anything left to do: `src/llm/tests/limits.rs`.
+    """
+    assert await fail() < 4
 
 
 @pytest.mark.parametrize("fault", STREAMS)
@@ -294,9 +291,9 @@ def serve_every_failure() -> None:
 
 async def fail_again_and_again(kind: str, base_url: str, start: float, end: float) -> int:
     """How often it failed until `end`."""
+    await asyncio.sleep(start - time.monotonic())
     client = service(base_url)
     failures = 0
-    await asyncio.sleep(start - time.monotonic())
     while time.monotonic() < end:
         try:
             if kind.startswith("completion"):

@@ -17,7 +17,7 @@ import pytest
 
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.locks.leases import Lease
-from tests.locks.fixtures import MakeManager
+from tests.conftest import MakeManager
 
 Drop = Callable[[BidLockManager], Awaitable[None]]
 

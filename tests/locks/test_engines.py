@@ -22,7 +22,7 @@ from sqlalchemy.pool import StaticPool
 from arbitrageai_native import BidLockManager
 from arbitrageai_native.exceptions import LockBackendError
 from testing_support.servers.postgres import PostgresServer
-from tests.drop_in.fixtures import rows
+from tests.drop_in.support import rows
 
 _numbers = itertools.count()
 

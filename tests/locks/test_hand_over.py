@@ -16,7 +16,7 @@ from arbitrageai_native.locks.leases import Lease
 from testing_support.servers.postgres import PostgresServer
 from testing_support.servers.redis import RedisServer
 from testing_support.servers.tcp_proxy import TcpProxy
-from tests.locks.fixtures import MakeManager
+from tests.conftest import MakeManager
 
 
 async def stand_in_line(manager: BidLockManager, **settings: str) -> asyncio.Task[Lease]:

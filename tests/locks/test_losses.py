@@ -17,7 +17,7 @@ from arbitrageai_native.agent_execution.redis_bid_lock_manager import RedisBidLo
 from arbitrageai_native.exceptions import LockLostError
 from arbitrageai_native.locks.leases import Lease
 from testing_support.servers.redis import RedisServer
-from tests.locks.fixtures import MakeManager
+from tests.conftest import MakeManager
 
 KEY = "bid:lock:m:p"
 

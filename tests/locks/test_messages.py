@@ -12,7 +12,7 @@ import pytest
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.agent_execution.redis_bid_lock_manager import RedisBidLockManager
 from arbitrageai_native.exceptions import LockBackendError, LockLostError, LockTimeoutError
-from tests.locks.fixtures import MakeManager
+from tests.conftest import MakeManager
 
 HOSTILE = "1\n2026-01-01 CRITICAL forged\x1b[2J\x9b\u202e\u2029"
 SHOWN = r"1\n2026-01-01 CRITICAL forged\x1b[2J\x9b\u202e\u2029"

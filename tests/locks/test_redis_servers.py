@@ -67,7 +67,7 @@ async def test_health_is_that_of_now(own_redis_server: RedisServer) -> None:
     own_redis_server.kill()
     started = time.monotonic()
     assert not await manager.health_check()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4
     await asyncio.to_thread(own_redis_server.start)
     assert await manager.health_check()
     own_redis_server._process.send_signal(signal.SIGSTOP)

@@ -14,8 +14,9 @@ import pytest
 
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.exceptions import LockBackendError
+from testing_support.ports import free_port
 from testing_support.servers.pgbouncer import PgBouncer
-from testing_support.servers.postgres import _BIN, PostgresServer, free_port
+from testing_support.servers.postgres import _BIN, PostgresServer
 
 DESCRIPTORS = """
 import asyncio, logging, os, sqlite3, sys

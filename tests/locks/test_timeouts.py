@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.exceptions import LockTimeoutError
 from arbitrageai_native.locks.leases import Lease
-from tests.locks.fixtures import MakeManager
+from tests.conftest import MakeManager
 
 Take = Callable[..., Awaitable[bool]]
 

@@ -24,7 +24,7 @@ from arbitrageai_native.agent_execution.redis_bid_lock_manager import RedisBidLo
 from arbitrageai_native.integrations.fastapi import router
 from arbitrageai_native.integrations.starlette import routes
 from testing_support.servers.uvicorn import serving
-from tests.locks.fixtures import MakeManager
+from tests.conftest import MakeManager
 
 PATHS = ("/health", "/metrics", "/native", "/native/data")
 SECRET = "secret-word"

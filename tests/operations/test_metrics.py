@@ -27,9 +27,9 @@ from arbitrageai_native._native import Probe
 from arbitrageai_native.llm_health_check import get_health_checker
 from arbitrageai_native.testing import Answer, Failure, ModelServer
 from testing_support.keys import KEY
+from testing_support.ports import free_port
 from testing_support.servers import faulty_http as faulty
 from testing_support.servers.faulty_http import DONE, FaultyServer, chunk
-from testing_support.servers.postgres import free_port
 from tests.bridge.test_fork import run_scenario
 
 Serve = Callable[..., FaultyServer]

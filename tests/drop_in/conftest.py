@@ -5,64 +5,41 @@ originals and over the native modules. A test marked `better` speaks of a differ
 has to fail.
 """
 
+from __future__ import annotations
+
+import contextlib
 import gc
-import sqlite3
-import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import closing
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from arbitrageai_native.testing import ModelServer
 from testing_support.keys import KEY
-
-PREFIXES = {"reference": "testing_support.reference.src", "native": "arbitrageai_native"}
-
-ENVIRONMENT = [
-    "API_KEY",
-    "BASE_URL",
-    "CLOUD_MODEL",
-    "DATABASE_URL",
-    "DISTILLED_MODEL_NAME",
-    "ENV",
-    "LOCAL_API_KEY",
-    "LOCAL_BASE_URL",
-    "LOCAL_MODEL",
-    "MIN_CLOUD_REVENUE",
-    "OLLAMA_URL",
-    "OPENAI_API_KEY",
-    "OPENAI_BASE_URL",
-    "REDIS_DB",
-    "REDIS_HOST",
-    "REDIS_PASSWORD",
-    "REDIS_PORT",
-    "REDIS_URL",
-    "TASK_MODEL_MAP",
-    "TASK_USE_LOCAL_MAP",
-    "USE_LOCAL_BY_DEFAULT",
-    "USE_REDIS_LOCKS",
-]
+from tests.drop_in.support import ENVIRONMENT, PREFIXES, module
+from tests.llm import secret_watch
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers",
-        "better(raises=AssertionError): the native modules differ from the originals on purpose; over the "
-        "reference the test fails with `raises`",
-    )
+def runs_over(item: pytest.Item) -> str | None:
+    """Return whose modules a test runs over, if it asks for any."""
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("implementation") if callspec is not None else None
+
+
+def is_watched(item: pytest.Item) -> bool:
+    """Whether this is a test of our client."""
+    return runs_over(item) == "native" and not {"llm_service", "health"}.isdisjoint(item.fixturenames)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     mark = item.get_closest_marker("better")
-    callspec = getattr(item, "callspec", None)
-    if mark is None or callspec is None or callspec.params.get("implementation") != "reference":
-        return (yield)
+    if mark is None or runs_over(item) != "reference":
+        with secret_watch.watched() if is_watched(item) else contextlib.nullcontext():
+            return (yield)
     expected = mark.kwargs.get("raises", AssertionError)
     try:
         yield
@@ -77,6 +54,12 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     pytest.fail(f"the reference passes: this is no difference, or the test does not show it ({expected})")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report: Any = yield
+    return secret_watch.checked(report) if is_watched(item) else report
+
+
 @pytest.fixture(params=list(PREFIXES))
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """Whose modules are tested; in an empty folder, with nothing in the environment."""
@@ -85,11 +68,6 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     name: str = request.param
     return name
-
-
-def module(implementation: str, name: str) -> ModuleType:
-    """A module by its name below the package."""
-    return import_module(f"{PREFIXES[implementation]}.{name}")
 
 
 @pytest.fixture(scope="session")
@@ -182,26 +160,3 @@ def server() -> Iterator[ModelServer]:
 def service(llm_service: Any, server: ModelServer) -> Any:
     """A service of `server`, without a breaker."""
     return llm_service.LLMService(base_url=server.base_url, api_key=KEY, enable_circuit_breaker=False)
-
-
-def rows(file: Path, sql: str = "SELECT * FROM distributed_locks") -> list[dict[str, Any]]:
-    """The table's rows, read past both implementations."""
-    with closing(sqlite3.connect(file)) as connection:
-        connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(sql)]
-
-
-def change(file: Path, sql: str, *values: Any) -> None:
-    """Change the database past both implementations."""
-    with closing(sqlite3.connect(file, timeout=10)) as connection, connection:
-        connection.execute(sql, values)
-
-
-def rewind(file: Path, seconds: float) -> None:
-    """Let all locks end `seconds` earlier."""
-    change(file, "UPDATE distributed_locks SET expires_at = expires_at - ?", seconds)
-
-
-def python(*arguments: str) -> list[str]:
-    """A command that runs this Python."""
-    return [sys.executable, *arguments]

@@ -1,0 +1,108 @@
+"""How the tests run: in parallel, those that measure alone after the others, and without leaving a process.
+
+A run has twice as many workers as the machine has cores, since tests mostly wait; a single file runs without
+any. All tests of a file run in one worker. A worker that dies is not started again: the test that ended it
+would end the next one, too. A test that measures time or the processor is marked `serial`: it comes last, and
+no other test runs at the same time, in any worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SECONDS_TO_END = 5.0
+
+# In the environment of all that this run starts; and the file whose lock is the right to run.
+_RUN = "ARBITRAGEAI_TEST_RUN"
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    paths = {Path(argument.partition("::")[0]) for argument in config.args}
+    workers = 2 * (os.cpu_count() or 1)
+    if all(path.is_file() for path in paths):
+        return min(len(paths), workers) if len(paths) > 1 else 0
+    return workers
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A shell's background job inherits this, and so would the processes that tests press Ctrl-C in.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if is_worker(config):
+        # Workers find a terminal's size here, which is none of what tests start on terminals of their own.
+        for name in ("COLUMNS", "LINES"):
+            os.environ.pop(name, None)
+    else:
+        file, path = tempfile.mkstemp(prefix="arbitrageai-tests-")
+        os.close(file)
+        os.environ[_RUN] = path
+        config.add_cleanup(lambda: Path(path).unlink())
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this process runs a part of the tests."""
+    return hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=is_serial)
+
+
+def is_serial(item: pytest.Item) -> bool:
+    """Whether the test runs alone."""
+    return item.get_closest_marker("serial") is not None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    # Bytes of one file: to wait for the second, one needs the first. So a serial test that waits until the
+    # others have ended lets none begin. The system takes the locks back from a worker that dies.
+    with Path(os.environ[_RUN]).open("r+b") as file:
+        how = fcntl.LOCK_EX if is_serial(item) else fcntl.LOCK_SH
+        fcntl.lockf(file, how, 1, 0)
+        fcntl.lockf(file, how, 1, 1)
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, 0)
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    yield
+    if is_worker(session.config):
+        return
+    deadline = time.monotonic() + SECONDS_TO_END
+    while (left := processes_left()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    for process, command in left.items():
+        if reporter is not None:
+            reporter.write_line(f"left behind, and ended now: process {process}, {command}", red=True)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def processes_left() -> dict[int, str]:
+    """Return the processes that this run has started and that still run, with their commands."""
+    wanted = f"{_RUN}={os.environ[_RUN]}".encode()
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        process = int(folder.name)
+        with contextlib.suppress(OSError):
+            state, parent = (folder / "stat").read_text().rpartition(") ")[2].split()[:2]
+            is_ours = int(parent) == os.getpid() or wanted in (folder / "environ").read_bytes().split(b"\0")
+            if is_ours and process != os.getpid() and state != "Z":
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+                found[process] = command.decode(errors="replace").strip()
+    return found
