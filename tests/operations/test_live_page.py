@@ -170,7 +170,7 @@ async def test_the_chart_moves_and_a_stall_stands_out(page: Page) -> None:
         heights = await page.evaluate(f"{bars}.map((bar) => Number(bar.getAttribute('height')))")
         assert max(heights) == heights[place] > 75
         await page.shows("#stalls", "1")
-        await page.shows("#stall", "tests/operations/test_live_page.py:")
+        await page.shows("#stall", "operations/test_live_page.py:")
         await page.wait_for(f"{stall} < {place}")
         label = await page.evaluate("document.querySelector('#bars').getAttribute('aria-label')")
         assert label.startswith("Lag of the event loop in the last two minutes: at most ")
