@@ -297,6 +297,7 @@ async def test_a_dropped_table_is_made_anew(tmp_path: Path) -> None:
     assert await manager.acquire_lock("m", "p", timeout=5)
 
 
+@pytest.mark.usefixtures("postgres_url")  # without the tables of other tests
 async def test_sockets_and_parameters_of_libpq(postgres_server: PostgresServer) -> None:
     database = "postgres"
     folder, port = postgres_server.socket_folder, postgres_server.port

@@ -199,6 +199,7 @@ async def handed_over(
     return second, releasing
 
 
+@pytest.mark.serial
 async def test_a_lease_is_handed_over_while_the_database_is_away(
     postgres_server: PostgresServer, postgres_url: str
 ) -> None:

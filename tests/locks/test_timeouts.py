@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.exceptions import LockTimeoutError
 from arbitrageai_native.locks.leases import Lease
@@ -71,6 +73,7 @@ def start_all(timeout: float, *managers: BidLockManager) -> list[asyncio.Task[fl
     return [asyncio.create_task(waited(take, manager, timeout)) for manager in managers for take in WAYS_IN]
 
 
+@pytest.mark.serial  # a lease of half a second is renewed in time
 async def test_nobody_gives_up_while_a_lock_is_kept_beyond_its_first_end(make_manager: MakeManager) -> None:
     holder, other = make_manager(ttl=0.5), make_manager(ttl=0.5)
     async with holder.with_lock("m", "p") as lease:
