@@ -14,16 +14,9 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, cast
 
-from arbitrageai_native import _native, defaults
+from arbitrageai_native import _native, defaults, environment
 from arbitrageai_native._safe_text import without_secrets
 from arbitrageai_native._typing import Self, Unpack
-from arbitrageai_native.environment import (
-    cloud_api_key,
-    cloud_base_url,
-    distilled_model,
-    load_dotenv_file,
-    revenue_threshold,
-)
 from arbitrageai_native.exceptions import CircuitBreakerError, ClientClosedError
 from arbitrageai_native.llm import many, routing, stealth
 from arbitrageai_native.llm.clients import OpenAI, call_options
@@ -60,7 +53,7 @@ __all__ = [
     "set_default_model_config",
 ]
 
-load_dotenv_file()
+environment.load_dotenv_file()
 
 TASK_TYPE_BASIC_ADMIN = "basic_admin"
 """The kind of `LLMService.for_basic_admin`."""
@@ -71,7 +64,7 @@ TASK_TYPE_COMPLEX = "complex"
 TASK_TYPE_DISTILLED = "distilled"
 """The kind of a task for the distilled model."""
 
-MIN_CLOUD_REVENUE = revenue_threshold()
+MIN_CLOUD_REVENUE = environment.revenue_threshold()
 """Cents of revenue from which the cloud's model is used: the environment's `MIN_CLOUD_REVENUE`, else 3000."""
 
 _default_model_config: ModelConfig | None = None
@@ -126,8 +119,8 @@ class LLMService(ClosesAfterBlock):
         enable_circuit_breaker: bool | Literal["always"] = True,
         **settings: Unpack[ServiceSettings],
     ) -> None:
-        self.base_url = base_url or cloud_base_url()
-        self.api_key = api_key or cloud_api_key()
+        self.base_url = base_url or environment.cloud_base_url()
+        self.api_key = api_key or environment.cloud_api_key()
         self.model = model
         self.default_temperature = default_temperature
         self.default_max_tokens = default_max_tokens
@@ -422,7 +415,7 @@ class LLMService(ClosesAfterBlock):
     @classmethod
     def for_distilled_task(cls, model: str | None = None, **kwargs: Any) -> Self:
         """A service for the distilled model (`DISTILLED_MODEL_NAME`) on the local endpoint."""
-        return cls.with_local(model or distilled_model(), **kwargs)
+        return cls.with_local(model or environment.distilled_model(), **kwargs)
 
     @classmethod
     def with_local(cls, model: str | None = None, **kwargs: Any) -> Self:
@@ -435,7 +428,8 @@ class LLMService(ClosesAfterBlock):
     def with_cloud(cls, model: str | None = None, **kwargs: Any) -> Self:
         """A service of the cloud endpoint."""
         config = kwargs.get("model_config") or get_default_model_config()
-        chosen = {"base_url": cloud_base_url(), "api_key": cloud_api_key(), "model_config": config}
+        url, key = environment.cloud_base_url(), environment.cloud_api_key()
+        chosen = {"base_url": url, "api_key": key, "model_config": config}
         return cls(**{"model": model or config.cloud_model, **chosen, **kwargs})
 
     @classmethod

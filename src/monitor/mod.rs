@@ -8,6 +8,7 @@
 //! is doing. Between stalls neither side waits for the other, and nothing here knows of Python.
 
 mod pulse;
+mod reading;
 mod recent;
 mod registry;
 
@@ -15,20 +16,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pulse::{Next, Pulse};
+pub use reading::{Reading, Verdict};
 pub use registry::{Lags, Registry};
 
-use crate::figures::HistogramSnapshot;
 use crate::mutex::lock;
-
-/// What a loop that gives no sign is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Blocked,
-    /// It is not running at present: nothing is the matter, and nothing is to be expected before its next sign.
-    Resting,
-    /// It will never run again.
-    Gone,
-}
 
 /// Who is called when a loop stalls, in the thread that watches.
 pub trait Witness {
@@ -37,21 +28,6 @@ pub trait Witness {
 
     /// A stall that was found [`Verdict::Blocked`] has ended after so long.
     fn ended(&self, lag: Duration);
-}
-
-/// What was measured.
-#[derive(Clone, Debug)]
-pub struct Reading {
-    /// The lag that grows now, or the last one.
-    pub current: Duration,
-    /// The longest lag, that of a stall under way included.
-    pub worst: Duration,
-    /// Lags that reached the threshold, a stall under way included.
-    pub stalls: u64,
-    /// Those of them that have ended.
-    pub ended_stalls: u64,
-    /// All lags that have ended.
-    pub histogram: HistogramSnapshot,
 }
 
 /// The meeting place of a loop and the thread that watches it.

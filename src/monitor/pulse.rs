@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::reading::{Reading, Verdict};
 use super::recent::Recent;
-use super::{Reading, Verdict};
 use crate::figures::{Histogram, LAG_BOUNDS};
 
 /// What the watching thread is to do next.

@@ -13,7 +13,6 @@ import re
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -240,7 +239,7 @@ def _json(manager: BidLockManager, held: list[HeldLock]) -> str:
         return value if isinstance(value, str) or math.isfinite(value) else None
 
     locks = [
-        {**{name: known(value) for name, value in asdict(lock).items()}, "is_expired": lock.is_expired}
+        {**{name: known(value) for name, value in lock._asdict().items()}, "is_expired": lock.is_expired}
         for lock in held
     ]
     return json.dumps({"database": manager._locks().place, "locks": locks}, indent=2)

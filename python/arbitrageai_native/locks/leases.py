@@ -14,32 +14,16 @@ import logging
 import warnings
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from arbitrageai_native import _native
 from arbitrageai_native._safe_text import in_one_line, printable
 from arbitrageai_native.exceptions import LockLostError, LockTimeoutError
-
-if TYPE_CHECKING:
-    from arbitrageai_native import _native
 
 __all__ = ["Lease", "LockContext", "OnLost", "SyncLease", "SyncLockContext"]
 
 logger = logging.getLogger(__name__)
 logger.addFilter(in_one_line)
-
-OnLost = Literal["log", "raise", "cancel"] | Callable[["Lease"], object]
-"""What a block does when its lease is lost.
-
-`"log"` logs a warning at the end of the block. `"raise"` raises `LockLostError` at the end of the block.
-`"cancel"` cancels the block as soon as the loss is detected, and the block raises `LockLostError`, as
-`asyncio.timeout` turns a cancellation into `TimeoutError`. A callable is called with the lease as soon as the
-loss is detected, on the event loop, and exactly once; an exception that it raises is logged.
-
-If the loss is detected only at the release, or if the body never let the loop run, the end of the block acts
-instead: `"cancel"` raises `LockLostError` there, and the callable is called there. In a thread
-(`with_lock_sync`) the end of the block always acts, as a thread can't be cancelled or interrupted. When the
-body itself raised an exception, the block raises that exception, and the loss is logged.
-"""
 
 
 def check_on_lost(on_lost: object) -> None:
@@ -168,6 +152,21 @@ class Lease:
         """Tell the key, the holder and how long it lasts."""
         state = f"{self.remaining:.1f}s left" if self.is_held else (self.loss or "released")
         return f"<Lease {printable(self.key)} held by {self.holder_id!r}, {state}>"
+
+
+OnLost = Literal["log", "raise", "cancel"] | Callable[[Lease], object]
+"""What a block does when its lease is lost.
+
+`"log"` logs a warning at the end of the block. `"raise"` raises `LockLostError` at the end of the block.
+`"cancel"` cancels the block as soon as the loss is detected, and the block raises `LockLostError`, as
+`asyncio.timeout` turns a cancellation into `TimeoutError`. A callable is called with the lease as soon as the
+loss is detected, on the event loop, and exactly once; an exception that it raises is logged.
+
+If the loss is detected only at the release, or if the body never let the loop run, the end of the block acts
+instead: `"cancel"` raises `LockLostError` there, and the callable is called there. In a thread
+(`with_lock_sync`) the end of the block always acts, as a thread can't be cancelled or interrupted. When the
+body itself raised an exception, the block raises that exception, and the loss is logged.
+"""
 
 
 class LockContext:

@@ -1,18 +1,14 @@
 """What a lock manager reports: who holds and who waits, and what was counted."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from arbitrageai_native import _native
 
 __all__ = ["HeldLock", "Histogram", "LockCounts", "LockMetrics", "LockOverview", "Waiter"]
 
 
-@dataclass(frozen=True)
-class HeldLock:
+class HeldLock(NamedTuple):
     """A row of the table. Times are Unix seconds by the database's clock.
 
     Attributes:
@@ -35,8 +31,7 @@ class HeldLock:
         return self.remaining <= 0
 
 
-@dataclass(frozen=True)
-class Waiter:
+class Waiter(NamedTuple):
     """Someone in this process who waits for a lock.
 
     Attributes:
@@ -50,8 +45,7 @@ class Waiter:
     seconds: float
 
 
-@dataclass(frozen=True)
-class LockOverview:
+class LockOverview(NamedTuple):
     """The whole table, and this process's waiters.
 
     Attributes:
