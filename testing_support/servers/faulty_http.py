@@ -21,6 +21,8 @@ from typing import Any, Final
 
 import h11
 
+from testing_support.ports import free_port
+
 LONGEST_HEAD: Final = 1 << 20
 
 
@@ -344,5 +346,4 @@ def unaccepting() -> tuple[str, Callable[[], None]]:
 
 def refusing() -> str:
     """The base URL of a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    return f"http://127.0.0.1:{free_port()}/v1"

@@ -46,10 +46,11 @@ class Database:
             server.create_database(self.name)
         query = {"application_name": f"engines-{next(_numbers)}"}
         self.url = make_url(server.url(self.name)).set(drivername="postgresql+psycopg2", query=query)
-        self.execute(
-            "DROP SCHEMA IF EXISTS app CASCADE; DROP SCHEMA public CASCADE; "
-            "CREATE SCHEMA public; CREATE SCHEMA app; ALTER DATABASE engines RESET ALL"
+        drop = self.execute(
+            "SELECT string_agg(format('DROP SCHEMA %I CASCADE', nspname), '; ') FROM pg_namespace "
+            "WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
         )
+        self.execute(f"{drop}; CREATE SCHEMA public; CREATE SCHEMA app; ALTER DATABASE engines RESET ALL")
 
     def execute(self, statement: str) -> str:
         return self.server.execute(statement, self.name)
