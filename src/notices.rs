@@ -3,7 +3,7 @@
 //! The core has no logger. It puts a [`Notice`] into the process's queue, and whoever runs the core takes it out and logs it
 //! when it is convenient. The words of all notices stand here.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,8 +13,9 @@ use crate::printable::printable;
 
 /// More are dropped: a process in which nobody takes notices out must not fill its memory with them.
 const MOST_WAITING: usize = 256;
-/// How many different causes are remembered as reported, so that a cause that reads differently each time is not reported for ever.
-const MOST_REPORTED: usize = 256;
+/// How many different causes of one trouble at one database are reported, until it works again: a cause may name the lock, and so
+/// read differently each time.
+const MOST_CAUSES: usize = 3;
 
 /// What does not work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,18 +99,15 @@ pub(crate) struct Notices {
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Notice>,
-    reported: HashSet<(Arc<str>, Trouble, String)>,
+    reported: HashMap<(Arc<str>, Trouble), HashSet<String>>,
 }
 
 impl Notices {
     /// Reports a failure, unless its cause was reported already and nothing has worked since.
     pub(crate) fn failed(&self, place: &Arc<str>, trouble: Trouble, key: Option<Arc<str>>, cause: &str) {
         let mut state = lock(&self.state);
-        if state.reported.len() >= MOST_REPORTED
-            || !state
-                .reported
-                .insert((Arc::clone(place), trouble, cause.to_owned()))
-        {
+        let causes = state.reported.entry((Arc::clone(place), trouble)).or_default();
+        if causes.len() >= MOST_CAUSES || !causes.insert(cause.to_owned()) {
             return;
         }
         self.reported.store(true, Ordering::Release);
@@ -130,11 +128,7 @@ impl Notices {
             return;
         }
         let mut state = lock(&self.state);
-        let before = state.reported.len();
-        state
-            .reported
-            .retain(|(failed_at, what, _)| !(failed_at == place && *what == trouble));
-        if state.reported.len() == before {
+        if state.reported.remove(&(Arc::clone(place), trouble)).is_none() {
             return;
         }
         self.reported.store(!state.reported.is_empty(), Ordering::Release);
@@ -200,15 +194,27 @@ mod tests {
     }
 
     #[test]
-    fn nobody_who_takes_none_out_has_to_pay_for_many() {
+    fn causes_that_all_read_differently_are_a_few_lines_and_hide_nobody_else() {
         let (notices, here) = (Notices::default(), Arc::from("here"));
-        for number in 0..10 * MOST_REPORTED {
-            notices.failed(&here, Trouble::Answering, None, &number.to_string());
+        for number in 0..1000 {
+            notices.failed(&here, Trouble::Deleting, None, &format!("forbidden for {number}"));
         }
-        assert_eq!(notices.take().len(), MOST_WAITING.min(MOST_REPORTED));
-        notices.works(&here, Trouble::Answering);
-        notices.failed(&here, Trouble::Answering, None, "again");
+        assert_eq!(notices.take().len(), MOST_CAUSES);
+        notices.failed(&Arc::from("there"), Trouble::Deleting, None, "forbidden");
+        notices.failed(&here, Trouble::Answering, None, "silent");
         assert_eq!(notices.take().len(), 2);
+        notices.works(&here, Trouble::Deleting);
+        notices.failed(&here, Trouble::Deleting, None, "again");
+        assert_eq!(notices.take().len(), 2);
+    }
+
+    #[test]
+    fn a_process_in_which_nobody_takes_notices_keeps_a_bounded_number() {
+        let notices = Notices::default();
+        for number in 0..2 * MOST_WAITING {
+            notices.failed(&Arc::from(number.to_string()), Trouble::Answering, None, "silent");
+        }
+        assert_eq!(notices.take().len(), MOST_WAITING);
     }
 
     #[test]

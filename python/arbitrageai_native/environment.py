@@ -131,28 +131,28 @@ def openai_project() -> str | None:
 
 def database_url() -> str | None:
     """`DATABASE_URL`; an empty one counts as unset."""
-    return os.getenv("DATABASE_URL") or None
+    return os.environ.get("DATABASE_URL") or None
 
 
 def postgres_host() -> str | None:
     """`PGHOST`, libpq's default host."""
-    return os.getenv("PGHOST")
+    return os.environ.get("PGHOST")
 
 
 def postgres_port() -> str | None:
     """`PGPORT`, libpq's default port."""
-    return os.getenv("PGPORT")
+    return os.environ.get("PGPORT")
 
 
 def redis_url() -> str:
     """`REDIS_URL`; when that is unset, it is made of `REDIS_HOST`, `_PORT`, `_DB` and `_PASSWORD`."""
-    url = os.getenv("REDIS_URL")
+    url = os.environ.get("REDIS_URL")
     if url:
         return url
-    host = os.getenv("REDIS_HOST") or defaults.REDIS_HOST
-    port = os.getenv("REDIS_PORT") or defaults.REDIS_PORT
-    database = os.getenv("REDIS_DB") or defaults.REDIS_DB
-    password = os.getenv("REDIS_PASSWORD")
+    host = os.environ.get("REDIS_HOST") or defaults.REDIS_HOST
+    port = os.environ.get("REDIS_PORT") or defaults.REDIS_PORT
+    database = os.environ.get("REDIS_DB") or defaults.REDIS_DB
+    password = os.environ.get("REDIS_PASSWORD")
     user = f":{_percent_encoded(password)}@" if password else ""
     return f"redis://{user}{f'[{host}]' if ':' in host else host}:{port}/{database}"
 
@@ -164,17 +164,17 @@ def _percent_encoded(text: str) -> str:
 
 def names_redis() -> bool:
     """Whether a variable says where Redis is."""
-    return any(os.getenv(name) for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT"))
+    return any(os.environ.get(name) for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT"))
 
 
 def wants_redis() -> bool:
     """Whether locks belong in Redis: by `USE_REDIS_LOCKS`, else by Redis' address, else by `ENV`."""
-    switch = os.getenv("USE_REDIS_LOCKS")
+    switch = os.environ.get("USE_REDIS_LOCKS")
     # The original decides by the same rule, an empty value included. An old process and a new one
     # must never decide differently.
     if switch is not None:
         return switch.lower() in ("true", "1", "yes")
-    return names_redis() or os.getenv("ENV", "development").lower() != "development"
+    return names_redis() or os.environ.get("ENV", "development").lower() != "development"
 
 
 # --- what `doctor` reports ---
@@ -182,12 +182,12 @@ def wants_redis() -> bool:
 
 def is_set(variable: str) -> bool:
     """Whether a variable has a value that is not empty."""
-    return bool(os.getenv(variable))
+    return bool(os.environ.get(variable))
 
 
 def certificate_file() -> str | None:
     """`SSL_CERT_FILE`, which the native side reads."""
-    return os.getenv("SSL_CERT_FILE")
+    return os.environ.get("SSL_CERT_FILE")
 
 
 def secret_keys() -> list[str]:
@@ -204,12 +204,12 @@ def urls_with_secrets() -> list[str]:
 
 
 def _values(*variables: str) -> list[str]:
-    return [value for value in map(os.getenv, variables) if value]
+    return [value for value in map(os.environ.get, variables) if value]
 
 
 def terminal_is_dumb() -> bool:
     """Whether `TERM` names a terminal on which nothing can be drawn."""
-    return os.getenv("TERM", "").lower() in ("dumb", "unknown")
+    return os.environ.get("TERM", "").lower() in ("dumb", "unknown")
 
 
 @cache  # so that the hint is printed once
@@ -223,7 +223,7 @@ def has_rich() -> bool:
 
 def with_python_path(*folders: str) -> dict[str, str]:
     """All variables, for a child process whose Python also imports from these folders."""
-    path = os.getenv("PYTHONPATH")
+    path = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([*folders, *([path] if path else [])])}
 
 

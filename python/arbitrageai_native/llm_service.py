@@ -32,7 +32,7 @@ from arbitrageai_native.llm.model_config import (
 )
 from arbitrageai_native.llm.request import Request
 from arbitrageai_native.llm.results import Completion, FallbackCompletion, ServiceMetrics
-from arbitrageai_native.llm.settings import CompleteKeywords, ManyKeywords, ServiceSettings
+from arbitrageai_native.llm.settings import CompleteKeywords, ManyKeywords, ServiceSettings, given_or
 from arbitrageai_native.llm.streams import AsyncStream, Stream
 from arbitrageai_native.llm.tracing import logger as logger
 from arbitrageai_native.llm_health_check import LLMHealthChecker, get_health_checker
@@ -171,7 +171,6 @@ class LLMService(ClosesAfterBlock):
             OpenAIError: any of its subclasses; bad arguments are a `ValueError` or `TypeError` as well.
         """
         request = self._request(prompt, temperature, max_tokens, system_prompt, kwargs)
-        endpoint = self._endpoint()
         if _in_event_loop():
             self._metrics.blocked_a_loop()
             if stealth_mode:
@@ -181,9 +180,10 @@ class LLMService(ClosesAfterBlock):
                     stacklevel=2,
                 )
         if stealth_mode:
-            endpoint.refuse_if_open()
+            self._endpoint().refuse_if_open()
             stealth.wait(request, stealth.draw(self._stealth_range, random.uniform), time.sleep)
-        return routing.complete(endpoint, request, stealth_mode)
+        # Made after the wait: the client and the checker may have been replaced meanwhile.
+        return routing.complete(self._endpoint(), request, stealth_mode)
 
     async def complete_async(
         self,
@@ -284,7 +284,9 @@ class LLMService(ClosesAfterBlock):
         return await self._fallback_plan(kwargs).run_async(attempt)
 
     def _fallback_plan(self, keywords: Mapping[str, Any]) -> FallbackPlan:
-        may_go_local = self.enable_fallback and not self._is_local
+        def may_go_local() -> bool:  # asked when it matters: the attributes may change meanwhile
+            return self.enable_fallback and not self._is_local
+
         deadline = self._options.deadline
         return FallbackPlan(keywords, deadline, self._fallback_delays, self._fallback_timeouts, may_go_local)
 
@@ -344,10 +346,10 @@ class LLMService(ClosesAfterBlock):
             raise ClientClosedError("the service is closed")
         return Request(
             self.model,
-            prompt,
-            self.default_temperature if temperature is None else temperature,
-            self.default_max_tokens if max_tokens is None else max_tokens,
-            system_prompt,
+            given_or(prompt, None),
+            given_or(temperature, self.default_temperature),
+            given_or(max_tokens, self.default_max_tokens),
+            given_or(system_prompt, None),
             self._options,
             keywords,
         )

@@ -15,6 +15,9 @@ pub fn deliver(py: Python<'_>) {
 }
 
 fn log(py: Python<'_>, level: &str, text: &str) -> PyResult<()> {
+    // A server's own text may quote a URL with a password.
+    let safe_text = py.import(intern!(py, "arbitrageai_native._safe_text"))?;
+    let text = safe_text.call_method1(intern!(py, "without_credentials"), (text,))?;
     let logging = py.import(intern!(py, "logging"))?;
     let logger = logging.call_method1(intern!(py, "getLogger"), ("arbitrageai_native.locks",))?;
     logger.call_method1(level, (text,)).map(drop)

@@ -157,6 +157,15 @@ async def test_a_missing_usage_gives_zeros(call: Call, server: ModelServer) -> N
 # Stealth
 
 
+def test_a_client_that_is_put_in_during_the_stealth_delay_makes_the_call(
+    llm_service: Any, service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = MagicMock()
+    client.chat.completions.create.return_value.choices[0].message.content = "from the new one"
+    monkeypatch.setattr(llm_service.time, "sleep", lambda _seconds: setattr(service, "client", client))
+    assert service.complete("p", stealth_mode=True)["content"] == "from the new one"
+
+
 @pytest.mark.usefixtures("no_stealth_delay")
 def test_complete_says_that_stealth_mode_was_used(service: Any) -> None:
     assert service.complete("p", stealth_mode=True)["stealth_mode_used"] is True

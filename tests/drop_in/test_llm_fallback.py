@@ -56,6 +56,22 @@ def test_attempt_0_answers(cloud: Any, sleep: MagicMock) -> None:
     assert waits(sleep) == []
 
 
+def test_the_fallback_may_be_switched_off_between_attempts(
+    llm_service: Any, cloud: Any, server: ModelServer, local_server: ModelServer
+) -> None:
+    server.script(BROKEN, BROKEN)
+
+    def switch_off(_seconds: float) -> None:
+        cloud.enable_fallback = False
+
+    with (
+        patch(f"{llm_service.__name__}.time.sleep", switch_off),
+        pytest.raises(Exception, match="cloud is down"),
+    ):
+        cloud.complete_with_fallback("hello")
+    assert local_server.statistics.requests == 0
+
+
 def test_attempt_1_comes_2_seconds_later(cloud: Any, sleep: MagicMock, server: ModelServer) -> None:
     server.script(BROKEN)
     result = cloud.complete_with_fallback("hello")

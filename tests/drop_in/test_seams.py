@@ -15,6 +15,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from arbitrageai_native import drop_in
+from arbitrageai_native.agent_execution import bid_lock_manager_factory
 from arbitrageai_native.drop_in import SEAMS, Seam
 from testing_support.keys import KEY
 from tests.drop_in.support import ENVIRONMENT, rows
@@ -336,3 +337,13 @@ def test_names_without_effect_are_in_the_migration_guide() -> None:
     (entry,) = re.findall(r"^- Some names exist, .*?(?=^\S)", guide, re.MULTILINE | re.DOTALL)
     listed = set(re.findall(r"`(\w+)`", entry))
     assert listed == {seam.name for seam in SEAMS if not seam.read_by}
+
+
+async def test_a_patch_of_the_calls_getenv_does_not_reach_the_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USE_REDIS_LOCKS", "false")
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/locks.db")
+    monkeypatch.setattr("arbitrageai_native.llm_service.os.getenv", lambda *_: "http://model:1/v1")
+    manager = await bid_lock_manager_factory.create_bid_lock_manager()
+    assert await manager.acquire_lock("upwork", "p", timeout=5)

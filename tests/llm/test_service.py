@@ -176,13 +176,26 @@ async def test_what_the_sdk_calls_not_given_is_left_out(nothing: Any, serve: Ser
     server = serve(faulty.answer())
     client = service(server)
     keywords: dict[str, Any] = {"top_p": nothing, "timeout": nothing, "extra_headers": nothing, "seed": 0}
-    await client.complete_async("hi", **keywords)
-    await client.complete_with_fallback_async("hi", **keywords)
+    positional: dict[str, Any] = {"temperature": nothing, "max_tokens": nothing, "system_prompt": nothing}
+    await client.complete_async("hi", **keywords, **positional)
+    await client.complete_with_fallback_async("hi", **keywords, **positional)
     client.client.chat.completions.create(model="m", messages=[], stream=nothing, **keywords)
     for request in server.requests:
         assert request.json["seed"] == 0
         assert not {"top_p", "timeout", "extra_headers", "stream"} & request.json.keys()
     assert len(server.requests) == 3
+    assert server.requests[0].json["temperature"] == 0.7
+    assert server.requests[0].json["max_tokens"] == 1000
+    assert [message["role"] for message in server.requests[0].json["messages"]] == ["user"]
+
+
+async def test_an_applications_own_class_of_that_name_is_not_left_out(serve: Serve) -> None:
+    class Omit(str):
+        """Shares only its name with the SDK's."""
+
+    server = serve(faulty.answer())
+    await service(server).complete_async("hi", user=Omit("me"))
+    assert server.requests[0].json["user"] == "me"
 
 
 def test_a_connection_is_used_again(serve: Serve) -> None:

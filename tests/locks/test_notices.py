@@ -140,6 +140,50 @@ async def test_a_row_that_cannot_be_deleted(tmp_path: Path, lines: Lines) -> Non
         assert len(lines.of(logging.WARNING)) == 1
 
 
+async def test_a_release_that_succeeds_ends_the_trouble_and_the_next_trouble_is_a_new_one(
+    tmp_path: Path, lines: Lines
+) -> None:
+    path = tmp_path / "locks.db"
+    async with BidLockManager(300, f"sqlite:///{path}") as manager:
+        with closing(sqlite3.connect(path)) as connection:
+            for troubles in (1, 2):
+                lease = await manager.acquire_lease("m", str(troubles))
+                connection.execute(REFUSE)
+                with pytest.raises(LockBackendError):
+                    await lease.release()
+                await until(lambda number=troubles: lines.counted("rows_left") == number)  # type: ignore[misc]
+                await until(lambda number=troubles: len(lines.of(logging.WARNING)) == number)  # type: ignore[misc]
+                connection.execute("DROP TRIGGER refuse")
+                async with manager.with_lock("m", "another"):
+                    pass
+                await until(
+                    lambda number=troubles: (
+                        lines.counted("attempts") >= 0 and len(lines.of(logging.INFO)) == number  # type: ignore[misc]
+                    )
+                )
+
+
+async def test_causes_that_name_the_lock_are_a_few_lines_and_show_no_password(
+    postgres_url: str, postgres_server: PostgresServer, lines: Lines
+) -> None:
+    async with BidLockManager(300, postgres_url) as manager:
+        leases = [await manager.acquire_lease("m", str(number)) for number in range(10)]
+        postgres_server.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "RAISE EXCEPTION 'postgresql://a:secret-word@host/x forbids %', old.lock_key; END $$; "
+            "CREATE TRIGGER refuse BEFORE DELETE ON distributed_locks FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+        try:
+            for lease in leases:
+                with pytest.raises(LockBackendError):
+                    await lease.release()
+            await until(lambda: lines.counted("rows_left") == 10)
+        finally:
+            postgres_server.execute("DROP TRIGGER refuse ON distributed_locks; DROP FUNCTION refuse")
+    assert len(lines.of(logging.WARNING)) == 3
+    assert "secret-word" not in "".join(lines.of(logging.WARNING))
+
+
 def test_a_blocking_call_logs_it_too(tmp_path: Path, lines: Lines) -> None:
     path = tmp_path / "locks.db"
     manager = BidLockManager(300, f"sqlite:///{path}")

@@ -8,6 +8,7 @@ polling, and a lock that is held in a block is renewed until the block ends.
 from __future__ import annotations
 
 import logging
+import os  # noqa: F401, a name of the original module
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os  # noqa: F401, a name of the original module
 
 from arbitrageai_native import defaults
 from arbitrageai_native._safe_text import in_one_line

@@ -32,7 +32,7 @@ class FallbackPlan:
         deadline: float | None,
         delays: Sequence[float],
         timeouts: Sequence[float | None],
-        may_go_local: bool,
+        may_go_local: Callable[[], bool],
     ) -> None:
         self._keywords = given(keywords)
         self._deadline: float | None = self._keywords.pop("deadline", deadline)
@@ -90,7 +90,7 @@ class FallbackPlan:
             return None  # the arguments are wrong: no other attempt could be right
         if failed == 0 and not isinstance(error, CircuitBreakerError):
             return 1
-        return _LOCAL if self._may_go_local else None
+        return _LOCAL if self._may_go_local() else None
 
     def _arguments(self) -> dict[str, Any]:
         # The caller's own timeout goes before the plan's.

@@ -4,7 +4,7 @@
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 __all__ = [
     "CALL_SETTINGS",
@@ -16,6 +16,7 @@ __all__ = [
     "RequestMembers",
     "ServiceSettings",
     "given",
+    "given_or",
 ]
 
 
@@ -176,6 +177,8 @@ class CreateKeywords(_Chat, RequestMembers, total=False):
     max_tokens: int | None
 
 
+T = TypeVar("T")
+
 # OpenAI's SDK has two values that stand for a keyword that was not given: `NOT_GIVEN` and `omit`.
 _TYPES_OF_NOTHING = frozenset(("NotGiven", "Omit"))
 
@@ -184,7 +187,17 @@ def given(keywords: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords that were given, in a dict of the caller's own."""
     if "openai" not in sys.modules:
         return dict(keywords)
-    return {name: value for name, value in keywords.items() if type(value).__name__ not in _TYPES_OF_NOTHING}
+    return {name: value for name, value in keywords.items() if not _stands_for_nothing(value)}
+
+
+def given_or(value: T, default: T) -> T:
+    """Return the value of a parameter, or the default if it was not given."""
+    return default if value is None or _stands_for_nothing(value) else value
+
+
+def _stands_for_nothing(value: object) -> bool:
+    kind = type(value)
+    return kind.__name__ in _TYPES_OF_NOTHING and kind.__module__.partition(".")[0] == "openai"
 
 
 @cache

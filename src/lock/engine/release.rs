@@ -107,6 +107,9 @@ impl Engine {
             Begun::Deletion(mut unfinished, answer) => {
                 let released = self.released(&unfinished.hold.target(), Some(answer)).await;
                 unfinished.done = released.is_ok();
+                if released.is_ok() {
+                    self.reporter.works(Trouble::Deleting);
+                }
                 released
             }
             Begun::InTheBackground(outcome) => match timeout(RELEASE_PATIENCE, outcome).await {
