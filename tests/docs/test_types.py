@@ -74,5 +74,6 @@ def test_a_mistake_is_found(tmp_path: Path, use: str) -> None:
         "from arbitrageai_native import LLMService\nservice = LLMService()\n"
         f"answer = await service.complete_async('p')\n{use}\n"
     )
-    (error,) = errors(tmp_path, {"mistaken.py": text})
-    assert error.startswith("mistaken.py:4: ")
+    block = Block(PAGES[0], 7, "python", "", text)
+    (error,) = errors(tmp_path, {"mistaken.py": as_one([block])})
+    assert error.startswith("mistaken.py:10: ")

@@ -1,6 +1,7 @@
 """What `from arbitrageai_native import …` offers, and what the distribution says of itself."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from importlib.metadata import metadata, version
@@ -78,6 +79,17 @@ def test_importing_a_light_module_loads_no_other(module: str) -> None:
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert said.stdout == f"['arbitrageai_native.{module}']\n"
+
+
+@pytest.mark.parametrize("name", [name for name in arbitrageai_native.__all__ if name != "__version__"])
+def test_signatures_show_defaults_that_can_be_read(name: str) -> None:
+    found = getattr(arbitrageai_native, name)
+    for thing in (found, *(vars(found).values() if isinstance(found, type) else ())):
+        try:
+            signature = str(inspect.signature(thing))
+        except (TypeError, ValueError):  # nothing that is called, or native code
+            continue
+        assert " at 0x" not in signature
 
 
 def test_another_name_is_refused() -> None:

@@ -90,7 +90,7 @@ class ServiceSettings(CallSettings, ClientSettings, total=False):
 
 
 class RequestMembers(CallSettings, total=False):
-    """Members of a request as OpenAI's API documents them, a call's settings, and what goes along.
+    """Members of a request as OpenAI's API documents them, a call's settings, and three `extra_…`.
 
     extra_headers: further header fields. extra_query: further parameters of the URL.
     extra_body: further members of the request, whatever their names.
