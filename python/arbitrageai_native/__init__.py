@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     __all__ += exceptions.__all__
 
 if not TYPE_CHECKING:
+    # `__getattr__` makes `__all__`, for `import *` alone: with the exceptions, whose module is loaded then.
+    _NAMES = __all__
+    del __all__
+
     # Public name -> the module that defines it, or, for a module, that module itself.
     _HOMES = {
         "AsyncOpenAI": "llm.clients",
@@ -75,10 +79,13 @@ if not TYPE_CHECKING:
             from importlib.metadata import version
 
             value = version("arbitrageai-native")
+        elif name == "__all__":
+            value = [*_NAMES, *__getattr__("exceptions").__all__]
         elif name in _HOMES:
             module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
             value = module if module.__name__.endswith(f".{name}") else getattr(module, name)
-        elif not name.startswith("_") and name in (found := __getattr__("exceptions")).__all__:
+        # No exception begins with a small letter: `from arbitrageai_native import drop_in` loads no other.
+        elif name[:1].isupper() and name in (found := __getattr__("exceptions")).__all__:
             value = getattr(found, name)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -86,4 +93,4 @@ if not TYPE_CHECKING:
         return value
 
     def __dir__():
-        return sorted({*globals(), *__all__, *_HOMES, *__getattr__("exceptions").__all__})
+        return sorted({*globals(), *__getattr__("__all__"), *_HOMES})

@@ -70,9 +70,16 @@ MAX_HOLD_TTLS: Final = 10
 LOCK_CONNECTIONS: Final = 5
 LOCK_DATABASE_FILE: Final = "data/tasks.db"
 """Relative to the working directory; the native side has the same path in its own default URL."""
+LOCK_DATABASE_URL: Final = f"sqlite:///{LOCK_DATABASE_FILE}"
 REDIS_HOST: Final = "localhost"
 REDIS_PORT: Final = "6379"
 REDIS_DB: Final = "0"
 
 # The monitor of event loops
 STALL_THRESHOLD: Final = 0.1
+
+# The command line
+DEMO_SCANNERS: Final = 3
+DEMO_STEALTH_RANGE: Final = (0.3, 0.9)
+DEMO_LOCK_TTL: Final = 10.0
+WATCH_SECONDS: Final = 1.0

@@ -1,7 +1,7 @@
 //! What is counted: of calls, of locks, of event loops. A few atomic additions per event, read when someone asks.
 //!
-//! A counter is one line of the enum that names it, in [`calls`] or [`locks`]; whoever reads the figures goes through the enum,
-//! so that nothing else has to know of a new one.
+//! In Rust a counter is one line of the enum that names it, in [`calls`] or [`locks`]: whoever reads the figures goes through
+//! the enum. In Python it needs its field in `process_metrics.py`, and an entry in `integrations/exported_metrics.py`.
 
 mod calls;
 mod counters;

@@ -35,9 +35,9 @@ impl Usage {
     }
 }
 
-/// What tells the tokens that it took.
+/// An answer that knows how many tokens it used.
 pub trait Used {
-    /// The tokens; 0 where nobody said.
+    /// The tokens; 0 if the server did not report them.
     fn usage(&self) -> Usage;
 }
 

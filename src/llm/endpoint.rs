@@ -1,4 +1,4 @@
-//! Where requests go: a base URL, the headers that go along, and the secret among them.
+//! Where requests go: a base URL, the headers of every request, and the secret among them.
 
 use std::fmt;
 

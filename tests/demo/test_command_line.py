@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from arbitrageai_native import defaults
 from arbitrageai_native.cli.main import COMMAND_MODULES, main
 
 
@@ -27,6 +28,33 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert end.value.code == 0
     assert "demo" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "default", "value", "shown"),
+    [
+        ("demo", "CLOUD_MODEL", "another-model", "(default: another-model)"),
+        ("demo", "DEMO_SCANNERS", 17, "(default: 17)"),
+        ("demo", "DEMO_STEALTH_RANGE", (0.25, 0.75), "(default: 0.25 0.75)"),
+        ("demo", "DEMO_LOCK_TTL", 44.0, "(default: 44)"),
+        ("locks", "LOCK_DATABASE_URL", "sqlite:///another.db", "then sqlite:///another.db)"),
+        ("locks watch", "WATCH_SECONDS", 2.5, "(default: 2.5)"),
+        ("doctor", "LOCK_DATABASE_URL", "sqlite:///another.db", "then sqlite:///another.db)"),
+        ("doctor", "LOCK_TTL", 44, "(default: 44)"),
+    ],
+)
+def test_help_shows_the_defaults(
+    command: str,
+    default: str,
+    value: object,
+    shown: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(defaults, default, value)
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    assert shown in " ".join(capsys.readouterr().out.split())
 
 
 def test_looking_for_commands_imports_nothing_heavy() -> None:

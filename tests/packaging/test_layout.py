@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,3 +39,12 @@ def test_what_is_shared_imports_nobody_who_shares_it(folder: str, others: tuple[
 def test_no_test_gets_a_second_try() -> None:
     files = [*(ROOT / "tests").rglob("*.py"), ROOT / "pyproject.toml"]
     assert [file for file in files if "re" + "run" in file.read_text(encoding="utf-8")] == []
+
+
+def test_the_files_that_a_change_is_said_to_need_exist() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = page.partition("## Where do I change")[2].partition("\n## ")[0]
+    paths = re.findall(r"`([\w./-]+(?:\.\w+|/))`", table)
+    assert len(paths) > 15
+    roots = (ROOT, ROOT / "python" / "arbitrageai_native")
+    assert [path for path in paths if not any((root / path).exists() for root in roots)] == ["cli/COMMAND.py"]

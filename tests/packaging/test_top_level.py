@@ -1,6 +1,7 @@
 """What `from arbitrageai_native import …` offers, and what the distribution says of itself."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from importlib.metadata import metadata, version
@@ -40,7 +41,9 @@ def test_what_type_checkers_see_is_there(name: str) -> None:
 
 
 def test_all_is_what_type_checkers_see() -> None:
-    assert set(arbitrageai_native.__all__) == names_for_type_checkers(SOURCE) - NOT_IN_ALL
+    names = names_for_type_checkers(SOURCE) - NOT_IN_ALL
+    assert set(arbitrageai_native.__all__) == names | set(exceptions.__all__)
+    assert len(set(arbitrageai_native.__all__)) == len(arbitrageai_native.__all__)
     assert {"Lease", "AsyncStream", "Stream", "__version__"} <= set(arbitrageai_native.__all__)
 
 
@@ -54,6 +57,39 @@ def test_every_exception_is_offered() -> None:
     for name in classes:
         assert getattr(arbitrageai_native, name) is getattr(exceptions, name)
         assert name in dir(arbitrageai_native)
+
+
+def test_a_star_import_gives_what_type_checkers_see() -> None:
+    program = """
+from arbitrageai_native import *
+from arbitrageai_native import exceptions as module
+assert LockTimeoutError is module.LockTimeoutError
+print(*sorted(name for name in globals() if name != "module"))
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    expected = names_for_type_checkers(SOURCE) - NOT_IN_ALL | set(exceptions.__all__)
+    assert expected <= set(said.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["drop_in", "defaults"])
+def test_importing_a_light_module_loads_no_other(module: str) -> None:
+    program = (
+        f"import sys\nfrom arbitrageai_native import {module}\n"
+        "print([name for name in sys.modules if name.startswith('arbitrageai_native.')])"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout == f"['arbitrageai_native.{module}']\n"
+
+
+@pytest.mark.parametrize("name", [name for name in arbitrageai_native.__all__ if name != "__version__"])
+def test_signatures_show_defaults_that_can_be_read(name: str) -> None:
+    found = getattr(arbitrageai_native, name)
+    for thing in (found, *(vars(found).values() if isinstance(found, type) else ())):
+        try:
+            signature = str(inspect.signature(thing))
+        except (TypeError, ValueError):  # nothing that is called, or native code
+            continue
+        assert " at 0x" not in signature
 
 
 def test_another_name_is_refused() -> None:

@@ -90,12 +90,25 @@ def test_the_types_of_metrics_have_the_keys_of_the_metrics() -> None:
             assert metrics[name].keys() == get_type_hints(kind).keys()  # type: ignore[literal-required]
 
 
-def test_an_editor_completes_the_public_names() -> None:
-    def completed(code: str) -> set[str]:
-        return {completion.name for completion in jedi.Script(code).complete()}
+def completed(code: str) -> set[str]:
+    """The names that an editor offers at the end of the code."""
+    return {completion.name for completion in jedi.Script(code).complete()}
 
+
+def test_an_editor_completes_the_public_names() -> None:
     assert set(arbitrageai_native.__all__) <= completed("import arbitrageai_native\narbitrageai_native.")
     names = {name for name in vars(LLMService) if not name.startswith("_")}
     assert len(names) > 20
     program = "from arbitrageai_native import LLMService\nLLMService()."
     assert names | {"base_url", "model", "client"} <= completed(program)
+
+
+@pytest.mark.parametrize(("client", "call"), [("OpenAI", ""), ("AsyncOpenAI", "await ")])
+def test_an_editor_completes_the_members_of_a_client(client: str, call: str) -> None:
+    program = f"from arbitrageai_native import {client}\nclient = {client}(api_key='x')\n"
+    assert "chat" in completed(f"{program}client.")
+    assert "completions" in completed(f"{program}client.chat.")
+    assert "create" in completed(f"{program}client.chat.completions.")
+    made = f"{call}client.chat.completions.create(model='m', messages=[])"
+    lines = f"{program}async def main():\n    answer = {made}\n    answer."
+    assert {"model_dump", "model_dump_json"} <= completed(lines)

@@ -25,7 +25,7 @@ __all__ = ["BidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
 logger = logging.getLogger(__name__)
 logger.addFilter(in_one_line)
 
-_BY_TTL = object()
+_BY_TTL = type("_ByTtl", (), {"__repr__": lambda _: f"{defaults.MAX_HOLD_TTLS} * ttl"})()  # in signatures
 _METRICS_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
 _SQL_SCHEMES = ("sqlite", "postgres")
@@ -66,7 +66,7 @@ class BidLockManager:
         database_url: str | None = None,
         *,
         auto_renew: bool = True,
-        max_hold: float | None = _BY_TTL,  # type: ignore[assignment]
+        max_hold: float | None = _BY_TTL,
         on_lost: OnLost = defaults.LOCK_ON_LOST,
         max_connections: int = defaults.LOCK_CONNECTIONS,
         listen_url: str | None = None,

@@ -6,12 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from arbitrageai_native import defaults
+
 if TYPE_CHECKING:
     from arbitrageai_native.cli.main import Subcommands
-
-DEFAULT_MODEL: Final = "gpt-4o-mini"
-DEFAULT_STEALTH_RANGE: Final = (0.3, 0.9)
-DEFAULT_LOCK_TTL: Final = 10.0
 
 DESCRIPTION: Final = """\
 Several scanner processes compete for all job postings over one SQLite file. For each posting: take its lock,
@@ -36,14 +34,25 @@ def add_command(subcommands: Subcommands) -> None:
         type=Path,
         help="a JSON list of {marketplace, id, title, description}, all text (default: a sample)",
     )
-    add("--scanners", metavar="N", type=int, default=3, help="how many scanner processes (default: 3)")
+    add(
+        "--scanners",
+        metavar="N",
+        type=int,
+        default=defaults.DEMO_SCANNERS,
+        help="how many scanner processes (default: %(default)s)",
+    )
     add("--base-url", metavar="URL", help="an OpenAI-compatible server to ask instead of the demo's own")
     add(
         "--api-key",
         metavar="KEY",
         help="its key (default: the environment's API_KEY, which shows in no process list)",
     )
-    add("--model", metavar="NAME", default=DEFAULT_MODEL, help=f"the model's name (default: {DEFAULT_MODEL})")
+    add(
+        "--model",
+        metavar="NAME",
+        default=defaults.CLOUD_MODEL,
+        help="the model's name (default: %(default)s)",
+    )
     add(
         "--database-url",
         metavar="URL",
@@ -55,17 +64,17 @@ def add_command(subcommands: Subcommands) -> None:
         nargs=2,
         metavar=("MIN", "MAX"),
         type=float,
-        default=DEFAULT_STEALTH_RANGE,
+        default=defaults.DEMO_STEALTH_RANGE,
         help="seconds to wait before each call, drawn at random (default: {} {})".format(
-            *DEFAULT_STEALTH_RANGE
+            *defaults.DEMO_STEALTH_RANGE
         ),
     )
     add(
         "--lock-ttl",
         metavar="SECONDS",
         type=float,
-        default=DEFAULT_LOCK_TTL,
-        help=f"after how long a dead scanner's locks are free again (default: {DEFAULT_LOCK_TTL:g})",
+        default=defaults.DEMO_LOCK_TTL,
+        help="after how long a dead scanner's locks are free again (default: %(default)g)",
     )
     add("--json", action="store_true", help="print nothing but the outcome, as a JSON object")
 

@@ -39,7 +39,7 @@ def add_command(subcommands: Subcommands) -> None:
     parser.add_argument(
         "--database-url",
         metavar="URL",
-        help="the locks' database (default: DATABASE_URL, then sqlite:///data/tasks.db)",
+        help=f"the locks' database (default: DATABASE_URL, then {defaults.LOCK_DATABASE_URL})",
     )
     parser.add_argument(
         "--ttl",

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from arbitrageai_native import defaults
 from arbitrageai_native._safe_text import printable
 from arbitrageai_native.cli.display import (
     Line,
@@ -84,9 +85,9 @@ def add_command(subcommands: Subcommands) -> None:
     watch.add_argument(
         "--every",
         type=seconds,
-        default=1.0,
+        default=defaults.WATCH_SECONDS,
         metavar="SECONDS",
-        help="the time between two lists (default: 1)",
+        help="the time between two lists (default: %(default)g)",
     )
     release = actions.add_parser("release", parents=[database], help="release one lock of any holder")
     release.add_argument("key", help="as listed: bid:lock:MARKETPLACE:POSTING, or just MARKETPLACE:POSTING")
@@ -106,7 +107,7 @@ def _add_database(parser: argparse.ArgumentParser, default: str | None) -> None:
         "--database-url",
         metavar="URL",
         default=default,
-        help="the database (default: DATABASE_URL, then sqlite:///data/tasks.db)",
+        help=f"the database (default: DATABASE_URL, then {defaults.LOCK_DATABASE_URL})",
     )
 
 

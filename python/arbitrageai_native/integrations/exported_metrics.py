@@ -151,7 +151,7 @@ METRICS = (
     _process(
         "counter",
         "lock.change_watch_failures",
-        "Times that the kernel could not report changes of a SQLite file, which is then read every 3 ms.",
+        "Times that the kernel could not report changes of a SQLite file, which is then read repeatedly.",
     ),
     _process("gauge", "lock.held", "Locks that this process holds."),
     _process("gauge", "lock.waiting", "Callers in this process that wait for a lock."),

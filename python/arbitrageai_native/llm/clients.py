@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Generic, Literal, TypeVar, cast, overload
+from typing import Any, Literal, cast, overload
 
 from arbitrageai_native import _native, defaults, environment
 from arbitrageai_native._safe_text import check_text, without_secrets
@@ -20,9 +20,7 @@ from arbitrageai_native.llm.settings import (
 )
 from arbitrageai_native.llm.streams import AsyncStream, Stream
 
-__all__ = ["AsyncCompletions", "AsyncOpenAI", "Chat", "ChatObject", "Completions", "OpenAI"]
-
-Own = TypeVar("Own", bound="_Completions")
+__all__ = ["AsyncChat", "AsyncCompletions", "AsyncOpenAI", "Chat", "ChatObject", "Completions", "OpenAI"]
 
 # What the API documents as optional: absent, it reads as None, as in the SDK's models.
 _OPTIONAL = frozenset(
@@ -109,7 +107,7 @@ def _plain(value: Any, exclude_none: bool) -> Any:
 
 
 class _Completions:
-    def __init__(self, client: _Client[Any]) -> None:
+    def __init__(self, client: _Client) -> None:
         self._client = client
 
     def _prepare(
@@ -186,19 +184,32 @@ class AsyncCompletions(_Completions):
         return ChatObject(await self._client._native.create_async(body, options, metrics, headers, query))
 
 
-class Chat(Generic[Own]):
-    """`client.chat`.
+class Chat:
+    """`client.chat`, synchronous.
 
     Attributes:
         completions: What makes calls.
     """
 
-    def __init__(self, completions: Own) -> None:
-        self.completions = completions
+    def __init__(self, client: OpenAI) -> None:
+        self.completions = Completions(client)
 
 
-class _Client(Generic[Own]):
-    _completions_class: type[Own]
+class AsyncChat:
+    """`client.chat`, for coroutines.
+
+    Attributes:
+        completions: What makes calls.
+    """
+
+    def __init__(self, client: AsyncOpenAI) -> None:
+        self.completions = AsyncCompletions(client)
+
+
+class _Client:
+    # Each client declares its own class of `chat`, and not by a type variable: editors do not resolve it.
+    chat: Any
+    _chat_class: type[Any]
 
     def __init__(
         self,
@@ -233,10 +244,8 @@ class _Client(Generic[Own]):
         self._options = _native.CallOptions(**{**defaults.CALL_SETTINGS, **settings, **own})
         self._metrics = _native.CallMetrics()
         self._native = _native.ChatClient(base_url, api_key)
-        self._own_chat = Chat(self._completions_class(self))
+        self.chat = self._own_chat = self._chat_class(self)
         self._own_completions = self._own_chat.completions
-        self.chat: Chat[Own] = self._own_chat
-        """`chat.completions.create(...)` makes a call."""
 
     def _is_replaced(self) -> bool:
         """Whether a test or an application replaced our `create`."""
@@ -275,7 +284,7 @@ def call_options(settings: dict[str, Any]) -> _native.CallOptions:
     return _native.CallOptions(**{**defaults.CALL_SETTINGS, **settings})
 
 
-class OpenAI(_Client[Completions]):
+class OpenAI(_Client):
     """A native client of an OpenAI-compatible server, with the SDK's shape.
 
     `OpenAI(base_url=…, api_key=…)`; without them the environment's `OPENAI_BASE_URL` and `OPENAI_API_KEY`.
@@ -283,7 +292,9 @@ class OpenAI(_Client[Completions]):
     closed, and a fork does no harm.
     """
 
-    _completions_class = Completions
+    chat: Chat
+    """`chat.completions.create(...)` makes a call."""
+    _chat_class = Chat
 
     def close(self) -> None:
         """Do nothing: for code that closes its client."""
@@ -295,10 +306,12 @@ class OpenAI(_Client[Completions]):
         self.close()
 
 
-class AsyncOpenAI(_Client[AsyncCompletions]):
+class AsyncOpenAI(_Client):
     """As `OpenAI`, for coroutines. It belongs to no event loop."""
 
-    _completions_class = AsyncCompletions
+    chat: AsyncChat
+    """`await chat.completions.create(...)` makes a call."""
+    _chat_class = AsyncChat
 
     async def close(self) -> None:
         """Do nothing: for code that closes its client."""

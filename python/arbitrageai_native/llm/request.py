@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class Request:
-    """The body of the request, the limits of its call, and what goes along.
+    """What a call sends and how: its body, its settings, `extra_headers`, `extra_query` and `extra_body`.
 
     Attributes:
         body: The members of the request, without `extra_body`.
@@ -51,7 +51,7 @@ class Request:
         self.body["messages"] = _messages(prompt, system_prompt, messages)
 
     def _take_keywords(self, keywords: dict[str, Any]) -> Any:
-        """Sort the keywords: settings, what goes along, members of the body. Return the messages."""
+        """Sort the keywords: settings, `extra_…`, the rest into the body. Return the messages."""
         if keywords.pop("stream", None):
             raise InvalidArgumentTypeError("stream: complete_streaming and complete_streaming_async stream")
         self.extra_headers = keywords.pop("extra_headers", None)

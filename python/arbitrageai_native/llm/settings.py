@@ -29,7 +29,7 @@ class _CommonSettings(TypedDict, total=False):
     retry_base: the first wait before a retry (0.5).
     retry_cap: the longest (8). retry_jitter: the random part of a wait (0.25).
     retry_after_limit: the longest wait that a server may ask for (120).
-    idempotency_key: True (a header of its own for each call), False, or a string.
+    idempotency_key: whether each call has a header of its own (True; of a client False); or a string.
     max_body_bytes: the longest answer, and the longest event of a stream (64 MiB).
     """
 
@@ -48,7 +48,7 @@ class _CommonSettings(TypedDict, total=False):
 class CallSettings(_CommonSettings, total=False):
     """Settings of one call; a service may have them for all of its calls.
 
-    timeout: limit of one try from start to end (30); for a stream, of the first event and of each gap.
+    timeout: limit of one try (30; of a client 600); for a stream, of the first event and of each gap.
     max_retries: tries after the first (2).
     """
 
@@ -91,7 +91,7 @@ class ServiceSettings(CallSettings, ClientSettings, total=False):
 
 
 class RequestMembers(CallSettings, total=False):
-    """Members of a request as OpenAI's API documents them, a call's settings, and what goes along.
+    """Members of a request as OpenAI's API documents them, a call's settings, and three `extra_…`.
 
     extra_headers: further header fields. extra_query: further parameters of the URL.
     extra_body: further members of the request, whatever their names.

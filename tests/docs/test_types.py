@@ -1,0 +1,79 @@
+"""The Python of the README and of `docs/` has no type errors: files, and what else a page has, as one."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import indent
+
+import pytest
+
+from tests.docs.blocks import PAGES, Block, blocks, name_of
+
+# What mypy finds without `--strict`, in functions without annotations, too. A later section of a page may
+# import a name from elsewhere.
+OPTIONS = [
+    "--config-file=",
+    "--check-untyped-defs",
+    "--ignore-missing-imports",
+    "--disable-error-code=no-redef",
+    "--output=json",
+]
+
+
+def programs() -> dict[str, list[Block]]:
+    """The blocks of every program, by the name of its file; that name is a module's, and stands once."""
+    found: dict[str, list[Block]] = defaultdict(list)
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "python":
+                name = f"{name_of(page)} {block.title.removesuffix('.py') or 'the page'}"
+                found[re.sub(r"\W+", "_", name) + ".py"].append(block)
+    return found
+
+
+def as_one(parts: list[Block]) -> str:
+    """The text of the blocks, each at the line that it has in its page; what may await, in a coroutine."""
+    is_file = bool(parts[0].title)
+    text = "" if is_file else "async def page() -> None:\n"
+    for block in parts:
+        text += "\n" * (block.line - 1 - text.count("\n"))
+        text += block.text if is_file else indent(block.text, "    ")
+    return text
+
+
+def errors(folder: Path, files: dict[str, str]) -> Iterator[str]:
+    """What mypy finds in the files."""
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", *OPTIONS, f"--cache-dir={folder / 'cache'}", *files]
+    checked = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert checked.returncode in (0, 1), checked.stdout + checked.stderr
+    for line in filter(None, checked.stdout.splitlines()):  # one that is empty, if there are none
+        one = json.loads(line)
+        if one["severity"] == "error":
+            yield f"{one['file']}:{one['line']}: {one['message']}"
+
+
+def test_the_code_of_the_pages_has_no_type_errors(tmp_path: Path) -> None:
+    found = programs()
+    assert {"docs_tutorial_md_scanner.py", "README_md_the_page.py"} <= found.keys()
+    assert list(errors(tmp_path, {name: as_one(parts) for name, parts in found.items()})) == []
+
+
+@pytest.mark.parametrize(
+    "use", ["len(answer['content'])", "answer['contents']", "service.complete('p', tops=1)"]
+)
+def test_a_mistake_is_found(tmp_path: Path, use: str) -> None:
+    text = (
+        "from arbitrageai_native import LLMService\nservice = LLMService()\n"
+        f"answer = await service.complete_async('p')\n{use}\n"
+    )
+    block = Block(PAGES[0], 7, "python", "", text)
+    (error,) = errors(tmp_path, {"mistaken.py": as_one([block])})
+    assert error.startswith("mistaken.py:10: ")
