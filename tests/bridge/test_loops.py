@@ -46,9 +46,13 @@ def test_a_closed_loop_and_its_descriptors_are_freed(new_loop: LoopFactory) -> N
         loop.close()
         loops.append(weakref.ref(loop))
         del loop
-    gc.collect()
-    # The runtime's threads may have a loop in hand for a moment longer.
-    assert wait_until(lambda: all(reference() is None for reference in loops))
+
+    def all_are_freed() -> bool:
+        # The runtime's threads may keep a loop for a moment longer, and a loop is part of a reference cycle.
+        gc.collect()
+        return all(reference() is None for reference in loops)
+
+    assert wait_until(all_are_freed)
     assert open_descriptors() <= before
 
 
