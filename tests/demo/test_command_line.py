@@ -1,7 +1,9 @@
 """The command line around the demo."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +57,22 @@ def test_help_shows_the_defaults(
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])
     assert shown in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_locale_without_a_letter_gets_its_escape(tmp_path: Path) -> None:
+    program = (
+        "import sys; from arbitrageai_native.cli.main import main\n"
+        "from arbitrageai_native import BidLockManager\n"
+        f"manager = BidLockManager(database_url='sqlite:///{tmp_path}/locks.db')\n"
+        "with manager.with_lock_sync('m', 'caf\u00e9'):\n"
+        f"    sys.exit(main(['locks', '--database-url', 'sqlite:///{tmp_path}/locks.db']))\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    completed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
+    assert (completed.returncode, completed.stderr) == (0, "")
+    assert "caf\\xe9" in completed.stdout
 
 
 def test_looking_for_commands_imports_nothing_heavy() -> None:

@@ -5,6 +5,7 @@ import gc
 import http.client
 import json
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -382,3 +383,17 @@ def test_stopping_closes_connections_that_were_just_accepted() -> None:
 def test_a_string_is_no_list(name: str) -> None:
     with pytest.raises(TypeError, match=f"{name} has to be a list, not str"):
         ModelServer(**{name: "abc"})
+
+
+async def test_an_answerer_that_exits_fails_its_own_request_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    def answer(request: RecordedRequest) -> str:
+        return sys.exit(3) if b"exit" in request.body else "still here"
+
+    with ModelServer(answer=answer) as server:
+        client = client_of(server)
+        with pytest.raises(openai.InternalServerError):
+            await client.chat.completions.create(**chat(user="exit"))
+        answered = await client.chat.completions.create(**chat())
+        assert answered.choices[0].message.content == "still here"
+        await client.close()
+    assert "SystemExit" in capfd.readouterr().err

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import math
 import os
 import sys
@@ -61,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print the version and exit")
     subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale without some letter must not end a list midway
+            stream.reconfigure(errors="backslashreplace")
     try:
         for module in COMMAND_MODULES:
             importlib.import_module(module).add_command(subcommands)

@@ -119,7 +119,7 @@ class ModelApplication:
             self._answered += 1
         except ClientGoneError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # an answerer that exits must not end the server
             traceback.print_exc()
             if responder.started:
                 responder.break_off()
