@@ -207,8 +207,9 @@ class AsyncChat:
 
 
 class _Client:
-    # Each client declares its own class of `chat`, and not by a type variable: editors do not resolve it.
+    # Each client declares its own class of it, and not by a type variable: editors do not resolve that.
     chat: Any
+    """What makes calls."""
     _chat_class: type[Any]
 
     def __init__(
