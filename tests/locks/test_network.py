@@ -58,7 +58,8 @@ async def test_a_pair_is_two_round_trips(postgres_server: PostgresServer, postgr
             await pairs(1)  # connects, makes the tables, prepares the statements
             before = proxy.requests
             await pairs(50)
-            assert proxy.requests - before == 100
+            # The proxy may read one request in two parts; three round trips would be 150 requests.
+            assert 100 <= proxy.requests - before < 125
 
 
 async def test_a_row_that_is_written_late_is_deleted(

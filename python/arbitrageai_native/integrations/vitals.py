@@ -87,9 +87,10 @@ class Vitals:
     def _loop(self) -> dict[str, Any]:
         # An application that was mounted in another one is not told of its start.
         monitor = self._installed_monitor() or (self._monitor or LoopMonitor()).install()
-        reading, stall = monitor.snapshot(), monitor.last_stall
+        # In this order: a lag that grows meanwhile must not be recent and yet exceed the worst one.
+        recent, reading, stall = monitor.recent, monitor.snapshot(), monitor.last_stall
         return {
-            "recent": monitor.recent,
+            "recent": recent,
             "worst": reading["worst"],
             "stalls": reading["stalls"],
             "threshold": monitor.threshold,
