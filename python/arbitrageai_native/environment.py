@@ -6,7 +6,6 @@ Each function reads at its call. Three variables are read by the native side ins
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -84,6 +83,8 @@ def _json_object(variable: str) -> dict[str, Any]:
     text = os.getenv(variable)
     if not text:
         return {}
+    import json  # few environments have such a variable
+
     try:
         value = json.loads(text)
     except ValueError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast, overload
 
@@ -76,6 +75,8 @@ class ChatObject:
 
     def model_dump_json(self, *, indent: int | None = None, **_: Any) -> str:
         """What the server sent, as JSON."""
+        import json  # no call needs it, and it takes a tenth of the time that importing the package takes
+
         return json.dumps(self.model_dump(), indent=indent, ensure_ascii=False)
 
     to_json = model_dump_json
