@@ -169,9 +169,10 @@ async def test_causes_that_name_the_lock_are_a_few_lines_and_show_no_password(
     async with BidLockManager(300, postgres_url) as manager:
         leases = [await manager.acquire_lease("m", str(number)) for number in range(10)]
         postgres_server.execute(
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "CREATE FUNCTION refuse_deletion() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
             "RAISE EXCEPTION 'postgresql://a:secret-word@host/x forbids %', old.lock_key; END $$; "
-            "CREATE TRIGGER refuse BEFORE DELETE ON distributed_locks FOR EACH ROW EXECUTE FUNCTION refuse()"
+            "CREATE TRIGGER refuse BEFORE DELETE ON distributed_locks "
+            "FOR EACH ROW EXECUTE FUNCTION refuse_deletion()"
         )
         try:
             for lease in leases:
@@ -179,7 +180,7 @@ async def test_causes_that_name_the_lock_are_a_few_lines_and_show_no_password(
                     await lease.release()
             await until(lambda: lines.counted("rows_left") == 10)
         finally:
-            postgres_server.execute("DROP TRIGGER refuse ON distributed_locks; DROP FUNCTION refuse")
+            postgres_server.execute("DROP TRIGGER refuse ON distributed_locks; DROP FUNCTION refuse_deletion")
     assert len(lines.of(logging.WARNING)) == 3
     assert "secret-word" not in "".join(lines.of(logging.WARNING))
 
