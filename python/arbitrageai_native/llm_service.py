@@ -18,7 +18,7 @@ from arbitrageai_native import _native, defaults, environment
 from arbitrageai_native._safe_text import without_secrets
 from arbitrageai_native._typing import Self, Unpack
 from arbitrageai_native.exceptions import CircuitBreakerError, ClientClosedError
-from arbitrageai_native.llm import many, routing, stealth
+from arbitrageai_native.llm import checks, many, routing, settings, stealth
 from arbitrageai_native.llm.clients import OpenAI, call_options
 from arbitrageai_native.llm.closing import ClosesAfterBlock
 from arbitrageai_native.llm.endpoint import Endpoint
@@ -28,11 +28,14 @@ from arbitrageai_native.llm.model_config import (
     DEFAULT_CLOUD_MODEL,
     DEFAULT_DISTILLED_MODEL,
     DEFAULT_LOCAL_MODEL,
+    TASK_TYPE_BASIC_ADMIN,
+    TASK_TYPE_COMPLEX,
+    TASK_TYPE_DISTILLED,
     ModelConfig,
 )
 from arbitrageai_native.llm.request import Request
 from arbitrageai_native.llm.results import Completion, FallbackCompletion, ServiceMetrics
-from arbitrageai_native.llm.settings import CompleteKeywords, ManyKeywords, ServiceSettings, given_or
+from arbitrageai_native.llm.signatures import lists_keywords
 from arbitrageai_native.llm.streams import AsyncStream, Stream
 from arbitrageai_native.llm.tracing import logger as logger
 from arbitrageai_native.llm_health_check import LLMHealthChecker, get_health_checker
@@ -54,15 +57,6 @@ __all__ = [
 ]
 
 environment.load_dotenv_file()
-
-TASK_TYPE_BASIC_ADMIN = "basic_admin"
-"""The kind of `LLMService.for_basic_admin`."""
-
-TASK_TYPE_COMPLEX = "complex"
-"""The kind of `LLMService.for_complex_task`."""
-
-TASK_TYPE_DISTILLED = "distilled"
-"""The kind of a task for the distilled model."""
 
 MIN_CLOUD_REVENUE = environment.revenue_threshold()
 """Cents of revenue from which the cloud's model is used: the environment's `MIN_CLOUD_REVENUE`, else 3000."""
@@ -107,6 +101,7 @@ class LLMService(ClosesAfterBlock):
         client: What makes the calls: this package's client, or any other of OpenAI's shape, put in its place.
     """
 
+    @lists_keywords(settings.ServiceSettings)
     def __init__(
         self,
         base_url: str | None = None,
@@ -117,8 +112,9 @@ class LLMService(ClosesAfterBlock):
         model_config: ModelConfig | None = None,
         enable_fallback: bool = True,
         enable_circuit_breaker: bool | Literal["always"] = True,
-        **settings: Unpack[ServiceSettings],
+        **settings: Unpack[settings.ServiceSettings],
     ) -> None:
+        checks.check_service(model, default_temperature, default_max_tokens, enable_circuit_breaker)
         self.base_url = base_url or environment.cloud_base_url()
         self.api_key = api_key or environment.cloud_api_key()
         self.model = model
@@ -128,8 +124,10 @@ class LLMService(ClosesAfterBlock):
         self.enable_fallback = enable_fallback
         self.enable_circuit_breaker = enable_circuit_breaker
         self._stealth_range = stealth.checked_range(settings.pop("stealth_range", defaults.STEALTH_RANGE))
-        self._fallback_timeouts = settings.pop("fallback_timeouts", defaults.FALLBACK_TIMEOUTS)
-        self._fallback_delays = settings.pop("fallback_delays", defaults.FALLBACK_DELAYS)
+        timeouts = settings.pop("fallback_timeouts", defaults.FALLBACK_TIMEOUTS)
+        self._fallback_timeouts = checks.checked_seconds("fallback_timeouts", timeouts, 3, none=True)
+        delays = settings.pop("fallback_delays", defaults.FALLBACK_DELAYS)
+        self._fallback_delays = checks.checked_seconds("fallback_delays", delays, 2)
         self._options = call_options(dict(settings))
         self._metrics = _native.CallMetrics()
         self._closed = False
@@ -138,14 +136,11 @@ class LLMService(ClosesAfterBlock):
         self._health_checker: LLMHealthChecker | None = None
         if enable_circuit_breaker == "always" or (enable_circuit_breaker and self._is_local):
             self._health_checker = get_health_checker()
-            self._health_checker.register_endpoint(
-                self.base_url,
-                failure_threshold=defaults.FAILURE_THRESHOLD,
-                recovery_timeout_seconds=defaults.RECOVERY_TIMEOUT,
-            )
+            self._health_checker.register_endpoint(self.base_url)
 
     # Completions
 
+    @lists_keywords(settings.CompleteKeywords)
     def complete(
         self,
         prompt: str | None = None,
@@ -153,15 +148,13 @@ class LLMService(ClosesAfterBlock):
         max_tokens: int | None = None,
         system_prompt: str | None = None,
         stealth_mode: bool = False,
-        **kwargs: Unpack[CompleteKeywords],
+        **kwargs: Unpack[settings.CompleteKeywords],
     ) -> Completion:
         """Complete a prompt and wait for it in this thread; under a running event loop use `complete_async`.
 
-        `messages=[…]` may stand in the prompt's place. Further keywords: see `CompleteKeywords`. They are
-        this call's settings (`timeout`, `deadline`, `max_retries`, …), `extra_headers`, `extra_query`,
-        `extra_body`, `raw`, and the members of the request that OpenAI documents (`top_p`, `tools`, …).
-        Type checkers refuse any other keyword, to find misspelt ones. At run time it becomes a member of the
-        request; typed code puts such members into `extra_body`.
+        `messages=[…]` may stand in the prompt's place. The keywords of the signature: see `CompleteKeywords`.
+        Any other becomes a member of the request; type checkers refuse it, since it may be misspelt, and let
+        it pass in `extra_body`.
 
         Returns:
             A dict; its keys: see `Completion`.
@@ -185,6 +178,7 @@ class LLMService(ClosesAfterBlock):
         # Made after the wait: the client and the checker may have been replaced meanwhile.
         return routing.complete(self._endpoint(), request, stealth_mode)
 
+    @lists_keywords(settings.CompleteKeywords)
     async def complete_async(
         self,
         prompt: str | None = None,
@@ -192,7 +186,7 @@ class LLMService(ClosesAfterBlock):
         max_tokens: int | None = None,
         system_prompt: str | None = None,
         stealth_mode: bool = False,
-        **kwargs: Unpack[CompleteKeywords],
+        **kwargs: Unpack[settings.CompleteKeywords],
     ) -> Completion:
         """Complete a prompt without blocking the event loop; arguments, result and errors as `complete`."""
         await _native.turn()
@@ -202,13 +196,14 @@ class LLMService(ClosesAfterBlock):
 
     # Streams
 
+    @lists_keywords(settings.CompleteKeywords)
     def complete_streaming(
         self,
         prompt: str | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
-        **kwargs: Unpack[CompleteKeywords],
+        **kwargs: Unpack[settings.CompleteKeywords],
     ) -> Stream[str]:
         """Iterate over the pieces of an answer as they come; arguments as `complete`.
 
@@ -226,13 +221,14 @@ class LLMService(ClosesAfterBlock):
             self._metrics.blocked_a_loop()
         return routing.open_stream(Stream, self._endpoint(), request)
 
+    @lists_keywords(settings.CompleteKeywords)
     def complete_streaming_async(
         self,
         prompt: str | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
-        **kwargs: Unpack[CompleteKeywords],
+        **kwargs: Unpack[settings.CompleteKeywords],
     ) -> AsyncStream[str]:
         """As `complete_streaming`, as an asynchronous iterator that never blocks the event loop."""
         request = self._request(prompt, temperature, max_tokens, system_prompt, kwargs)
@@ -240,13 +236,14 @@ class LLMService(ClosesAfterBlock):
 
     # Fallback
 
+    @lists_keywords(settings.CompleteKeywords)
     def complete_with_fallback(
         self,
         prompt: str | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
-        **kwargs: Unpack[CompleteKeywords],
+        **kwargs: Unpack[settings.CompleteKeywords],
     ) -> FallbackCompletion:
         """As `complete`; where that fails, once more, and then by the local model.
 
@@ -267,13 +264,14 @@ class LLMService(ClosesAfterBlock):
 
         return self._fallback_plan(kwargs).run(attempt, time.sleep)
 
+    @lists_keywords(settings.CompleteKeywords)
     async def complete_with_fallback_async(
         self,
         prompt: str | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
-        **kwargs: Unpack[CompleteKeywords],
+        **kwargs: Unpack[settings.CompleteKeywords],
     ) -> FallbackCompletion:
         """As `complete_with_fallback`, without blocking the event loop."""
 
@@ -287,21 +285,22 @@ class LLMService(ClosesAfterBlock):
         def may_go_local() -> bool:  # asked when it matters: the attributes may change meanwhile
             return self.enable_fallback and not self._is_local
 
-        deadline = self._options.deadline
-        return FallbackPlan(keywords, deadline, self._fallback_delays, self._fallback_timeouts, may_go_local)
+        times = self._fallback_delays, self._fallback_timeouts
+        return FallbackPlan(keywords, self._options, *times, may_go_local)
 
     def _local_service(self) -> LLMService:
         return LLMService.with_local(enable_circuit_breaker=self.enable_circuit_breaker)
 
     # Many
 
+    @lists_keywords(settings.ManyKeywords)
     def complete_many(
         self,
         prompts: Iterable[str | Mapping[str, Any]],
         *,
         concurrency: int = defaults.CONCURRENCY,
         progress: bool = False,
-        **kwargs: Unpack[ManyKeywords],
+        **kwargs: Unpack[settings.ManyKeywords],
     ) -> list[Completion | Exception]:
         """Complete many prompts, `concurrency` at a time, and wait for all of them in this thread.
 
@@ -321,13 +320,14 @@ class LLMService(ClosesAfterBlock):
             lambda: self.complete_many_async(prompts, concurrency=concurrency, progress=progress, **kwargs)
         )
 
+    @lists_keywords(settings.ManyKeywords)
     async def complete_many_async(
         self,
         prompts: Iterable[str | Mapping[str, Any]],
         *,
         concurrency: int = defaults.CONCURRENCY,
         progress: bool = False,
-        **kwargs: Unpack[ManyKeywords],
+        **kwargs: Unpack[settings.ManyKeywords],
     ) -> list[Completion | Exception]:
         """As `complete_many`, without blocking the event loop."""
         return await many.complete_all(self.complete_async, prompts, dict(kwargs), concurrency, progress)
@@ -344,15 +344,9 @@ class LLMService(ClosesAfterBlock):
     ) -> Request:
         if self._closed:
             raise ClientClosedError("the service is closed")
-        return Request(
-            self.model,
-            given_or(prompt, None),
-            given_or(temperature, self.default_temperature),
-            given_or(max_tokens, self.default_max_tokens),
-            given_or(system_prompt, None),
-            self._options,
-            keywords,
-        )
+        temperature = settings.given_or(temperature, self.default_temperature)
+        max_tokens = settings.given_or(max_tokens, self.default_max_tokens)
+        return Request(self.model, prompt, temperature, max_tokens, system_prompt, self._options, keywords)
 
     def _endpoint(self) -> Endpoint:
         return Endpoint(self.client, self.base_url, self.model, self._metrics, self._health_checker)
@@ -397,46 +391,54 @@ class LLMService(ClosesAfterBlock):
     # Constructors
 
     @classmethod
-    def for_task(cls, task_type: str, model_config: ModelConfig | None = None, **kwargs: Any) -> Self:
+    def _made(cls, model: str, url: str, key: str, config: ModelConfig, given: Mapping[str, Any]) -> Self:
+        chosen = {"base_url": url, "api_key": key, "model": model, "model_config": config}
+        return cls(**{**chosen, **given})
+
+    @classmethod
+    def for_task(
+        cls, task_type: str, model_config: ModelConfig | None = None, **kwargs: Unpack[settings.TaskKeywords]
+    ) -> Self:
         """A service for a kind of task, as the model configuration says."""
         config = model_config or get_default_model_config()
         model, base_url, api_key, _ = config.get_model_for_task(task_type)
-        chosen = {"base_url": base_url, "api_key": api_key, "model": model, "model_config": config}
-        return cls(**{**chosen, **kwargs})
+        return cls._made(model, base_url, api_key, config, kwargs)
 
     @classmethod
-    def for_basic_admin(cls, **kwargs: Any) -> Self:
+    def for_basic_admin(cls, **kwargs: Unpack[settings.ConstructorKeywords]) -> Self:
         """A service for simple administrative tasks."""
         return cls.for_task(TASK_TYPE_BASIC_ADMIN, **kwargs)
 
     @classmethod
-    def for_complex_task(cls, **kwargs: Any) -> Self:
+    def for_complex_task(cls, **kwargs: Unpack[settings.ConstructorKeywords]) -> Self:
         """A service for complex tasks."""
         return cls.for_task(TASK_TYPE_COMPLEX, **kwargs)
 
     @classmethod
-    def for_distilled_task(cls, model: str | None = None, **kwargs: Any) -> Self:
+    def for_distilled_task(cls, model: str | None = None, **kwargs: Unpack[settings.ServerKeywords]) -> Self:
         """A service for the distilled model (`DISTILLED_MODEL_NAME`) on the local endpoint."""
         return cls.with_local(model or environment.distilled_model(), **kwargs)
 
     @classmethod
-    def with_local(cls, model: str | None = None, **kwargs: Any) -> Self:
+    def with_local(cls, model: str | None = None, **kwargs: Unpack[settings.ServerKeywords]) -> Self:
         """A service of the local endpoint."""
         config = kwargs.get("model_config") or get_default_model_config()
-        chosen = {"base_url": config.local_base_url, "api_key": config.local_api_key, "model_config": config}
-        return cls(**{"model": model or config.local_model, **chosen, **kwargs})
+        url, key = config.local_base_url, config.local_api_key
+        return cls._made(model or config.local_model, url, key, config, kwargs)
 
     @classmethod
-    def with_cloud(cls, model: str | None = None, **kwargs: Any) -> Self:
+    def with_cloud(cls, model: str | None = None, **kwargs: Unpack[settings.ServerKeywords]) -> Self:
         """A service of the cloud endpoint."""
         config = kwargs.get("model_config") or get_default_model_config()
         url, key = environment.cloud_base_url(), environment.cloud_api_key()
-        chosen = {"base_url": url, "api_key": key, "model_config": config}
-        return cls(**{"model": model or config.cloud_model, **chosen, **kwargs})
+        return cls._made(model or config.cloud_model, url, key, config, kwargs)
 
     @classmethod
     def get_optimized_service(
-        cls, potential_revenue_cents: int, min_cloud_revenue: int | None = None, **kwargs: Any
+        cls,
+        potential_revenue_cents: int,
+        min_cloud_revenue: int | None = None,
+        **kwargs: Unpack[settings.ConstructorKeywords],
     ) -> Self:
         """The local model below the revenue (`MIN_CLOUD_REVENUE`, in cents) that pays for the cloud's."""
         threshold = MIN_CLOUD_REVENUE if min_cloud_revenue is None else min_cloud_revenue

@@ -408,14 +408,18 @@ def test_a_subclass_may_extend_the_constructor_and_the_calls(llm_service: Any, s
 
 
 def test_the_signatures_are_the_originals(llm_service: Any) -> None:
+    """The originals' parameters come first; what is known of their `**kwargs` follows, by keyword only."""
     for name in ("complete", "complete_async"):
-        parameters = list(inspect.signature(getattr(llm_service.LLMService, name)).parameters)
-        assert parameters == [
-            "self",
-            "prompt",
-            "temperature",
-            "max_tokens",
-            "system_prompt",
-            "stealth_mode",
-            "kwargs",
+        signature = inspect.signature(getattr(llm_service.LLMService, name))
+        *parameters, last = signature.parameters.values()
+        own = [one for one in parameters if one.kind is not one.KEYWORD_ONLY]
+        assert parameters[: len(own)] == own
+        assert [(one.name, one.default) for one in own[2:]] == [
+            ("temperature", None),
+            ("max_tokens", None),
+            ("system_prompt", None),
+            ("stealth_mode", False),
         ]
+        assert [one.name for one in own[:2]] == ["self", "prompt"]
+        assert {one.kind for one in own} == {last.POSITIONAL_OR_KEYWORD}
+        assert (last.name, last.kind) == ("kwargs", last.VAR_KEYWORD)

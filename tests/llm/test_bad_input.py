@@ -59,6 +59,7 @@ BAD_CALLS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"extra_headers": 5}, TypeError, "extra_headers"),
     ({"extra_query": "a=b"}, TypeError, "extra_query"),
     ({"extra_body": 5}, TypeError, "extra_body"),
+    ({"model": 5}, TypeError, "model.*5"),
 ]
 
 
@@ -87,8 +88,25 @@ BAD_SETTINGS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"stealth_range": (3, 2)}, ValueError, "stealth_range"),
     ({"stealth_range": 3}, TypeError, "stealth_range"),
     ({"stealth_range": "25"}, TypeError, "stealth_range"),
+    ({"stealth_range": (1,)}, TypeError, r"stealth_range.*\(1,\)"),
+    ({"stealth_range": (math.nan, 2)}, ValueError, "stealth_range.*nan"),
     ({"base_url": 5}, TypeError, "base_url"),
     ({"api_key": 5}, TypeError, "api_key"),
+    ({"model": 5}, TypeError, "model.*5"),
+    ({"default_temperature": "hot"}, TypeError, "default_temperature.*'hot'"),
+    ({"default_max_tokens": "few"}, TypeError, "default_max_tokens.*'few'"),
+    ({"default_headers": 5}, TypeError, "default_headers"),
+    ({"enable_circuit_breaker": "allways"}, ValueError, "enable_circuit_breaker.*'allways'"),
+    ({"enable_circuit_breaker": 2}, TypeError, "enable_circuit_breaker.*2"),
+    ({"fallback_timeouts": (1, 2)}, TypeError, r"fallback_timeouts.*\(1, 2\)"),
+    ({"fallback_timeouts": "abc"}, TypeError, "fallback_timeouts.*'abc'"),
+    ({"fallback_timeouts": "123"}, TypeError, "fallback_timeouts.*'123'"),
+    ({"fallback_timeouts": (1, 2, -3)}, ValueError, "fallback_timeouts.*-3"),
+    ({"fallback_delays": 5}, TypeError, "fallback_delays.*5"),
+    ({"fallback_delays": (1, None)}, TypeError, "fallback_delays.*None"),
+    ({"fallback_delays": (1, math.inf)}, ValueError, "fallback_delays.*inf"),
+    ({"deadline": "soon"}, TypeError, "deadline"),
+    ({"deadline": math.nan}, ValueError, "deadline.*NaN"),
 ]
 
 
@@ -96,6 +114,33 @@ BAD_SETTINGS: list[tuple[dict[str, Any], type[Exception], str]] = [
 def test_a_bad_setting_is_named(settings: dict[str, Any], kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
         LLMService(**{"base_url": "http://x/v1", **settings})
+
+
+def test_settings_that_make_sense_are_taken() -> None:
+    for breaker in (True, False, None, "always"):
+        LLMService(enable_circuit_breaker=breaker)  # type: ignore[arg-type]
+    LLMService(fallback_timeouts=(1, None, 3.5), fallback_delays=(0, 0), stealth_range=(0, 0))
+    LLMService(default_temperature=None, default_max_tokens=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("value", "kind"), [("soon", TypeError), (math.nan, ValueError), (-1, ValueError)])
+async def test_a_bad_deadline_of_a_call_with_fallback_is_named(value: Any, kind: type[Exception]) -> None:
+    client = LLMService(base_url="http://x/v1")
+    with pytest.raises(kind, match="deadline") as caught:
+        client.complete_with_fallback("hi", deadline=value)
+    assert isinstance(caught.value, exceptions.OpenAIError)
+    with pytest.raises(kind, match="deadline"):
+        await client.complete_with_fallback_async("hi", deadline=value)
+
+
+def test_bad_arguments_of_a_client_are_named() -> None:
+    with pytest.raises(TypeError, match="default_headers"):
+        OpenAI(api_key=KEY, default_headers=5)  # type: ignore[arg-type]
+    create = OpenAI(api_key=KEY).chat.completions.create
+    with pytest.raises(TypeError, match=r"model.*5"):
+        create(model=5, messages=[])  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="extra_body"):
+        create(model="m", messages=[], extra_body=5)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("base_url", ["nonsense", "ftp://x/v1", "http://", "//x", "http://[::1/v1"])

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import pydoc
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
+from unittest.mock import create_autospec
 
 import jedi
 import pytest
 
 import arbitrageai_native
-from arbitrageai_native import LLMService
+from arbitrageai_native import LLMService, OpenAI
+from arbitrageai_native.llm.clients import AsyncCompletions, Completions
 from arbitrageai_native.llm.results import ServiceMetrics
+from arbitrageai_native.llm.settings import (
+    ClientSettings,
+    CompleteKeywords,
+    CreateKeywords,
+    ManyKeywords,
+    ServiceSettings,
+)
 from arbitrageai_native.process_metrics import ProcessMetrics
 
 USER_CODE = Path(__file__).parent / "user_code"
@@ -101,6 +112,46 @@ def test_an_editor_completes_the_public_names() -> None:
     assert len(names) > 20
     program = "from arbitrageai_native import LLMService\nLLMService()."
     assert names | {"base_url", "model", "client"} <= completed(program)
+
+
+KNOWN = [(LLMService, "__init__", ServiceSettings), (OpenAI, "__init__", ClientSettings)]
+KNOWN += [(completions, "create", CreateKeywords) for completions in (Completions, AsyncCompletions)]
+KNOWN += [
+    (LLMService, name, ManyKeywords if "many" in name else CompleteKeywords)
+    for name in vars(LLMService)
+    if name.startswith("complete")
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "keywords"), KNOWN)
+def test_signatures_list_the_keywords_that_type_checkers_know(owner: Any, name: str, keywords: Any) -> None:
+    method = getattr(owner, name)
+    *_, last = parameters = inspect.signature(method).parameters.values()
+    by_name = {one.name: one for one in parameters}
+    for keyword, kind in get_type_hints(keywords).items():
+        parameter = by_name[keyword]
+        assert (parameter.kind, parameter.annotation) == (parameter.KEYWORD_ONLY, kind)
+        assert (parameter.default is parameter.empty) == (keyword in keywords.__required_keys__)
+    assert last.kind is last.VAR_KEYWORD
+    assert "timeout: float | None = ..." in pydoc.render_doc(method, renderer=pydoc.plaintext)
+    assert inspect.signature(owner if name == "__init__" else method).parameters.keys() >= {"deadline"}
+
+
+def test_signatures_of_bound_methods_and_of_mocks_work() -> None:
+    service = LLMService()
+    assert list(inspect.signature(service.complete).parameters)[:2] == ["prompt", "temperature"]
+    inspect.signature(service.complete).bind("hi", unknown=1)
+    mocked = create_autospec(LLMService)("http://x/v1", timeout=5)
+    assert mocked.complete("hi", top_p=1, unknown=1) is mocked.complete.return_value
+    with pytest.raises(TypeError, match="too many positional"):
+        mocked.complete("hi", 0, 5, "system", False, "more")
+
+
+def test_a_shell_completes_the_keywords_of_a_call() -> None:
+    """Of objects that exist, as in IPython; `jedi.Script`, which reads sources, does not know `Unpack`."""
+    names = {"service": LLMService(), "client": OpenAI(api_key="x")}
+    for program in ("service.complete(dead", "client.chat.completions.create(dead"):
+        assert "deadline=" in {one.name for one in jedi.Interpreter(program, [names]).complete()}
 
 
 @pytest.mark.parametrize(("client", "call"), [("OpenAI", ""), ("AsyncOpenAI", "await ")])

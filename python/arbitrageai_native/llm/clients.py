@@ -9,6 +9,7 @@ from arbitrageai_native import _native, defaults, environment
 from arbitrageai_native._safe_text import check_text, without_secrets
 from arbitrageai_native._typing import Self, Unpack
 from arbitrageai_native.exceptions import InvalidArgumentTypeError, OpenAIError
+from arbitrageai_native.llm.checks import check_kind, with_extra_body
 from arbitrageai_native.llm.results import ServiceMetrics
 from arbitrageai_native.llm.settings import (
     CALL_SETTINGS,
@@ -17,46 +18,53 @@ from arbitrageai_native.llm.settings import (
     default_max_connections,
     given,
 )
+from arbitrageai_native.llm.signatures import lists_keywords
 from arbitrageai_native.llm.streams import AsyncStream, Stream
 
 __all__ = ["AsyncChat", "AsyncCompletions", "AsyncOpenAI", "Chat", "ChatObject", "Completions", "OpenAI"]
 
-# What the API documents as optional: absent, it reads as None, as in the SDK's models.
-_OPTIONAL = frozenset(
-    [
-        "annotations",
-        "audio",
-        "choices",
-        "content",
-        "finish_reason",
-        "function_call",
-        "id",
-        "logprobs",
-        "model",
-        "name",
-        "reasoning",
-        "reasoning_content",
-        "refusal",
-        "role",
-        "service_tier",
-        "system_fingerprint",
-        "tool_calls",
-        "usage",
-        "completion_tokens_details",
-        "prompt_tokens_details",
-    ]
-)
-
 
 class ChatObject:
-    """What the server sent, with attribute access all the way down; `model_dump()` gives plain dicts."""
+    """What the server sent, with attribute access all the way down; `model_dump()` gives plain dicts.
+
+    Other members than these can be read, too, if the server sent them.
+
+    Attributes:
+        id: the answer's, a tool call's. model: the model that answered. usage: the tokens.
+        choices: the answers. message: in one of them, what it says. delta: in one of a stream, a piece of it.
+        finish_reason: why the model stopped. content: the text. role: whose. name: likewise.
+        tool_calls: the calls of tools. function_call: an older form of one. refusal: why the model refused.
+        reasoning: its thoughts. reasoning_content: the same, of other servers. logprobs: probabilities.
+        annotations: sources. audio: sound. service_tier: how it was served. system_fingerprint: by what.
+        completion_tokens_details: tokens of an answer by kind. prompt_tokens_details: of a request.
+    """
+
+    # Absent, a member that the API documents as optional reads as None, as in the SDK's models.
+    annotations: Any = None
+    audio: Any = None
+    choices: Any = None
+    content: Any = None
+    finish_reason: Any = None
+    function_call: Any = None
+    id: Any = None
+    logprobs: Any = None
+    model: Any = None
+    name: Any = None
+    reasoning: Any = None
+    reasoning_content: Any = None
+    refusal: Any = None
+    role: Any = None
+    service_tier: Any = None
+    system_fingerprint: Any = None
+    tool_calls: Any = None
+    usage: Any = None
+    completion_tokens_details: Any = None
+    prompt_tokens_details: Any = None
 
     def __init__(self, members: dict[str, Any]) -> None:
         self.__dict__.update({name: _wrapped(value) for name, value in members.items()})
 
     def __getattr__(self, name: str) -> Any:
-        if name in _OPTIONAL:
-            return None
         raise AttributeError(f"the answer has no member {name!r}")
 
     def __getitem__(self, name: str) -> Any:
@@ -112,19 +120,20 @@ class _Completions:
         self._client = client
 
     def _prepare(
-        self, arguments: dict[str, Any]
+        self, stream: bool | None, keywords: dict[str, Any]
     ) -> tuple[dict[str, Any], _native.CallOptions, _native.CallMetrics, Any, Any]:
-        arguments = given(arguments)
+        arguments = given(keywords if stream is None else {**keywords, "stream": stream})
         for name in ("model", "messages"):
             if name not in arguments:
                 raise InvalidArgumentTypeError(f"{name} is missing")
-        extra_headers = arguments.pop("extra_headers", None)
-        extra_query = arguments.pop("extra_query", None)
-        extra_body = arguments.pop("extra_body", None)
+        check_kind("model", arguments["model"], str, "a string")
+        headers, query, extra = (
+            arguments.pop(f"extra_{name}", None) for name in ("headers", "query", "body")
+        )
         changed = {name: arguments.pop(name) for name in CALL_SETTINGS & arguments.keys()}
         client = self._client
         options = client._options.adjusted(changed) if changed else client._options
-        return {**arguments, **(extra_body or {})}, options, client._metrics, extra_headers, extra_query
+        return with_extra_body(arguments, extra), options, client._metrics, headers, query
 
 
 class Completions(_Completions):
@@ -140,7 +149,10 @@ class Completions(_Completions):
     def create(
         self, *, stream: bool | None, **keywords: Unpack[CreateKeywords]
     ) -> ChatObject | Stream[ChatObject]: ...
-    def create(self, **arguments: Any) -> ChatObject | Stream[ChatObject]:
+    @lists_keywords(CreateKeywords)
+    def create(
+        self, *, stream: bool | None = None, **keywords: Unpack[CreateKeywords]
+    ) -> ChatObject | Stream[ChatObject]:
         """Make the call and wait for its answer; with `stream=True` an iterator of chunks.
 
         Keywords are members of the request, except `extra_headers`, `extra_query`, `extra_body` and the
@@ -150,9 +162,8 @@ class Completions(_Completions):
         Raises:
             OpenAIError: any of its subclasses.
         """
-        streaming = bool(arguments.get("stream"))
-        body, options, metrics, headers, query = self._prepare(arguments)
-        if streaming:
+        body, options, metrics, headers, query = self._prepare(stream, dict(keywords))
+        if stream:
             return Stream(
                 self._client._native.stream(body, options, metrics, None, headers, query), ChatObject
             )
@@ -174,11 +185,13 @@ class AsyncCompletions(_Completions):
     async def create(
         self, *, stream: bool | None, **keywords: Unpack[CreateKeywords]
     ) -> ChatObject | AsyncStream[ChatObject]: ...
-    async def create(self, **arguments: Any) -> ChatObject | AsyncStream[ChatObject]:
+    @lists_keywords(CreateKeywords)
+    async def create(
+        self, *, stream: bool | None = None, **keywords: Unpack[CreateKeywords]
+    ) -> ChatObject | AsyncStream[ChatObject]:
         """Make the call, as `Completions.create`; with `stream=True` an asynchronous iterator of chunks."""
-        streaming = bool(arguments.get("stream"))
-        body, options, metrics, headers, query = self._prepare(arguments)
-        if streaming:
+        body, options, metrics, headers, query = self._prepare(stream, dict(keywords))
+        if stream:
             return AsyncStream(
                 self._client._native.stream(body, options, metrics, None, headers, query), ChatObject
             )
@@ -213,6 +226,7 @@ class _Client:
     """What makes calls."""
     _chat_class: type[Any]
 
+    @lists_keywords(ClientSettings)
     def __init__(
         self,
         *,
@@ -238,7 +252,7 @@ class _Client:
         """The endpoint."""
         self.api_key = api_key
         """Its key."""
-        headers = {**organization_headers(organization, project), **(default_headers or {})}
+        headers = headers_of_calls(organization, project, default_headers)
         settings.setdefault("max_connections", default_max_connections())
         # The SDK sends no such header, and code that came from it may compare requests.
         settings.setdefault("idempotency_key", defaults.CLIENT_IDEMPOTENCY_KEY)
@@ -269,19 +283,21 @@ class _Client:
         raise TypeError(f"{type(self).__name__} holds an API key and is not pickled")
 
 
-def organization_headers(organization: str | None, project: str | None) -> dict[str, str]:
-    """The headers for `OPENAI_ORG_ID` and `OPENAI_PROJECT_ID`."""
+def headers_of_calls(organization: str | None, project: str | None, default_headers: Any) -> Any:
+    """Return what is sent with every call: the headers for `OPENAI_ORG_ID` and `OPENAI_PROJECT_ID`, too."""
+    if not isinstance(default_headers or {}, Mapping):
+        return default_headers  # native code refuses what is not a mapping
     found = {
         "OpenAI-Organization": organization or environment.openai_organization(),
         "OpenAI-Project": project or environment.openai_project(),
     }
-    return {name: value for name, value in found.items() if value}
+    return {**{name: value for name, value in found.items() if value}, **(default_headers or {})}
 
 
 def call_options(settings: dict[str, Any]) -> _native.CallOptions:
     """Return the options of a service's calls, of its keyword settings."""
-    organization = organization_headers(settings.pop("organization", None), settings.pop("project", None))
-    settings["default_headers"] = {**organization, **(settings.get("default_headers") or {})}
+    of_calls = (settings.pop(name, None) for name in ("organization", "project", "default_headers"))
+    settings["default_headers"] = headers_of_calls(*of_calls)
     settings.setdefault("max_connections", default_max_connections())
     return _native.CallOptions(**{**defaults.CALL_SETTINGS, **settings})
 

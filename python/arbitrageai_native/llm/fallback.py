@@ -29,13 +29,14 @@ class FallbackPlan:
     def __init__(
         self,
         keywords: Mapping[str, Any],
-        deadline: float | None,
+        options: _native.CallOptions,
         delays: Sequence[float],
         timeouts: Sequence[float | None],
         may_go_local: Callable[[], bool],
     ) -> None:
         self._keywords = given(keywords)
-        self._deadline: float | None = self._keywords.pop("deadline", deadline)
+        own = {name: self._keywords.pop(name) for name in ("deadline",) if name in self._keywords}
+        self._deadline = options.adjusted(own).deadline
         self._delays = delays
         self._timeouts = timeouts
         self._may_go_local = may_go_local

@@ -7,8 +7,6 @@ from typing import Any
 from arbitrageai_native import defaults, environment
 from arbitrageai_native._typing import Self
 
-__all__ = ["DEFAULT_CLOUD_MODEL", "DEFAULT_DISTILLED_MODEL", "DEFAULT_LOCAL_MODEL", "ModelConfig"]
-
 DEFAULT_CLOUD_MODEL = defaults.CLOUD_MODEL
 """The cloud's model, if nothing says otherwise."""
 
@@ -17,6 +15,15 @@ DEFAULT_LOCAL_MODEL = defaults.LOCAL_MODEL
 
 DEFAULT_DISTILLED_MODEL = defaults.DISTILLED_MODEL
 """The distilled model, unless the environment's `DISTILLED_MODEL_NAME` names another."""
+
+TASK_TYPE_BASIC_ADMIN = "basic_admin"
+"""The kind of `LLMService.for_basic_admin`."""
+
+TASK_TYPE_COMPLEX = "complex"
+"""The kind of `LLMService.for_complex_task`."""
+
+TASK_TYPE_DISTILLED = "distilled"
+"""The kind of a task for the distilled model."""
 
 
 class ModelConfig:

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from arbitrageai_native import _native
 from arbitrageai_native.exceptions import APITimeoutError, InvalidArgumentTypeError
-from arbitrageai_native.llm.settings import CALL_SETTINGS, given
+from arbitrageai_native.llm.checks import check_kind, with_extra_body
+from arbitrageai_native.llm.settings import CALL_SETTINGS, given, given_or
 from arbitrageai_native.llm.tracing import Observation, trace_headers
 
 __all__ = ["Request"]
@@ -48,7 +49,9 @@ class Request:
             "max_tokens": max_tokens,
         }
         messages = self._take_keywords(given(keywords)) if keywords else None
-        self.body["messages"] = _messages(prompt, system_prompt, messages)
+        self.body["messages"] = _messages(given_or(prompt, None), given_or(system_prompt, None), messages)
+        if self.body["model"] is not None:
+            check_kind("model", self.body["model"], str, "a string")
 
     def _take_keywords(self, keywords: dict[str, Any]) -> Any:
         """Sort the keywords: settings, `extra_…`, the rest into the body. Return the messages."""
@@ -74,14 +77,8 @@ class Request:
     ) -> tuple[Any, ...]:
         """Return the arguments with which every method of the native client begins."""
         headers = self._headers(observation)
-        return self._native_body(), self.options, metrics, health, headers, self.extra_query
-
-    def _native_body(self) -> dict[str, Any]:
-        if self.extra_body is None:
-            return self.body
-        if not isinstance(self.extra_body, Mapping):
-            raise InvalidArgumentTypeError("extra_body is not a mapping")
-        return {**self.body, **self.extra_body}
+        body = with_extra_body(self.body, self.extra_body)
+        return body, self.options, metrics, health, headers, self.extra_query
 
     def _headers(self, observation: Observation | None) -> Any:
         trace = trace_headers(observation)

@@ -4,17 +4,22 @@
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
+
+from arbitrageai_native.llm.model_config import ModelConfig
 
 __all__ = [
     "CALL_SETTINGS",
     "CallSettings",
     "ClientSettings",
     "CompleteKeywords",
+    "ConstructorKeywords",
     "CreateKeywords",
     "ManyKeywords",
     "RequestMembers",
+    "ServerKeywords",
     "ServiceSettings",
+    "TaskKeywords",
     "given",
     "given_or",
 ]
@@ -88,6 +93,43 @@ class ServiceSettings(CallSettings, ClientSettings, total=False):
     stealth_range: tuple[float, float]
     fallback_timeouts: tuple[float | None, float | None, float | None]
     fallback_delays: tuple[float, float]
+
+
+class _Constructor(ServiceSettings, total=False):
+    """What `LLMService` takes besides, and each of its class methods.
+
+    base_url: api_key: default_temperature: default_max_tokens: enable_fallback: enable_circuit_breaker:
+    as in `LLMService`.
+    """
+
+    base_url: str | None
+    api_key: str | None
+    default_temperature: float | None
+    default_max_tokens: int | None
+    enable_fallback: bool
+    enable_circuit_breaker: bool | Literal["always"]
+
+
+class ServerKeywords(_Constructor, total=False):
+    """Keywords of `LLMService.with_local` and its like.
+
+    model_config: as in `LLMService`.
+    """
+
+    model_config: ModelConfig | None
+
+
+class TaskKeywords(_Constructor, total=False):
+    """Keywords of `LLMService.for_task`.
+
+    model: as in `LLMService`.
+    """
+
+    model: str
+
+
+class ConstructorKeywords(ServerKeywords, TaskKeywords, total=False):
+    """Keywords of `LLMService`'s other class methods."""
 
 
 class RequestMembers(CallSettings, total=False):

@@ -11,26 +11,17 @@ from collections.abc import Callable
 from typing import Any
 
 from arbitrageai_native import _native
-from arbitrageai_native.exceptions import InvalidArgumentError, InvalidArgumentTypeError
+from arbitrageai_native.exceptions import InvalidArgumentError
+from arbitrageai_native.llm.checks import checked_seconds
 from arbitrageai_native.llm.request import Request
 
 __all__ = ["checked_range", "draw", "wait", "wait_async"]
 
 
 def checked_range(given: Any) -> tuple[float, float]:
-    """Return the least and the longest wait.
-
-    Raises:
-        InvalidArgumentTypeError: it is not a pair of numbers.
-        InvalidArgumentError: the numbers do not grow, or one is negative or infinite.
-    """
-    if isinstance(given, (str, bytes)):
-        raise InvalidArgumentTypeError("stealth_range has to be two numbers of seconds, not a string")
-    try:
-        least, longest = (float(seconds) for seconds in given)
-    except (TypeError, ValueError):
-        raise InvalidArgumentTypeError("stealth_range has to be two numbers of seconds") from None
-    if not 0 <= least <= longest < float("inf"):
+    """Return the least and the longest wait; raises as `checked_seconds`, and where they do not grow."""
+    least, longest = checked_seconds("stealth_range", given, 2)
+    if least > longest:
         raise InvalidArgumentError(f"stealth_range has to be two growing numbers of seconds, not {given!r}")
     return least, longest
 
