@@ -14,8 +14,9 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -29,6 +30,7 @@ COMMAND_MODULES: Final = (
 )
 
 EXIT_BAD_INPUT: Final = 2
+EXIT_OUTPUT_FAILED: Final = 74  # EX_IOERR of sysexits.h
 EXIT_INTERRUPTED: Final = 130
 EXIT_BROKEN_PIPE: Final = 141
 
@@ -38,7 +40,10 @@ class BadInputError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that complains in one line."""
+    """A parser that complains in one line, and does not hide that its help can't be written."""
+
+    def print_help(self, file: Any = None) -> None:
+        (file or sys.stdout).write(self.format_help())
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (--help lists the options)\n")
@@ -55,33 +60,56 @@ class _ShowVersion(argparse.Action):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 2 for bad input, 130 for Ctrl-C."""
-    program = _program_name()
+    """Run the command line and return the exit status.
+
+    2: bad input. 74: the output can't be written. 130: Ctrl-C. 141: whoever read the output has gone.
+    """
+    _prepare_streams()
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # here, since what fails at exit is reported as a traceback
+    except BadInputError as error:
+        return _complain(error, EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        # What is still buffered must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return EXIT_BROKEN_PIPE
+        return _complain(error, EXIT_OUTPUT_FAILED)
+
+
+def _prepare_streams() -> None:
+    """Let what is printed to a closed stream vanish, and what a locale lacks appear as an escape."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = _Parser(
-        prog=program, description="LLM calls and database locks that never block the event loop."
+        prog=_program_name(), description="LLM calls and database locks that never block the event loop."
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print the version and exit")
     subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale without some letter must not end a list midway
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        for module in COMMAND_MODULES:
-            importlib.import_module(module).add_command(subcommands)
-        parsed = parser.parse_args(arguments)
-        run: Callable[[argparse.Namespace], int] = parsed.run
-        return run(parsed)
-    except BadInputError as error:
-        from arbitrageai_native._safe_text import printable
+    for module in COMMAND_MODULES:
+        importlib.import_module(module).add_command(subcommands)
+    parsed = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = parsed.run
+    return run(parsed)
 
-        print(f"{program}: {printable(_one_line(str(error)))}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the output has gone. What is still buffered must not fail at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
+
+def _complain(error: Exception, status: int) -> int:
+    from arbitrageai_native._safe_text import printable
+
+    with suppress(OSError):  # nobody reads it
+        print(f"{_program_name()}: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+    return status
 
 
 def seconds(text: str) -> float:
@@ -98,7 +126,3 @@ def seconds(text: str) -> float:
 def _program_name() -> str:
     name = Path(sys.argv[0]).name
     return "python -m arbitrageai_native" if name in ("__main__.py", "-m", "") else name
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
