@@ -30,7 +30,7 @@ from arbitrageai_native.llm.settings import (
 from arbitrageai_native.process_metrics import ProcessMetrics
 
 USER_CODE = Path(__file__).parent / "user_code"
-FILES = ("correct.py", "mistaken.py")
+FILES = ("conditions.py", "correct.py", "mistaken.py")
 MARK = "# mistake: "
 
 
@@ -77,12 +77,23 @@ def errors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return found
 
 
-def test_at_least_15_of_16_mistakes_are_found(errors: Lines) -> None:
+def planted(file: str) -> dict[str, set[int]]:
+    """The lines of each mistake."""
     mistakes = defaultdict(set)
-    lines = (USER_CODE / "mistaken.py").read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate((USER_CODE / file).read_text(encoding="utf-8").splitlines(), 1):
         if MARK in line:
             mistakes[line.partition(MARK)[2]].add(number)
+    return mistakes
+
+
+def test_a_condition_without_await_is_found_where_that_is_switched_on(errors: Lines) -> None:
+    (lines,) = planted("conditions.py").values()
+    assert len(lines) == 3
+    assert errors["conditions.py"] == lines
+
+
+def test_at_least_15_of_16_mistakes_are_found(errors: Lines) -> None:
+    mistakes = planted("mistaken.py")
     assert len(mistakes) == 16
     found = [name for name, lines in mistakes.items() if lines <= errors["mistaken.py"]]
     assert len(found) >= 15, sorted(set(mistakes) - set(found))
