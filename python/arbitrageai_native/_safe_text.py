@@ -12,8 +12,6 @@ import re
 
 from arbitrageai_native import _native
 
-__all__ = ["check_text", "in_one_line", "printable", "without_credentials", "without_secrets"]
-
 
 def printable(text: object) -> str:
     r"""Return the text with its control characters escaped (`\n`, `\x1b`, `\u202e`); letters stay as is."""

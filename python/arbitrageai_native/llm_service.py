@@ -174,7 +174,7 @@ class LLMService(ClosesAfterBlock):
                 )
         if stealth_mode:
             self._endpoint().refuse_if_open()
-            stealth.wait(request, stealth.draw(self._stealth_range, random.uniform), time.sleep)
+            stealth.wait(request, random.uniform(*self._stealth_range), time.sleep)
         # Made after the wait: the client and the checker may have been replaced meanwhile.
         return routing.complete(self._endpoint(), request, stealth_mode)
 
@@ -191,7 +191,7 @@ class LLMService(ClosesAfterBlock):
         """Complete a prompt without blocking the event loop; arguments, result and errors as `complete`."""
         await _native.turn()
         request = self._request(prompt, temperature, max_tokens, system_prompt, kwargs)
-        delay = stealth.draw(self._stealth_range, random.uniform) if stealth_mode else None
+        delay = random.uniform(*self._stealth_range) if stealth_mode else None
         return await routing.complete_async(self._endpoint(), request, delay)
 
     # Streams

@@ -21,7 +21,6 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from traceback import StackSummary
-from types import TracebackType
 from typing import Any, Final
 
 from arbitrageai_native import defaults
@@ -167,9 +166,7 @@ class LoopMonitor:
         """Install it on the running loop."""
         return self.install()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Uninstall it, and wait until a stall that was noticed has been logged."""
         watch = self._watch
         self.uninstall()

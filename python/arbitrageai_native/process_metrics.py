@@ -8,6 +8,7 @@ from typing import TypedDict, cast
 from arbitrageai_native import _native
 from arbitrageai_native._safe_text import without_secrets
 from arbitrageai_native.llm.results import TokenCounts
+from arbitrageai_native.locks.overview import Histogram
 
 __all__ = [
     "BridgeMetrics",
@@ -22,18 +23,6 @@ __all__ = [
 ]
 
 _STATES = ("closed", "half_open", "open")
-
-
-class Histogram(TypedDict):
-    """How values are distributed.
-
-    bounds: upper bounds. counts: the values up to each bound, and those above the last; each value counts
-    once. sum: the sum of all values.
-    """
-
-    bounds: list[float]
-    counts: list[int]
-    sum: float
 
 
 class ModelMetrics(TypedDict):
@@ -156,18 +145,23 @@ def _circuits() -> dict[str, CircuitMetrics]:
     """The circuits of the process's health checker."""
     found: dict[str, CircuitMetrics] = {}
     for endpoint, native in native_circuits():
-        circuit: CircuitMetrics = {
-            "state": native.state,
-            "consecutive_failures": native.consecutive_failures,
-            "total_requests": native.total_requests,
-            "total_failures": native.total_failures,
-            "opened_at": None if native.opened_at is None else native.opened_at / 1e6,
-        }
+        circuit = circuit_metrics(native)
         shown = without_secrets(endpoint)
         # Of endpoints that differ only in their secrets the worst is shown.
         if shown not in found or _badness(found[shown]) < _badness(circuit):
             found[shown] = circuit
     return found
+
+
+def circuit_metrics(native: _native.EndpointHealth) -> CircuitMetrics:
+    """What is known of one circuit."""
+    return {
+        "state": native.state,
+        "consecutive_failures": native.consecutive_failures,
+        "total_requests": native.total_requests,
+        "total_failures": native.total_failures,
+        "opened_at": None if native.opened_at is None else native.opened_at / 1e6,
+    }
 
 
 def native_circuits() -> list[tuple[str, _native.EndpointHealth]]:

@@ -6,8 +6,9 @@ import ast
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from .functions import Blocker, Function, Module, dotted
+from .functions import Blocker, Function, Module
 from .report import Finding
+from .sources import dotted
 
 
 def findings(modules: Sequence[Module]) -> list[Finding]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from .known_types import KnownTypes, blocking_method
-from .sources import Source
+from .sources import Source, dotted
 
 AnyFunction = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -101,17 +101,6 @@ def read_functions(source: Source) -> Module:
             if found is not None and not module.is_silenced(call.lineno):
                 function.blockers.append(Blocker(*module.start(call), *found))
     return module
-
-
-def dotted(node: ast.expr) -> str | None:
-    """`a.b.c` as text; None for anything but names and attributes."""
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name):
-        return None
-    return ".".join([node.id, *reversed(parts)])
 
 
 def _read_imports(module: Module) -> None:

@@ -9,6 +9,8 @@ import ast
 from dataclasses import dataclass, field
 from typing import Final
 
+from .sources import dotted
+
 _OPENAI: Final = "openai client"
 _SESSION: Final = "SQLAlchemy session"
 _SESSION_MAKER: Final = "SQLAlchemy session maker"
@@ -33,19 +35,8 @@ _CLASSES: Final = {
 }
 _SESSION_METHODS: Final = frozenset(
     (
-        "commit",
-        "connection",
-        "delete",
-        "execute",
-        "flush",
-        "get",
-        "get_one",
-        "merge",
-        "query",
-        "refresh",
-        "rollback",
-        "scalar",
-        "scalars",
+        *("commit", "connection", "delete", "execute", "flush", "get", "get_one", "merge"),
+        *("query", "refresh", "rollback", "scalar", "scalars"),
     )
 )
 _SERVICE_METHODS: Final = frozenset(("complete", "complete_streaming", "complete_with_fallback"))
@@ -168,13 +159,8 @@ class KnownTypes:
         return None if kind == _SESSION_MAKER else kind
 
     def _full_name(self, node: ast.expr) -> str | None:
-        parts: list[str] = []
-        while isinstance(node, ast.Attribute):
-            parts.append(node.attr)
-            node = node.value
-        if not isinstance(node, ast.Name):
-            return None
-        return ".".join([self.imports.get(node.id, node.id), *reversed(parts)])
+        first, dot, rest = (dotted(node) or "").partition(".")
+        return self.imports.get(first, first) + dot + rest or None
 
 
 def blocking_method(call: ast.Call, types: TypesHere) -> tuple[str, str] | None:

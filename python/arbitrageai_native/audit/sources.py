@@ -109,3 +109,14 @@ def _module_names(path: Path, root: Path) -> tuple[str, ...]:
     below = path.relative_to(root).with_suffix("").parts if root != path else (path.stem,)
     from_root = [part for part in below if part != "__init__"]
     return tuple(dict.fromkeys(name for name in (".".join(names), ".".join(from_root)) if name))
+
+
+def dotted(node: ast.expr) -> str | None:
+    """`a.b.c` as text; None for anything but names and attributes."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name):
+        return None
+    return ".".join([node.id, *reversed(parts)])

@@ -33,7 +33,6 @@ def add_command(subcommands: Subcommands) -> None:
         help="find calls that block the event loop in a source tree",
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file or a folder")
     form = parser.add_mutually_exclusive_group()

@@ -24,7 +24,6 @@ def add_command(subcommands: Subcommands) -> None:
         "demo",
         help="scanner processes compete for job postings, and bid on each exactly once",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     add = parser.add_argument

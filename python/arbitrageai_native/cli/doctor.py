@@ -34,7 +34,6 @@ def add_command(subcommands: Subcommands) -> None:
         help="check the set-up: database, Redis, model servers, certificates, limits",
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--database-url",

@@ -18,13 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from arbitrageai_native import defaults
 from arbitrageai_native._safe_text import printable
-from arbitrageai_native.cli.display import (
-    Line,
-    columns_of,
-    print_again_and_again,
-    print_lines,
-    terminal_width,
-)
+from arbitrageai_native.cli import display
 from arbitrageai_native.cli.main import seconds
 from arbitrageai_native.locks import keys
 from arbitrageai_native.locks.overview import HeldLock
@@ -64,7 +58,6 @@ def add_command(subcommands: Subcommands) -> None:
         help="show the locks of a database, or release them",
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_database(parser, default=None)
     parser.set_defaults(run=run, json=False)
@@ -129,7 +122,11 @@ def run(arguments: argparse.Namespace) -> int:
         elif arguments.action == "cleanup":
             return _cleanup_all(manager, arguments.yes) if arguments.all else asyncio.run(_sweep(manager))
         else:
-            _print_list(manager, asyncio.run(_look(manager)), as_json=arguments.json)
+            held = asyncio.run(_look(manager))
+            if arguments.json:
+                print(_json(manager, held))
+            else:
+                display.print_lines(_lines(manager, held))
     except (LockError, ValueError) as error:
         print(f"locks: {printable(error)}", file=sys.stderr)
         return 2
@@ -148,26 +145,19 @@ async def _look(manager: BidLockManager, key: str | None = None) -> list[HeldLoc
 # --- list and watch ---
 
 
-def _print_list(manager: BidLockManager, held: list[HeldLock], *, as_json: bool) -> None:
-    if as_json:
-        print(_json(manager, held))
-    else:
-        print_lines(_lines(manager, held))
-
-
 async def _watch(manager: BidLockManager, seconds: float) -> None:
-    async def lines() -> Iterable[Line]:
+    async def lines() -> Iterable[display.Line]:
         return _lines(manager, await _look(manager))
 
-    await print_again_and_again(lines, seconds)
+    await display.print_again_and_again(lines, seconds)
 
 
-def _lines(manager: BidLockManager, held: list[HeldLock]) -> Iterable[Line]:
+def _lines(manager: BidLockManager, held: list[HeldLock]) -> Iterable[display.Line]:
     """Return the list, a line for each lock. If the terminal is narrow, leave out the prefix and `since`."""
-    width = terminal_width()
+    width = display.terminal_width()
     rows = [_row(lock) for lock in held]
     lines = _in_columns(["key", "holder", "since", "held for", "expires in"], rows)
-    if width is not None and max(map(columns_of, lines)) > width:
+    if width is not None and max(map(display.columns_of, lines)) > width:
         if all(lock.key.startswith(keys.PREFIX) for lock in held):
             rows = [[key.removeprefix(keys.PREFIX), *others] for key, *others in rows]
         rows = [[key, holder, *times] for key, holder, _since, *times in rows]
@@ -223,10 +213,12 @@ def _expiry(lock: HeldLock) -> str:
 
 def _in_columns(headings: list[str], rows: list[list[str]]) -> list[str]:
     table = [headings, *rows]
-    widths = [min(max(map(columns_of, column)), _WIDEST_COLUMN) for column in zip(*table, strict=True)]
+    widths = [
+        min(max(map(display.columns_of, column)), _WIDEST_COLUMN) for column in zip(*table, strict=True)
+    ]
 
     def padded(cell: str, width: int) -> str:
-        return cell + " " * (width - columns_of(cell))
+        return cell + " " * (width - display.columns_of(cell))
 
     return ["  ".join(map(padded, row, widths)).rstrip() for row in table]
 

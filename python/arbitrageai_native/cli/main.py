@@ -42,6 +42,9 @@ class BadInputError(Exception):
 class _Parser(argparse.ArgumentParser):
     """A parser that complains in one line, and does not hide that its help can't be written."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
     def print_help(self, file: Any = None) -> None:
         (file or sys.stdout).write(self.format_help())
 

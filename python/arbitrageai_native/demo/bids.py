@@ -14,9 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from arbitrageai_native.cli.main import BadInputError
 from arbitrageai_native.demo.postings import Posting
@@ -37,9 +36,8 @@ CREATE INDEX IF NOT EXISTS demo_bids_by_posting ON demo_bids (run_id, marketplac
 """
 
 
-@dataclass(frozen=True)
-class Bid:
-    """An offer for a posting. `price_dollars` is None if the model named no price."""
+class Bid(NamedTuple):
+    """An offer for a posting, in the order of the table's columns. No `price_dollars`: none was named."""
 
     posting: Posting
     price_dollars: int | None
@@ -79,20 +77,10 @@ class BidTable:
 
     def place(self, bid: Bid) -> None:
         """Record a bid."""
+        posting, *others = bid
+        row = (self._run_id, posting.marketplace, posting.id, *others, time.time())
         with self._lock:
-            self._connection.execute(
-                "INSERT INTO demo_bids VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    self._run_id,
-                    bid.posting.marketplace,
-                    bid.posting.id,
-                    bid.price_dollars,
-                    bid.proposal,
-                    bid.scanner,
-                    bid.fencing_token,
-                    time.time(),
-                ),
-            )
+            self._connection.execute("INSERT INTO demo_bids VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def count_by_posting(self, postings: Sequence[Posting]) -> list[int]:
         """Count this run's bids on each posting."""

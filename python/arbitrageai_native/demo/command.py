@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
+import secrets
 import signal
 import sys
 from collections.abc import Sequence
@@ -17,9 +18,10 @@ from arbitrageai_native.cli.display import can_draw
 from arbitrageai_native.cli.main import BadInputError
 from arbitrageai_native.demo.bids import bids_path_for, database_path
 from arbitrageai_native.demo.display import Display, JsonDisplay, PlainDisplay
+from arbitrageai_native.demo.messages import ScannerSettings
 from arbitrageai_native.demo.postings import load_postings, sample_postings
 from arbitrageai_native.demo.progress import Outcome
-from arbitrageai_native.demo.run import DemoSettings, run_demo
+from arbitrageai_native.demo.run import run_demo
 
 MOST_SCANNERS: Final = 64
 LONGEST_STEALTH_SECONDS: Final = 3600.0
@@ -35,17 +37,19 @@ def run(arguments: argparse.Namespace, display: Display | None = None) -> int:
     with TemporaryDirectory(prefix="arbitrageai-demo-", ignore_cleanup_errors=True) as folder:
         settings = _settings(arguments, Path(folder))
         display = display or _display(as_json=arguments.json)
-        outcome, signal_number = asyncio.run(_run_until_signalled(settings, display))
+        outcome, signal_number = asyncio.run(_run_until_signalled(arguments.scanners, settings, display))
     if outcome is None:
         return 128 + signal_number
     display.show_outcome(outcome)
     return 0 if outcome.is_right else EXIT_WRONG
 
 
-async def _run_until_signalled(settings: DemoSettings, display: Display) -> tuple[Outcome | None, int]:
+async def _run_until_signalled(
+    scanners: int, each: ScannerSettings, display: Display
+) -> tuple[Outcome | None, int]:
     """Run the demo; on Ctrl-C and its like, wind it up in order and tell which signal it was."""
     loop = asyncio.get_running_loop()
-    work = asyncio.ensure_future(run_demo(settings, display))
+    work = asyncio.ensure_future(run_demo(scanners, each, display))
     received: list[int] = []
 
     def stop(number: int) -> None:
@@ -69,7 +73,7 @@ async def _run_until_signalled(settings: DemoSettings, display: Display) -> tupl
         return None, received[0]
 
 
-def _settings(arguments: argparse.Namespace, folder: Path) -> DemoSettings:
+def _settings(arguments: argparse.Namespace, folder: Path) -> ScannerSettings:
     if not 1 <= arguments.scanners <= MOST_SCANNERS:
         raise BadInputError(f"--scanners: {arguments.scanners} is not a number from 1 to {MOST_SCANNERS}")
     if not (math.isfinite(arguments.lock_ttl) and arguments.lock_ttl > 0):
@@ -84,14 +88,12 @@ def _settings(arguments: argparse.Namespace, folder: Path) -> DemoSettings:
         )
     postings = sample_postings() if arguments.postings is None else load_postings(arguments.postings)
     temporary = folder / "demo.db"
-    database_url = arguments.database_url
-    if database_url is None:
-        database_url = f"sqlite:///{temporary}"
-    return DemoSettings(
+    database_url = f"sqlite:///{temporary}" if arguments.database_url is None else arguments.database_url
+    return ScannerSettings(
+        run_id=secrets.token_hex(8),
         postings=postings,
-        scanners=arguments.scanners,
         database_url=database_url,
-        bids_path=bids_path_for(database_path(database_url), temporary),
+        bids_path=str(bids_path_for(database_path(database_url), temporary)),
         base_url=arguments.base_url,
         api_key=arguments.api_key,
         model=arguments.model,

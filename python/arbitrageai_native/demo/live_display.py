@@ -13,16 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arbitrageai_native._safe_text import printable
-from arbitrageai_native.demo.display import (
-    Display,
-    error_lines,
-    figures,
-    heading,
-    price_text,
-    shortened,
-    title_of,
-    verdict,
-)
+from arbitrageai_native.demo import display
 from arbitrageai_native.demo.progress import Outcome, Progress
 
 # A stall above the first is worth a look, above the second it is a fault.
@@ -30,7 +21,7 @@ LAG_MS_TO_NOTICE: Final = 20.0
 LAG_MS_TO_WORRY: Final = 100.0
 
 
-class LiveDisplay(Display):
+class LiveDisplay(display.Display):
     """Redraws a table of the scanners, a progress bar and the latest bids in place."""
 
     def __init__(self) -> None:
@@ -62,7 +53,7 @@ class LiveDisplay(Display):
             self.refresh()
             self._live.stop()
             self._live = None
-            for line in error_lines(self.progress):
+            for line in display.error_lines(self.progress):
                 self._console.print(Text(line, style="red"))
 
     def show_outcome(self, outcome: Outcome) -> None:
@@ -73,7 +64,7 @@ class LiveDisplay(Display):
         """Draw the state as it is now."""
         self._bar.update(self._task, completed=self.progress.bids)
         return Group(
-            Text(heading(self.progress), style="bold"),
+            Text(display.heading(self.progress), style="bold"),
             scanner_table(self.progress),
             self._bar,
             recent_table(self.progress),
@@ -85,10 +76,10 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     table = Table(box=ROUNDED, show_header=False, title="Result", title_justify="left")
     table.add_column()
     table.add_column(justify="right")
-    for name, value in figures(outcome):
+    for name, value in display.figures(outcome):
         table.add_row(name, value)
     console.print(table)
-    for sentence in verdict(outcome):
+    for sentence in display.verdict(outcome):
         console.print(Text(sentence, "bold green" if outcome.is_right else "bold red"), soft_wrap=True)
 
 
@@ -128,20 +119,14 @@ def recent_table(progress: Progress) -> Table:
         posting = progress.postings[call.posting]
         table.add_row(
             scanner.name,
-            price_text(call),
-            Text(shortened(printable(posting.key), 24)),
-            Text(title_of(posting.title), no_wrap=True, overflow="ellipsis"),
+            display.price_text(call),
+            Text(display.shortened(printable(posting.key), 24)),
+            Text(display.title_of(posting.title), no_wrap=True, overflow="ellipsis"),
         )
     return table
 
 
-def lag_text(milliseconds: float) -> Text:
-    """Show a lag in a colour that says what to think of it."""
-    style = (
-        "green"
-        if milliseconds < LAG_MS_TO_NOTICE
-        else "yellow"
-        if milliseconds < LAG_MS_TO_WORRY
-        else "bold red"
-    )
-    return Text(f"{milliseconds:.1f} ms", style=style)
+def lag_text(lag: float) -> Text:
+    """Show a lag in milliseconds in a colour that says what to think of it."""
+    style = "green" if lag < LAG_MS_TO_NOTICE else "yellow" if lag < LAG_MS_TO_WORRY else "bold red"
+    return Text(f"{lag:.1f} ms", style=style)

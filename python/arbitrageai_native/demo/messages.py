@@ -19,18 +19,22 @@ READY: Final = "ready"
 
 @dataclass(frozen=True)
 class ScannerSettings:
-    """All that a scanner process needs to know."""
+    """All that a scanner process needs to know.
 
-    name: str
+    The locks are in the database of `database_url`, the bids in the SQLite file at `bids_path`, which may be
+    the same.
+    """
+
     run_id: str
     postings: list[Posting]
     database_url: str
     bids_path: str
-    base_url: str
+    base_url: str | None
     api_key: str | None = field(repr=False)
     model: str
     stealth_range: tuple[float, float]
     lock_ttl: float
+    name: str = ""
 
     def encode(self) -> bytes:
         """Write the settings as a line."""
@@ -47,7 +51,7 @@ class ScannerSettings:
 
 @dataclass(frozen=True)
 class Status:
-    """Where a scanner stands. `lag_ms`: its loop's worst lag since the last status; `worst_lag_ms`: ever."""
+    """Where a scanner stands. `lag_ms`: its loop's lag now; `worst_lag_ms`: the longest so far."""
 
     bids: int = 0
     conflicts: int = 0

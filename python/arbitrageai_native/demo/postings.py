@@ -14,6 +14,7 @@ from arbitrageai_native.cli.main import BadInputError
 FIELDS: Final = ("marketplace", "id", "title", "description")
 MAY_BE_EMPTY: Final = frozenset({"description"})
 LONGEST_KEY: Final = 1000
+_KINDS: Final = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
 SAMPLE: Final = "postings.json"
 
 
@@ -115,11 +116,4 @@ def _refuse_duplicates(postings: Iterable[Posting], source: str) -> None:
 
 
 def _kind(value: object) -> str:
-    names: dict[type, str] = {
-        dict: "object",
-        list: "list",
-        str: "string",
-        bool: "boolean",
-        type(None): "null",
-    }
-    return names.get(type(value), "number")
+    return _KINDS.get(type(value), "number")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from arbitrageai_native.demo.messages import CallEnded, Status
@@ -102,12 +102,5 @@ class Outcome:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the outcome as `--json` prints it."""
-        return {
-            "postings": self.postings,
-            "bids": self.bids,
-            "missing": self.missing,
-            "duplicates": self.duplicates,
-            "seconds": round(self.seconds, 3),
-            "one_at_a_time_seconds": round(self.one_at_a_time_seconds, 3),
-            "worst_stall_ms": round(self.worst_stall_ms, 3),
-        }
+        figures = {name: value for name, value in asdict(self).items() if name != "conflicts"}
+        return {name: round(value, 3) if type(value) is float else value for name, value in figures.items()}

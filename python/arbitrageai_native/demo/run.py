@@ -8,23 +8,16 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from arbitrageai_native import BidLockManager
 from arbitrageai_native.cli.main import BadInputError
+from arbitrageai_native.demo import messages
 from arbitrageai_native.demo.bids import BidTable, prepare_database
 from arbitrageai_native.demo.display import Display
-from arbitrageai_native.demo.messages import (
-    GO,
-    READY,
-    CallEnded,
-    Event,
-    ScannerSettings,
-    decode_event,
-)
-from arbitrageai_native.demo.postings import Posting
+from arbitrageai_native.demo.messages import CallEnded, ScannerSettings
 from arbitrageai_native.demo.progress import Outcome, Progress, ScannerProgress
 from arbitrageai_native.demo.proposals import answer_seconds, propose
 from arbitrageai_native.exceptions import LockError
@@ -37,60 +30,27 @@ SECONDS_BETWEEN_REFRESHES: Final = 0.1
 LONGEST_LINE: Final = 1 << 20
 
 
-@dataclass(frozen=True)
-class DemoSettings:
-    """What the user asked for. Without a `base_url` the demo starts a model server of its own.
-
-    The locks are in the database of `database_url`, the bids in the SQLite file at `bids_path`, which may be
-    the same.
-    """
-
-    postings: Sequence[Posting]
-    scanners: int
-    database_url: str
-    bids_path: Path
-    base_url: str | None
-    api_key: str | None = field(repr=False)
-    model: str
-    stealth_range: tuple[float, float]
-    lock_ttl: float
-
-
-async def run_demo(settings: DemoSettings, display: Display) -> Outcome:
+async def run_demo(scanner_count: int, each: ScannerSettings, display: Display) -> Outcome:
     """Let the scanners compete for the postings, and count what they did.
+
+    Without a `base_url` they ask a model server of the demo's own.
 
     Raises:
         BadInputError: the database cannot be used.
     """
-    run_id = secrets.token_hex(8)
-    bids = prepare_database(settings.bids_path, run_id)
+    bids = prepare_database(Path(each.bids_path), each.run_id)
     try:
-        await _check_locks(settings.database_url)
+        await _check_locks(each.database_url)
         own_key = secrets.token_hex(16)
         own_server = ModelServer.in_subprocess(
-            answer=propose, delay=answer_seconds, api_key=own_key, models=(settings.model,), record=False
+            answer=propose, delay=answer_seconds, api_key=own_key, models=(each.model,), record=False
         )
-        with own_server if settings.base_url is None else nullcontext():
-            base_url = settings.base_url or own_server.base_url
-            api_key = settings.api_key if settings.base_url else own_key
-            scanners = [
-                ScannerProcess(
-                    ScannerSettings(
-                        name=f"scanner-{number}",
-                        run_id=run_id,
-                        postings=list(settings.postings),
-                        database_url=settings.database_url,
-                        bids_path=str(settings.bids_path),
-                        base_url=base_url,
-                        api_key=api_key,
-                        model=settings.model,
-                        stealth_range=settings.stealth_range,
-                        lock_ttl=settings.lock_ttl,
-                    )
-                )
-                for number in range(1, settings.scanners + 1)
-            ]
-            return await _compete(scanners, settings.postings, base_url, bids, display)
+        with own_server if each.base_url is None else nullcontext():
+            if each.base_url is None:
+                each = replace(each, base_url=own_server.base_url, api_key=own_key)
+            names = (f"scanner-{number}" for number in range(1, scanner_count + 1))
+            scanners = [ScannerProcess(replace(each, name=name)) for name in names]
+            return await _compete(scanners, each, bids, display)
     finally:
         bids.close()
 
@@ -105,11 +65,7 @@ async def _check_locks(database_url: str) -> None:
 
 
 async def _compete(
-    scanners: Sequence[ScannerProcess],
-    postings: Sequence[Posting],
-    base_url: str,
-    bids: BidTable,
-    display: Display,
+    scanners: Sequence[ScannerProcess], each: ScannerSettings, bids: BidTable, display: Display
 ) -> Outcome:
     async with AsyncExitStack() as processes:
         for scanner in scanners:
@@ -117,7 +73,7 @@ async def _compete(
         for scanner in scanners:  # all are told before the first is waited for
             processes.callback(scanner.tell_to_stop)
         await asyncio.gather(*(scanner.wait_until_ready() for scanner in scanners))
-        progress = Progress(postings, [scanner.progress for scanner in scanners], base_url)
+        progress = Progress(each.postings, [scanner.progress for scanner in scanners], str(each.base_url))
         display.begin(progress)
         refreshing = asyncio.create_task(_refresh_regularly(display))
         try:
@@ -128,7 +84,7 @@ async def _compete(
         finally:
             refreshing.cancel()
             display.end()
-    return Outcome.of(progress, await asyncio.to_thread(bids.count_by_posting, postings), seconds)
+    return Outcome.of(progress, await asyncio.to_thread(bids.count_by_posting, each.postings), seconds)
 
 
 async def _follow(scanner: ScannerProcess, progress: Progress, display: Display) -> None:
@@ -177,21 +133,21 @@ class ScannerProcess:
         """Wait until the scanner has started up, or has failed to."""
         with suppress(TimeoutError, asyncio.TimeoutError):
             line = await asyncio.wait_for(self._stdout.readline(), SECONDS_TO_GET_READY)
-            while line and line.strip() != READY.encode():
+            while line and line.strip() != messages.READY.encode():
                 line = await self._stdout.readline()
 
     def go(self) -> None:
         """Let it begin."""
-        self._stdin.write(GO)
+        self._stdin.write(messages.GO)
 
     def tell_to_stop(self) -> None:
         """Let it end; what it is in the midst of is called off."""
         self._stdin.close()
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncIterator[messages.Event]:
         """Yield what it reports, until its output ends."""
         while line := await self._stdout.readline():
-            event = decode_event(line)
+            event = messages.decode_event(line)
             if event is not None:
                 yield event
 

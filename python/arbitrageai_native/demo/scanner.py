@@ -1,8 +1,8 @@
 """A scanner process: it competes for every posting, and bids on those that nobody has bid on.
 
 For each posting, many at a time: take the posting's lock, look whether it has a bid, ask the model for a
-proposal, record the bid, release. Everything that waits is awaited; a ticker on the same loop shows that
-nothing blocks it.
+proposal, record the bid, release. Everything that waits is awaited; a monitor of the loop shows that nothing
+blocks it.
 """
 
 from __future__ import annotations
@@ -16,22 +16,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from arbitrageai_native import BidLockManager, LLMService
+from arbitrageai_native import BidLockManager, LLMService, LoopMonitor
+from arbitrageai_native.demo import messages
 from arbitrageai_native.demo.bids import Bid, BidTable
-from arbitrageai_native.demo.loop_lag import LoopLag
-from arbitrageai_native.demo.messages import (
-    GO,
-    READY,
-    CallEnded,
-    Event,
-    ScannerSettings,
-    Status,
-    encode_event,
-)
+from arbitrageai_native.demo.messages import CallEnded
 from arbitrageai_native.demo.postings import Posting
 from arbitrageai_native.demo.proposals import SYSTEM_PROMPT, prompt_for, read_answer
 from arbitrageai_native.exceptions import LockError, LockTimeoutError
@@ -45,16 +36,10 @@ SECONDS_TO_STOP: Final = 3.0
 LONGEST_ERROR: Final = 300
 
 
-@dataclass
-class _Counts:
-    bids: int = 0
-    in_flight: int = 0
-
-
 class Scanner:
     """Bids on postings; see the module."""
 
-    def __init__(self, settings: ScannerSettings, reporter: Reporter) -> None:
+    def __init__(self, settings: messages.ScannerSettings, reporter: Reporter) -> None:
         self._settings = settings
         self._reporter = reporter
         self._service = LLMService(
@@ -65,22 +50,20 @@ class Scanner:
         )
         self._locks = BidLockManager(ttl=settings.lock_ttl, database_url=settings.database_url)
         self._bids = BidTable(Path(settings.bids_path), settings.run_id)
-        self._lag = LoopLag()
-        self._counts = _Counts()
+        self._monitor = LoopMonitor()
+        self._placed = self._in_flight = 0
 
     async def run(self) -> None:
         """Compete for all postings, in an order of this scanner's own, until each has been dealt with."""
-        self._lag.start()
         reporting = asyncio.create_task(self._report_regularly())
         try:
-            async with self._service, self._locks:
+            async with self._monitor, self._service, self._locks:
                 order = list(enumerate(self._settings.postings))
                 random.shuffle(order)
                 remaining = iter(order)
                 await asyncio.gather(*(self._work(remaining) for _ in range(POSTINGS_AT_ONCE)))
                 await self._report(finished=True)
         finally:
-            self._lag.stop()
             reporting.cancel()
             self._bids.close()
 
@@ -109,7 +92,7 @@ class Scanner:
     async def _bid_unless_bid_on(self, index: int, posting: Posting, lease: Lease) -> None:
         if await asyncio.to_thread(self._bids.has_bid, posting):
             return
-        self._counts.in_flight += 1
+        self._in_flight += 1
         started = time.perf_counter()
         try:
             result = await self._service.complete_async(
@@ -120,7 +103,7 @@ class Scanner:
             self._reporter.send(CallEnded(index, time.perf_counter() - started, error=self._describe(error)))
             return
         finally:
-            self._counts.in_flight -= 1
+            self._in_flight -= 1
         price, proposal = read_answer(result["content"] or "")
         if not lease.is_held:
             # Another scanner may have the lock by now. It sees to the posting.
@@ -128,7 +111,7 @@ class Scanner:
             return
         bid = Bid(posting, price, proposal, self._settings.name, lease.fencing_token)
         await asyncio.to_thread(self._bids.place, bid)
-        self._counts.bids += 1
+        self._placed += 1
         self._reporter.send(CallEnded(index, seconds, price_dollars=price))
 
     def _describe(self, error: Exception) -> str:
@@ -144,12 +127,12 @@ class Scanner:
     async def _report(self, *, finished: bool = False) -> None:
         metrics = await self._locks.get_metrics_async()
         self._reporter.send(
-            Status(
-                bids=self._counts.bids,
+            messages.Status(
+                bids=self._placed,
                 conflicts=metrics["lock_conflicts"],
-                in_flight=self._counts.in_flight,
-                lag_ms=self._lag.take_recent_ms(),
-                worst_lag_ms=self._lag.worst_ms,
+                in_flight=self._in_flight,
+                lag_ms=self._monitor.current * 1000,
+                worst_lag_ms=self._monitor.worst * 1000,
                 finished=finished,
             )
         )
@@ -163,13 +146,13 @@ class Reporter:
         self._thread = threading.Thread(target=self._write, name="reporter", daemon=True)
         self._thread.start()
 
-    def send(self, event: Event) -> None:
+    def send(self, event: messages.Event) -> None:
         """Send an event."""
-        self._lines.put(encode_event(event))
+        self._lines.put(messages.encode_event(event))
 
     def send_ready(self) -> None:
         """Say that the scanner waits for `GO`."""
-        self._lines.put(READY.encode() + b"\n")
+        self._lines.put(messages.READY.encode() + b"\n")
 
     def close(self) -> None:
         """Send what is left, and end."""
@@ -229,9 +212,9 @@ def main() -> int:
     if line is None:
         return 1
     reporter = Reporter()
-    scanner = Scanner(ScannerSettings.decode(line), reporter)
+    scanner = Scanner(messages.ScannerSettings.decode(line), reporter)
     reporter.send_ready()
-    if orders.next_line() != GO:
+    if orders.next_line() != messages.GO:
         return 1
     asyncio.run(_run(scanner, orders))
     reporter.close()

@@ -31,12 +31,16 @@ async def diagnose(database_url: str | None = None, ttl: float = defaults.LOCK_T
         database_url: the locks' database; the environment's `DATABASE_URL` when None.
         ttl: the locks' time to live in seconds, against which clocks are judged.
     """
-    dotenv = process.read_dotenv()
+    dotenv = process.dotenv()  # before the others, which read the environment
+
+    async def loaded() -> list[Finding]:
+        return [dotenv]
+
     looks: list[tuple[str, _Look]] = [
         ("versions", process.versions),
         ("runtime", process.runtime),
         ("descriptors", process.descriptors),
-        (".env", dotenv.look),
+        (".env", loaded),
         ("database", lambda: databases.database(database_url, ttl)),
         ("Redis", lambda: databases.redis(ttl)),
         ("model endpoint", network.cloud_endpoint),

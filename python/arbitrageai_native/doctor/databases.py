@@ -10,8 +10,6 @@ from arbitrageai_native.exceptions import LockBackendError
 
 from .finding import Finding, Level
 
-__all__ = ["database", "redis"]
-
 _SECONDS_TO_ASK: Final = 3.0
 _SECONDS_TO_NOTICE: Final = 1.0
 # From this part of the locks' time on, a clock that is wrong by so much takes locks from under their holders.
@@ -64,12 +62,9 @@ def _reachable(check: str, found: dict[str, Any]) -> list[Finding]:
     if found["encrypted"] is not None:
         detail += ", encrypted" if found["encrypted"] else ", not encrypted"
     findings = [
-        Finding(check, Level.ERROR, f"{found['place']}: {obstacle}", _remedy(obstacle))
-        for obstacle in found["obstacles"]
-    ]
-    findings += [
-        Finding(check, Level.WARNING, f"{found['place']}: {caution}", _remedy(caution))
-        for caution in found["cautions"]
+        Finding(check, level, f"{found['place']}: {said}", _remedy(said))
+        for level, kind in ((Level.ERROR, "obstacles"), (Level.WARNING, "cautions"))
+        for said in found[kind]
     ]
     return findings or [Finding(check, Level.OK, detail)]
 

@@ -13,22 +13,13 @@ from arbitrageai_native.llm.model_config import ModelConfig
 from .finding import Finding, Level
 from .secrets import shown_url
 
-__all__ = ["certificates", "cloud_endpoint", "local_endpoint", "proxies"]
-
 _SECONDS_FOR_AN_ANSWER: Final = 4.0
 
 
 async def cloud_endpoint() -> list[Finding]:
     """The server at `BASE_URL`, with the key in `API_KEY`."""
-    return [
-        await _endpoint(
-            "model endpoint",
-            "BASE_URL",
-            environment.cloud_base_url(),
-            environment.cloud_api_key(),
-            Level.ERROR,
-        )
-    ]
+    url, key = environment.cloud_base_url(), environment.cloud_api_key()
+    return [await _endpoint("model endpoint", "BASE_URL", url, key, Level.ERROR)]
 
 
 async def local_endpoint() -> list[Finding]:
@@ -37,11 +28,8 @@ async def local_endpoint() -> list[Finding]:
     variable = next((name for name in ("LOCAL_BASE_URL", "OLLAMA_URL") if environment.is_set(name)), None)
     wanted = variable is not None or config.use_local_by_default
     level = Level.ERROR if wanted else Level.WARNING
-    return [
-        await _endpoint(
-            "local model", variable or "LOCAL_BASE_URL", config.local_base_url, config.local_api_key, level
-        )
-    ]
+    place = variable or "LOCAL_BASE_URL", config.local_base_url, config.local_api_key
+    return [await _endpoint("local model", *place, level)]
 
 
 async def _endpoint(check: str, variable: str, base_url: str, api_key: str, if_dead: Level) -> Finding:
@@ -66,10 +54,8 @@ async def _judged(check: str, variable: str, base_url: str, status: int) -> Find
         return Finding(check, Level.OK, f"{place} answers{verified}")
     if status in (401, 403):
         name = "LOCAL_API_KEY" if check == "local model" else "API_KEY"
-        said = (
-            f"{place} refuses the key with {status}" if environment.is_set(name) else f"{place} wants a key"
-        )
-        return Finding(check, Level.ERROR, said, f"Set {name} to a key that the server knows.")
+        said = f"refuses the key with {status}" if environment.is_set(name) else "wants a key"
+        return Finding(check, Level.ERROR, f"{place} {said}", f"Set {name} to a key that the server knows.")
     if status == 404 and await _native.is_healthy(base_url, _SECONDS_FOR_AN_ANSWER / 2):
         return Finding(check, Level.OK, f"{place} answers, without a list of models")
     if status == 404:

@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import platform
 import time
-from dataclasses import dataclass
 from typing import Final
 
 from arbitrageai_native import __version__, _native
@@ -15,8 +14,6 @@ from arbitrageai_native.environment import dotenv_file, load_dotenv_file
 from arbitrageai_native.llm.settings import default_max_connections
 
 from .finding import Finding, Level
-
-__all__ = ["Dotenv", "circuits", "descriptors", "read_dotenv", "runtime", "versions"]
 
 _TOO_FEW_DESCRIPTORS: Final = 256
 _FEW_DESCRIPTORS: Final = 1024
@@ -71,52 +68,25 @@ async def descriptors() -> list[Finding]:
     return [Finding("descriptors", level, detail, remedy)]
 
 
-@dataclass(frozen=True)
-class Dotenv:
-    """The `.env` file that was found.
-
-    Attributes:
-        path: where it is; None if there is none.
-        overruled: its variables of which the environment had other values.
-        failure: the message of the error if it can't be read.
-    """
-
-    path: str | None
-    overruled: tuple[str, ...] = ()
-    failure: str = ""
-
-    async def look(self) -> list[Finding]:
-        """What there is to say of it."""
-        if self.path is None:
-            return [
-                Finding(
-                    ".env",
-                    Level.OK,
-                    "none in the working directory, the application's folder or the folders above them",
-                )
-            ]
-        if self.failure:
-            remedy = "Make it a text file in UTF-8 that this user may read."
-            return [Finding(".env", Level.ERROR, self.failure, remedy)]
-        detail = self.path
-        if self.overruled:
-            detail += f"; the environment has other values, which win, for {', '.join(self.overruled)}"
-        return [Finding(".env", Level.OK, detail)]
-
-
-def read_dotenv() -> Dotenv:
-    """Load the `.env` file, as the package does."""
+def dotenv() -> Finding:
+    """Load the `.env` file, as the package does, and say what came of it."""
     from dotenv import dotenv_values
 
     path = dotenv_file()
+    if path is None:
+        where = "the working directory, the application's folder or the folders above them"
+        return Finding(".env", Level.OK, f"none in {where}")
     before = dict(os.environ)
     try:
         load_dotenv_file()
-        values = dotenv_values(path) if path else {}
+        values = dotenv_values(path)
     except (OSError, ValueError) as error:
-        return Dotenv(path, failure=str(error))
+        remedy = "Make it a text file in UTF-8 that this user may read."
+        return Finding(".env", Level.ERROR, str(error), remedy)
     overruled = sorted(name for name, value in values.items() if before.get(name, value) != value)
-    return Dotenv(path, tuple(overruled))
+    if overruled:
+        path += f"; the environment has other values, which win, for {', '.join(overruled)}"
+    return Finding(".env", Level.OK, path)
 
 
 async def circuits() -> list[Finding]:

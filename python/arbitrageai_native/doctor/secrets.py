@@ -13,8 +13,6 @@ from arbitrageai_native._safe_text import without_secrets
 
 from .finding import Finding
 
-__all__ = ["Secrets", "shown_url"]
-
 _NO_SECRETS: Final = (defaults.CLOUD_API_KEY, defaults.LOCAL_API_KEY)
 # A shorter one would be found within every other word.
 _SHORTEST: Final = 4

@@ -17,8 +17,6 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from arbitrageai_native.integrations.vitals import LockManagers, Vitals
 from arbitrageai_native.loop_monitor import LoopMonitor
 
-__all__ = ["METHODS", "Endpoints"]
-
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 METHODS: Final = ("GET", "HEAD")
@@ -96,18 +94,9 @@ def _own_registry() -> Any:
 
 def _policy(page: str) -> str:
     """Allow the page its own style and script, by their hashes, and to ask its server; nothing else."""
-    return "; ".join(
-        (
-            "default-src 'none'",
-            f"style-src {_hash_of('style', page)}",
-            f"script-src {_hash_of('script', page)}",
-            "connect-src 'self'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        )
-    )
+    own = f"style-src {_hash_of('style', page)}; script-src {_hash_of('script', page)}"
+    outside = "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return f"default-src 'none'; {own}; {outside}"
 
 
 def _hash_of(element: str, page: str) -> str:

@@ -99,7 +99,8 @@ def _observe(meter: Meter, metric: Metric) -> None:
     elif metric.kind == "counter":
         meter.create_observable_counter(name, [_callback(metric)], unit, metric.meaning)
     else:
-        count, total = _callback(metric, _count), _callback(metric, _sum)
+        count = _callback(metric, lambda histogram: sum(histogram["counts"]))
+        total = _callback(metric, lambda histogram: histogram["sum"])
         meter.create_observable_counter(f"{name}.count", [count], "1", metric.meaning)
         meter.create_observable_counter(f"{name}.sum", [total], unit, metric.meaning)
 
@@ -116,14 +117,6 @@ def _callback(
         ]
 
     return observe
-
-
-def _count(histogram: Mapping[str, Any]) -> int:
-    return sum(histogram["counts"])
-
-
-def _sum(histogram: Mapping[str, Any]) -> float:
-    return float(histogram["sum"])
 
 
 def _attributes(metric: Metric, values: Iterable[str]) -> dict[str, str]:

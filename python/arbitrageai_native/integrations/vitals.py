@@ -22,9 +22,7 @@ from arbitrageai_native.agent_execution.redis_bid_lock_manager import RedisBidLo
 from arbitrageai_native.exceptions import LockBackendError
 from arbitrageai_native.locks.overview import HeldLock, Waiter
 from arbitrageai_native.loop_monitor import LoopMonitor
-from arbitrageai_native.process_metrics import metrics, native_circuits
-
-__all__ = ["LockManager", "LockManagers", "Vitals"]
+from arbitrageai_native.process_metrics import circuit_metrics, metrics, native_circuits
 
 LockManager = BidLockManager | RedisBidLockManager
 LockManagers = LockManager | Iterable[LockManager] | Mapping[str, LockManager]
@@ -172,18 +170,11 @@ def _held(lock: HeldLock) -> dict[str, Any]:
 
 
 def _circuit(endpoint: str, health: _native.EndpointHealth) -> dict[str, Any]:
-    recovers_in = None
-    if health.state == "open" and health.opened_at is not None:
-        recovers_at = health.opened_at / 1e6 + health.recovery_timeout_seconds
-        recovers_in = _finite(max(0.0, recovers_at - time.time()))
-    return {
-        "endpoint": without_secrets(endpoint),
-        "state": health.state,
-        "consecutive_failures": health.consecutive_failures,
-        "total_requests": health.total_requests,
-        "total_failures": health.total_failures,
-        "recovers_in": recovers_in,
-    }
+    circuit = circuit_metrics(health)
+    opened_at, recovers_in = circuit["opened_at"], None
+    if health.state == "open" and opened_at is not None:
+        recovers_in = _finite(max(0.0, opened_at + health.recovery_timeout_seconds - time.time()))
+    return {**circuit, "endpoint": without_secrets(endpoint), "recovers_in": recovers_in}
 
 
 def _finite(number: float) -> float | None:

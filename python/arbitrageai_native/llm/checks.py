@@ -7,8 +7,6 @@ from typing import Any
 
 from arbitrageai_native.exceptions import InvalidArgumentError, InvalidArgumentTypeError
 
-__all__ = ["check_kind", "check_service", "checked_seconds", "with_extra_body"]
-
 
 def check_kind(name: str, value: object, kinds: type | tuple[type, ...], what: str) -> None:
     """Refuse a value of another type than these."""

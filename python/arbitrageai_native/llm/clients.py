@@ -252,12 +252,10 @@ class _Client:
         """The endpoint."""
         self.api_key = api_key
         """Its key."""
-        headers = headers_of_calls(organization, project, default_headers)
-        settings.setdefault("max_connections", default_max_connections())
+        own: dict[str, Any] = {"organization": organization, "project": project}
+        own |= {"timeout": timeout, "max_retries": max_retries, "default_headers": default_headers}
         # The SDK sends no such header, and code that came from it may compare requests.
-        settings.setdefault("idempotency_key", defaults.CLIENT_IDEMPOTENCY_KEY)
-        own = {"timeout": timeout, "max_retries": max_retries, "default_headers": headers}
-        self._options = _native.CallOptions(**{**defaults.CALL_SETTINGS, **settings, **own})
+        self._options = call_options({"idempotency_key": defaults.CLIENT_IDEMPOTENCY_KEY, **settings, **own})
         self._metrics = _native.CallMetrics()
         self._native = _native.ChatClient(base_url, api_key)
         self.chat = self._own_chat = self._chat_class(self)
@@ -295,7 +293,7 @@ def headers_of_calls(organization: str | None, project: str | None, default_head
 
 
 def call_options(settings: dict[str, Any]) -> _native.CallOptions:
-    """Return the options of a service's calls, of its keyword settings."""
+    """Return the options of the calls of a service or a client, of its keyword settings."""
     of_calls = (settings.pop(name, None) for name in ("organization", "project", "default_headers"))
     settings["default_headers"] = headers_of_calls(*of_calls)
     settings.setdefault("max_connections", default_max_connections())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from arbitrageai_native._typing import Self
 
-__all__ = ["ClosesAfterBlock"]
-
 
 class ClosesAfterBlock:
     """What a block closes at its end, whatever the block raised."""

@@ -11,8 +11,6 @@ from arbitrageai_native._native import CallCount, CallMetrics
 from arbitrageai_native._safe_text import without_secrets
 from arbitrageai_native.exceptions import APIStatusError, CircuitBreakerError, ClientClosedError, OpenAIError
 
-__all__ = ["CountedCall", "CountedStream"]
-
 _MOST_TOKENS = 2**32
 
 

@@ -14,8 +14,6 @@ from arbitrageai_native.exceptions import CircuitBreakerError
 from arbitrageai_native.llm.counting import CountedCall
 from arbitrageai_native.llm_health_check import HealthMetrics, LLMHealthChecker
 
-__all__ = ["Endpoint"]
-
 _CHECKER_METHODS = frozenset(("should_allow_request", "record_success", "record_failure"))
 
 

@@ -11,8 +11,6 @@ from arbitrageai_native.exceptions import APITimeoutError, CircuitBreakerError, 
 from arbitrageai_native.llm.results import Completion, FallbackCompletion
 from arbitrageai_native.llm.settings import given
 
-__all__ = ["FallbackPlan"]
-
 Result = TypeVar("Result")
 
 _LOCAL = 2

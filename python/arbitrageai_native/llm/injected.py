@@ -17,22 +17,11 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol, TypeVar
 
 from arbitrageai_native.exceptions import APIConnectionError, ClientClosedError
 from arbitrageai_native.llm.results import Completion, Usage
-
-__all__ = [
-    "ChatClient",
-    "HasCompletions",
-    "HasCreate",
-    "InjectedStream",
-    "create",
-    "create_async",
-    "result",
-    "wait_for",
-]
 
 Result = TypeVar("Result")
 
@@ -65,18 +54,12 @@ _GRACE = 1.0
 """Seconds within which a stream may be continued after a wait was cut short, as for native streams."""
 _END = object()
 
-# What belongs to one process: a forked child makes its own.
-_executors: dict[int, ThreadPoolExecutor] = {}
-_loops: dict[int, asyncio.AbstractEventLoop] = {}
 _making = threading.Lock()
 
 
+@cache
 def _executor() -> ThreadPoolExecutor:
-    pid = os.getpid()
-    executor = _executors.get(pid)
-    if executor is None:
-        executor = _executors.setdefault(pid, ThreadPoolExecutor(_WORKERS, "arbitrageai-foreign-client"))
-    return executor
+    return ThreadPoolExecutor(_WORKERS, "arbitrageai-foreign-client")
 
 
 async def _in_worker(function: Callable[[], Result]) -> Result:
@@ -84,23 +67,23 @@ async def _in_worker(function: Callable[[], Result]) -> Result:
     return await asyncio.get_running_loop().run_in_executor(_executor(), context.run, function)
 
 
+@cache
 def _loop() -> asyncio.AbstractEventLoop:
-    pid = os.getpid()
-    with _making:
-        loop = _loops.get(pid)
-        if loop is None:
-            loop = _loops[pid] = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="arbitrageai-foreign-loop", daemon=True).start()
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="arbitrageai-foreign-loop", daemon=True).start()
     return loop
 
 
+def _forget() -> None:
+    """Let a forked child make its own."""
+    global _making
+    _making = threading.Lock()
+    _executor.cache_clear()
+    _loop.cache_clear()
+
+
 if hasattr(os, "register_at_fork"):
-
-    def _forget_lock() -> None:
-        global _making
-        _making = threading.Lock()
-
-    os.register_at_fork(after_in_child=_forget_lock)
+    os.register_at_fork(after_in_child=_forget)
 
 
 def wait_for(awaitable: Awaitable[Result]) -> Result:
@@ -110,7 +93,9 @@ def wait_for(awaitable: Awaitable[Result]) -> Result:
         return await awaitable
 
     coroutine: Coroutine[Any, Any, Result] = waited()
-    future = asyncio.run_coroutine_threadsafe(coroutine, _loop())
+    with _making:  # two threads would make two loops
+        loop = _loop()
+    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     try:
         return future.result()
     except BaseException:
@@ -225,7 +210,7 @@ class InjectedStream:
             if self._iterator is None:
                 self._source = await self._open_async()
                 is_async = hasattr(self._source, "__aiter__") and not isinstance(self._source, (list, tuple))
-                self._iterator = aiter_of(self._source) if is_async else iter(self._source)
+                self._iterator = self._source.__aiter__() if is_async else iter(self._source)
             iterator = self._iterator
             try:
                 if hasattr(iterator, "__anext__"):
@@ -317,11 +302,6 @@ def _close_if_left(reference: weakref.ref[InjectedStream], visits: int) -> None:
     stream = reference()
     if stream is not None:
         stream.close_if_left(visits)
-
-
-def aiter_of(source: Any) -> Any:
-    """`aiter`, also for objects whose `__aiter__` is a mock's."""
-    return source.__aiter__()
 
 
 def _sync_view(source: Any) -> Iterator[Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 from arbitrageai_native.environment import has_rich
 from arbitrageai_native.exceptions import InvalidArgumentError, InvalidArgumentTypeError
 from arbitrageai_native.llm.results import Completion
-
-__all__ = ["complete_all", "fan_out", "listed", "run_in_private_loop"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -92,29 +90,15 @@ def run_in_private_loop(start: Callable[[], Coroutine[Any, Any, Result]]) -> Res
     """Run a coroutine to its end, even where a loop is running, which then has to wait. Ctrl-C cancels it."""
     if asyncio._get_running_loop() is None:
         return _run(start)
-    outcome: list[Any] = []
     stop: list[Callable[[], object]] = []
-
-    def run() -> None:
+    with ThreadPoolExecutor(1, "arbitrageai-complete-many") as thread:  # its exit waits for the calls
+        pending = thread.submit(_run, start, stop)
         try:
-            outcome.append((_run(start, stop), None))
-        except BaseException as error:
-            outcome.append((None, error))
-
-    thread = threading.Thread(target=run, name="arbitrageai-complete-many", daemon=True)
-    thread.start()
-    try:
-        thread.join()
-    except BaseException:
-        for cancel in stop:
-            cancel()
-        thread.join()
-        raise
-    result, error = outcome[0]
-    if error is not None:
-        raise error
-    finished: Result = result
-    return finished
+            return pending.result()
+        except BaseException:
+            for cancel in () if pending.done() else stop:
+                cancel()
+            raise
 
 
 def _run(

@@ -12,8 +12,6 @@ from arbitrageai_native.llm.checks import check_kind, with_extra_body
 from arbitrageai_native.llm.settings import CALL_SETTINGS, given, given_or
 from arbitrageai_native.llm.tracing import Observation, trace_headers
 
-__all__ = ["Request"]
-
 Result = TypeVar("Result")
 
 

@@ -19,8 +19,6 @@ from arbitrageai_native.llm.results import Completion
 from arbitrageai_native.llm.streams import AsyncStream, Stream
 from arbitrageai_native.llm.tracing import Observation, observe
 
-__all__ = ["complete", "complete_async", "open_stream"]
-
 AnyStream = TypeVar("AnyStream", Stream[str], AsyncStream[str])
 
 

@@ -8,22 +8,6 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from arbitrageai_native.llm.model_config import ModelConfig
 
-__all__ = [
-    "CALL_SETTINGS",
-    "CallSettings",
-    "ClientSettings",
-    "CompleteKeywords",
-    "ConstructorKeywords",
-    "CreateKeywords",
-    "ManyKeywords",
-    "RequestMembers",
-    "ServerKeywords",
-    "ServiceSettings",
-    "TaskKeywords",
-    "given",
-    "given_or",
-]
-
 
 class _CommonSettings(TypedDict, total=False):
     """Settings that clients, services and calls have. Times in seconds; None: no limit.

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from inspect import Parameter, Signature, signature
 from typing import Any, TypeVar
 
-__all__ = ["lists_keywords"]
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # The default of a keyword that a caller may leave out, as stubs write it: it is then not passed on.

@@ -2,7 +2,7 @@
 
 The range is checked where a service is made, the seconds are drawn at each call, and the wait counts against
 the call's deadline. A native client waits in native code (`delay` of `ChatClient.complete_async`). The other
-two waits are here. `sleep` and `uniform` come from the caller, since code may patch them in `llm_service`.
+two waits are here. `sleep` comes from the caller, since code may patch it in `llm_service`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from arbitrageai_native.exceptions import InvalidArgumentError
 from arbitrageai_native.llm.checks import checked_seconds
 from arbitrageai_native.llm.request import Request
 
-__all__ = ["checked_range", "draw", "wait", "wait_async"]
-
 
 def checked_range(given: Any) -> tuple[float, float]:
     """Return the least and the longest wait; raises as `checked_seconds`, and where they do not grow."""
@@ -24,11 +22,6 @@ def checked_range(given: Any) -> tuple[float, float]:
     if least > longest:
         raise InvalidArgumentError(f"stealth_range has to be two growing numbers of seconds, not {given!r}")
     return least, longest
-
-
-def draw(seconds_range: tuple[float, float], uniform: Callable[[float, float], float]) -> float:
-    """Return the seconds that one call waits."""
-    return uniform(*seconds_range)
 
 
 def wait(request: Request, seconds: float, sleep: Callable[[float], object]) -> None:

@@ -20,8 +20,6 @@ _ADDRESS = (
     r"(?:\[(?P<ip>[^\]]+)\]|(?P<host>[^/?#@:\[]+))(?::(?P<port>[0-9]{1,5}))?(?=[/?#]|$)"
 )
 
-__all__ = ["Listener", "Observation", "listen", "logger", "observe", "trace_headers"]
-
 Listener = Callable[[float, Mapping[str, object], Mapping[str, object]], None]
 """Called when a call has ended: with its seconds, its tokens, and its attributes by OpenTelemetry's names."""
 

@@ -9,20 +9,12 @@ import asyncio
 import inspect
 import itertools
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from arbitrageai_native.testing.answers import (
-    Answer,
-    Answerer,
-    AnyAnswer,
-    Disconnect,
-    Failure,
-    completion_body,
-    failure_body,
-    stream_events,
-)
+from arbitrageai_native.testing import answers
+from arbitrageai_native.testing.answers import Answer, Answerer, AnyAnswer, Disconnect, Failure
 from arbitrageai_native.testing.connection import ClientGoneError, HttpConnection, Responder
 from arbitrageai_native.testing.exchange import Limits
 from arbitrageai_native.testing.requests import RecordedRequest, Statistics
@@ -66,33 +58,28 @@ class ModelApplication:
         self._script: deque[AnyAnswer | Answerer] = deque(script)
         self._numbers = itertools.count(1)
         self._connections: set[HttpConnection] = set()
-        self._opened = self._peak_connections = 0
-        self._received = self._in_flight = self._peak_in_flight = self._answered = 0
+        self._counts: Counter[str] = Counter()
 
-    def script(self, *answers: AnyAnswer | Answerer) -> None:
+    def script(self, *further: AnyAnswer | Answerer) -> None:
         """Add answers to be given next, in order, before `answer` has its say again."""
-        self._script.extend(answers)
+        self._script.extend(further)
 
     @property
     def statistics(self) -> Statistics:
         """The counts at this moment."""
-        return Statistics(
-            connections=self._opened,
-            open_connections=len(self._connections),
-            peak_connections=self._peak_connections,
-            requests=self._received,
-            in_flight=self._in_flight,
-            peak_in_flight=self._peak_in_flight,
-            answered=self._answered,
-            abandoned=self._received - self._answered - self._in_flight,
-        )
+        counts = self._counts
+        abandoned = counts["requests"] - counts["answered"] - counts["in_flight"]
+        return Statistics(**counts, open_connections=len(self._connections), abandoned=abandoned)
+
+    def _raise_peak(self, name: str, value: int) -> None:
+        self._counts[name] = max(self._counts[name], value)
 
     def connection_opened(self, connection: HttpConnection) -> int:
         """Count a connection in, and return its number."""
-        self._opened += 1
+        self._counts["connections"] += 1
         self._connections.add(connection)
-        self._peak_connections = max(self._peak_connections, len(self._connections))
-        return self._opened
+        self._raise_peak("peak_connections", len(self._connections))
+        return self._counts["connections"]
 
     def connection_closed(self, connection: HttpConnection) -> None:
         """Count a connection out."""
@@ -109,14 +96,13 @@ class ModelApplication:
 
     async def serve(self, request: RecordedRequest, responder: Responder) -> None:
         """Record a request and answer it."""
-        self._received += 1
-        self._in_flight += 1
-        self._peak_in_flight = max(self._peak_in_flight, self._in_flight)
+        self._counts.update(("requests", "in_flight"))
+        self._raise_peak("peak_in_flight", self._counts["in_flight"])
         try:
             if self.record:
                 self.requests.append(request)
             await self._route(request, responder)
-            self._answered += 1
+            self._counts["answered"] += 1
         except ClientGoneError:
             raise
         except (Exception, SystemExit) as error:  # an answerer that exits must not end the server
@@ -125,9 +111,9 @@ class ModelApplication:
                 responder.break_off()
             else:
                 await self._fail(responder, Failure(500, f"{type(error).__name__}: {error}"))
-            self._answered += 1
+            self._counts["answered"] += 1
         finally:
-            self._in_flight -= 1
+            self._counts["in_flight"] -= 1
 
     async def _route(self, request: RecordedRequest, responder: Responder) -> None:
         method = "GET" if request.method == "HEAD" else request.method
@@ -173,7 +159,9 @@ class ModelApplication:
         elif body.get("stream"):
             await self._stream(answer, body, responder)
         else:
-            await responder.send_json(200, completion_body(answer, body), self._headers(answer.headers))
+            await responder.send_json(
+                200, answers.completion_body(answer, body), self._headers(answer.headers)
+            )
 
     async def _choose_answer(self, request: RecordedRequest) -> Answer | Failure | Disconnect:
         chosen: Any = self._script.popleft() if self._script else self.answer
@@ -194,7 +182,7 @@ class ModelApplication:
 
     async def _stream(self, answer: Answer, body: Mapping[str, Any], responder: Responder) -> None:
         await responder.start(200, self._headers({"Content-Type": "text/event-stream", **answer.headers}))
-        for event, is_piece in stream_events(answer, body):
+        for event, is_piece in answers.stream_events(answer, body):
             if is_piece and answer.piece_delay > 0:
                 await asyncio.sleep(answer.piece_delay)
             await responder.write_piece(event)
@@ -202,7 +190,7 @@ class ModelApplication:
 
     async def _fail(self, responder: Responder, failure: Failure) -> None:
         headers = {"Content-Type": "application/json", **failure.headers}
-        await responder.send(failure.status, failure_body(failure), self._headers(headers))
+        await responder.send(failure.status, answers.failure_body(failure), self._headers(headers))
 
     def _headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         return {"x-request-id": f"req-{next(self._numbers)}", **headers}

@@ -169,11 +169,8 @@ class Exchange:
     def _refusal(self, error: h11.RemoteProtocolError) -> RefusedError:
         if error.error_status_hint == 431:
             # h11 has the same limit for the lines between the chunks of a body, which are no header fields.
-            is_head = self._request is None
-            return (
-                self._head_is_too_long()
-                if is_head
-                else RefusedError(400, "malformed chunk: a line is too long")
-            )
+            if self._request is None:
+                return self._head_is_too_long()
+            return RefusedError(400, "malformed chunk: a line is too long")
         # h11 quotes the malformed line, in which a key may be, and the client shows the answer's message.
         return RefusedError(error.error_status_hint, str(error).partition(": bytearray(")[0])

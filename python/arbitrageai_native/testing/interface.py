@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
-from arbitrageai_native.testing.answers import Answerer, AnyAnswer
-from arbitrageai_native.testing.requests import RecordedRequest, Statistics
+from arbitrageai_native.testing.requests import Statistics
 
 LOOPBACK: Final = "127.0.0.1"
 POLL_SECONDS: Final = 0.005
 
 
-class _ServerInterface(ABC):
-    """Where the server listens, what it was asked and what it is to answer."""
+class _ServerInterface:
+    """Where the server listens, and what it counts."""
 
     _port: int | None = None
 
@@ -37,18 +35,9 @@ class _ServerInterface(ABC):
         return f"http://{LOOPBACK}:{self.port}/v1"
 
     @property
-    @abstractmethod
-    def requests(self) -> list[RecordedRequest]:
-        """The requests that arrived so far, in order."""
-
-    @property
-    @abstractmethod
     def statistics(self) -> Statistics:
         """Connections and requests, counted."""
-
-    @abstractmethod
-    def script(self, *answers: AnyAnswer | Answerer) -> None:
-        """Add answers to be given next, in order, before `answer` has its say again."""
+        raise NotImplementedError
 
     async def wait_for(self, condition: Callable[[Statistics], bool], timeout: float = 10.0) -> Statistics:
         """Wait until the counts meet a condition, and return them.

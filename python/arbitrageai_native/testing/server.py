@@ -15,7 +15,6 @@ import asyncio
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Final
 
 from arbitrageai_native.testing.answers import Answerer, AnyAnswer
@@ -136,9 +135,7 @@ class ModelServer(_ServerInterface):
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop."""
         await self.stop()
 
@@ -153,9 +150,7 @@ class ModelServer(_ServerInterface):
         self._thread = thread
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop, and end the thread."""
         if self._thread is not None:
             thread, self._thread = self._thread, None

@@ -1,8 +1,10 @@
 """A `ModelServer` in a process of its own.
 
-Parent and child (`subprocess_child`) speak in frames over the child's standard input and output: first the
-arguments go down and the port comes up, then commands and their results. The child ends when its input does,
-so it cannot outlive its parent, however that ends; Ctrl-C in the terminal is the parent's affair.
+Parent and child (`subprocess_child`) speak in pickles over the child's standard input and output: first the
+arguments go down and the port comes up, then commands and their results. Each message is pickled twice: the
+outer pickle, of bytes, can always be read, and so tells where the next message begins. The child ends when
+its input does, so it cannot outlive its parent, however that ends; Ctrl-C in the terminal is the parent's
+affair.
 """
 
 from __future__ import annotations
@@ -15,12 +17,10 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 from arbitrageai_native.testing.answers import Answerer, AnyAnswer
 from arbitrageai_native.testing.application import ModelApplication
-from arbitrageai_native.testing.framing import encode_frame, read_frame
 from arbitrageai_native.testing.interface import _ServerInterface
 from arbitrageai_native.testing.requests import RecordedRequest, Statistics
 
@@ -108,9 +108,7 @@ class SubprocessModelServer(_ServerInterface):
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the process."""
         self.stop()
 
@@ -119,9 +117,7 @@ class SubprocessModelServer(_ServerInterface):
         await asyncio.to_thread(self.start)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """End the process."""
         await asyncio.to_thread(self.stop)
 
@@ -134,16 +130,15 @@ class SubprocessModelServer(_ServerInterface):
         assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
-        frame = pickle.dumps(message)
+        pickled = pickle.dumps(message)
         with self._lock:
             try:
-                process.stdin.write(encode_frame(frame))
+                pickle.dump(pickled, process.stdin)
                 process.stdin.flush()
-                reply = read_frame(process.stdout.read)
-            except BrokenPipeError:
-                reply = None
-        if reply is None:
-            raise RuntimeError("the model server's process has ended; its standard error says why")
+                reply = pickle.load(process.stdout)
+            except (BrokenPipeError, EOFError, pickle.UnpicklingError):
+                why = "the model server's process has ended; its standard error says why"
+                raise RuntimeError(why) from None
         succeeded, value = pickle.loads(reply)
         if not succeeded:
             raise RuntimeError(f"the model server's process: {value}")
