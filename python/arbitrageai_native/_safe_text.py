@@ -39,8 +39,6 @@ def without_secrets(url: str) -> str:
 
 def without_credentials(text: str) -> str:
     """Return a text of others, without the users and passwords of the URLs in it."""
-    if "@" not in text:
-        return text
     return re.sub(r"(?<=://)[^\s'\"]*@", "***@", text)
 
 
@@ -52,11 +50,7 @@ def check_text(name: str, value: object) -> None:
     Raises:
         ValueError: `value` contains half of a surrogate pair. The message does not quote it.
     """
-    if isinstance(value, str) and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            position = error.start
-        else:
-            return
+    found = re.search(r"[\ud800-\udfff]", value) if isinstance(value, str) else None
+    if found is not None:
+        position = found.start()
         raise ValueError(f"{name} is not valid Unicode: half of a surrogate pair at character {position}")

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -276,18 +277,12 @@ def dotenv_file() -> str | None:
 
 
 def _starting_points() -> Iterator[str]:
-    yield from _working_directory()
+    with suppress(OSError):  # the directory has been deleted
+        yield os.getcwd()  # noqa: PTH109
     yield from _folders_of_the_application()
     program = getattr(sys.modules.get("__main__"), "__file__", None)
     if program is not None:
         yield os.path.dirname(os.path.abspath(program))  # noqa: PTH100, PTH120
-
-
-def _working_directory() -> list[str]:
-    try:
-        return [os.getcwd()]  # noqa: PTH109
-    except OSError:  # the directory has been deleted
-        return []
 
 
 def _folders_of_the_application() -> list[str]:

@@ -126,17 +126,12 @@ class _Field(Generic[Value]):
         setattr(metrics._native, self._name, self._write(value))
 
 
-def _state_to_text(state: CircuitState) -> str:
-    text: str = CircuitState(state).value
-    return text
-
-
 class HealthMetrics:
     """What is known of an endpoint. Times are aware UTC datetimes or None."""
 
     endpoint = _Field[str]()
     """The endpoint's base URL."""
-    state = _Field[CircuitState](CircuitState, _state_to_text)
+    state = _Field[CircuitState](CircuitState, lambda state: CircuitState(state).value)
     """The circuit's state. Open becomes half-open when it is next asked after the recovery time."""
     last_health_check_at = _Field["datetime | None"](_to_datetime, _to_microseconds)
     """When `health_check` last asked."""

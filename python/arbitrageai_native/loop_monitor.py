@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import math
 import sys
 import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from traceback import StackSummary
+from traceback import FrameSummary, StackSummary, walk_stack
 from typing import Any, Final
 
 from arbitrageai_native import defaults
@@ -244,11 +245,8 @@ def _stalled(reference: weakref.ref[LoopMonitor], seconds: float, lasts: bool) -
     frame = sys._current_frames().get(monitor._thread)
     if frame is None:
         return False
-    import logging
-    import traceback
-
     # The lines are read after the frames were walked: that may take time, in which the stack changes.
-    frames = traceback.StackSummary.extract(traceback.walk_stack(frame), lookup_lines=False)
+    frames = StackSummary.extract(walk_stack(frame), lookup_lines=False)
     del frame
     frames.reverse()
     of_a_task = _below_the_loop(frames)
@@ -277,8 +275,6 @@ def _stalled(reference: weakref.ref[LoopMonitor], seconds: float, lasts: bool) -
 
 
 def _ended(seconds: float) -> None:
-    import logging
-
     logging.getLogger(LOGGER_NAME).info("the event loop goes on after %.3f s", seconds)
 
 
@@ -287,8 +283,6 @@ def _below_the_loop(frames: StackSummary) -> StackSummary:
 
     Returns no frames if the loop itself was running, or called C code directly.
     """
-    from traceback import StackSummary
-
     last = -1
     for index, frame in enumerate(frames):
         path = frame.filename.replace("\\", "/")
@@ -301,19 +295,11 @@ def _below_the_loop(frames: StackSummary) -> StackSummary:
 
 def _printable(frames: StackSummary) -> StackSummary:
     """Return the frames for a log, with the control characters of file names and source lines escaped."""
-    from traceback import FrameSummary, StackSummary
-
-    return StackSummary.from_list(
-        [
-            FrameSummary(
-                printable(frame.filename),
-                frame.lineno,
-                printable(frame.name),
-                line=printable(frame.line or ""),
-            )
-            for frame in frames
-        ]
+    shown = (
+        FrameSummary(printable(one.filename), one.lineno, printable(one.name), line=printable(one.line or ""))
+        for one in frames
     )
+    return StackSummary.from_list(list(shown))
 
 
 @atexit.register

@@ -148,8 +148,7 @@ def _circuits() -> dict[str, CircuitMetrics]:
         circuit = circuit_metrics(native)
         shown = without_secrets(endpoint)
         # Of endpoints that differ only in their secrets the worst is shown.
-        if shown not in found or _badness(found[shown]) < _badness(circuit):
-            found[shown] = circuit
+        found[shown] = max(found.get(shown, circuit), circuit, key=lambda one: _STATES.index(one["state"]))
     return found
 
 
@@ -174,7 +173,3 @@ def native_circuits() -> list[tuple[str, _native.EndpointHealth]]:
     natives = [(str(endpoint), getattr(known, "_native", None)) for endpoint, known in entries]
     # Code and tests may put something of their own there.
     return [(endpoint, native) for endpoint, native in natives if isinstance(native, _native.EndpointHealth)]
-
-
-def _badness(circuit: CircuitMetrics) -> int:
-    return _STATES.index(circuit["state"])

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from .known_types import KnownTypes, blocking_method
 from .sources import Source, dotted
@@ -13,8 +14,7 @@ from .sources import Source, dotted
 AnyFunction = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-@dataclass(frozen=True, eq=False)
-class Blocker:
+class Blocker(NamedTuple):
     """A call that blocks by itself. `is_followed`: it is worth telling those who call the function, too."""
 
     line: int

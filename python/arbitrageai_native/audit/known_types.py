@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from .sources import dotted
 
@@ -40,7 +40,6 @@ _SESSION_METHODS: Final = frozenset(
     )
 )
 _SERVICE_METHODS: Final = frozenset(("complete", "complete_streaming", "complete_with_fallback"))
-_LOCK_METHODS: Final = frozenset(("close", "get_metrics", "with_lock_sync"))
 _LOCKS_INSTEAD: Final = {
     "close": "await manager.aclose()",
     "get_metrics": "await manager.get_metrics_async()",
@@ -48,8 +47,7 @@ _LOCKS_INSTEAD: Final = {
 }
 
 
-@dataclass
-class TypesHere:
+class TypesHere(NamedTuple):
     """The known types of the names that a function sees, and of its `self`'s attributes."""
 
     names: dict[str, str]
@@ -184,7 +182,7 @@ def blocking_method(call: ast.Call, types: TypesHere) -> tuple[str, str] | None:
         return text, "await the same call of sqlalchemy.ext.asyncio.AsyncSession, or asyncio.to_thread"
     if kind == _SERVICE and method in _SERVICE_METHODS:
         return text, f"{'async for … in' if method.endswith('streaming') else 'await'} {method}_async(…)"
-    if kind == _LOCKS and method in _LOCK_METHODS:
+    if kind == _LOCKS and method in _LOCKS_INSTEAD:
         return text, _LOCKS_INSTEAD[method]
     return None
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from arbitrageai_native._safe_text import printable
 
 
-@dataclass(frozen=True, order=True)
-class Finding:
+class Finding(NamedTuple):
     """One blocking call in a coroutine.
 
     Attributes:
@@ -36,8 +34,7 @@ class Finding:
         return printable(f"{place}: {self.function} blocks in {self.call}: {self.instead}")
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """A file that could not be audited.
 
     Attributes:
@@ -53,8 +50,7 @@ class Problem:
         return printable(f"{self.file}: {self.message}")
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What an audit found.
 
     Attributes:
@@ -73,7 +69,7 @@ class Report:
         """`{"findings": [...], "errors": [...]}`."""
         members = ("file", "line", "function", "call", "instead")
         found = [{name: getattr(finding, name) for name in members} for finding in self.findings]
-        return json.dumps({"findings": found, "errors": [asdict(error) for error in self.errors]}, indent=2)
+        return json.dumps({"findings": found, "errors": [error._asdict() for error in self.errors]}, indent=2)
 
     def as_sarif(self) -> str:
         """SARIF 2.1.0, which code hosts read."""

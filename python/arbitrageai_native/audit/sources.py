@@ -8,9 +8,8 @@ import os
 import tokenize
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from .report import Problem
 
@@ -18,8 +17,7 @@ MOST_BYTES: Final = 5_000_000
 SKIPPED_FOLDERS: Final = frozenset({"__pycache__", "node_modules", "site-packages", "venv"})
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """One file. `modules`: the dotted names by which the others may import it."""
 
     path: Path

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from arbitrageai_native.cli.main import BadInputError
+from arbitrageai_native.cli.main import BadInputError, Subcommands
 
 if TYPE_CHECKING:
     from arbitrageai_native.audit import Report
-    from arbitrageai_native.cli.main import Subcommands
 
 DESCRIPTION: Final = """\
 Finds calls that block the event loop in a source tree, without running the code. Prints a line for each

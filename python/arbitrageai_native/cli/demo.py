@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from arbitrageai_native import defaults
-
-if TYPE_CHECKING:
-    from arbitrageai_native.cli.main import Subcommands
+from arbitrageai_native.cli.main import Subcommands
 
 DESCRIPTION: Final = """\
 Several scanner processes compete for all job postings over one SQLite file. For each posting: take its lock,

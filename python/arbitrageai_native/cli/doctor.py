@@ -7,11 +7,11 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from arbitrageai_native import defaults
+from arbitrageai_native._safe_text import printable
 from arbitrageai_native.cli.display import Line, print_lines
-from arbitrageai_native.cli.main import BadInputError, seconds
+from arbitrageai_native.cli.main import BadInputError, Subcommands, seconds
 
 if TYPE_CHECKING:
-    from arbitrageai_native.cli.main import Subcommands
     from arbitrageai_native.doctor import Finding
 
 DESCRIPTION: Final = """\
@@ -76,7 +76,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_findings(findings: list[Finding]) -> None:
     """Print a whole line for each finding, since the user may have to copy a path or a URL from it."""
-    from arbitrageai_native._safe_text import printable
     from arbitrageai_native.doctor import Level
 
     colours = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}

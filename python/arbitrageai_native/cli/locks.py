@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Final
 from arbitrageai_native import defaults
 from arbitrageai_native._safe_text import printable
 from arbitrageai_native.cli import display
-from arbitrageai_native.cli.main import seconds
+from arbitrageai_native.cli.main import Subcommands, seconds
 from arbitrageai_native.locks import keys
 from arbitrageai_native.locks.overview import HeldLock
 
 if TYPE_CHECKING:
     from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
-    from arbitrageai_native.cli.main import Subcommands
 
 DESCRIPTION: Final = """\
 Shows the locks of a database, or releases them. `list` and `watch` change nothing, and no action creates a

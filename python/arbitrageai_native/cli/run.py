@@ -9,13 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from arbitrageai_native.cli.main import BadInputError
+from arbitrageai_native.cli.main import BadInputError, Subcommands
 from arbitrageai_native.environment import with_python_path
-
-if TYPE_CHECKING:
-    from arbitrageai_native.cli.main import Subcommands
 
 SITE_FOLDER: Final = Path(__file__).parent / "run_site"
 

@@ -7,7 +7,6 @@ import asyncio
 import math
 import secrets
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -131,8 +130,6 @@ def _fits_header(key: str) -> bool:
 def _display(*, as_json: bool) -> Display:
     if as_json:
         return JsonDisplay()
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
     if not can_draw():
         return PlainDisplay()
     from arbitrageai_native.demo.live_display import LiveDisplay

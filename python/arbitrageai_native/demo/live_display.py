@@ -57,8 +57,16 @@ class LiveDisplay(display.Display):
                 self._console.print(Text(line, style="red"))
 
     def show_outcome(self, outcome: Outcome) -> None:
-        """Print the table."""
-        show_outcome(self._console, outcome)
+        """Print a row for each figure, and in a sentence whether all is right."""
+        table = Table(box=ROUNDED, show_header=False, title="Result", title_justify="left")
+        table.add_column()
+        table.add_column(justify="right")
+        for name, value in display.figures(outcome):
+            table.add_row(name, value)
+        self._console.print(table)
+        style = "bold green" if outcome.is_right else "bold red"
+        for sentence in display.verdict(outcome):
+            self._console.print(Text(sentence, style), soft_wrap=True)
 
     def draw(self) -> RenderableType:
         """Draw the state as it is now."""
@@ -69,18 +77,6 @@ class LiveDisplay(display.Display):
             self._bar,
             recent_table(self.progress),
         )
-
-
-def show_outcome(console: Console, outcome: Outcome) -> None:
-    """Print a row for each figure, and in a sentence whether all is right."""
-    table = Table(box=ROUNDED, show_header=False, title="Result", title_justify="left")
-    table.add_column()
-    table.add_column(justify="right")
-    for name, value in display.figures(outcome):
-        table.add_row(name, value)
-    console.print(table)
-    for sentence in display.verdict(outcome):
-        console.print(Text(sentence, "bold green" if outcome.is_right else "bold red"), soft_wrap=True)
 
 
 def scanner_table(progress: Progress) -> Table:

@@ -86,7 +86,5 @@ def decode_event(line: bytes) -> Event | None:
         kind = values.pop("event")
     except (ValueError, KeyError, AttributeError):
         return None
-    for event in (Status, CallEnded):
-        if kind == event.__name__:
-            return event(**values)
-    return None
+    made = {"Status": Status, "CallEnded": CallEnded}.get(kind)
+    return None if made is None else made(**values)

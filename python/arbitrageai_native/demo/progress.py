@@ -43,16 +43,6 @@ class Progress:
         """How long the run has taken so far."""
         return time.perf_counter() - self.started
 
-    @property
-    def conflicts(self) -> int:
-        """How often a scanner found a lock held."""
-        return sum(scanner.status.conflicts for scanner in self.scanners)
-
-    @property
-    def worst_stall_ms(self) -> float:
-        """The worst lag of any scanner's event loop."""
-        return max((scanner.status.worst_lag_ms for scanner in self.scanners), default=0.0)
-
     def call_ended(self, scanner: ScannerProgress, call: CallEnded) -> None:
         """Count a call in: with a bid or with an error."""
         self.one_at_a_time_seconds += call.seconds
@@ -89,15 +79,16 @@ class Outcome:
     def of(cls, progress: Progress, bids_by_posting: Sequence[int], seconds: float) -> Outcome:
         """Draw the sum of a finished run."""
         counted = list(zip(progress.postings, bids_by_posting, strict=True))
+        statuses = [scanner.status for scanner in progress.scanners]
         return cls(
             postings=len(counted),
             bids=sum(bids_by_posting),
             missing=[posting.key for posting, bids in counted if bids == 0],
             duplicates=[posting.key for posting, bids in counted if bids > 1],
-            conflicts=progress.conflicts,
+            conflicts=sum(status.conflicts for status in statuses),
             seconds=seconds,
             one_at_a_time_seconds=progress.one_at_a_time_seconds,
-            worst_stall_ms=progress.worst_stall_ms,
+            worst_stall_ms=max((status.worst_lag_ms for status in statuses), default=0.0),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -182,18 +182,14 @@ class Orders:
         line, _, self._data = self._data.partition(b"\n")
         return line + b"\n"
 
-    def wait_for_the_end(self) -> None:
-        """Wait for the end of the input."""
-        while self.next_line() is not None:
-            pass
-
 
 async def _run(scanner: Scanner, orders: Orders) -> None:
     loop = asyncio.get_running_loop()
     work = asyncio.ensure_future(scanner.run())
 
     def stop_at_the_end() -> None:
-        orders.wait_for_the_end()
+        while orders.next_line() is not None:
+            pass
         with suppress(RuntimeError):  # the loop is closed: all is done
             loop.call_soon_threadsafe(work.cancel)
         # Whatever keeps the process now, it must not outlive the demo.

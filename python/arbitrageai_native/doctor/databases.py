@@ -24,11 +24,10 @@ async def database(url: str | None, ttl: float) -> list[Finding]:
         place = await BidLockManager(database_url=url or None)._place().answer(_SECONDS_TO_ASK)
         given = "sqlite://" if place.memory_engine is not None else place.url
         looking = _native.inspect_database(given)
-    except ValueError as error:
+    except (ValueError, LockBackendError) as error:
         remedy = "Set DATABASE_URL in SQLAlchemy's form, as docs/locks.md has it."
-        return [Finding("database", Level.ERROR, str(error), remedy)]
-    except LockBackendError as error:
-        remedy = "Make sure that src.api.database can be imported, and that its engine can connect."
+        if isinstance(error, LockBackendError):
+            remedy = "Make sure that src.api.database can be imported, and that its engine can connect."
         return [Finding("database", Level.ERROR, str(error), remedy)]
     try:
         found = await looking

@@ -14,6 +14,7 @@ from arbitrageai_native.environment import dotenv_file, load_dotenv_file
 from arbitrageai_native.llm.settings import default_max_connections
 
 from .finding import Finding, Level
+from .secrets import shown_url
 
 _TOO_FEW_DESCRIPTORS: Final = 256
 _FEW_DESCRIPTORS: Final = 1024
@@ -92,8 +93,6 @@ def dotenv() -> Finding:
 async def circuits() -> list[Finding]:
     """The circuit breakers of this process."""
     from arbitrageai_native.llm_health_check import CircuitState, get_health_checker
-
-    from .secrets import shown_url
 
     known = get_health_checker().health_status
     refusing = sorted(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Final
 from urllib.parse import unquote, unquote_plus, urlsplit
 
@@ -48,7 +47,7 @@ class Secrets:
 
     def hide(self, finding: Finding) -> Finding:
         """The finding without them."""
-        return replace(finding, detail=self._hidden(finding.detail), mend=self._hidden(finding.mend))
+        return finding._replace(detail=self._hidden(finding.detail), mend=self._hidden(finding.mend))
 
     def _hidden(self, text: str) -> str:
         for secret in self._texts:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal["counter", "gauge", "histogram"]
 Unit = Literal["", "seconds"]
@@ -14,8 +13,7 @@ Sample = tuple[tuple[str, ...], Any]
 """The labels' values, and a number, or a histogram as `metrics()` has it."""
 
 
-@dataclass(frozen=True)
-class Metric:
+class Metric(NamedTuple):
     """One exported metric.
 
     Attributes:

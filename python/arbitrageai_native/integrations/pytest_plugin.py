@@ -93,15 +93,10 @@ def model_server() -> Iterator[ModelServer]:
 @pytest.fixture
 def memory_locks() -> Iterator[BidLockManager]:
     """A lock manager on the process's in-memory database, without any locks at the start."""
-    import asyncio
-
     from arbitrageai_native import BidLockManager
+    from arbitrageai_native.llm.many import run_in_private_loop
 
     manager = BidLockManager(database_url="sqlite://")
-    loop = asyncio.new_event_loop()  # not `asyncio.run`: the thread's current loop is the test's affair
-    try:
-        loop.run_until_complete(manager.cleanup_all())
-    finally:
-        loop.close()
+    run_in_private_loop(manager.cleanup_all)  # not `asyncio.run`: the thread's current loop is the test's
     yield manager
     manager.close()

@@ -20,7 +20,7 @@ from arbitrageai_native._safe_text import without_secrets
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.agent_execution.redis_bid_lock_manager import RedisBidLockManager
 from arbitrageai_native.exceptions import LockBackendError
-from arbitrageai_native.locks.overview import HeldLock, Waiter
+from arbitrageai_native.locks.overview import HeldLock
 from arbitrageai_native.loop_monitor import LoopMonitor
 from arbitrageai_native.process_metrics import circuit_metrics, metrics, native_circuits
 
@@ -136,15 +136,11 @@ async def _overview_of(name: str, manager: BidLockManager) -> dict[str, Any]:
         problem = str(error)
     except asyncio.TimeoutError:
         problem = "the database did not answer in time"
-    held = [HeldLock(*row) for row in rows[:MOST_ROWS]]
-    waiting = [Waiter(*waiter) for waiter in waiters[:MOST_ROWS]]
     return {
         "name": name,
         "problem": problem,
-        "held": [_held(lock) for lock in held],
-        "waiting": [
-            {"key": waiter.key, "holder": waiter.holder_id, "seconds": waiter.seconds} for waiter in waiting
-        ],
+        "held": [_held(HeldLock(*row)) for row in rows[:MOST_ROWS]],
+        "waiting": [dict(zip(("key", "holder", "seconds"), one, strict=True)) for one in waiters[:MOST_ROWS]],
         "more_held": len(rows) > MOST_ROWS,
         "more_waiting": len(waiters) > MOST_ROWS,
     }

@@ -9,15 +9,9 @@ from arbitrageai_native import _native, defaults, environment
 from arbitrageai_native._safe_text import check_text, without_secrets
 from arbitrageai_native._typing import Self, Unpack
 from arbitrageai_native.exceptions import InvalidArgumentTypeError, OpenAIError
+from arbitrageai_native.llm import settings
 from arbitrageai_native.llm.checks import check_kind, with_extra_body
 from arbitrageai_native.llm.results import ServiceMetrics
-from arbitrageai_native.llm.settings import (
-    CALL_SETTINGS,
-    ClientSettings,
-    CreateKeywords,
-    default_max_connections,
-    given,
-)
 from arbitrageai_native.llm.signatures import lists_keywords
 from arbitrageai_native.llm.streams import AsyncStream, Stream
 
@@ -122,7 +116,7 @@ class _Completions:
     def _prepare(
         self, stream: bool | None, keywords: dict[str, Any]
     ) -> tuple[dict[str, Any], _native.CallOptions, _native.CallMetrics, Any, Any]:
-        arguments = given(keywords if stream is None else {**keywords, "stream": stream})
+        arguments = settings.given(keywords if stream is None else {**keywords, "stream": stream})
         for name in ("model", "messages"):
             if name not in arguments:
                 raise InvalidArgumentTypeError(f"{name} is missing")
@@ -130,7 +124,7 @@ class _Completions:
         headers, query, extra = (
             arguments.pop(f"extra_{name}", None) for name in ("headers", "query", "body")
         )
-        changed = {name: arguments.pop(name) for name in CALL_SETTINGS & arguments.keys()}
+        changed = {name: arguments.pop(name) for name in settings.CALL_SETTINGS & arguments.keys()}
         client = self._client
         options = client._options.adjusted(changed) if changed else client._options
         return with_extra_body(arguments, extra), options, client._metrics, headers, query
@@ -141,17 +135,19 @@ class Completions(_Completions):
 
     @overload
     def create(
-        self, *, stream: Literal[False] | None = None, **keywords: Unpack[CreateKeywords]
+        self, *, stream: Literal[False] | None = None, **keywords: Unpack[settings.CreateKeywords]
     ) -> ChatObject: ...
     @overload
-    def create(self, *, stream: Literal[True], **keywords: Unpack[CreateKeywords]) -> Stream[ChatObject]: ...
+    def create(
+        self, *, stream: Literal[True], **keywords: Unpack[settings.CreateKeywords]
+    ) -> Stream[ChatObject]: ...
     @overload
     def create(
-        self, *, stream: bool | None, **keywords: Unpack[CreateKeywords]
+        self, *, stream: bool | None, **keywords: Unpack[settings.CreateKeywords]
     ) -> ChatObject | Stream[ChatObject]: ...
-    @lists_keywords(CreateKeywords)
+    @lists_keywords(settings.CreateKeywords)
     def create(
-        self, *, stream: bool | None = None, **keywords: Unpack[CreateKeywords]
+        self, *, stream: bool | None = None, **keywords: Unpack[settings.CreateKeywords]
     ) -> ChatObject | Stream[ChatObject]:
         """Make the call and wait for its answer; with `stream=True` an iterator of chunks.
 
@@ -175,19 +171,19 @@ class AsyncCompletions(_Completions):
 
     @overload
     async def create(
-        self, *, stream: Literal[False] | None = None, **keywords: Unpack[CreateKeywords]
+        self, *, stream: Literal[False] | None = None, **keywords: Unpack[settings.CreateKeywords]
     ) -> ChatObject: ...
     @overload
     async def create(
-        self, *, stream: Literal[True], **keywords: Unpack[CreateKeywords]
+        self, *, stream: Literal[True], **keywords: Unpack[settings.CreateKeywords]
     ) -> AsyncStream[ChatObject]: ...
     @overload
     async def create(
-        self, *, stream: bool | None, **keywords: Unpack[CreateKeywords]
+        self, *, stream: bool | None, **keywords: Unpack[settings.CreateKeywords]
     ) -> ChatObject | AsyncStream[ChatObject]: ...
-    @lists_keywords(CreateKeywords)
+    @lists_keywords(settings.CreateKeywords)
     async def create(
-        self, *, stream: bool | None = None, **keywords: Unpack[CreateKeywords]
+        self, *, stream: bool | None = None, **keywords: Unpack[settings.CreateKeywords]
     ) -> ChatObject | AsyncStream[ChatObject]:
         """Make the call, as `Completions.create`; with `stream=True` an asynchronous iterator of chunks."""
         body, options, metrics, headers, query = self._prepare(stream, dict(keywords))
@@ -226,7 +222,7 @@ class _Client:
     """What makes calls."""
     _chat_class: type[Any]
 
-    @lists_keywords(ClientSettings)
+    @lists_keywords(settings.ClientSettings)
     def __init__(
         self,
         *,
@@ -237,7 +233,7 @@ class _Client:
         timeout: float | None = defaults.CLIENT_TIMEOUT,
         max_retries: int = defaults.CALL_SETTINGS["max_retries"],
         default_headers: Mapping[str, str | None] | None = None,
-        **settings: Unpack[ClientSettings],
+        **settings: Unpack[settings.ClientSettings],
     ) -> None:
         api_key = api_key if api_key is not None else environment.openai_api_key()
         if api_key is None:
@@ -292,12 +288,12 @@ def headers_of_calls(organization: str | None, project: str | None, default_head
     return {**{name: value for name, value in found.items() if value}, **(default_headers or {})}
 
 
-def call_options(settings: dict[str, Any]) -> _native.CallOptions:
+def call_options(given: dict[str, Any]) -> _native.CallOptions:
     """Return the options of the calls of a service or a client, of its keyword settings."""
-    of_calls = (settings.pop(name, None) for name in ("organization", "project", "default_headers"))
-    settings["default_headers"] = headers_of_calls(*of_calls)
-    settings.setdefault("max_connections", default_max_connections())
-    return _native.CallOptions(**{**defaults.CALL_SETTINGS, **settings})
+    of_calls = (given.pop(name, None) for name in ("organization", "project", "default_headers"))
+    given["default_headers"] = headers_of_calls(*of_calls)
+    given.setdefault("max_connections", settings.default_max_connections())
+    return _native.CallOptions(**{**defaults.CALL_SETTINGS, **given})
 
 
 class OpenAI(_Client):

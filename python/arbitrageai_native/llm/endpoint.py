@@ -6,7 +6,7 @@ time between two calls.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from arbitrageai_native._native import CallMetrics, EndpointHealth
 from arbitrageai_native._safe_text import without_secrets
@@ -17,7 +17,7 @@ from arbitrageai_native.llm_health_check import HealthMetrics, LLMHealthChecker
 _CHECKER_METHODS = frozenset(("should_allow_request", "record_success", "record_failure"))
 
 
-class Endpoint:
+class Endpoint(NamedTuple):
     """Where a call goes.
 
     Attributes:
@@ -28,14 +28,11 @@ class Endpoint:
         checker: The health checker; None without a circuit breaker.
     """
 
-    __slots__ = ("base_url", "checker", "client", "metrics", "model")
-
-    def __init__(self, client: Any, base_url: str, model: str, metrics: CallMetrics, checker: Any) -> None:
-        self.client = client
-        self.base_url = base_url
-        self.model = model
-        self.metrics = metrics
-        self.checker = checker
+    client: Any
+    base_url: str
+    model: str
+    metrics: CallMetrics
+    checker: Any
 
     def circuit(self) -> tuple[EndpointHealth | None, Any]:
         """Return the circuit that native code asks and tells, or a checker that only Python code can ask.
