@@ -39,11 +39,13 @@ mod _native {
     #[pymodule_export]
     use crate::bridge::watch::LoopWatch;
     #[pymodule_export]
-    use crate::bridge::{Awaitable, Inbox, turn};
+    use crate::bridge::{Awaitable, Inbox, turn, worker_threads};
     #[pymodule_export]
     use crate::python::diagnosis::{
-        ask_for_models, inspect_database, libraries, trusted_certificates, worker_threads,
+        ask_for_models, inspect_database, libraries, printable, trusted_certificates,
     };
+    #[pymodule_export]
+    use crate::python::errors::{circuit_open, deadline_passed};
     #[pymodule_export]
     use crate::python::health::EndpointHealth;
     #[pymodule_export]
@@ -58,8 +60,6 @@ mod _native {
     use crate::python::options::CallOptions;
     #[pymodule_export]
     use crate::python::stream::{ChatStream, Iteration};
-    #[pymodule_export]
-    use crate::python::text::printable;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

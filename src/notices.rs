@@ -47,33 +47,29 @@ impl Notice {
         self.cause.is_none()
     }
 
-    fn write(&self, formatter: &mut impl fmt::Write) -> fmt::Result {
-        let (place, key) = (&self.place, self.key.as_deref().unwrap_or("?"));
-        match (self.trouble, &self.cause) {
-            (Trouble::Listening, Some(cause)) => write!(
-                formatter,
-                "{place}: cannot listen for released locks, so that a waiter finds a released lock up to 0.3 s later: {cause}"
+    fn text(&self) -> String {
+        let key = self.key.as_deref().unwrap_or("?");
+        let (failed, works) = match self.trouble {
+            Trouble::Listening => (
+                "cannot listen for released locks, so that a waiter finds a released lock up to 0.3 s later".to_owned(),
+                "listens for released locks again",
             ),
-            (Trouble::Listening, None) => write!(formatter, "{place}: listens for released locks again"),
-            (Trouble::Deleting, Some(cause)) => write!(
-                formatter,
-                "{place}: could not delete the lock {key}, which nobody holds any more; it stays until it expires: {cause}"
+            Trouble::Deleting => (
+                format!("could not delete the lock {key}, which nobody holds any more; it stays until it expires"),
+                "deletes locks again",
             ),
-            (Trouble::Deleting, None) => write!(formatter, "{place}: deletes locks again"),
-            (Trouble::Answering, Some(cause)) => {
-                write!(
-                    formatter,
-                    "{place}: replaced a connection that did not answer: {cause}"
-                )
-            }
-            (Trouble::Answering, None) => write!(formatter, "{place}: answers again"),
-            (Trouble::WatchingChanges, Some(cause)) => write!(
-                formatter,
-                "{place}: cannot watch the file for changes, and looks at it every 3 ms while somebody waits for a lock: {cause}"
+            Trouble::Answering => (
+                "replaced a connection that did not answer".to_owned(),
+                "answers again",
             ),
-            (Trouble::WatchingChanges, None) => {
-                write!(formatter, "{place}: watches the file for changes again")
-            }
+            Trouble::WatchingChanges => (
+                "cannot watch the file for changes, and looks at it every 3 ms while somebody waits for a lock".to_owned(),
+                "watches the file for changes again",
+            ),
+        };
+        match &self.cause {
+            Some(cause) => format!("{}: {failed}: {cause}", self.place),
+            None => format!("{}: {works}", self.place),
         }
     }
 }
@@ -81,9 +77,7 @@ impl Notice {
 /// One line, without control characters: keys and texts of servers are other people's.
 impl fmt::Display for Notice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::new();
-        self.write(&mut text)?;
-        formatter.write_str(&printable(&text))
+        formatter.write_str(&printable(&self.text()))
     }
 }
 

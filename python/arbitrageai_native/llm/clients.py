@@ -113,7 +113,7 @@ class _Completions:
 
     def _prepare(
         self, arguments: dict[str, Any]
-    ) -> tuple[dict[str, Any], _native.CallOptions, _native.CallMetrics, Any, Any]:
+    ) -> tuple[dict[str, Any], _native.CallOptions, _native.CallMetrics, None, Any, Any]:
         arguments = given(arguments)
         for name in ("model", "messages"):
             if name not in arguments:
@@ -124,7 +124,8 @@ class _Completions:
         changed = {name: arguments.pop(name) for name in CALL_SETTINGS & arguments.keys()}
         client = self._client
         options = client._options.adjusted(changed) if changed else client._options
-        return {**arguments, **(extra_body or {})}, options, client._metrics, extra_headers, extra_query
+        body = {**arguments, **(extra_body or {})}
+        return body, options, client._metrics, None, extra_headers, extra_query
 
 
 class Completions(_Completions):
@@ -151,12 +152,10 @@ class Completions(_Completions):
             OpenAIError: any of its subclasses.
         """
         streaming = bool(arguments.get("stream"))
-        body, options, metrics, headers, query = self._prepare(arguments)
+        prepared = self._prepare(arguments)
         if streaming:
-            return Stream(
-                self._client._native.stream(body, options, metrics, None, headers, query), ChatObject
-            )
-        return ChatObject(self._client._native.create(body, options, metrics, headers, query))
+            return Stream(self._client._native.stream(prepared), ChatObject)
+        return ChatObject(self._client._native.create(prepared))
 
 
 class AsyncCompletions(_Completions):
@@ -177,12 +176,10 @@ class AsyncCompletions(_Completions):
     async def create(self, **arguments: Any) -> ChatObject | AsyncStream[ChatObject]:
         """Make the call, as `Completions.create`; with `stream=True` an asynchronous iterator of chunks."""
         streaming = bool(arguments.get("stream"))
-        body, options, metrics, headers, query = self._prepare(arguments)
+        prepared = self._prepare(arguments)
         if streaming:
-            return AsyncStream(
-                self._client._native.stream(body, options, metrics, None, headers, query), ChatObject
-            )
-        return ChatObject(await self._client._native.create_async(body, options, metrics, headers, query))
+            return AsyncStream(self._client._native.stream(prepared), ChatObject)
+        return ChatObject(await self._client._native.create_async(prepared))
 
 
 class Chat:
