@@ -17,7 +17,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use super::mail::{Mail, Ticket};
-use super::outbox::{self, Gather, Outbox, Task, Work};
+use super::outbox::{self, Outbox, Task, Work};
 use super::portable;
 use super::process::ProcessBound;
 use super::runtime::runtime;
@@ -112,7 +112,7 @@ pub(super) fn start(py: Python<'_>, work: Work) -> PyResult<Bound<'_, PyAny>> {
     match inbox.get().outbox.get() {
         // Only calls on the heels of another one are gathered: a lone call would wait for nobody.
         Some(outbox) if !expected.is_first => {
-            if outbox.gather(runtime, task) == Gather::FlushSoon {
+            if outbox.gather(runtime, task) {
                 let flush = inbox.getattr(intern!(py, "flush"))?;
                 let event_loop = &expected.event_loop;
                 event_loop.call_method1(intern!(py, "call_soon"), (flush,))?;
@@ -231,7 +231,9 @@ impl Inbox {
             // `call_soon`.
             let ended = this.waiters().futures.try_remove(number);
             if let Some(waiter) = ended {
-                resolve(waiter.into_bound(py));
+                // A waiter that was cancelled in the meantime refuses its result, which is as it
+                // should be.
+                let _ = waiter.call_method1(py, intern!(py, "set_result"), (py.None(),));
             }
         }
         // What is left is resumed in the loop's next iteration: timers and sockets come in between.
@@ -283,11 +285,4 @@ impl Inbox {
         }
         Ok(())
     }
-}
-
-/// Wakes one task. A waiter that was cancelled in the meantime refuses its result, which is as it
-/// should be.
-fn resolve(waiter: Bound<'_, PyAny>) {
-    let py = waiter.py();
-    let _ = waiter.call_method1(intern!(py, "set_result"), (py.None(),));
 }
