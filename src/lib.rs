@@ -37,29 +37,19 @@ mod _native {
     #[pymodule_export]
     use crate::bridge::probe::{Guard, Probe};
     #[pymodule_export]
-    use crate::bridge::watch::LoopWatch;
+    use crate::bridge::{Awaitable, Inbox, turn, watch::LoopWatch, worker_threads};
     #[pymodule_export]
-    use crate::bridge::{Awaitable, Inbox, turn};
-    #[pymodule_export]
-    use crate::python::diagnosis::{
-        ask_for_models, inspect_database, libraries, trusted_certificates, worker_threads,
+    use crate::python::{
+        diagnosis::{ask_for_models, inspect_database, libraries, printable, trusted_certificates},
+        errors::{circuit_open, deadline_passed},
+        health::EndpointHealth,
+        lease::{Lease, LockGrant},
+        llm::{ChatClient, is_healthy, requests_under_way, sleep},
+        lock::{LockManager, check_lock_ttl, release_all_locks},
+        metrics::{CallCount, CallMetrics, process_metrics},
+        options::CallOptions,
+        stream::{ChatStream, Iteration},
     };
-    #[pymodule_export]
-    use crate::python::health::EndpointHealth;
-    #[pymodule_export]
-    use crate::python::lease::{Lease, LockGrant};
-    #[pymodule_export]
-    use crate::python::llm::{ChatClient, is_healthy, requests_under_way, sleep};
-    #[pymodule_export]
-    use crate::python::lock::{LockManager, check_lock_ttl, release_all_locks};
-    #[pymodule_export]
-    use crate::python::metrics::{CallCount, CallMetrics, process_metrics};
-    #[pymodule_export]
-    use crate::python::options::CallOptions;
-    #[pymodule_export]
-    use crate::python::stream::{ChatStream, Iteration};
-    #[pymodule_export]
-    use crate::python::text::printable;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -2,7 +2,7 @@
 
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Generic, TypeAlias, TypeVar, final
 
 __all__ = [
     "Awaitable",
@@ -22,6 +22,8 @@ __all__ = [
     "Probe",
     "ask_for_models",
     "check_lock_ttl",
+    "circuit_open",
+    "deadline_passed",
     "inspect_database",
     "is_healthy",
     "libraries",
@@ -214,67 +216,43 @@ class Iteration(Generic[_Result]):
     def __aiter__(self) -> Iteration[_Result]: ...
     def __anext__(self) -> Coroutine[Any, Any, _Result]: ...
 
+_Arguments: TypeAlias = tuple[
+    dict[str, Any],  # the body
+    CallOptions,
+    CallMetrics,
+    EndpointHealth | None,
+    Mapping[str, str | None] | None,  # extra_headers
+    Mapping[str, Any] | None,  # extra_query
+]
+"""What describes a call."""
+
 @final
 class ChatClient:
     """Calls of one endpoint."""
 
     def __new__(cls, base_url: str, api_key: str) -> ChatClient: ...
     def complete_async(
-        self,
-        body: dict[str, Any],
-        options: CallOptions,
-        metrics: CallMetrics,
-        health: EndpointHealth | None,
-        extra_headers: Mapping[str, str | None] | None,
-        extra_query: Mapping[str, Any] | None,
-        delay: float | None,
-        raw: bool,
+        self, arguments: _Arguments, delay: float | None, raw: bool
     ) -> Awaitable[dict[str, Any]]:
         """Makes the call, in stealth mode `delay` seconds later: the dict of `LLMService.complete`."""
 
-    def complete(
-        self,
-        body: dict[str, Any],
-        options: CallOptions,
-        metrics: CallMetrics,
-        health: EndpointHealth | None,
-        extra_headers: Mapping[str, str | None] | None,
-        extra_query: Mapping[str, Any] | None,
-        stealth_mode: bool,
-        raw: bool,
-    ) -> dict[str, Any]:
+    def complete(self, arguments: _Arguments, stealth_mode: bool, raw: bool) -> dict[str, Any]:
         """Makes the call and waits for it in this thread: the dict of `LLMService.complete`."""
 
-    def create_async(
-        self,
-        body: dict[str, Any],
-        options: CallOptions,
-        metrics: CallMetrics,
-        extra_headers: Mapping[str, str | None] | None,
-        extra_query: Mapping[str, Any] | None,
-    ) -> Awaitable[dict[str, Any]]:
+    def create_async(self, arguments: _Arguments) -> Awaitable[dict[str, Any]]:
         """Makes the call: all that the server sent."""
 
-    def create(
-        self,
-        body: dict[str, Any],
-        options: CallOptions,
-        metrics: CallMetrics,
-        extra_headers: Mapping[str, str | None] | None,
-        extra_query: Mapping[str, Any] | None,
-    ) -> dict[str, Any]:
+    def create(self, arguments: _Arguments) -> dict[str, Any]:
         """Makes the call and waits for it in this thread: all that the server sent."""
 
-    def stream(
-        self,
-        body: dict[str, Any],
-        options: CallOptions,
-        metrics: CallMetrics,
-        health: EndpointHealth | None,
-        extra_headers: Mapping[str, str | None] | None,
-        extra_query: Mapping[str, Any] | None,
-    ) -> ChatStream:
+    def stream(self, arguments: _Arguments) -> ChatStream:
         """A stream that makes its call when it is first asked for chunks."""
+
+def circuit_open(endpoint: str) -> Exception:
+    """The error of a call that an open circuit refuses."""
+
+def deadline_passed(seconds: float) -> Exception:
+    """The error of a call whose deadline of so many seconds has passed."""
 
 def sleep(duration: float) -> Awaitable[None]:
     """Sleeps without blocking the event loop."""

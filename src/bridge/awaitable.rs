@@ -7,7 +7,6 @@
 //! - [`turn`]: nothing works; the await ends at once, or in a later iteration of a loop that has
 //!   had much to start.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -15,7 +14,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
 use pyo3::prelude::*;
-use pyo3::types::{PyNone, PyType};
+use pyo3::types::PyType;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::inbox;
@@ -23,6 +22,7 @@ use super::mail::Ticket;
 use super::outbox::Work;
 use super::process::ProcessBound;
 use super::runtime::{enter, panicked};
+use crate::mutex::lock;
 
 /// A Python awaitable that runs `future` on the runtime from its first await on.
 ///
@@ -100,17 +100,7 @@ fn made(py: Python<'_>, state: State) -> PyResult<Bound<'_, PyAny>> {
 }
 
 /// A result that is `None` in Python (Rust's `()` would be an empty tuple there).
-pub struct Nothing;
-
-impl<'py> IntoPyObject<'py> for Nothing {
-    type Target = PyNone;
-    type Output = Borrowed<'py, 'py, PyNone>;
-    type Error = Infallible;
-
-    fn into_pyobject(self, py: Python<'py>) -> Result<Self::Output, Self::Error> {
-        Ok(PyNone::get(py))
-    }
-}
+pub const NOTHING: Option<bool> = None;
 
 /// An object for `await`, made by native methods alone.
 // A mutex, because Python's objects have to be `Sync`. It is never locked: the methods have `&mut
@@ -153,7 +143,7 @@ impl Polled {
         if let Poll::Ready(convert) = self.message.as_mut().poll(&mut nobody) {
             return Ok(Ok(convert));
         }
-        let (ticket, waiter) = inbox::expect_message(py)?;
+        let inbox::Expected { ticket, waiter, .. } = inbox::expect(py)?;
         self.waker = Arc::new(LoopWaker(Mutex::new(Some(ticket))));
         let waker = Waker::from(Arc::clone(&self.waker));
         // Again, because a message that came after the first look has woken nobody.
@@ -182,7 +172,7 @@ impl Wake for LoopWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         // Dropped outside of the lock: the drop writes to the loop's descriptor.
-        let ticket = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ticket = lock(&self.0).take();
         drop(ticket);
     }
 }
@@ -232,7 +222,8 @@ impl Awaitable {
                 Ok(convert) => return Err(returned(convert(py))),
                 Err(waiter) => (waiter, State::Polled(bound)),
             },
-            State::Turn if inbox::is_crowded(py)? => (inbox::queue_up(py)?, State::Queued),
+            // The ticket is dropped at once: the waiter is on the inbox's queue then.
+            State::Turn if inbox::is_crowded(py)? => (inbox::expect(py)?.waiter, State::Queued),
             State::Turn | State::Queued => return Err(returned(Ok(py.None()))),
             State::Finished => {
                 return Err(PyRuntimeError::new_err(

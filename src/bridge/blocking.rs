@@ -4,7 +4,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::runtime::{panicked, runtime};
 
@@ -22,11 +22,11 @@ where
     T: Send + 'static,
     E: Into<PyErr> + Send + 'static,
 {
-    let (sender, receiver) = mpsc::sync_channel(1);
-    let _abort_when_left = AbortOnDrop(runtime()?.spawn(async move {
-        let _ = sender.send(future.await);
-    }));
-    let mut receiver = receiver;
+    let (sender, mut receiver) = mpsc::sync_channel(1);
+    // A set aborts its tasks when it is dropped: here, when a signal handler raises.
+    let mut aborted_when_left = JoinSet::new();
+    let work = async move { drop(sender.send(future.await)) };
+    aborted_when_left.spawn_on(work, runtime()?.handle());
     loop {
         // Moved out and back: a receiver is not `Sync`, which a borrow in a detached closure would
         // need.
@@ -40,13 +40,5 @@ where
             Err(RecvTimeoutError::Timeout) => py.check_signals()?,
             Err(RecvTimeoutError::Disconnected) => return Err(panicked()),
         }
-    }
-}
-
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

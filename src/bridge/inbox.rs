@@ -5,7 +5,7 @@
 //! inbox hangs on the loop object and dies with it; a completion for a loop that is gone falls on a
 //! queue that nobody reads, and is freed with it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 #[cfg(unix)]
 use pyo3::exceptions::PyNotImplementedError;
@@ -17,11 +17,12 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use super::mail::{Mail, Ticket};
-use super::outbox::{self, Gather, Outbox, Task, Work};
+use super::outbox::{self, Outbox, Task, Work};
 use super::portable;
 use super::process::ProcessBound;
 use super::runtime::runtime;
 use super::wakeup::Wakeup;
+use crate::mutex::lock;
 
 /// How many calls one drain resumes. The tasks it wakes all run in the loop's next iteration,
 /// before its timers and sockets are looked at again: the bound keeps a burst of completions from
@@ -41,6 +42,7 @@ pub struct Inbox {
     waiters: Mutex<Waiters>,
 }
 
+#[derive(Default)]
 struct Waiters {
     futures: Slab<Py<PyAny>>,
     /// Calls that were started since the last drain.
@@ -50,19 +52,22 @@ struct Waiters {
 }
 
 /// A call that the running loop is about to wait for.
-struct Expected<'py> {
+pub(super) struct Expected<'py> {
     inbox: Bound<'py, Inbox>,
     event_loop: Bound<'py, PyAny>,
     /// To be dropped when the call has ended.
-    ticket: Ticket,
-    /// The `asyncio.Future` that is resolved then.
-    waiter: Bound<'py, PyAny>,
+    pub(super) ticket: Ticket,
+    /// The `asyncio.Future` that is resolved then: what the running task yields.
+    pub(super) waiter: Bound<'py, PyAny>,
     /// Whether no other call has started since the last drain.
     is_first: bool,
 }
 
 /// Makes the running loop's inbox expect the end of one call.
-fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
+///
+/// # Errors
+/// `RuntimeError` if no loop is running in this thread.
+pub(super) fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
     let event_loop = running_loop(py)?;
     let (inbox, mail) = of_loop(&event_loop)?;
     let waiter = event_loop.call_method0(intern!(py, "create_future"))?;
@@ -98,44 +103,24 @@ fn expect(py: Python<'_>) -> PyResult<Expected<'_>> {
 pub(super) fn start(py: Python<'_>, work: Work) -> PyResult<Bound<'_, PyAny>> {
     // First, because it may fail: then no waiter has been made.
     let runtime = runtime()?;
-    let Expected {
-        inbox,
-        event_loop,
-        ticket,
-        waiter,
-        is_first,
-    } = expect(py)?;
-    let task = Task { work, ticket };
+    let expected = expect(py)?;
+    let inbox = &expected.inbox;
+    let task = Task {
+        work,
+        ticket: expected.ticket,
+    };
     match inbox.get().outbox.get() {
         // Only calls on the heels of another one are gathered: a lone call would wait for nobody.
-        Some(outbox) if !is_first => {
-            if outbox.gather(runtime, task) == Gather::FlushSoon {
+        Some(outbox) if !expected.is_first => {
+            if outbox.gather(runtime, task) {
                 let flush = inbox.getattr(intern!(py, "flush"))?;
+                let event_loop = &expected.event_loop;
                 event_loop.call_method1(intern!(py, "call_soon"), (flush,))?;
             }
         }
         _ => outbox::send(runtime, task),
     }
-    Ok(waiter)
-}
-
-/// Returns a ticket, and what the running task yields to be resumed when the ticket is dropped.
-///
-/// # Errors
-/// `RuntimeError` if no loop is running in this thread.
-pub(super) fn expect_message(py: Python<'_>) -> PyResult<(Ticket, Bound<'_, PyAny>)> {
-    let Expected { ticket, waiter, .. } = expect(py)?;
-    Ok((ticket, waiter))
-}
-
-/// Returns what the running task yields to be resumed at the inbox's next turn.
-///
-/// # Errors
-/// `RuntimeError` if no loop is running in this thread.
-pub(super) fn queue_up(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    let Expected { ticket, waiter, .. } = expect(py)?;
-    drop(ticket); // it is on the queue now
-    Ok(waiter)
+    Ok(expected.waiter)
 }
 
 /// Whether the running loop has started so many calls since its last drain that further ones had
@@ -195,20 +180,12 @@ impl Inbox {
 
     fn new(py: Python<'_>, wakeup: Wakeup) -> PyResult<(Bound<'_, Self>, Arc<Mail>)> {
         let mail = Arc::new(Mail::new(wakeup));
-        let waiters = Mutex::new(Waiters {
-            futures: Slab::new(),
-            started: 0,
-            armed: false,
-        });
-        let inbox = Bound::new(
-            py,
-            Self {
-                mail: ProcessBound::new(mail.clone()),
-                outbox: ProcessBound::new(Outbox::default()),
-                waiters,
-            },
-        )?;
-        Ok((inbox, mail))
+        let inbox = Self {
+            mail: ProcessBound::new(mail.clone()),
+            outbox: ProcessBound::new(Outbox::default()),
+            waiters: Mutex::default(),
+        };
+        Ok((Bound::new(py, inbox)?, mail))
     }
 
     /// Starts a portable wake-up: one is under way exactly while calls are, so that nothing pins a
@@ -231,7 +208,7 @@ impl Inbox {
     /// Held for a few instructions, always under the GIL, and never while Python code runs: neither
     /// a fork nor another thread can find it locked for long.
     fn waiters(&self) -> MutexGuard<'_, Waiters> {
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiters)
     }
 }
 
@@ -254,7 +231,9 @@ impl Inbox {
             // `call_soon`.
             let ended = this.waiters().futures.try_remove(number);
             if let Some(waiter) = ended {
-                resolve(waiter.into_bound(py));
+                // A waiter that was cancelled in the meantime refuses its result, which is as it
+                // should be.
+                let _ = waiter.call_method1(py, intern!(py, "set_result"), (py.None(),));
             }
         }
         // What is left is resumed in the loop's next iteration: timers and sockets come in between.
@@ -306,11 +285,4 @@ impl Inbox {
         }
         Ok(())
     }
-}
-
-/// Wakes one task. A waiter that was cancelled in the meantime refuses its result, which is as it
-/// should be.
-fn resolve(waiter: Bound<'_, PyAny>) {
-    let py = waiter.py();
-    let _ = waiter.call_method1(intern!(py, "set_result"), (py.None(),));
 }

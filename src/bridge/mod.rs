@@ -28,6 +28,7 @@
 
 mod awaitable;
 mod blocking;
+mod dict;
 mod inbox;
 mod mail;
 mod outbox;
@@ -41,8 +42,9 @@ mod wait;
 mod wakeup;
 pub(crate) mod watch;
 
-pub(crate) use awaitable::{Awaitable, Nothing, awaitable, receive, turn};
+pub(crate) use awaitable::{Awaitable, NOTHING, awaitable, receive, turn};
 pub(crate) use blocking::block_on;
+pub(crate) use dict::dict;
 pub(crate) use inbox::Inbox;
 pub(crate) use mail::calls_under_way;
 pub(crate) use process::{PerProcess, ProcessBound, install};

@@ -49,38 +49,26 @@ struct Gathered {
     watched: AtomicBool,
 }
 
-/// What remains to be done when a call was gathered.
-#[derive(PartialEq, Eq)]
-pub(super) enum Gather {
-    /// Nothing: the call is on its way, or others go with it.
-    Done,
-    /// It is the first: [`Outbox::flush`] is to be called when the loop has run what is ready.
-    FlushSoon,
-}
-
 /// Hands over a call at once.
 pub(super) fn send(runtime: &Runtime, task: Task) {
     runtime.spawn(task.run());
 }
 
 impl Outbox {
-    /// Takes a call to be handed over with others.
-    pub(super) fn gather(&self, runtime: &Runtime, task: Task) -> Gather {
+    /// Takes a call to be handed over with others. True if it is the first of them: then
+    /// [`Outbox::flush`] is to be called when the loop has run what is ready.
+    pub(super) fn gather(&self, runtime: &Runtime, task: Task) -> bool {
         self.0.tasks.push(task);
         // Here a push and then the flag, in `watch` the flag and then a look for pushes, both
         // sequentially consistent: one of the two sees the other, so no call is left unwatched.
         if !self.0.watched.swap(true, Ordering::SeqCst) {
             runtime.spawn(self.clone().watch());
         }
-        match self.0.tasks.len() {
-            1 => Gather::FlushSoon,
-            gathered => {
-                if gathered >= ENOUGH {
-                    self.flush(runtime);
-                }
-                Gather::Done
-            }
+        let gathered = self.0.tasks.len();
+        if gathered >= ENOUGH {
+            self.flush(runtime);
         }
+        gathered == 1
     }
 
     /// Hands over what was gathered.

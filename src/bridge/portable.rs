@@ -6,7 +6,7 @@
 //! the interpreter. They start with the first such loop and are stopped at exit.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -20,6 +20,7 @@ use tokio::task::{JoinError, JoinHandle};
 
 use super::runtime::cannot_start;
 use super::state::{Portable, state};
+use crate::mutex::lock;
 
 const THREAD_NAME: &str = "arbitrageai-py";
 
@@ -112,10 +113,8 @@ fn stop_at_exit(py: Python<'_>) -> PyResult<()> {
 fn stop(py: Python<'_>) {
     // Detached, because the thread that is waited for may itself wait for the GIL.
     py.detach(|| {
-        let runtime = state().portable.get().and_then(|portable| {
-            let mut runtime = portable.runtime.lock().unwrap_or_else(PoisonError::into_inner);
-            runtime.take()
-        });
+        let runtime = state().portable.get();
+        let runtime = runtime.and_then(|portable| lock(&portable.runtime).take());
         if let Some(runtime) = runtime {
             runtime.shutdown_timeout(STOP_WITHIN);
         }

@@ -11,19 +11,10 @@ use std::time::Duration;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::awaitable::{Nothing, awaitable};
+use super::awaitable::{NOTHING, awaitable};
 use super::blocking::block_on;
 use super::mail::calls_under_way;
 use super::process::ProcessBound;
-
-/// An error that never occurs.
-struct Never(Infallible);
-
-impl From<Never> for PyErr {
-    fn from(never: Never) -> Self {
-        match never.0 {}
-    }
-}
 
 /// Guards that were made and not dropped yet.
 static LIVE_GUARDS: AtomicUsize = AtomicUsize::new(0);
@@ -57,7 +48,7 @@ impl Probe {
     /// An awaitable that has nothing to do.
     #[staticmethod]
     fn noop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-        awaitable(py, async { Ok::<Nothing, Never>(Nothing) })
+        awaitable(py, async { Ok::<_, Infallible>(NOTHING) })
     }
 
     /// The same through the stock bridge, for comparison.
@@ -86,7 +77,7 @@ impl Probe {
             if LIVE_GUARDS.load(Ordering::SeqCst) < usize::MAX {
                 panic!("asked for by a test");
             }
-            Ok::<Nothing, Never>(Nothing)
+            Ok::<_, Infallible>(NOTHING)
         })
     }
 
@@ -109,7 +100,7 @@ fn duration(seconds: f64) -> PyResult<Duration> {
         .map_err(|error| PyValueError::new_err(format!("seconds={seconds}: {error}")))
 }
 
-async fn hold(duration: Duration) -> Result<Guard, Never> {
+async fn hold(duration: Duration) -> Result<Guard, Infallible> {
     let guard = CountedGuard::new();
     tokio::time::sleep(duration).await;
     Ok(Guard(ProcessBound::new(guard)))

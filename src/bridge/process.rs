@@ -79,13 +79,8 @@ fn install_fork_handler() {}
 
 /// A value made once per process, at its first use, and made afresh in a forked child.
 pub struct PerProcess<T> {
-    slot: AtomicPtr<Made<T>>,
+    slot: AtomicPtr<ProcessBound<T>>,
     owns: PhantomData<T>,
-}
-
-struct Made<T> {
-    generation: u64,
-    value: T,
 }
 
 impl<T: Send + Sync> PerProcess<T> {
@@ -104,15 +99,10 @@ impl<T: Send + Sync> PerProcess<T> {
         let found = self.slot.load(Ordering::Acquire);
         // SAFETY: a non-null slot came from `Box::into_raw` below and is freed by `Drop` alone,
         // which has `&mut self`.
-        if let Some(made) = unsafe { found.as_ref() }
-            && made.generation == generation()
-        {
-            return &made.value;
+        if let Some(value) = unsafe { found.as_ref() }.and_then(ProcessBound::get) {
+            return value;
         }
-        let fresh = Box::into_raw(Box::new(Made {
-            generation: generation(),
-            value: make(),
-        }));
+        let fresh = Box::into_raw(Box::new(ProcessBound::new(make())));
         let winner = match self
             .slot
             .compare_exchange(found, fresh, Ordering::AcqRel, Ordering::Acquire)
@@ -133,22 +123,16 @@ impl<T: Send + Sync> PerProcess<T> {
     /// This process's value, if it has been made.
     pub fn get(&self) -> Option<&T> {
         // SAFETY: as in `get_or_init`.
-        let made = unsafe { self.slot.load(Ordering::Acquire).as_ref() }?;
-        (made.generation == generation()).then_some(&made.value)
-    }
-}
-
-impl<T: Send + Sync> Default for PerProcess<T> {
-    fn default() -> Self {
-        Self::new()
+        unsafe { self.slot.load(Ordering::Acquire).as_ref() }?.get()
     }
 }
 
 impl<T> Drop for PerProcess<T> {
     fn drop(&mut self) {
         let made = *self.slot.get_mut();
-        // SAFETY: as in `get_or_init`; nothing borrows from `self` any more.
-        if !made.is_null() && unsafe { (*made).generation } == generation() {
+        if !made.is_null() {
+            // SAFETY: as in `get_or_init`; nothing borrows from `self` any more. An ancestor's value
+            // stays undropped: it is bound to its process.
             drop(unsafe { Box::from_raw(made) });
         }
     }

@@ -8,7 +8,7 @@ use std::num::NonZero;
 use std::thread::available_parallelism;
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
-use pyo3::{PyErr, PyResult};
+use pyo3::prelude::*;
 use tokio::runtime::{Builder, EnterGuard, Runtime};
 
 use super::state::state;
@@ -73,10 +73,11 @@ pub(super) fn panicked() -> PyErr {
     PyRuntimeError::new_err("arbitrageai_native: an internal task panicked; please report this as a bug")
 }
 
-/// How many workers the runtime has, or will have.
+/// How many workers the runtime has, or will have when it is started.
 ///
 /// # Errors
 /// `ValueError` if the environment asks for a number that is none.
+#[pyfunction]
 pub fn worker_threads() -> PyResult<usize> {
     let Some(setting) = std::env::var_os(WORKER_THREADS_VARIABLE) else {
         // Half of the cores: the event loop's thread, and those of the application, need the

@@ -12,19 +12,21 @@
 //! detached.
 
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{IntoPyDict, PyDict};
 use pyo3::{PyTraverseError, intern};
 
+use super::dict::dict;
 use super::inbox::running_loop;
 use super::process::ProcessBound;
 use super::state::state;
 use crate::monitor::{Lags, Monitor, Verdict, Witness};
+use crate::mutex::lock;
 
 /// The kernel cuts a thread's name at 15 bytes.
 const THREAD_NAME: &str = "arbitrageai-lag";
@@ -77,15 +79,9 @@ impl LoopWatch {
         running_loop(py)?; // before a thread is started that would watch nothing
         let interval = seconds("interval", interval)?;
         // A loop that beats by a timer gives its first sign one interval from now.
-        let until_the_first_sign = if select.is_some() {
-            Duration::ZERO
-        } else {
-            interval
-        };
-        let monitor = Arc::new(Monitor::new(
-            until_the_first_sign,
-            seconds("threshold", threshold)?,
-        ));
+        let until_the_first_sign = select.as_ref().map_or(interval, |_| Duration::ZERO);
+        let monitor = Monitor::new(until_the_first_sign, seconds("threshold", threshold)?);
+        let monitor = Arc::new(monitor);
         let (alive, has_ended) = mpsc::channel();
         let watching = monitor.clone();
         let witness = Interpreter { stalled, ended };
@@ -165,7 +161,7 @@ impl LoopWatch {
         // Detached: the thread may be about to attach, and would never end while this one keeps the
         // interpreter.
         Ok(py.detach(|| {
-            let ended = watched.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            let ended = lock(&watched.ended);
             ended.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Disconnected)
         }))
     }
@@ -176,19 +172,15 @@ impl LoopWatch {
             return Ok(None);
         };
         let reading = watched.monitor.reading();
-        let histogram = PyDict::new(py);
         let bounds = reading.histogram.bounds.iter().copied().chain([f64::INFINITY]);
-        for (bound, count) in bounds.zip(&reading.histogram.counts) {
-            histogram.set_item(bound, count)?;
-        }
-        let result = PyDict::new(py);
-        result.set_item("current", reading.current.as_secs_f64())?;
-        result.set_item("worst", reading.worst.as_secs_f64())?;
-        result.set_item("stalls", reading.stalls)?;
-        result.set_item("count", reading.histogram.total())?;
-        result.set_item("sum", reading.histogram.sum.as_secs_f64())?;
-        result.set_item("histogram", histogram)?;
-        Ok(Some(result))
+        Ok(Some(dict!(py, {
+            "current": reading.current.as_secs_f64(),
+            "worst": reading.worst.as_secs_f64(),
+            "stalls": reading.stalls,
+            "count": reading.histogram.total(),
+            "sum": reading.histogram.sum.as_secs_f64(),
+            "histogram": bounds.zip(&reading.histogram.counts).into_py_dict(py)?,
+        })))
     }
 
     /// The longest lag in each of the last seconds, in seconds.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::error::{Error, excerpt};
+use super::error::Error;
 use super::reported::{failed_choice, is_failure, reported};
 
 /// Tokens, as the server counted them; 0 where it did not say.
@@ -241,10 +241,6 @@ impl Answer {
     }
 
     fn invalid(&self, message: &str) -> Error {
-        Error::InvalidResponse {
-            message: message.to_owned(),
-            status: self.status.as_u16(),
-            body: excerpt(&self.body),
-        }
+        Error::invalid_response(message, self.status.as_u16(), &self.body)
     }
 }

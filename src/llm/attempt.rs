@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::body::Body;
 use super::endpoint::HttpRequest;
-use super::error::{Error, LONGEST_ERROR_BODY, TimeoutKind, excerpt};
+use super::error::{Error, LONGEST_ERROR_BODY, TimeoutKind};
 use super::limit::{Limit, within};
 use super::options::CallOptions;
 use super::retry::RetryHint;
@@ -22,20 +22,15 @@ pub(super) struct Failure {
     pub hint: RetryHint,
 }
 
-impl Failure {
-    /// For a failure without an answer: worth another try, unless the whole call's time is over.
-    fn without_answer(error: Error) -> Self {
-        let over = matches!(
-            error,
+/// A failure without an answer: worth another try, unless the whole call's time is over.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let hint = match error {
             Error::Timeout {
                 kind: TimeoutKind::Deadline,
                 ..
-            }
-        );
-        let hint = if over {
-            RetryHint::FINAL
-        } else {
-            RetryHint::NO_ANSWER
+            } => RetryHint::FINAL,
+            _ => RetryHint::NO_ANSWER,
         };
         Self { error, hint }
     }
@@ -57,10 +52,7 @@ pub(super) async fn open(
     options: &CallOptions,
     deadline: Option<Limit>,
 ) -> Result<Opened, Failure> {
-    let turn = within(&[deadline], transport.turn())
-        .await
-        .and_then(|turn| turn)
-        .map_err(Failure::without_answer)?;
+    let turn = within(&[deadline], transport.turn()).await??;
     // The try begins when it has its turn: under load, the wait in line is not the server's fault.
     let start = Instant::now();
     let try_limit = Limit::after(start, options.timeout, TimeoutKind::Try);
@@ -71,13 +63,18 @@ pub(super) async fn open(
         &[deadline, try_limit, first_byte],
         transport.client.execute(http_request(request)),
     )
-    .await
-    .and_then(|sent| sent.map_err(|error| Error::from_transport(&error.without_url(), connect_timeout)))
-    .map_err(Failure::without_answer)?;
+    .await?
+    .map_err(|error| Error::from_transport(error, connect_timeout))?;
     let status = response.status();
     // Nothing reads the headers of a good answer, and a stream would keep them to its end.
     let headers = std::mem::take(response.headers_mut());
-    let mut body = Body::new(response, turn, deadline, options.idle_timeout, connect_timeout);
+    let mut body = Body {
+        response,
+        turn,
+        deadline,
+        idle_timeout: options.idle_timeout,
+        connect_timeout,
+    };
     if status.is_success() {
         return Ok(Opened {
             status,
@@ -88,10 +85,7 @@ pub(super) async fn open(
     }
     // Before the body is read, which may take long: a date in `Retry-After` counts from the head.
     let hint = options.retry.hint(status, &headers, SystemTime::now());
-    let text = body
-        .read_all(try_limit, LONGEST_ERROR_BODY)
-        .await
-        .map_err(Failure::without_answer)?;
+    let text = body.read_all(try_limit, LONGEST_ERROR_BODY).await?;
     Err(Failure {
         error: Error::from_status(status, headers, &text),
         hint,
@@ -101,18 +95,11 @@ pub(super) async fn open(
 impl Opened {
     /// Reads the whole answer. A body that breaks off is worth another try; one that is too long would be so again.
     pub async fn answer(mut self, longest: usize) -> Result<Answer, Failure> {
-        let body = self
-            .body
-            .read_all(self.try_limit, longest)
-            .await
-            .map_err(Failure::without_answer)?;
+        let body = self.body.read_all(self.try_limit, longest).await?;
         if body.len() > longest {
+            let message = format!("the body is longer than {longest} bytes");
             return Err(Failure {
-                error: Error::InvalidResponse {
-                    message: format!("the body is longer than {longest} bytes"),
-                    status: self.status.as_u16(),
-                    body: excerpt(&body),
-                },
+                error: Error::invalid_response(message, self.status.as_u16(), &body),
                 hint: RetryHint::FINAL,
             });
         }

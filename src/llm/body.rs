@@ -20,38 +20,21 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// head has come: a stream may last for minutes, and a thousand of them would otherwise keep a
 /// thousand prompts in memory.
 pub(super) struct Body {
-    response: Response,
+    pub response: Response,
     /// The place among the limited connections: the connection is in use until the body's end.
-    turn: OwnedSemaphorePermit,
-    deadline: Option<Limit>,
-    idle_timeout: Option<Duration>,
-    connect_timeout: Duration,
+    pub turn: OwnedSemaphorePermit,
+    pub deadline: Option<Limit>,
+    pub idle_timeout: Option<Duration>,
+    pub connect_timeout: Duration,
 }
 
 impl Body {
-    pub fn new(
-        response: Response,
-        turn: OwnedSemaphorePermit,
-        deadline: Option<Limit>,
-        idle_timeout: Option<Duration>,
-        connect_timeout: Duration,
-    ) -> Self {
-        Self {
-            response,
-            turn,
-            deadline,
-            idle_timeout,
-            connect_timeout,
-        }
-    }
-
     /// Returns the next part, or `None` at the end. `limit` holds besides the deadline and the idle timeout.
     pub async fn chunk(&mut self, limit: Option<Limit>) -> Result<Option<Bytes>, Error> {
         let idle = Limit::after(Instant::now(), self.idle_timeout, TimeoutKind::Idle);
         within(&[self.deadline, limit, idle], self.response.chunk())
             .await?
-            // The URL may hold a key in its query.
-            .map_err(|error| Error::from_transport(&error.without_url(), self.connect_timeout))
+            .map_err(|error| Error::from_transport(error, self.connect_timeout))
     }
 
     /// Reads to the end, or until there are more than `longest` bytes: a server can send without end.

@@ -14,7 +14,7 @@ use super::answer::{Answer, Used};
 use super::attempt::{self, Failure, Opened};
 use super::endpoint::HttpRequest;
 use super::error::{Error, TimeoutKind};
-use super::health::{Permit, SharedHealth, now};
+use super::health::{Permit, SharedHealth};
 use super::limit::{Limit, within};
 use super::options::{CallOptions, IdempotencyKey};
 use super::stream::ChatStream;
@@ -74,10 +74,7 @@ impl Call {
                 response_time: under_way.succeeded(value.usage()),
                 value,
             }),
-            Err(error) => {
-                under_way.failed(&error);
-                Err(error)
-            }
+            Err(error) => Err(under_way.failed(error)),
         }
     }
 
@@ -94,10 +91,7 @@ impl Call {
             .await
         {
             Ok(opened) => Ok(ChatStream::new(opened, &self.options, under_way)),
-            Err(error) => {
-                under_way.failed(&error);
-                Err(error)
-            }
+            Err(error) => Err(under_way.failed(error)),
         }
     }
 
@@ -129,17 +123,12 @@ impl Call {
         if !self.delay.is_zero() {
             // An open circuit is reported now, not after the delay. The permit is taken after it: a
             // half-open circuit has one probe's place, which nobody should hold while he sleeps.
-            if let Some(health) = &self.health
-                && health.lock().would_refuse(now())
-            {
-                return Err(circuit_open(health));
+            if let Some(health) = &self.health {
+                health.refuse_if_open()?;
             }
             within(&[deadline], tokio::time::sleep(self.delay)).await?;
         }
-        match &self.health {
-            None => Ok(None),
-            Some(health) => health.admit().map(Some).ok_or_else(|| circuit_open(health)),
-        }
+        self.health.as_ref().map(SharedHealth::admit).transpose()
     }
 
     fn add_idempotency_key(&mut self) -> Result<(), Error> {
@@ -167,13 +156,13 @@ impl Call {
         let policy = &self.options.retry;
         let mut retries_taken = 0;
         loop {
-            let opened = attempt::open(&self.transport, &self.request, &self.options, deadline).await;
-            let failure = match opened {
+            let tried = async {
+                let opened = attempt::open(&self.transport, &self.request, &self.options, deadline).await?;
                 // As a part of the try: a body that breaks off is tried again.
-                Ok(opened) => match read(opened).await {
-                    Ok(value) => return Ok(value),
-                    Err(failure) => failure,
-                },
+                read(opened).await
+            };
+            let failure = match tried.await {
+                Ok(value) => return Ok(value),
                 Err(failure) => failure,
             };
             if !failure.hint.retryable || retries_taken >= policy.max_retries {
@@ -210,22 +199,4 @@ async fn parse<T: Send + 'static>(
         Ok(result) => result,
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
-}
-
-fn circuit_open(health: &SharedHealth) -> Error {
-    Error::CircuitOpen {
-        endpoint: without_secrets(&health.lock().endpoint),
-    }
-}
-
-/// The endpoint without user, password and query, which may contain keys.
-fn without_secrets(endpoint: &str) -> String {
-    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
-    // A password may contain a character that ends the host, so everything before the last @ is cut.
-    let shown = rest.rsplit_once('@').map_or(rest, |(_, shown)| shown);
-    let shown = shown.split(['?', '#']).next().unwrap_or_default();
-    if scheme.is_empty() {
-        return shown.to_owned();
-    }
-    format!("{scheme}://{shown}")
 }

@@ -24,7 +24,7 @@ pub struct Summary {
 }
 
 /// Takes bytes, gives chunks.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ChunkReader {
     status: u16,
     decoder: Decoder,
@@ -50,12 +50,7 @@ impl ChunkReader {
         Self {
             status,
             decoder: Decoder::new(max_event_bytes),
-            events: Vec::new(),
-            saw_event: false,
-            done: false,
-            finished_choices: BTreeMap::new(),
-            beginning: Vec::new(),
-            summary: Arc::default(),
+            ..Self::default()
         }
     }
 
@@ -231,19 +226,11 @@ impl ChunkReader {
     }
 
     fn invalid(&self, message: &str) -> Error {
-        self.invalid_body(message, &self.beginning)
+        Error::invalid_response(message, self.status, &self.beginning)
     }
 
     fn invalid_event(&self, message: &str, event: &Event) -> Error {
-        self.invalid_body(message, event.data.as_bytes())
-    }
-
-    fn invalid_body(&self, message: &str, body: &[u8]) -> Error {
-        Error::InvalidResponse {
-            message: message.to_owned(),
-            status: self.status,
-            body: excerpt(body),
-        }
+        Error::invalid_response(message, self.status, event.data.as_bytes())
     }
 }
 

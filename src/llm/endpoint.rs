@@ -49,12 +49,8 @@ pub struct Extras {
 
 impl Endpoint {
     /// # Errors
-    /// [`Error::InvalidArgument`] if `base_url` is not an http(s) URL with a host, or a key or header can't be sent.
-    pub fn new(
-        base_url: &str,
-        api_key: &str,
-        default_headers: &[(String, Option<String>)],
-    ) -> Result<Self, Error> {
+    /// [`Error::InvalidArgument`] if `base_url` is not an http(s) URL with a host, or the key can't be sent.
+    pub fn new(base_url: &str, api_key: &str) -> Result<Self, Error> {
         let chat_completions = join(&http_url("base_url", base_url)?, "chat/completions");
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
@@ -67,7 +63,6 @@ impl Endpoint {
             .map_err(|_| Error::invalid("api_key", "holds characters that no header may hold"))?;
         authorization.set_sensitive(true);
         headers.insert(AUTHORIZATION, authorization);
-        add_headers(&mut headers, "default_headers", default_headers)?;
         Ok(Self {
             chat_completions,
             headers,
@@ -82,7 +77,7 @@ impl Endpoint {
             url.query_pairs_mut().extend_pairs(&extras.query);
         }
         let mut headers = self.headers.clone();
-        add_headers(&mut headers, "extra_headers", &extras.headers)?;
+        add_headers(&mut headers, &extras.headers)?;
         let model = body
             .get("model")
             .and_then(Value::as_str)
@@ -127,15 +122,11 @@ pub(super) fn join(base: &Url, path: &str) -> Url {
     url
 }
 
-fn add_headers(
-    headers: &mut HeaderMap,
-    argument: &str,
-    additions: &[(String, Option<String>)],
-) -> Result<(), Error> {
+fn add_headers(headers: &mut HeaderMap, additions: &[(String, Option<String>)]) -> Result<(), Error> {
     for (name, value) in additions {
         let refuse = |what: &str| {
             Error::invalid(
-                format!("{argument}[{name:?}]"),
+                format!("extra_headers[{name:?}]"),
                 format!("{what} can't be sent in a header"),
             )
         };

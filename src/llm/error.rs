@@ -18,31 +18,24 @@ use super::reported::words;
 pub const LONGEST_ERROR_BODY: usize = 1 << 20;
 
 /// Which limit ran out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TimeoutKind {
     /// The connection was not made in time.
+    #[error("connect timeout")]
     Connect,
     /// The limit of one try, from its start to its end (for a stream: the first event, or the gap
     /// between two events).
+    #[error("timeout")]
     Try,
     /// The first byte of the answer did not come in time.
+    #[error("first byte timeout")]
     FirstByte,
     /// Two parts of the answer lay too far apart.
+    #[error("idle timeout")]
     Idle,
     /// The whole call, with its retries and waits.
+    #[error("deadline")]
     Deadline,
-}
-
-impl std::fmt::Display for TimeoutKind {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self {
-            Self::Connect => "connect timeout",
-            Self::Try => "timeout",
-            Self::FirstByte => "first byte timeout",
-            Self::Idle => "idle timeout",
-            Self::Deadline => "deadline",
-        })
-    }
 }
 
 /// An answer with a status other than 2xx.
@@ -120,15 +113,32 @@ impl Error {
         }
     }
 
+    /// A 2xx answer whose body is not what was asked for.
+    pub(super) fn invalid_response(message: impl Into<String>, status: u16, body: &[u8]) -> Self {
+        Self::InvalidResponse {
+            message: message.into(),
+            status,
+            body: excerpt(body),
+        }
+    }
+
+    pub fn circuit_open(endpoint: &str) -> Self {
+        Self::CircuitOpen {
+            endpoint: without_secrets(endpoint),
+        }
+    }
+
     /// The transport's error in our terms. `connect_timeout` is what the transport was built with.
-    pub(super) fn from_transport(error: &reqwest::Error, connect_timeout: Duration) -> Self {
+    pub(super) fn from_transport(error: reqwest::Error, connect_timeout: Duration) -> Self {
+        // The URL may hold a key in its query.
+        let error = error.without_url();
         if error.is_timeout() && error.is_connect() {
             return Self::Timeout {
                 kind: TimeoutKind::Connect,
                 limit: connect_timeout,
             };
         }
-        let mut innermost: &dyn StdError = error;
+        let mut innermost: &dyn StdError = &error;
         let mut os_error = None;
         while let Some(source) = innermost.source() {
             innermost = source;
@@ -150,7 +160,7 @@ impl Error {
         let parsed = (body.len() <= LONGEST_ERROR_BODY)
             .then(|| serde_json::from_str::<Value>(text).ok())
             .flatten();
-        let body = parsed.unwrap_or_else(|| Value::from(text));
+        let mut body = parsed.unwrap_or_else(|| Value::from(text));
         let mut message = format!("Error code: {}", status.as_u16());
         let detail = match &body {
             Value::Object(members) => Some(members.get("error").unwrap_or(&body)),
@@ -161,12 +171,7 @@ impl Error {
         } else if status.is_redirection() {
             message = format!("{message} - a redirect to another origin is not followed");
         }
-        let body = match body {
-            Value::Object(mut members) if members.contains_key("error") => {
-                members.remove("error").unwrap_or_default()
-            }
-            other => other,
-        };
+        let error = body.get_mut("error").map(Value::take);
         let request_id = headers
             .get("x-request-id")
             .and_then(|id| id.to_str().ok())
@@ -175,7 +180,7 @@ impl Error {
             status: status.as_u16(),
             message,
             request_id,
-            body,
+            body: error.unwrap_or(body),
             headers,
         }))
     }
@@ -209,6 +214,18 @@ impl Error {
 /// The beginning of a body that could not be understood, for the error that says so.
 pub(super) fn excerpt(body: &[u8]) -> String {
     String::from_utf8_lossy(beginning(body, 2000)).into_owned()
+}
+
+/// The endpoint without user, password and query, which may contain keys.
+fn without_secrets(endpoint: &str) -> String {
+    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
+    // A password may contain a character that ends the host, so everything before the last @ is cut.
+    let shown = rest.rsplit_once('@').map_or(rest, |(_, shown)| shown);
+    let shown = shown.split(['?', '#']).next().unwrap_or_default();
+    if scheme.is_empty() {
+        return shown.to_owned();
+    }
+    format!("{scheme}://{shown}")
 }
 
 fn beginning(body: &[u8], longest: usize) -> &[u8] {

@@ -5,10 +5,12 @@
 //! admitted before the state last changed tells nothing of the endpoint as it is now: it is counted in the totals, and
 //! moves nothing.
 
-use crate::mutex::lock;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::error::Error;
+use crate::mutex::lock;
 
 /// Microseconds since the Unix epoch. Python sees these as datetimes and may set them, so it is the wall clock that counts.
 pub type Timestamp = i64;
@@ -46,7 +48,7 @@ pub enum CallOutcome {
 }
 
 /// What is known of an endpoint.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct EndpointHealth {
     pub endpoint: String,
     state: CircuitState,
@@ -83,18 +85,9 @@ impl EndpointHealth {
     pub fn new(endpoint: impl Into<String>, failure_threshold: u64, recovery_timeout_seconds: f64) -> Self {
         Self {
             endpoint: endpoint.into(),
-            state: CircuitState::Closed,
-            last_health_check_at: None,
-            last_healthy_at: None,
-            consecutive_failures: 0,
-            total_requests: 0,
-            total_failures: 0,
-            opened_at: None,
             failure_threshold,
             recovery_timeout_seconds,
-            response_times: VecDeque::new(),
-            epoch: 0,
-            probe: None,
+            ..Self::default()
         }
     }
 
@@ -262,12 +255,28 @@ impl SharedHealth {
     }
 
     /// Asks to make a call.
-    pub fn admit(&self) -> Option<Permit> {
-        let admission = self.lock().admit(now())?;
-        Some(Permit {
+    ///
+    /// # Errors
+    /// [`Error::CircuitOpen`].
+    pub fn admit(&self) -> Result<Permit, Error> {
+        let mut health = self.lock();
+        let admission = health.admit(now());
+        Ok(Permit {
+            admission: Some(admission.ok_or_else(|| Error::circuit_open(&health.endpoint))?),
             health: self.clone(),
-            admission: Some(admission),
         })
+    }
+
+    /// Asks whether [`admit`](Self::admit) would return an error, without taking a probe's place.
+    ///
+    /// # Errors
+    /// [`Error::CircuitOpen`].
+    pub fn refuse_if_open(&self) -> Result<(), Error> {
+        let health = self.lock();
+        if health.would_refuse(now()) {
+            return Err(Error::circuit_open(&health.endpoint));
+        }
+        Ok(())
     }
 }
 

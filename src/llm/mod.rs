@@ -29,10 +29,10 @@ mod transport;
 mod transports;
 mod under_way;
 
-pub(crate) use self::answer::Completion;
+pub(crate) use self::answer::{Completion, Usage};
 pub(crate) use self::call::{Call, Timed};
 pub(crate) use self::endpoint::{Endpoint, Extras};
-pub(crate) use self::error::{Error, StatusError};
+pub(crate) use self::error::{Error, StatusError, TimeoutKind};
 pub(crate) use self::health::{CallOutcome, CircuitState, EndpointHealth, SharedHealth, Timestamp, now};
 pub(crate) use self::items::{Batch, Items, Shape};
 pub(crate) use self::options::{CallOptions, IdempotencyKey};

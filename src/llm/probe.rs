@@ -45,10 +45,7 @@ pub async fn ask_for_models(
     let asking = transport.client.get(url).bearer_auth(api_key).send();
     match tokio::time::timeout(limit, asking).await {
         Ok(Ok(answer)) => Ok(answer.status().as_u16()),
-        Ok(Err(error)) => Err(Error::from_transport(
-            &error.without_url(),
-            transport.settings.connect_timeout,
-        )),
+        Ok(Err(error)) => Err(Error::from_transport(error, transport.settings.connect_timeout)),
         Err(_) => Err(Error::Timeout {
             kind: TimeoutKind::Try,
             limit,

@@ -142,31 +142,13 @@ impl Shared {
             return None;
         }
         state.summary = state.latest.clone();
-        let failure = if batch.is_none() {
-            state.failure.take()
-        } else {
-            None
-        };
+        // A failure comes after the last batch.
+        let failure = state.failure.take_if(|_| batch.is_none());
         drop(state);
         if was_full {
             self.taken.notify_one();
         }
         Some(failure.map_or(Ok(batch), Err))
-    }
-
-    /// Closes the request. Whoever waits for a batch gets none.
-    fn close(&self) {
-        let (opening, task) = {
-            let mut state = self.state();
-            (state.over, state.closed) = (true, true);
-            (state.batch, state.failure) = (None, None);
-            (state.opening.take(), state.task.take())
-        };
-        drop(opening); // outside the lock, since it drops what its maker captured
-        if let Some(task) = task {
-            task.abort();
-        }
-        self.came.notify_waiters();
     }
 
     /// Closes the request if no call waits, and if no loop or wait has begun since `visits` was
@@ -335,7 +317,17 @@ impl ReadAhead {
 
     /// Closes the request. Whoever waits for a batch gets none.
     pub fn close(&self) {
-        self.0.close();
+        let (opening, task) = {
+            let mut state = self.0.state();
+            (state.over, state.closed) = (true, true);
+            (state.batch, state.failure) = (None, None);
+            (state.opening.take(), state.task.take())
+        };
+        drop(opening); // outside the lock, since it drops what its maker captured
+        if let Some(task) = task {
+            task.abort();
+        }
+        self.0.came.notify_waiters();
     }
 
     /// What is known of the stream, by what has been taken of it.
@@ -347,7 +339,7 @@ impl ReadAhead {
 impl Drop for ReadAhead {
     /// The task owns a reference to what is shared, which would keep its request open.
     fn drop(&mut self) {
-        self.0.close();
+        self.close();
     }
 }
 

@@ -5,7 +5,7 @@
 //! `x-should-retry` decides where it is sent; `retry-after-ms` and `retry-after` (seconds or a date) set the wait, and one
 //! of more than 120 s means no retry at all.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
@@ -116,16 +116,12 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<f64> {
         .find_map(|zone| date.strip_suffix(zone))
         .map_or_else(|| date.to_owned(), |head| format!("{head}GMT"));
     let date = httpdate::parse_http_date(&date).ok()?;
-    Some(seconds_since_epoch(date) - seconds_since_epoch(now))
+    Some(match date.duration_since(now) {
+        Ok(wait) => wait.as_secs_f64(),
+        Err(past) => -past.duration().as_secs_f64(),
+    })
 }
 
 fn text<'headers>(headers: &'headers HeaderMap, name: &str) -> Option<&'headers str> {
     headers.get(name)?.to_str().ok()
-}
-
-fn seconds_since_epoch(time: SystemTime) -> f64 {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(duration) => duration.as_secs_f64(),
-        Err(before) => -before.duration().as_secs_f64(),
-    }
 }

@@ -17,10 +17,6 @@ pub struct Event {
     pub is_error: bool,
 }
 
-fn names_an_error(kind: &[u8]) -> bool {
-    kind.trim_ascii().eq_ignore_ascii_case(b"error")
-}
-
 /// An event, or a line of one, is longer than allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an event is longer than {limit} bytes")]
@@ -29,11 +25,11 @@ pub struct TooLong {
 }
 
 /// The decoder's state between two parts of a stream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Decoder {
     max_event_bytes: usize,
-    /// Whether the stream's beginning, where a byte order mark may stand, is still to come.
-    at_start: bool,
+    /// Whether the stream's first line, where a byte order mark may stand, is over.
+    past_start: bool,
     /// Whether the last byte was a carriage return: a line feed right after it ends no line of its own.
     after_carriage_return: bool,
     line: Vec<u8>,
@@ -45,11 +41,7 @@ impl Decoder {
     pub fn new(max_event_bytes: usize) -> Self {
         Self {
             max_event_bytes,
-            at_start: true,
-            after_carriage_return: false,
-            line: Vec::new(),
-            kind: Vec::new(),
-            data: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -98,7 +90,7 @@ impl Decoder {
 
     fn end_line(&mut self, events: &mut Vec<Event>) {
         let mut line = mem::take(&mut self.line);
-        if mem::take(&mut self.at_start) && line.starts_with(BYTE_ORDER_MARK) {
+        if !mem::replace(&mut self.past_start, true) && line.starts_with(BYTE_ORDER_MARK) {
             line.drain(..BYTE_ORDER_MARK.len());
         }
         if line.is_empty() {
@@ -130,7 +122,7 @@ impl Decoder {
     fn dispatch(&mut self, events: &mut Vec<Event>) {
         let kind = mem::take(&mut self.kind);
         let mut data = mem::take(&mut self.data);
-        let is_error = names_an_error(&kind);
+        let is_error = kind.trim_ascii().eq_ignore_ascii_case(b"error");
         // Only the last of the joining line feeds is one too many; no data lines, no event.
         if data.pop().is_none() && !is_error {
             return;

@@ -100,13 +100,12 @@ impl ChatStream {
         let Some((body, under_way)) = self.open.take() else {
             return;
         };
-        match &end {
+        match end {
             Ok(()) => {
                 under_way.succeeded(self.reader.summary().usage.unwrap_or_default());
                 body.drain();
             }
-            Err(error) => under_way.failed(error),
+            Err(error) => self.failure = Some(under_way.failed(error)),
         }
-        self.failure = end.err();
     }
 }

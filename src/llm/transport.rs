@@ -78,7 +78,7 @@ impl Transport {
             .tcp_nodelay(true)
             .pool_max_idle_per_host(settings.max_connections)
             .build()
-            .map_err(|error| Error::from_transport(&error.without_url(), settings.connect_timeout))?;
+            .map_err(|error| Error::from_transport(error, settings.connect_timeout))?;
         Ok(Self {
             client,
             settings,

@@ -46,7 +46,8 @@ impl UnderWay {
         response_time
     }
 
-    pub fn failed(self, error: &Error) {
+    /// Ends the call with its error, and returns that.
+    pub fn failed(self, error: Error) -> Error {
         self.count.failed(error.kind());
         if let Some(permit) = self.permit {
             // A server that rejects a bad request is alive. If that opened the circuit, one caller's mistakes would
@@ -57,5 +58,6 @@ impl UnderWay {
                 CallOutcome::Failure
             });
         }
+        error
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::PyDict;
 use serde_json::{Map, Value};
 
 use super::convert::{body_to_json, string_pairs};
@@ -14,30 +14,17 @@ use super::options::CallOptions;
 use super::process::process;
 use crate::llm::{self, Call, Endpoint, Error, Extras, Metrics, SharedHealth, TransportSettings};
 
-/// What every call begins with: the tuple that Python's `native_arguments` returns.
-pub(super) struct Arguments<'py> {
-    pub(super) body: Bound<'py, PyDict>,
-    pub(super) options: PyRef<'py, CallOptions>,
-    pub(super) metrics: PyRef<'py, CallMetrics>,
-    pub(super) health: Option<PyRef<'py, EndpointHealth>>,
-    pub(super) extra_headers: Option<Bound<'py, PyAny>>,
-    pub(super) extra_query: Option<Bound<'py, PyAny>>,
-}
-
-impl<'py> Arguments<'py> {
-    /// The first six; some methods have more behind them.
-    // Items are borrowed: a derived `FromPyObject` looks each of them up by a Python integer.
-    pub(super) fn of(all: &Bound<'py, PyTuple>) -> PyResult<Self> {
-        Ok(Self {
-            body: all.get_borrowed_item(0)?.extract()?,
-            options: all.get_borrowed_item(1)?.extract()?,
-            metrics: all.get_borrowed_item(2)?.extract()?,
-            health: all.get_borrowed_item(3)?.extract()?,
-            extra_headers: all.get_borrowed_item(4)?.extract()?,
-            extra_query: all.get_borrowed_item(5)?.extract()?,
-        })
-    }
-}
+/// What describes every call: body, options, metrics, health, `extra_headers` and `extra_query`, in the
+/// tuple that Python has made of them.
+// A tuple, since a derived `FromPyObject` looks each field up by a Python object, for each call.
+pub(super) type Arguments<'py> = (
+    Bound<'py, PyDict>,
+    PyRef<'py, CallOptions>,
+    PyRef<'py, CallMetrics>,
+    Option<PyRef<'py, EndpointHealth>>,
+    Option<Bound<'py, PyAny>>,
+    Option<Bound<'py, PyAny>>,
+);
 
 /// A call that lacks only the transport.
 pub(super) struct PreparedCall {
@@ -56,12 +43,12 @@ impl PreparedCall {
     ///
     /// # Errors
     /// `TypeError` or `ValueError` naming the argument that can't be sent.
-    pub(super) fn new(endpoint: Arc<Endpoint>, arguments: &Arguments<'_>) -> PyResult<Self> {
-        let options = &arguments.options;
-        let body = body_to_json(&arguments.body)?;
+    pub(super) fn new(endpoint: Arc<Endpoint>, arguments: Arguments<'_>) -> PyResult<Self> {
+        let (body, options, metrics, health, extra_headers, extra_query) = arguments;
+        let body = body_to_json(&body)?;
         let mut headers = options.headers.clone();
-        headers.extend(string_pairs("extra_headers", arguments.extra_headers.as_ref())?);
-        let query = string_pairs("extra_query", arguments.extra_query.as_ref())?;
+        headers.extend(string_pairs("extra_headers", extra_headers.as_ref())?);
+        let query = string_pairs("extra_query", extra_query.as_ref())?;
         let query = query
             .into_iter()
             .map(|(name, value)| (name, value.unwrap_or_default()))
@@ -72,8 +59,8 @@ impl PreparedCall {
             extras: Extras { headers, query },
             options: options.options.clone(),
             transport: options.transport,
-            health: arguments.health.as_ref().map(|health| health.shared().clone()),
-            metrics: arguments.metrics.0.clone(),
+            health: health.map(|health| health.shared().clone()),
+            metrics: metrics.0.clone(),
             delay: Duration::ZERO,
         })
     }

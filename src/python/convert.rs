@@ -1,8 +1,7 @@
 //! Python arguments as values of the core.
 
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
+use pyo3::types::{IntoPyDict, PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
 use serde_json::{Map, Number, Value};
 
 use super::errors::{invalid_type, invalid_value};
@@ -44,10 +43,8 @@ pub fn body_to_json(body: &Bound<'_, PyDict>) -> PyResult<Map<String, Value>> {
 
 fn to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyResult<Value> {
     if depth > DEEPEST {
-        return Err(invalid_value(
-            path,
-            &format!("is nested more than {DEEPEST} deep"),
-        ));
+        let problem = format!("is nested more than {DEEPEST} deep");
+        return Err(invalid_value(path, &problem));
     }
     if let Ok(text) = value.cast::<PyString>() {
         let text = text
@@ -71,10 +68,10 @@ fn to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyResult<
             .ok_or_else(|| invalid_value(path, &format!("is {number}, which JSON can't express")));
     }
     if let Ok(items) = value.cast::<PyList>() {
-        return sequence(items.iter(), items.len(), path, depth);
+        return sequence(items.iter(), path, depth);
     }
     if let Ok(items) = value.cast::<PyTuple>() {
-        return sequence(items.iter(), items.len(), path, depth);
+        return sequence(items.iter(), path, depth);
     }
     if let Ok(members) = value.cast::<PyDict>() {
         let mut object = Map::with_capacity(members.len());
@@ -95,7 +92,7 @@ fn other_to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyR
     if !value.is_instance_of::<pyo3::types::PyType>() {
         for (method, keywords) in [("model_dump", &[("mode", "json")][..]), ("isoformat", &[])] {
             if let Some(method) = value.getattr_opt(method)? {
-                let keywords = keyword_arguments(value.py(), keywords)?;
+                let keywords = keywords.into_py_dict(value.py())?;
                 return to_json(&method.call((), Some(&keywords))?, path, depth + 1);
             }
         }
@@ -105,28 +102,19 @@ fn other_to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyR
             return to_json(copy.as_any(), path, depth);
         }
     }
-    let kind = value.get_type().name()?;
-    Err(invalid_type(
-        path,
-        &format!("is of type {kind}, which JSON can't express"),
-    ))
-}
-
-fn keyword_arguments<'py>(py: Python<'py>, pairs: &[(&str, &str)]) -> PyResult<Bound<'py, PyDict>> {
-    let keywords = PyDict::new(py);
-    for (name, value) in pairs {
-        keywords.set_item(name, value)?;
-    }
-    Ok(keywords)
+    let problem = format!(
+        "is of type {}, which JSON can't express",
+        value.get_type().name()?
+    );
+    Err(invalid_type(path, &problem))
 }
 
 fn sequence<'py>(
-    items: impl Iterator<Item = Bound<'py, PyAny>>,
-    length: usize,
+    items: impl ExactSizeIterator<Item = Bound<'py, PyAny>>,
     path: &Path<'_>,
     depth: usize,
 ) -> PyResult<Value> {
-    let mut array = Vec::with_capacity(length);
+    let mut array = Vec::with_capacity(items.len());
     for (index, item) in items.enumerate() {
         array.push(to_json(&item, &Path::Item(path, index), depth + 1)?);
     }
@@ -148,10 +136,8 @@ fn key_to_string(key: &Bound<'_, PyAny>, path: &Path<'_>) -> PyResult<String> {
         return Ok(key);
     }
     let kind = key.get_type().name()?;
-    Err(invalid_type(
-        path,
-        &format!("has a key of type {kind}; keys have to be strings"),
-    ))
+    let problem = format!("has a key of type {kind}; keys have to be strings");
+    Err(invalid_type(path, &problem))
 }
 
 /// Pairs of strings from a mapping argument; a value of `None` stays `None`.
@@ -184,10 +170,8 @@ pub fn string_pairs(
             let text = value.str()?.to_str()?.to_owned();
             Some(if flag { text.to_lowercase() } else { text })
         } else {
-            return Err(invalid_type(
-                &Path::Key(&path, &key),
-                "is neither a string nor a number",
-            ));
+            let path = Path::Key(&path, &key);
+            return Err(invalid_type(&path, "is neither a string nor a number"));
         };
         pairs.push((key, value));
     }
@@ -204,17 +188,14 @@ pub fn seconds(argument: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<std:
         return Ok(None);
     }
     let path = Path::Argument(argument);
-    let number = if value.cast::<PyBool>().is_ok() {
-        Err(PyTypeError::new_err(""))
-    } else {
-        value.extract::<f64>()
-    };
-    let number = number.map_err(|_| invalid_type(&path, "has to be a number of seconds, or None"))?;
+    let number = value
+        .extract::<f64>()
+        .ok()
+        .filter(|_| !value.is_instance_of::<PyBool>());
+    let number = number.ok_or_else(|| invalid_type(&path, "has to be a number of seconds, or None"))?;
     if number.is_nan() || number < 0.0 {
-        return Err(invalid_value(
-            &path,
-            &format!("has to be a number of seconds from 0 on, not {number}"),
-        ));
+        let problem = format!("has to be a number of seconds from 0 on, not {number}");
+        return Err(invalid_value(&path, &problem));
     }
     Ok(std::time::Duration::try_from_secs_f64(number).ok())
 }

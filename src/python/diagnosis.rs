@@ -1,15 +1,15 @@
 //! The bindings of what `doctor` asks: looks that change nothing.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::process::process;
-use crate::bridge::{awaitable, worker_threads as configured_threads};
+use crate::bridge::{awaitable, dict};
 use crate::llm::{self, Error, TransportSettings};
 use crate::lock::{self, DEFAULT_URL, Database, Inspection, Options, Tables};
-use crate::versions;
 
 /// What a look at a database found, as a dict.
 struct Found(Inspection);
@@ -20,21 +20,21 @@ impl<'py> IntoPyObject<'py> for Found {
     type Error = PyErr;
 
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
-        let found = PyDict::new(py);
-        found.set_item("place", self.0.place)?;
-        found.set_item("server", self.0.server)?;
         let (missing, difference) = match self.0.tables {
             Tables::NotNeeded => (None, None),
             Tables::Usable { missing } => (Some(missing), None),
             Tables::AnotherShape(difference) => (None, Some(difference)),
         };
-        found.set_item("missing_tables", missing)?;
-        found.set_item("difference", difference)?;
-        found.set_item("clock_ahead", self.0.clock_ahead)?;
-        found.set_item("encrypted", self.0.encrypted)?;
-        found.set_item("obstacles", self.0.obstacles)?;
-        found.set_item("cautions", self.0.cautions)?;
-        Ok(found)
+        Ok(dict!(py, {
+            "place": self.0.place,
+            "server": self.0.server,
+            "missing_tables": missing,
+            "difference": difference,
+            "clock_ahead": self.0.clock_ahead,
+            "encrypted": self.0.encrypted,
+            "obstacles": self.0.obstacles,
+            "cautions": self.0.cautions,
+        }))
     }
 }
 
@@ -75,17 +75,14 @@ pub fn trusted_certificates(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     })
 }
 
-/// How many threads the native runtime has, or will have when it is started.
-///
-/// # Errors
-/// `ValueError` if the environment asks for a number that is none.
-#[pyfunction]
-pub fn worker_threads() -> PyResult<usize> {
-    configured_threads()
-}
-
 /// The libraries that are built in: (name, version).
 #[pyfunction]
 pub fn libraries() -> Vec<(&'static str, &'static str)> {
-    versions::libraries()
+    crate::versions::libraries()
+}
+
+/// Returns the text with its control characters escaped. See [`crate::printable::printable`].
+#[pyfunction]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    crate::printable::printable(text)
 }

@@ -4,6 +4,7 @@
 //! there, so that a timeout can be a `TimeoutError` as well.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use pyo3::call::PyCallArgs;
 use pyo3::exceptions::PyValueError;
@@ -12,7 +13,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyModule};
 
 use super::json::from_json;
-use crate::llm::{Error, StatusError};
+use crate::llm::{Error, StatusError, TimeoutKind};
 use crate::lock::LockError;
 
 /// Calls a class or function of `arbitrageai_native.exceptions` for an exception. The module is
@@ -44,6 +45,20 @@ impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
         Python::attach(|py| of_call(py, &error).unwrap_or_else(|failure| failure))
     }
+}
+
+/// The error of a call that an open circuit refuses, for circuits that Python code asks.
+#[pyfunction]
+pub fn circuit_open(endpoint: &str) -> PyErr {
+    Error::circuit_open(endpoint).into()
+}
+
+/// The error of a call whose deadline of so many seconds has passed, for calls that Python code makes.
+#[pyfunction]
+pub fn deadline_passed(seconds: f64) -> PyErr {
+    let limit = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    let kind = TimeoutKind::Deadline;
+    Error::Timeout { kind, limit }.into()
 }
 
 fn of_call(py: Python<'_>, error: &Error) -> PyResult<PyErr> {

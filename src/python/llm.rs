@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::PyDict;
 use serde_json::Value;
 
 use super::call::{Arguments, PreparedCall};
 use super::convert::seconds;
 use super::json::from_json;
 use super::process::process;
-use super::stream::ChatStream;
-use crate::bridge::{Nothing, Wait, awaitable};
+use super::stream::{ChatStream, usage};
+use crate::bridge::{NOTHING, awaitable, block_on, dict};
 use crate::llm::{self, Completion, Endpoint, Error, Timed, TransportSettings};
 
 /// The dict that `LLMService.complete` returns.
@@ -32,20 +32,13 @@ impl<'py> IntoPyObject<'py> for CallResult {
 
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
         let completion = &self.timed.value;
-        let usage = PyDict::new(py);
-        usage.set_item(intern!(py, "prompt_tokens"), completion.usage.prompt_tokens)?;
-        usage.set_item(
-            intern!(py, "completion_tokens"),
-            completion.usage.completion_tokens,
-        )?;
-        usage.set_item(intern!(py, "total_tokens"), completion.usage.total_tokens)?;
-        let result = PyDict::new(py);
-        result.set_item(intern!(py, "content"), &completion.content)?;
-        result.set_item(intern!(py, "model"), &completion.model)?;
-        result.set_item(intern!(py, "usage"), usage)?;
-        result.set_item(intern!(py, "stealth_mode_used"), self.stealth_mode)?;
-        let milliseconds = self.timed.response_time.as_secs_f64() * 1000.0;
-        result.set_item(intern!(py, "response_time_ms"), milliseconds)?;
+        let result = dict!(py, {
+            "content": &completion.content,
+            "model": &completion.model,
+            "usage": usage(py, completion.usage)?,
+            "stealth_mode_used": self.stealth_mode,
+            "response_time_ms": self.timed.response_time.as_secs_f64() * 1000.0,
+        });
         if let Some(tool_calls) = &completion.tool_calls {
             result.set_item(intern!(py, "tool_calls"), from_json(py, tool_calls)?)?;
         }
@@ -81,7 +74,7 @@ impl ChatClient {
     #[new]
     fn new(base_url: &str, api_key: &str) -> Self {
         Self {
-            endpoint: Endpoint::new(base_url, api_key, &[]).map(Arc::new),
+            endpoint: Endpoint::new(base_url, api_key).map(Arc::new),
         }
     }
 
@@ -92,75 +85,47 @@ impl ChatClient {
     }
 
     /// Makes the call, in stealth mode `delay` seconds later: the dict of `LLMService.complete`.
-    #[pyo3(
-        signature = (*arguments),
-        text_signature = "($self, body, options, metrics, health, extra_headers, extra_query, delay, raw)"
-    )]
-    fn complete_async<'py>(&self, arguments: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
-        let delay = arguments.get_borrowed_item(6)?.extract::<Option<f64>>()?;
-        let call = self.prepare(&Arguments::of(arguments)?)?.delayed(delay);
-        let raw = arguments.get_borrowed_item(7)?.extract()?;
-        Wait::Loop.run(arguments.py(), complete(call, delay.is_some(), raw))
+    fn complete_async<'py>(
+        &self,
+        py: Python<'py>,
+        arguments: Arguments<'py>,
+        delay: Option<f64>,
+        raw: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let call = self.prepare(arguments)?.delayed(delay);
+        awaitable(py, complete(call, delay.is_some(), raw))
     }
 
     /// Makes the call and waits for it in this thread: the dict of `LLMService.complete`.
-    #[pyo3(
-        signature = (*arguments),
-        text_signature = "($self, body, options, metrics, health, extra_headers, extra_query, stealth_mode, raw)"
-    )]
-    fn complete<'py>(&self, arguments: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
-        let call = self.prepare(&Arguments::of(arguments)?)?;
-        let (stealth_mode, raw) = (
-            arguments.get_borrowed_item(6)?.extract()?,
-            arguments.get_borrowed_item(7)?.extract()?,
-        );
-        Wait::Thread.run(arguments.py(), complete(call, stealth_mode, raw))
+    fn complete<'py>(
+        &self,
+        py: Python<'py>,
+        arguments: Arguments<'py>,
+        stealth_mode: bool,
+        raw: bool,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        block_on(py, complete(self.prepare(arguments)?, stealth_mode, raw))?.into_pyobject(py)
     }
 
     /// Makes the call: all that the server sent.
-    #[pyo3(
-        signature = (*arguments),
-        text_signature = "($self, body, options, metrics, extra_headers, extra_query)"
-    )]
-    fn create_async<'py>(&self, arguments: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
-        self.create_in(Wait::Loop, arguments)
+    fn create_async<'py>(&self, py: Python<'py>, arguments: Arguments<'py>) -> PyResult<Bound<'py, PyAny>> {
+        awaitable(py, create(self.prepare(arguments)?))
     }
 
     /// Makes the call and waits for it in this thread: all that the server sent.
-    #[pyo3(
-        signature = (*arguments),
-        text_signature = "($self, body, options, metrics, extra_headers, extra_query)"
-    )]
-    fn create<'py>(&self, arguments: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
-        self.create_in(Wait::Thread, arguments)
+    fn create<'py>(&self, py: Python<'py>, arguments: Arguments<'py>) -> PyResult<Bound<'py, PyAny>> {
+        block_on(py, create(self.prepare(arguments)?))?.into_pyobject(py)
     }
 
     /// A stream that makes its call when it is first asked for chunks.
-    #[pyo3(
-        signature = (*arguments),
-        text_signature = "($self, body, options, metrics, health, extra_headers, extra_query)"
-    )]
-    fn stream(&self, arguments: &Bound<'_, PyTuple>) -> PyResult<ChatStream> {
-        Ok(ChatStream::new(self.prepare(&Arguments::of(arguments)?)?))
+    fn stream(&self, arguments: Arguments<'_>) -> PyResult<ChatStream> {
+        Ok(ChatStream::new(self.prepare(arguments)?))
     }
 }
 
 impl ChatClient {
-    fn prepare(&self, arguments: &Arguments<'_>) -> PyResult<PreparedCall> {
+    fn prepare(&self, arguments: Arguments<'_>) -> PyResult<PreparedCall> {
         PreparedCall::new(self.endpoint.clone()?, arguments)
-    }
-
-    fn create_in<'py>(&self, wait: Wait, arguments: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
-        let (body, options, metrics, extra_headers, extra_query) = arguments.extract()?;
-        let call = self.prepare(&Arguments {
-            body,
-            options,
-            metrics,
-            health: None,
-            extra_headers,
-            extra_query,
-        })?;
-        wait.run(arguments.py(), create(call))
     }
 }
 
@@ -184,7 +149,7 @@ pub fn sleep<'py>(py: Python<'py>, duration: &Bound<'py, PyAny>) -> PyResult<Bou
     let duration = seconds("seconds", duration)?.unwrap_or(Duration::MAX);
     awaitable(py, async move {
         tokio::time::sleep(duration).await;
-        Ok::<Nothing, Error>(Nothing)
+        Ok::<_, Error>(NOTHING)
     })
 }
 
@@ -193,12 +158,10 @@ pub fn sleep<'py>(py: Python<'py>, duration: &Bound<'py, PyAny>) -> PyResult<Bou
 pub fn is_healthy<'py>(py: Python<'py>, endpoint: String, timeout: f64) -> PyResult<Bound<'py, PyAny>> {
     awaitable(py, async move {
         let limit = Duration::try_from_secs_f64(timeout).unwrap_or_default();
-        Ok::<bool, Error>(
-            match process().transports.get(TransportSettings::default()).await {
-                Ok(transport) => llm::is_healthy(&transport, &endpoint, limit).await,
-                Err(_) => false,
-            },
-        )
+        let Ok(transport) = process().transports.get(TransportSettings::default()).await else {
+            return Ok(false);
+        };
+        Ok::<_, Error>(llm::is_healthy(&transport, &endpoint, limit).await)
     })
 }
 

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict};
 
 use super::process::process;
-use crate::bridge;
+use crate::bridge::{self, dict};
 use crate::figures::{CallCounter, CountedCall, Counter, HistogramSnapshot, Metrics};
 use crate::monitor::Lags;
 use crate::mutex::lock;
@@ -41,20 +41,17 @@ impl CallMetrics {
         let response = self.0.latency.snapshot();
         let bounds = response.bounds.iter().copied().chain([f64::INFINITY]);
         let latency = bounds.zip(response.counts).into_py_dict(py)?;
-        let figures = PyDict::new(py);
-        figures.set_item("calls", counted(CallCounter::Started))?;
-        figures.set_item("successes", counted(CallCounter::Succeeded))?;
-        figures.set_item("failures", self.0.failures.named().into_py_dict(py)?)?;
-        figures.set_item("cancelled", counted(CallCounter::Cancelled))?;
-        figures.set_item("retries", counted(CallCounter::Retries))?;
-        figures.set_item("tokens", tokens(py, &self.0)?)?;
-        figures.set_item(
-            "blocking_calls_in_loop",
-            counted(CallCounter::BlockingCallsInLoop),
-        )?;
-        figures.set_item("latency_seconds", latency)?;
-        figures.set_item("latency_seconds_total", response.sum.as_secs_f64())?;
-        Ok(figures)
+        Ok(dict!(py, {
+            "calls": counted(CallCounter::Started),
+            "successes": counted(CallCounter::Succeeded),
+            "failures": self.0.failures.named().into_py_dict(py)?,
+            "cancelled": counted(CallCounter::Cancelled),
+            "retries": counted(CallCounter::Retries),
+            "tokens": tokens(py, &self.0)?,
+            "blocking_calls_in_loop": counted(CallCounter::BlockingCallsInLoop),
+            "latency_seconds": latency,
+            "latency_seconds_total": response.sum.as_secs_f64(),
+        }))
     }
 }
 
@@ -94,13 +91,12 @@ impl CallCount {
 /// All that this process has counted: `llm`, `locks`, `loop`, `bridge`.
 #[pyfunction]
 pub fn process_metrics(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let figures = PyDict::new(py);
-    figures.set_item("llm", of_calls(py)?)?;
-    figures.set_item("locks", of_locks(py)?)?;
-    figures.set_item("loop", of_loops(py, &bridge::watch::lags())?)?;
-    let of_bridge = PyDict::new(py);
-    of_bridge.set_item("calls_under_way", bridge::calls_under_way())?;
-    figures.set_item("bridge", of_bridge)?;
+    let figures = dict!(py, {
+        "llm": of_calls(py)?,
+        "locks": of_locks(py)?,
+        "loop": of_loops(py, &bridge::watch::lags())?,
+        "bridge": dict!(py, {"calls_under_way": bridge::calls_under_way()}),
+    });
     // After the counters were read: what they count has been logged when the caller sees it.
     super::notices::deliver(py);
     Ok(figures)
@@ -111,26 +107,26 @@ fn of_calls(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     for (model, counted) in process().calls.by_model() {
         models.set_item(&*model, of_model(py, &counted)?)?;
     }
-    let figures = PyDict::new(py);
-    figures.set_item("models", models)?;
-    figures.set_item("requests_in_flight", process().transports.requests_under_way())?;
-    figures.set_item("blocking_calls_in_loop", process().calls.blocking_calls_in_loop())?;
-    Ok(figures)
+    Ok(dict!(py, {
+        "models": models,
+        "requests_in_flight": process().transports.requests_under_way(),
+        "blocking_calls_in_loop": process().calls.blocking_calls_in_loop(),
+    }))
 }
 
 fn of_model<'py>(py: Python<'py>, counted: &Metrics) -> PyResult<Bound<'py, PyDict>> {
-    let figures = PyDict::new(py);
     let outcome = |counter: CallCounter| (counter.name(), counted.counters.get(counter));
     let outcomes = [outcome(CallCounter::Succeeded)]
         .into_iter()
         .chain(counted.failures.named())
         .chain([outcome(CallCounter::Cancelled)]);
-    figures.set_item("calls", outcomes.into_py_dict(py)?)?;
-    figures.set_item("in_flight", counted.in_flight())?;
-    figures.set_item("retries", counted.counters.get(CallCounter::Retries))?;
-    figures.set_item("tokens", tokens(py, counted)?)?;
-    figures.set_item("response_seconds", histogram(py, &counted.latency.snapshot())?)?;
-    Ok(figures)
+    Ok(dict!(py, {
+        "calls": outcomes.into_py_dict(py)?,
+        "in_flight": counted.in_flight(),
+        "retries": counted.counters.get(CallCounter::Retries),
+        "tokens": tokens(py, counted)?,
+        "response_seconds": histogram(py, &counted.latency.snapshot())?,
+    }))
 }
 
 fn tokens<'py>(py: Python<'py>, counted: &Metrics) -> PyResult<Bound<'py, PyDict>> {
@@ -152,20 +148,20 @@ fn of_locks(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 }
 
 fn of_loops<'py>(py: Python<'py>, lags: &Lags) -> PyResult<Bound<'py, PyDict>> {
-    let figures = PyDict::new(py);
-    figures.set_item("monitors", lags.monitors)?;
-    figures.set_item("current_seconds", lags.current.as_secs_f64())?;
-    figures.set_item("worst_seconds", lags.worst.as_secs_f64())?;
-    figures.set_item("stalls", lags.stalls)?;
-    figures.set_item("lag_seconds", histogram(py, &lags.histogram)?)?;
-    Ok(figures)
+    Ok(dict!(py, {
+        "monitors": lags.monitors,
+        "current_seconds": lags.current.as_secs_f64(),
+        "worst_seconds": lags.worst.as_secs_f64(),
+        "stalls": lags.stalls,
+        "lag_seconds": histogram(py, &lags.histogram)?,
+    }))
 }
 
 /// Upper bounds, the counts up to each of them and beyond the last (each value in one count), and the sum of all values.
 fn histogram<'py>(py: Python<'py>, counted: &HistogramSnapshot) -> PyResult<Bound<'py, PyDict>> {
-    let figures = PyDict::new(py);
-    figures.set_item("bounds", counted.bounds)?;
-    figures.set_item("counts", &counted.counts)?;
-    figures.set_item("sum", counted.sum.as_secs_f64())?;
-    Ok(figures)
+    Ok(dict!(py, {
+        "bounds": counted.bounds,
+        "counts": &counted.counts,
+        "sum": counted.sum.as_secs_f64(),
+    }))
 }

@@ -1,6 +1,7 @@
 //! The bindings: Python arguments in, results and errors out, no logic.
 
 pub mod diagnosis;
+pub mod errors;
 pub mod health;
 pub mod lease;
 pub mod llm;
@@ -9,11 +10,9 @@ pub mod metrics;
 pub mod notices;
 pub mod options;
 pub mod stream;
-pub mod text;
 
 mod call;
 mod convert;
-mod errors;
 mod json;
 mod lock_terms;
 mod process;

@@ -11,6 +11,7 @@ use crate::llm::{self, IdempotencyKey, TransportSettings};
 
 /// The limits of calls and how they are retried; unchangeable. `adjusted(...)` makes another.
 #[pyclass(frozen, module = "arbitrageai_native._native")]
+#[derive(Clone, Default)]
 pub struct CallOptions {
     pub(super) options: llm::CallOptions,
     pub(super) transport: TransportSettings,
@@ -22,20 +23,15 @@ impl CallOptions {
     #[new]
     #[pyo3(signature = (**settings))]
     fn new(settings: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
-        let defaults = Self {
-            options: llm::CallOptions::default(),
-            transport: TransportSettings::default(),
-            headers: Vec::new(),
-        };
-        match settings {
-            Some(settings) => defaults.adjusted(settings),
-            None => Ok(defaults),
-        }
+        settings.map_or_else(
+            || Ok(Self::default()),
+            |settings| Self::default().adjusted(settings),
+        )
     }
 
     /// These options with the given settings changed.
     fn adjusted(&self, settings: &Bound<'_, PyDict>) -> PyResult<Self> {
-        let mut changed = self.copy();
+        let mut changed = self.clone();
         // The loop runs over a copy, because reading a value may run Python code that changes the
         // dict.
         for (name, value) in settings.copy()?.iter() {
@@ -59,14 +55,6 @@ impl CallOptions {
 }
 
 impl CallOptions {
-    fn copy(&self) -> Self {
-        Self {
-            options: self.options.clone(),
-            transport: self.transport,
-            headers: self.headers.clone(),
-        }
-    }
-
     fn set(&mut self, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let options = &mut self.options;
         match name {
@@ -81,9 +69,8 @@ impl CallOptions {
             }
             "http2" => {
                 let switch = value.cast::<PyBool>();
-                self.transport.http2 = switch
-                    .map_err(|_| invalid_type(&name, "has to be True or False"))?
-                    .is_true();
+                let switch = switch.map_err(|_| invalid_type(&name, "has to be True or False"))?;
+                self.transport.http2 = switch.is_true();
             }
             "max_connections" => self.transport.max_connections = whole(name, value, 1)?.min(1 << 20),
             "max_retries" => {
@@ -97,10 +84,8 @@ impl CallOptions {
                     .extract::<f64>()
                     .map_err(|_| invalid_type(&name, "has to be a number"))?;
                 if !(0.0..=1.0).contains(&part) {
-                    return Err(invalid_value(
-                        &name,
-                        &format!("has to lie between 0 and 1, not {part}"),
-                    ));
+                    let problem = format!("has to lie between 0 and 1, not {part}");
+                    return Err(invalid_value(&name, &problem));
                 }
                 options.retry.jitter = part;
             }
@@ -117,16 +102,9 @@ fn whole(name: &str, value: &Bound<'_, PyAny>, least: usize) -> PyResult<usize> 
     if value.cast::<PyBool>().is_ok() || value.cast::<PyInt>().is_err() {
         return Err(invalid_type(&name, "has to be an integer"));
     }
-    value
-        .extract::<usize>()
-        .ok()
-        .filter(|number| *number >= least)
-        .ok_or_else(|| {
-            invalid_value(
-                &name,
-                &format!("has to be an integer from {least} on, not {value}"),
-            )
-        })
+    let number = value.extract::<usize>().ok().filter(|number| *number >= least);
+    let problem = || format!("has to be an integer from {least} on, not {value}");
+    number.ok_or_else(|| invalid_value(&name, &problem()))
 }
 
 fn wait(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Duration> {

@@ -10,8 +10,8 @@ use pyo3::{PyTraverseError, intern};
 
 use super::call::PreparedCall;
 use super::json::from_json;
-use crate::bridge::{ProcessBound, awaitable, block_on, receive, spawn};
-use crate::llm::{Batch, Error, Items, Loop, ReadAhead, Shape};
+use crate::bridge::{ProcessBound, awaitable, block_on, dict, receive, spawn};
+use crate::llm::{Batch, Error, Items, Loop, ReadAhead, Shape, Usage};
 
 /// The stream of one call. It makes its request at the first `next`, and closes it when it is
 /// closed or dropped.
@@ -114,25 +114,15 @@ impl ChatStream {
 
     /// `model`, `usage` and `finish_reason`, as far as they have come.
     fn summary<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let dict = PyDict::new(py);
         let Some(stream) = self.0.get() else {
-            return Ok(dict);
+            return Ok(PyDict::new(py));
         };
         let summary = stream.summary();
-        dict.set_item("model", &summary.model)?;
-        dict.set_item("finish_reason", &summary.finish_reason)?;
-        let usage = match summary.usage {
-            None => None,
-            Some(usage) => {
-                let counts = PyDict::new(py);
-                counts.set_item("prompt_tokens", usage.prompt_tokens)?;
-                counts.set_item("completion_tokens", usage.completion_tokens)?;
-                counts.set_item("total_tokens", usage.total_tokens)?;
-                Some(counts)
-            }
-        };
-        dict.set_item("usage", usage)?;
-        Ok(dict)
+        Ok(dict!(py, {
+            "model": &summary.model,
+            "finish_reason": &summary.finish_reason,
+            "usage": summary.usage.map(|counts| usage(py, counts)).transpose()?,
+        }))
     }
 }
 
@@ -201,6 +191,15 @@ impl Drop for Iteration {
             let _ = spawn(closing);
         }
     }
+}
+
+/// Tokens, as results of calls and summaries of streams have them.
+pub(super) fn usage(py: Python<'_>, usage: Usage) -> PyResult<Bound<'_, PyDict>> {
+    Ok(dict!(py, {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }))
 }
 
 fn shape(texts: bool) -> Shape {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arbitrageai_native._native import ChatClient, LockManager
+from arbitrageai_native._native import CallMetrics, CallOptions, ChatClient, LockManager
 
 TERMS: dict[str, Any] = {
     "holder_id": "h",
@@ -61,9 +61,30 @@ async def test_a_lease_and_its_blocking_twin_give_the_same() -> None:
     assert await asyncio.to_thread(manager.close_blocking, 1.0) is None
 
 
-@pytest.mark.parametrize("name", ["complete_async", "complete", "create_async", "create", "stream"])
-def test_a_call_has_named_parameters(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("complete_async", ["delay", "raw"]),
+        ("complete", ["stealth_mode", "raw"]),
+        ("create_async", []),
+        ("create", []),
+        ("stream", []),
+    ],
+)
+def test_a_call_has_named_parameters(name: str, more: list[str]) -> None:
     parameters = list(inspect.signature(getattr(ChatClient, name)).parameters)
 
-    assert parameters[:4] == ["self", "body", "options", "metrics"]
-    assert {"extra_headers", "extra_query"} < set(parameters)
+    assert parameters == ["self", "arguments", *more]
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_an_argument_of_a_call_that_has_another_type_is_refused(position: int) -> None:
+    arguments: list[Any] = [{"model": "m"}, CallOptions(), CallMetrics(), None, None, None]
+    arguments[position] = "wrong"
+    with pytest.raises(TypeError, match=r"(?s)'str'.*'arguments'"):
+        ChatClient("http://localhost:1", "key").create(tuple(arguments))
+
+
+def test_too_few_arguments_of_a_call_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected tuple of length 6"):
+        ChatClient("http://localhost:1", "key").create(({"model": "m"},))  # type: ignore[arg-type]

@@ -117,6 +117,14 @@ async def test_a_failure_has_its_status_headers_and_error_object() -> None:
     assert caught.value.code == "rate_limit_exceeded"
 
 
+async def test_a_status_without_a_body_has_no_length() -> None:
+    body = json.dumps(chat()).encode()
+    async with ModelServer(script=[Failure(204)]) as server:
+        head, _, after = (await ask(server, post(body, headers=b"") + post(body))).partition(b"\r\n\r\n")
+    assert (status_of(head), status_of(after)) == (204, 200)
+    assert b"content-length" not in head.lower()
+
+
 async def test_a_failure_may_have_any_body() -> None:
     async with ModelServer(answer=Failure(502, body=b"<html>")) as server:
         answer = await ask(server, post(json.dumps(chat()).encode()))

@@ -115,7 +115,7 @@ class _Completions:
 
     def _prepare(
         self, stream: bool | None, keywords: dict[str, Any]
-    ) -> tuple[dict[str, Any], _native.CallOptions, _native.CallMetrics, Any, Any]:
+    ) -> tuple[dict[str, Any], _native.CallOptions, _native.CallMetrics, None, Any, Any]:
         arguments = settings.given(keywords if stream is None else {**keywords, "stream": stream})
         for name in ("model", "messages"):
             if name not in arguments:
@@ -127,7 +127,7 @@ class _Completions:
         changed = {name: arguments.pop(name) for name in settings.CALL_SETTINGS & arguments.keys()}
         client = self._client
         options = client._options.adjusted(changed) if changed else client._options
-        return with_extra_body(arguments, extra), options, client._metrics, headers, query
+        return with_extra_body(arguments, extra), options, client._metrics, None, headers, query
 
 
 class Completions(_Completions):
@@ -158,12 +158,10 @@ class Completions(_Completions):
         Raises:
             OpenAIError: any of its subclasses.
         """
-        body, options, metrics, headers, query = self._prepare(stream, dict(keywords))
+        prepared = self._prepare(stream, dict(keywords))
         if stream:
-            return Stream(
-                self._client._native.stream(body, options, metrics, None, headers, query), ChatObject
-            )
-        return ChatObject(self._client._native.create(body, options, metrics, headers, query))
+            return Stream(self._client._native.stream(prepared), ChatObject)
+        return ChatObject(self._client._native.create(prepared))
 
 
 class AsyncCompletions(_Completions):
@@ -186,12 +184,10 @@ class AsyncCompletions(_Completions):
         self, *, stream: bool | None = None, **keywords: Unpack[settings.CreateKeywords]
     ) -> ChatObject | AsyncStream[ChatObject]:
         """Make the call, as `Completions.create`; with `stream=True` an asynchronous iterator of chunks."""
-        body, options, metrics, headers, query = self._prepare(stream, dict(keywords))
+        prepared = self._prepare(stream, dict(keywords))
         if stream:
-            return AsyncStream(
-                self._client._native.stream(body, options, metrics, None, headers, query), ChatObject
-            )
-        return ChatObject(await self._client._native.create_async(body, options, metrics, headers, query))
+            return AsyncStream(self._client._native.stream(prepared), ChatObject)
+        return ChatObject(await self._client._native.create_async(prepared))
 
 
 class Chat:

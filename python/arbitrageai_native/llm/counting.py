@@ -7,9 +7,8 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any
 
-from arbitrageai_native._native import CallCount, CallMetrics
-from arbitrageai_native._safe_text import without_secrets
-from arbitrageai_native.exceptions import APIStatusError, CircuitBreakerError, ClientClosedError, OpenAIError
+from arbitrageai_native._native import CallCount, CallMetrics, circuit_open
+from arbitrageai_native.exceptions import APIStatusError, ClientClosedError, OpenAIError
 
 _MOST_TOKENS = 2**32
 
@@ -45,7 +44,7 @@ class CountedCall:
         if self._checker is not None and not self._checker.should_allow_request(self._endpoint):
             if self._count is not None:
                 self._count.failed("circuit_open")
-            raise CircuitBreakerError(f"Circuit breaker is open for {without_secrets(self._endpoint)}")
+            raise circuit_open(self._endpoint)
         self._start = perf_counter()
         return self
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from arbitrageai_native._native import CallMetrics, EndpointHealth
-from arbitrageai_native._safe_text import without_secrets
-from arbitrageai_native.exceptions import CircuitBreakerError
+from arbitrageai_native._native import CallMetrics, EndpointHealth, circuit_open
 from arbitrageai_native.llm.counting import CountedCall
 from arbitrageai_native.llm_health_check import HealthMetrics, LLMHealthChecker
 
@@ -55,7 +53,7 @@ class Endpoint(NamedTuple):
         """Raise `CircuitBreakerError` if the circuit is open: before a stealth wait, not after it."""
         health, _ = self.circuit()
         if health is not None and health.would_refuse():
-            raise CircuitBreakerError(f"Circuit breaker is open for {without_secrets(self.base_url)}")
+            raise circuit_open(self.base_url)
 
     def counted(self) -> CountedCall:
         """Return the count of a native call whose checker Python code has to ask."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from arbitrageai_native import _native
-from arbitrageai_native.exceptions import APITimeoutError, InvalidArgumentTypeError
+from arbitrageai_native.exceptions import InvalidArgumentTypeError
 from arbitrageai_native.llm.checks import check_kind, with_extra_body
 from arbitrageai_native.llm.settings import CALL_SETTINGS, given, given_or
 from arbitrageai_native.llm.tracing import Observation, trace_headers
@@ -72,8 +72,15 @@ class Request:
         metrics: _native.CallMetrics,
         health: _native.EndpointHealth | None,
         observation: Observation | None,
-    ) -> tuple[Any, ...]:
-        """Return the arguments with which every method of the native client begins."""
+    ) -> tuple[
+        dict[str, Any],
+        _native.CallOptions,
+        _native.CallMetrics,
+        _native.EndpointHealth | None,
+        Any,
+        Any,
+    ]:
+        """Return what describes the call to every method of the native client."""
         headers = self._headers(observation)
         body = with_extra_body(self.body, self.extra_body)
         return body, self.options, metrics, health, headers, self.extra_query
@@ -112,7 +119,7 @@ class Request:
         try:
             return await asyncio.wait_for(pending, deadline)
         except asyncio.TimeoutError:
-            raise APITimeoutError(message=f"Request timed out. (deadline of {deadline:g} s)") from None
+            raise _native.deadline_passed(deadline) from None
 
 
 def _messages(prompt: str | None, system_prompt: str | None, messages: Any) -> list[Any]:

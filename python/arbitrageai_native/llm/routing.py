@@ -58,7 +58,7 @@ def _complete_natively(
     stealth_mode: bool,
 ) -> Completion:
     arguments = request.native_arguments(endpoint.metrics, health, observation)
-    answered: Completion = endpoint.client._native.complete(*arguments, stealth_mode, request.raw)
+    answered: Completion = endpoint.client._native.complete(arguments, stealth_mode, request.raw)
     return answered
 
 
@@ -89,7 +89,7 @@ def _complete_async(
     if checker is not None:
         return _complete_async_counted(endpoint, request, observation, delay)
     arguments = request.native_arguments(endpoint.metrics, health, observation)
-    pending: Awaitable[Completion] = client._native.complete_async(*arguments, delay, request.raw)
+    pending: Awaitable[Completion] = client._native.complete_async(arguments, delay, request.raw)
     return pending
 
 
@@ -98,7 +98,7 @@ async def _complete_async_counted(
 ) -> Completion:
     with endpoint.counted():
         arguments = request.native_arguments(endpoint.metrics, None, observation)
-        answered: Completion = await endpoint.client._native.complete_async(*arguments, delay, request.raw)
+        answered: Completion = await endpoint.client._native.complete_async(arguments, delay, request.raw)
         return answered
 
 
@@ -131,5 +131,5 @@ def _source(endpoint: Endpoint, request: Request, observation: Observation | Non
         )
         return CountedStream(stream, endpoint.counted_injected(arguments.get("model")))
     health, checker = endpoint.circuit()
-    native = client._native.stream(*request.native_arguments(endpoint.metrics, health, observation))
+    native = client._native.stream(request.native_arguments(endpoint.metrics, health, observation))
     return native if checker is None else CountedStream(native, endpoint.counted())

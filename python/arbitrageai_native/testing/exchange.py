@@ -134,7 +134,9 @@ class Exchange:
 
     def whole(self, status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
         """Make a whole answer; raises as `head` does."""
-        answer = self.head(status, {**headers, "Content-Length": str(len(body))})
+        # RFC 9110, 8.6: a 204 has no length. A 304 may have that of the answer it stands for.
+        length = {} if status == 204 else {"Content-Length": str(len(body))}
+        answer = self.head(status, {**headers, **length})
         is_head = self._request is not None and self._request.method == b"HEAD"
         if not is_head and status not in STATUSES_WITHOUT_BODY:
             answer += self.piece(body)

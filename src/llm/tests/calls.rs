@@ -279,7 +279,7 @@ async fn the_key_is_in_no_debug_text() {
     let text = format!(
         "{:?} {:?}",
         call.request.headers,
-        crate::llm::Endpoint::new("http://h", "secret-key", &[])
+        crate::llm::Endpoint::new("http://h", "secret-key")
     );
     assert!(!text.contains("secret-key"), "{text}");
 }

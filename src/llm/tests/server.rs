@@ -105,7 +105,7 @@ impl Server {
 pub fn call_of(base_url: &str, options: CallOptions, transport: &Arc<Transport>) -> Call {
     let mut body = Map::new();
     body.insert("model".to_owned(), "asked".into());
-    let endpoint = Endpoint::new(base_url, "secret-key", &[]).unwrap();
+    let endpoint = Endpoint::new(base_url, "secret-key").unwrap();
     Call {
         transport: transport.clone(),
         request: endpoint.request(&body, &Extras::default()).unwrap(),
