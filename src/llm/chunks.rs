@@ -9,6 +9,7 @@ use super::answer::{Usage, text_of};
 use super::delta::Delta;
 use super::error::{Error, excerpt};
 use super::items::{Batch, Chunk, Items};
+use super::json;
 use super::reported::reported;
 use super::sse::{Decoder, Event};
 
@@ -117,7 +118,7 @@ impl ChunkReader {
             return Err(error);
         }
         if !self.saw_event && !self.beginning.trim_ascii().is_empty() {
-            let complaint = serde_json::from_slice::<Value>(&self.beginning).ok();
+            let complaint = json::parse(&self.beginning).ok();
             let words = complaint
                 .as_ref()
                 .and_then(|complaint| reported(complaint, false)?.0);
@@ -175,7 +176,7 @@ impl ChunkReader {
     /// The event's JSON object, unless it is an error.
     fn chunk(&self, event: &Event) -> Result<Chunk, Error> {
         let named = event.is_error;
-        let chunk: Value = match serde_json::from_str(&event.data) {
+        let chunk = match json::parse(event.data.as_bytes()) {
             Ok(chunk) => chunk,
             // An event that is named an error is one, even if its data is plain text.
             Err(_) if named => Value::from(excerpt(event.data.as_bytes())),
