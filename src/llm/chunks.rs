@@ -11,7 +11,7 @@ use super::error::{Error, excerpt};
 use super::items::{Batch, Chunk, Items};
 use super::json;
 use super::reported::reported;
-use super::sse::{Decoder, Event};
+use super::sse::{BYTE_ORDER_MARK, Decoder, Event};
 
 /// What is known of a stream besides its text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -117,7 +117,7 @@ impl ChunkReader {
         if let Some(error) = broken {
             return Err(error);
         }
-        if !self.saw_event && !self.beginning.trim_ascii().is_empty() {
+        if !self.saw_event && !begins_as_event_stream(&self.beginning) {
             let complaint = json::parse(&self.beginning).ok();
             let words = complaint
                 .as_ref()
@@ -246,6 +246,18 @@ impl ChunkReader {
             body: excerpt(body),
         }
     }
+}
+
+/// Whether nothing speaks against an event stream: the first line that is not empty is a comment or
+/// a field, or was cut off in the name of one.
+fn begins_as_event_stream(beginning: &[u8]) -> bool {
+    let beginning = beginning.strip_prefix(BYTE_ORDER_MARK).unwrap_or(beginning);
+    let mut lines = beginning.split(|byte| matches!(byte, b'\r' | b'\n'));
+    let line = lines.find(|line| !line.is_empty()).unwrap_or_default();
+    let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+    let is_cut_off = name.len() == line.len();
+    let is = |field: &[u8]| name == field || is_cut_off && field.starts_with(name);
+    name.trim_ascii().is_empty() || [&b"data"[..], b"event", b"id", b"retry"].into_iter().any(is)
 }
 
 /// The text that a chunk adds to the first choice, if any.

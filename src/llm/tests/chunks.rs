@@ -37,6 +37,45 @@ fn what_is_cut_after_done_or_is_no_event_breaks_nothing() {
 }
 
 #[test]
+fn a_stream_that_ends_in_its_first_event_was_cut_and_anything_else_was_no_stream() {
+    let end = |bytes: &[u8]| {
+        let mut reader = ChunkReader::new(200, 1 << 20);
+        reader.feed(bytes, &mut Batch::new(Shape::Texts)).unwrap();
+        reader.end(None)
+    };
+    for cut in [
+        "",
+        "\n",
+        "d",
+        "data",
+        "data:",
+        "data: {\"choices\"",
+        "\u{feff}data: {",
+        "event: err",
+        "id",
+        "retry: 5\n",
+        ": keep-alive\n\n",
+        ": keep-alive\n\ndat",
+    ] {
+        let end = end(cut.as_bytes());
+        assert!(matches!(end, Err(Error::Connection { .. })), "{cut:?}: {end:?}");
+    }
+    for other in [
+        "{\"error\": \"no\"}",
+        "<html>",
+        "\n\nno such model",
+        "date: 5",
+        "error",
+    ] {
+        let end = end(other.as_bytes());
+        assert!(
+            matches!(end, Err(Error::InvalidResponse { .. })),
+            "{other:?}: {end:?}"
+        );
+    }
+}
+
+#[test]
 fn what_means_not_yet_is_no_reason_to_end() {
     for shape in [Shape::Texts, Shape::Chunks] {
         for reason in ["", " ", "null", "None"] {
