@@ -74,14 +74,12 @@ def refusal_of(name: str, make: Any) -> Exception | None:
 @given(name=st.sampled_from(SETTINGS), value=ANY_VALUE)
 @examples(60)
 def test_a_setting_is_refused_when_it_is_given_or_never(server: FaultyServer, name: str, value: Any) -> None:
-    given = {"base_url": server.base_url, "api_key": KEY}
+    given = {"base_url": server.base_url, "api_key": KEY, "max_retries": 0, name: value}
     made: list[Any] = []
     refusals = [
-        refusal_of(
-            name, lambda: made.append(LLMService(**given, enable_circuit_breaker=False, **{name: value}))
-        ),
-        refusal_of(name, lambda: made.append(OpenAI(**given, **{name: value}))),
-        refusal_of(name, lambda: AsyncOpenAI(**given, **{name: value})),
+        refusal_of(name, lambda: made.append(LLMService(**given, enable_circuit_breaker=False))),
+        refusal_of(name, lambda: made.append(OpenAI(**given))),
+        refusal_of(name, lambda: AsyncOpenAI(**given)),
     ]
     if any(refusals):
         assert all(isinstance(refusal, exceptions.OpenAIError) for refusal in refusals), refusals
@@ -106,10 +104,10 @@ def test_a_setting_is_refused_when_it_is_given_or_never(server: FaultyServer, na
 def test_a_setting_of_one_call_is_refused_as_that_of_a_service(
     server: FaultyServer, name: str, value: Any
 ) -> None:
-    given = {"base_url": server.base_url, "api_key": KEY, "enable_circuit_breaker": False}
-    service = LLMService(**given)
-    client = OpenAI(base_url=server.base_url, api_key=KEY)
-    refused = refusal_of(name, lambda: LLMService(**given, **{name: value}))
+    given = {"base_url": server.base_url, "api_key": KEY, "max_retries": 0}
+    service = LLMService(**given, enable_circuit_breaker=False)
+    client = OpenAI(**given)
+    refused = refusal_of(name, lambda: OpenAI(**{**given, name: value}))
     for call in (
         lambda: service.complete("hi", **{name: value}),
         lambda: service.complete_streaming("hi", **{name: value}),

@@ -45,7 +45,7 @@ def test_a_time_to_live_is_refused_by_name(ttl: Any) -> None:
         assert not is_duration(ttl)
         return
     assert is_duration(ttl)
-    # A shorter one may be over before it is used. A lock may be kept for ten times as long, a billion seconds.
+    # A shorter one may be over before it is used. A lock may be kept for ten times as long, up to 1e9 s.
     if 1 <= ttl <= 1e8:
         asyncio.run(use(manager))
 
