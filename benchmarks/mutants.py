@@ -15,6 +15,7 @@ import copy
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import itertools
 import os
 import random
 import sys
@@ -26,6 +27,7 @@ from types import CodeType, ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
+UNUSED = 99
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq,
@@ -49,17 +51,16 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
 def mutants(source: str) -> Iterator[tuple[str, ast.Module]]:
     """Yield what was changed and the changed module, for every place that can be changed."""
     tree = ast.parse(source)
-    count = sum(1 for _ in ast.walk(tree))
-    for index in range(count):
+    unchanged = ast.unparse(tree)
+    for index, node in enumerate(ast.walk(tree)):
         for variant in range(3):
+            if change(copy.deepcopy(node), variant) is None:
+                continue
             changed = copy.deepcopy(tree)
-            node = next(node for number, node in enumerate(ast.walk(changed)) if number == index)
-            line = getattr(node, "lineno", 0)
-            before = ast.unparse(node) if line else ""
-            if (what := change(node, variant)) is not None:
-                ast.fix_missing_locations(changed)
-                if ast.unparse(changed) != ast.unparse(tree):
-                    yield f"{line}: {what}: {before.splitlines()[0][:90]}", changed
+            what = change(next(itertools.islice(ast.walk(changed), index, None)), variant)
+            if ast.unparse(changed) != unchanged:
+                line = getattr(node, "lineno", 0)
+                yield f"{line}: {what}: {ast.unparse(node).splitlines()[0][:90]}", changed
 
 
 def change(node: ast.AST, variant: int) -> str | None:
@@ -103,7 +104,7 @@ class Loader(importlib.machinery.SourceFileLoader):
     tree: ast.Module
 
     def get_code(self, fullname: str) -> CodeType:
-        return compile(self.tree, self.get_filename(fullname), "exec")
+        return compile(ast.fix_missing_locations(self.tree), self.get_filename(fullname), "exec")
 
 
 class Finder(importlib.abc.MetaPathFinder):
@@ -113,12 +114,14 @@ class Finder(importlib.abc.MetaPathFinder):
         self._name = name
         self._loader = Loader(name, str(path))
         self._loader.tree = tree
+        self.is_used = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != self._name:
             return None
+        self.is_used = True
         return importlib.util.spec_from_loader(fullname, self._loader)
 
 
@@ -132,7 +135,9 @@ def fails(finder: Finder | None, tests: list[str], seconds: float) -> bool:
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
-        os._exit(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]))
+        # With its rewriting of assertions pytest would load the modules itself.
+        failed = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--assert=plain", *tests])
+        os._exit(failed if finder is None or finder.is_used else UNUSED)
     deadline = time.monotonic() + seconds
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
         if time.monotonic() > deadline:
@@ -141,7 +146,10 @@ def fails(finder: Finder | None, tests: list[str], seconds: float) -> bool:
             os.waitpid(child, 0)
             return True
         time.sleep(0.01)
-    return os.waitstatus_to_exitcode(ended[1]) != 0
+    status = os.waitstatus_to_exitcode(ended[1])
+    if status == UNUSED:
+        sys.exit("the tests do not import the module")
+    return status != 0
 
 
 def main() -> None:

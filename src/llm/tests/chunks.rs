@@ -232,6 +232,19 @@ fn read_event(event: &str, shape: Shape) -> (Vec<String>, Summary, bool) {
 }
 
 #[test]
+fn a_choice_without_a_number_is_the_first() {
+    for shape in [Shape::Texts, Shape::Chunks] {
+        for model in ["m", "\"m\""] {
+            let event =
+                json!({"model": model, "choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]});
+            let (texts, summary, complete) = read_event(&event.to_string(), shape);
+            assert_eq!((texts, complete), (vec!["a".to_owned()], true));
+            assert_eq!(summary.finish_reason.as_deref(), Some("stop"));
+        }
+    }
+}
+
+#[test]
 fn both_ways_of_reading_an_event_find_the_same() {
     for event in [
         r#"{"model": "m", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": null}]}"#,
