@@ -37,6 +37,26 @@ fn what_is_cut_after_done_or_is_no_event_breaks_nothing() {
 }
 
 #[test]
+fn what_is_cut_in_the_middle_of_an_event_was_cut_though_its_choice_has_finished() {
+    for rest in [
+        "data: {",
+        "data: {}\n",
+        "event: err",
+        "event: error\n",
+        "x",
+        "id: 5\ndata",
+    ] {
+        for shape in [Shape::Texts, Shape::Chunks] {
+            let end = read_after_a_piece(&format!("{}{rest}", finish()), shape);
+            let Err(error @ Error::Connection { .. }) = end else {
+                panic!("{rest:?}: {end:?}")
+            };
+            assert!(error.to_string().contains("in the middle of an event"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn a_stream_that_ends_in_its_first_event_was_cut_and_anything_else_was_no_stream() {
     let end = |bytes: &[u8]| {
         let mut reader = ChunkReader::new(200, 1 << 20);
