@@ -88,7 +88,7 @@ def _json_object(variable: str) -> dict[str, Any]:
 
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # of endless nesting
         value = None
     if not isinstance(value, dict):
         _logger.warning("%s is not a JSON object: it counts as empty", variable)

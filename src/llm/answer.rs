@@ -7,6 +7,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::error::Error;
+use super::json;
 use super::reported::{failed_choice, is_failure, reported};
 
 /// Tokens, as the server counted them; 0 where it did not say.
@@ -128,7 +129,7 @@ impl Answer {
     /// # Errors
     /// [`Error::InvalidResponse`] if it is anything else.
     pub fn json(&self) -> Result<Value, Error> {
-        let value: Value = serde_json::from_slice(&self.body).map_err(|error| {
+        let value = json::parse(&self.body).map_err(|error| {
             let html = self.body.trim_ascii_start().starts_with(b"<");
             self.invalid(&if html {
                 "an HTML page, not JSON".to_owned()

@@ -42,7 +42,7 @@ pub(super) struct Opened {
     pub body: Body,
     /// When the try began: the wait for a stream's first event counts from here.
     pub start: Instant,
-    try_limit: Option<Limit>,
+    pub try_limit: Option<Limit>,
 }
 
 /// Sends the request once. An answer with another status than 2xx is read to its end and becomes a [`Failure`].

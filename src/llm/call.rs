@@ -7,7 +7,7 @@ use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::header::HeaderName;
 use tokio::time::Instant;
 
 use super::answer::{Answer, Used};
@@ -16,7 +16,7 @@ use super::endpoint::HttpRequest;
 use super::error::{Error, TimeoutKind};
 use super::health::{Permit, SharedHealth};
 use super::limit::{Limit, within};
-use super::options::{CallOptions, IdempotencyKey};
+use super::options::CallOptions;
 use super::stream::ChatStream;
 use super::transport::Transport;
 use super::under_way::UnderWay;
@@ -132,14 +132,9 @@ impl Call {
     }
 
     fn add_idempotency_key(&mut self) -> Result<(), Error> {
-        let key = match &self.options.idempotency_key {
-            IdempotencyKey::Off => return Ok(()),
-            IdempotencyKey::PerCall => uuid::Uuid::new_v4().to_string(),
-            IdempotencyKey::Given(key) => key.clone(),
-        };
-        let value = HeaderValue::from_str(&key)
-            .map_err(|_| Error::invalid("idempotency_key", "can't be sent in a header"))?;
-        self.request.headers.entry(IDEMPOTENCY_KEY).or_insert(value);
+        if let Some(key) = self.options.idempotency_key.header()? {
+            self.request.headers.entry(IDEMPOTENCY_KEY).or_insert(key);
+        }
         Ok(())
     }
 

@@ -9,8 +9,9 @@ use super::answer::{Usage, text_of};
 use super::delta::Delta;
 use super::error::{Error, excerpt};
 use super::items::{Batch, Chunk, Items};
+use super::json;
 use super::reported::reported;
-use super::sse::{Decoder, Event};
+use super::sse::{BYTE_ORDER_MARK, Decoder, Event};
 
 /// What is known of a stream besides its text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -111,8 +112,8 @@ impl ChunkReader {
         if let Some(error) = broken {
             return Err(error);
         }
-        if !self.saw_event && !self.beginning.trim_ascii().is_empty() {
-            let complaint = serde_json::from_slice::<Value>(&self.beginning).ok();
+        if !self.saw_event && !begins_as_event_stream(&self.beginning) {
+            let complaint = json::parse(&self.beginning).ok();
             let words = complaint
                 .as_ref()
                 .and_then(|complaint| reported(complaint, false)?.0);
@@ -170,7 +171,7 @@ impl ChunkReader {
     /// The event's JSON object, unless it is an error.
     fn chunk(&self, event: &Event) -> Result<Chunk, Error> {
         let named = event.is_error;
-        let chunk: Value = match serde_json::from_str(&event.data) {
+        let chunk = match json::parse(event.data.as_bytes()) {
             Ok(chunk) => chunk,
             // An event that is named an error is one, even if its data is plain text.
             Err(_) if named => Value::from(excerpt(event.data.as_bytes())),
@@ -232,6 +233,18 @@ impl ChunkReader {
     fn invalid_event(&self, message: &str, event: &Event) -> Error {
         Error::invalid_response(message, self.status, event.data.as_bytes())
     }
+}
+
+/// Whether nothing speaks against an event stream: the first line that is not empty is a comment or
+/// a field, or was cut off in the name of one.
+fn begins_as_event_stream(beginning: &[u8]) -> bool {
+    let beginning = beginning.strip_prefix(BYTE_ORDER_MARK).unwrap_or(beginning);
+    let mut lines = beginning.split(|byte| matches!(byte, b'\r' | b'\n'));
+    let line = lines.find(|line| !line.is_empty()).unwrap_or_default();
+    let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+    let is_cut_off = name.len() == line.len();
+    let is = |field: &[u8]| name == field || is_cut_off && field.starts_with(name);
+    name.trim_ascii().is_empty() || [&b"data"[..], b"event", b"id", b"retry"].into_iter().any(is)
 }
 
 /// The text that a chunk adds to the first choice, if any.

@@ -4,7 +4,10 @@ use std::fmt;
 
 use bytes::Bytes;
 use reqwest::Url;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    TRANSFER_ENCODING, USER_AGENT,
+};
 use serde_json::{Map, Value};
 
 use super::error::Error;
@@ -105,7 +108,13 @@ pub fn http_url(argument: &str, value: &str) -> Result<Url, Error> {
     };
     let url = Url::parse(value.trim())
         .map_err(|error| Error::invalid(argument, format!("{shown} is not a URL ({error})")))?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+    // Of `http:///v1` and `http:v1` the parser makes `http://v1/`: the key would go to a host that
+    // nobody named.
+    let names_a_host = value
+        .split_once("://")
+        .is_some_and(|(_, host)| !host.starts_with(['/', '\\']));
+    if !matches!(url.scheme(), "http" | "https") || !names_a_host || url.host_str().is_none_or(str::is_empty)
+    {
         return Err(Error::invalid(
             argument,
             format!("{shown} is not an http:// or https:// URL"),
@@ -131,6 +140,13 @@ fn add_headers(headers: &mut HeaderMap, additions: &[(String, Option<String>)]) 
             )
         };
         let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refuse("the name"))?;
+        // The body's length is known here: another one would cut the body, or hold the server up.
+        if value.is_some() && [CONTENT_LENGTH, TRANSFER_ENCODING].contains(&header) {
+            return Err(Error::invalid(
+                format!("extra_headers[{name:?}]"),
+                "this client sets it, because it knows the body's length",
+            ));
+        }
         match value {
             None => {
                 headers.remove(header);

@@ -11,6 +11,7 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
+use super::json;
 use super::reported::words;
 
 /// The largest number of bytes read from the body of an error. A body within this limit is parsed
@@ -158,7 +159,7 @@ impl Error {
         let text = text.trim();
         // A parsed tree can need a hundred times the memory of its JSON text.
         let parsed = (body.len() <= LONGEST_ERROR_BODY)
-            .then(|| serde_json::from_str::<Value>(text).ok())
+            .then(|| json::parse(text.as_bytes()).ok())
             .flatten();
         let mut body = parsed.unwrap_or_else(|| Value::from(text));
         let mut message = format!("Error code: {}", status.as_u16());

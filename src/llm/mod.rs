@@ -15,6 +15,7 @@ mod endpoint;
 pub(crate) mod error;
 mod health;
 pub(crate) mod items;
+mod json;
 mod limit;
 mod options;
 mod probe;

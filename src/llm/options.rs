@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use reqwest::header::HeaderValue;
+
+use super::error::Error;
 use super::retry::RetryPolicy;
 
 /// The `Idempotency-Key` header: by it a server can tell a retry from a new request.
@@ -10,7 +13,28 @@ pub enum IdempotencyKey {
     Off,
     /// A new one for each call, the same for all of the call's tries.
     PerCall,
-    Given(String),
+    Given(HeaderValue),
+}
+
+impl IdempotencyKey {
+    /// # Errors
+    /// [`Error::InvalidArgument`] if no header can hold the key.
+    pub fn given(key: &str) -> Result<Self, Error> {
+        header_value(key).map(Self::Given)
+    }
+
+    /// The header of one call, the same for all of its tries.
+    pub(super) fn header(&self) -> Result<Option<HeaderValue>, Error> {
+        match self {
+            Self::Off => Ok(None),
+            Self::PerCall => header_value(&uuid::Uuid::new_v4().to_string()).map(Some),
+            Self::Given(key) => Ok(Some(key.clone())),
+        }
+    }
+}
+
+fn header_value(key: &str) -> Result<HeaderValue, Error> {
+    HeaderValue::from_str(key).map_err(|_| Error::invalid("idempotency_key", "can't be sent in a header"))
 }
 
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@
 
 use std::mem;
 
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// One event. Its name matters in one case only, and its id never: no request is made again from where a stream broke.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -47,10 +47,7 @@ fn to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyResult<
         return Err(invalid_value(path, &problem));
     }
     if let Ok(text) = value.cast::<PyString>() {
-        let text = text
-            .to_str()
-            .map_err(|_| invalid_value(path, "holds a lone surrogate, which UTF-8 can't express"))?;
-        return Ok(Value::String(text.to_owned()));
+        return utf8(text, path).map(Value::String);
     }
     if value.is_none() {
         return Ok(Value::Null);
@@ -131,9 +128,15 @@ fn integer(value: &Bound<'_, PyAny>, path: &Path<'_>) -> PyResult<Value> {
         .map_err(|_| invalid_value(path, "is an integer of more than 64 bits"))
 }
 
+fn utf8(text: &Bound<'_, PyString>, path: &Path<'_>) -> PyResult<String> {
+    text.to_str()
+        .map(str::to_owned)
+        .map_err(|_| invalid_value(path, "holds a lone surrogate, which UTF-8 can't express"))
+}
+
 fn key_to_string(key: &Bound<'_, PyAny>, path: &Path<'_>) -> PyResult<String> {
-    if let Ok(key) = key.extract::<String>() {
-        return Ok(key);
+    if let Ok(key) = key.cast::<PyString>() {
+        return utf8(key, path);
     }
     let kind = key.get_type().name()?;
     let problem = format!("has a key of type {kind}; keys have to be strings");
@@ -163,8 +166,8 @@ pub fn string_pairs(
         let key = key_to_string(&key, &path)?;
         let value = if value.is_none() {
             None
-        } else if let Ok(text) = value.extract::<String>() {
-            Some(text)
+        } else if let Ok(text) = value.cast::<PyString>() {
+            Some(utf8(text, &Path::Key(&path, &key))?)
         } else if value.cast::<PyInt>().is_ok() || value.cast::<PyFloat>().is_ok() {
             let flag = value.cast::<PyBool>().is_ok();
             let text = value.str()?.to_str()?.to_owned();

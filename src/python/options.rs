@@ -125,5 +125,8 @@ fn idempotency_key(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Idempotency
     let key = value
         .cast::<PyString>()
         .map_err(|_| invalid_type(&name, "has to be True, False or a string"))?;
-    Ok(IdempotencyKey::Given(key.to_str()?.to_owned()))
+    let key = key
+        .to_str()
+        .map_err(|_| invalid_value(&name, "holds a lone surrogate, which UTF-8 can't express"))?;
+    Ok(IdempotencyKey::given(key)?)
 }

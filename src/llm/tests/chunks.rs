@@ -37,6 +37,65 @@ fn what_is_cut_after_done_or_is_no_event_breaks_nothing() {
 }
 
 #[test]
+fn what_is_cut_in_the_middle_of_an_event_was_cut_though_its_choice_has_finished() {
+    for rest in [
+        "data: {",
+        "data: {}\n",
+        "event: err",
+        "event: error\n",
+        "x",
+        "id: 5\ndata",
+    ] {
+        for shape in [Shape::Texts, Shape::Chunks] {
+            let end = read_after_a_piece(&format!("{}{rest}", finish()), shape);
+            let Err(error @ Error::Connection { .. }) = end else {
+                panic!("{rest:?}: {end:?}")
+            };
+            assert!(error.to_string().contains("in the middle of an event"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_ends_in_its_first_event_was_cut_and_anything_else_was_no_stream() {
+    let end = |bytes: &[u8]| {
+        let mut reader = ChunkReader::new(200, 1 << 20);
+        reader.feed(bytes, &mut Batch::new(Shape::Texts)).unwrap();
+        reader.end(None)
+    };
+    for cut in [
+        "",
+        "\n",
+        "d",
+        "data",
+        "data:",
+        "data: {\"choices\"",
+        "\u{feff}data: {",
+        "event: err",
+        "id",
+        "retry: 5\n",
+        ": keep-alive\n\n",
+        ": keep-alive\n\ndat",
+    ] {
+        let end = end(cut.as_bytes());
+        assert!(matches!(end, Err(Error::Connection { .. })), "{cut:?}: {end:?}");
+    }
+    for other in [
+        "{\"error\": \"no\"}",
+        "<html>",
+        "\n\nno such model",
+        "date: 5",
+        "error",
+    ] {
+        let end = end(other.as_bytes());
+        assert!(
+            matches!(end, Err(Error::InvalidResponse { .. })),
+            "{other:?}: {end:?}"
+        );
+    }
+}
+
+#[test]
 fn what_means_not_yet_is_no_reason_to_end() {
     for shape in [Shape::Texts, Shape::Chunks] {
         for reason in ["", " ", "null", "None"] {
@@ -190,6 +249,19 @@ fn read_event(event: &str, shape: Shape) -> (Vec<String>, Summary, bool) {
         .unwrap();
     let complete = reader.end(None).is_ok();
     (texts(batch), Summary::clone(reader.summary()), complete)
+}
+
+#[test]
+fn a_choice_without_a_number_is_the_first() {
+    for shape in [Shape::Texts, Shape::Chunks] {
+        for model in ["m", "\"m\""] {
+            let event =
+                json!({"model": model, "choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]});
+            let (texts, summary, complete) = read_event(&event.to_string(), shape);
+            assert_eq!((texts, complete), (vec!["a".to_owned()], true));
+            assert_eq!(summary.finish_reason.as_deref(), Some("stop"));
+        }
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use tokio::time::{Instant, advance};
 
 use super::server::{Ending, Reply, Server, answer, call_of, completion, next_texts};
 use crate::llm::error::TimeoutKind;
+use crate::llm::limit::{Limit, within};
 use crate::llm::transport::Transport;
 use crate::llm::{Call, CallOptions, EndpointHealth, Error, SharedHealth, TransportSettings};
 
@@ -445,4 +446,40 @@ async fn an_open_circuit_and_a_probe_under_way_refuse_at_once() {
     let ((_, end), elapsed) = timed(async { probe.await.unwrap() }).await;
     assert_timeout(&end, TimeoutKind::Deadline, elapsed, "the probe itself");
     assert_eq!(server.tries(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_is_reached_is_over_though_the_answer_lies_ready() {
+    let start = Instant::now();
+    let limit = |length| Limit::after(start, Some(length), TimeoutKind::Idle);
+    let longer = limit(Duration::from_secs(5));
+    let over = within(&[None, longer, limit(Duration::ZERO)], std::future::ready(())).await;
+    assert!(
+        matches!(
+            over,
+            Err(Error::Timeout {
+                limit: Duration::ZERO,
+                ..
+            })
+        ),
+        "{over:?}"
+    );
+    within(&[longer, None], std::future::ready(())).await.unwrap();
+    let silent = within(
+        &[longer, limit(Duration::from_secs(9))],
+        std::future::pending::<()>(),
+    )
+    .await;
+    assert!(
+        matches!(
+            silent,
+            Err(Error::Timeout {
+                kind: TimeoutKind::Idle,
+                ..
+            })
+        ),
+        "{silent:?}"
+    );
+    assert_eq!(start.elapsed(), Duration::from_secs(5), "the earliest counts");
+    assert!(Limit::after(start, Some(Duration::MAX), TimeoutKind::Try).is_none());
 }

@@ -84,6 +84,11 @@ fn an_event_may_not_be_longer_than_allowed() {
         Err(TooLong { limit: 10 })
     );
     let mut decoder = Decoder::new(10);
+    decoder
+        .feed(b"data: abcd\r\n\r\ndata: efgh\n", &mut events)
+        .unwrap();
+    assert_eq!(events.len(), 1, "so long it may be");
+    let mut decoder = Decoder::new(10);
     let endless = decoder.feed(b"data: abc\ndata: def\ndata: ghi\n", &mut events);
     assert_eq!(endless, Err(TooLong { limit: 10 }));
 }
