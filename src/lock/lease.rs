@@ -258,6 +258,7 @@ impl Shared {
                 id: Arc::clone(&self.hold.row),
                 key: Arc::clone(&self.hold.key),
                 ttl,
+                until: Instant::now() + self.hold.remaining(),
                 reply,
             }));
             match timeout(self.hold.remaining(), answer).await {

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::boot_time::BootTime;
 use super::error::StoreError;
 
 pub type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// One request to a store.
+/// One request to a store. Each says until when its asker waits for the answer, so that a store can
+/// choose its own patience.
 pub enum Operation {
     /// Take a row if it is free or expired.
     Acquire(Acquire),
@@ -26,29 +28,54 @@ pub enum Operation {
     /// Look who holds these keys.
     Observe {
         keys: Vec<Arc<str>>,
+        until: Instant,
         /// One answer for each key that has an unexpired row.
         reply: Reply<Vec<LockRow>>,
     },
     /// Read every row, expired ones too.
     List {
+        until: Instant,
         reply: Reply<Vec<LockRow>>,
     },
     /// Count the rows that are not expired.
     Count {
+        until: Instant,
         reply: Reply<u64>,
     },
     Clear {
+        until: Instant,
         reply: Reply<u64>,
     },
     /// Delete the expired rows whose keys are [`LockName`](super::names::LockName)s.
     Sweep {
+        until: Instant,
         reply: Reply<u64>,
     },
+}
+
+impl Operation {
+    /// Until when its asker waits for the answer.
+    #[must_use]
+    pub fn until(&self) -> Instant {
+        match self {
+            Self::Acquire(Acquire { until, .. })
+            | Self::Renew(Renew { until, .. })
+            | Self::Release(Release { until, .. })
+            | Self::HandOver(HandOver { until, .. })
+            | Self::Observe { until, .. }
+            | Self::List { until, .. }
+            | Self::Count { until, .. }
+            | Self::Clear { until, .. }
+            | Self::Sweep { until, .. } => *until,
+        }
+    }
 }
 
 pub struct Acquire {
     /// The row to write; its owner decides what becomes of it.
     pub claim: Claim,
+    /// The caller's deadline and the grace after it.
+    pub until: Instant,
     /// Where the claim goes back to, with what came of it.
     pub reply: oneshot::Sender<(Claim, Result<Attempt, StoreError>)>,
 }
@@ -98,6 +125,8 @@ pub struct Renew {
     pub key: Arc<str>,
     /// How long it lasts from now on.
     pub ttl: Duration,
+    /// When the lease ends unless it is renewed.
+    pub until: Instant,
     /// The new expiry in Unix seconds, or None when the row is not ours any more.
     pub reply: Reply<Option<f64>>,
 }
@@ -114,12 +143,14 @@ pub struct HandOver {
     pub ttl: Duration,
     /// The new holder's token, which nobody else is given later: see [`Won::token`].
     pub token: i64,
+    pub until: Instant,
     /// The new holder's lock, or None when the row was not ours any more.
     pub reply: Reply<Option<Won>>,
 }
 
 pub struct Release {
     pub target: ReleaseTarget,
+    pub until: Instant,
     /// Whether there was such a row.
     pub reply: Reply<bool>,
 }

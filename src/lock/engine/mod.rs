@@ -267,7 +267,7 @@ impl Engine {
     pub(crate) async fn ask<T>(
         &self,
         patience: Duration,
-        operation: impl FnMut(Reply<T>) -> Operation,
+        operation: impl FnMut(Reply<T>, Instant) -> Operation,
     ) -> Result<T, StoreError> {
         let answered = self.ask_again(patience, None, operation).await?;
         Ok(answered.value)
@@ -278,7 +278,7 @@ impl Engine {
         &self,
         patience: Duration,
         mut sent: Option<oneshot::Receiver<Result<T, StoreError>>>,
-        mut operation: impl FnMut(Reply<T>) -> Operation,
+        mut operation: impl FnMut(Reply<T>, Instant) -> Operation,
     ) -> Result<Answered<T>, StoreError> {
         let deadline = Instant::now() + patience;
         let mut backoff = Backoff::default();
@@ -287,7 +287,7 @@ impl Engine {
         loop {
             let answer = sent.take().unwrap_or_else(|| {
                 let (reply, answer) = oneshot::channel();
-                self.store.submit(operation(reply));
+                self.store.submit(operation(reply, deadline));
                 answer
             });
             let failure = match timeout_at(deadline, answer).await {
@@ -338,7 +338,7 @@ impl Engine {
     /// The store's.
     pub async fn clear(&self) -> Result<u64, LockError> {
         let cleared = self
-            .ask(RELEASE_PATIENCE, |reply| Operation::Clear { reply })
+            .ask(RELEASE_PATIENCE, |reply, until| Operation::Clear { until, reply })
             .await;
         let requests = self.queues().wake_all();
         self.send(requests);
@@ -351,7 +351,7 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub async fn sweep(&self) -> Result<u64, LockError> {
-        self.ask(RELEASE_PATIENCE, |reply| Operation::Sweep { reply })
+        self.ask(RELEASE_PATIENCE, |reply, until| Operation::Sweep { until, reply })
             .await
             .map_err(LockError::backend)
     }
@@ -362,8 +362,9 @@ impl Engine {
     /// The store's.
     pub async fn row(&self, key: &Arc<str>) -> Result<Option<LockRow>, LockError> {
         let keys = || vec![Arc::clone(key)];
-        self.ask(RELEASE_PATIENCE, |reply| Operation::Observe {
+        self.ask(RELEASE_PATIENCE, |reply, until| Operation::Observe {
             keys: keys(),
+            until,
             reply,
         })
         .await
@@ -376,7 +377,7 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub async fn list(&self) -> Result<Vec<LockRow>, LockError> {
-        self.ask(RELEASE_PATIENCE, |reply| Operation::List { reply })
+        self.ask(RELEASE_PATIENCE, |reply, until| Operation::List { until, reply })
             .await
             .map_err(LockError::backend)
     }
@@ -386,7 +387,7 @@ impl Engine {
     /// # Errors
     /// The store's, or that it took longer than `patience`.
     pub async fn count(&self, patience: Duration) -> Result<u64, LockError> {
-        self.ask(patience, |reply| Operation::Count { reply })
+        self.ask(patience, |reply, until| Operation::Count { until, reply })
             .await
             .map_err(LockError::backend)
     }
@@ -403,6 +404,7 @@ impl Engine {
             let (reply, answer) = oneshot::channel();
             self.submit(Operation::Observe {
                 keys: Vec::new(),
+                until: deadline,
                 reply,
             });
             let failure = match timeout_at(deadline, answer).await {

@@ -66,8 +66,9 @@ async fn run(engine: Arc<Engine>) {
         }
         // On failure the next look will do; who waits has its own time limit.
         if let Ok(rows) = engine
-            .ask(PATIENCE, |reply| Operation::Observe {
+            .ask(PATIENCE, |reply, until| Operation::Observe {
                 keys: keys.clone(),
+                until,
                 reply,
             })
             .await

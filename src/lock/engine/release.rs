@@ -65,7 +65,7 @@ struct Passing {
 }
 
 impl Passing {
-    fn hand_over(&self, reply: Reply<Option<Won>>) -> Operation {
+    fn hand_over(&self, until: Instant, reply: Reply<Option<Won>>) -> Operation {
         Operation::HandOver(HandOver {
             from: Arc::clone(&self.from),
             id: Arc::clone(&self.hold.row),
@@ -73,6 +73,7 @@ impl Passing {
             holder: Arc::clone(&self.hold.holder),
             ttl: self.ttl,
             token: self.hold.token,
+            until,
             reply,
         })
     }
@@ -129,7 +130,8 @@ impl Engine {
         let Some(successor) = successor else {
             let (reply, answer) = oneshot::channel();
             let target = hold.target();
-            self.submit(Operation::Release(Release { target, reply }));
+            let until = Instant::now() + RELEASE_PATIENCE;
+            self.submit(Operation::Release(Release { target, until, reply }));
             return Begun::Deletion(Unfinished::of(hold, self), answer);
         };
         let (told, outcome) = oneshot::channel();
@@ -251,7 +253,7 @@ impl Engine {
             let sent = BootTime::now();
             let left = sent.until(passing.until);
             let (reply, answer) = oneshot::channel();
-            self.submit(passing.hand_over(reply));
+            self.submit(passing.hand_over(Instant::now() + left, reply));
             let failure = match timeout(left, answer).await {
                 Ok(Ok(Ok(won))) => {
                     if let Some(won) = won {
@@ -286,6 +288,7 @@ impl Engine {
             holder: Arc::clone(&claim.holder),
             ttl: claim.ttl,
             token: from.token.saturating_add(1),
+            until: Instant::now() + from.remaining(),
             reply,
         }));
         let outcome = answer.await.unwrap_or_else(|_| Err(StoreError::closed()));
@@ -326,6 +329,7 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         self.submit(Operation::Release(Release {
             target: target.clone(),
+            until: Instant::now() + RELEASE_PATIENCE,
             reply,
         }));
         let engine = Arc::clone(self);
@@ -342,9 +346,10 @@ impl Engine {
         target: &ReleaseTarget,
         sent: Option<oneshot::Receiver<Result<bool, StoreError>>>,
     ) -> Result<Released, LockError> {
-        let release = |reply| {
+        let release = |reply, until| {
             Operation::Release(Release {
                 target: target.clone(),
+                until,
                 reply,
             })
         };
@@ -400,9 +405,10 @@ impl Engine {
     /// Deletes a row that nobody owns any more, however long the database is away, within reason; whether there was one.
     async fn delete_for_sure(&self, target: ReleaseTarget) -> Result<bool, StoreError> {
         let deleted = self
-            .ask(retry::LONGEST, |reply| {
+            .ask(retry::LONGEST, |reply, until| {
                 Operation::Release(Release {
                     target: target.clone(),
+                    until,
                     reply,
                 })
             })

@@ -943,6 +943,7 @@ fn released_and_wanted(asked: &Asked) -> (Vec<Arc<str>>, Vec<Acquire>) {
             Request::Release(Release {
                 target: ReleaseTarget::Row { id, .. },
                 reply,
+                ..
             }) => {
                 released.push(id);
                 reply.send(Ok(true)).unwrap();

@@ -11,8 +11,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::{AFTER_EXPIRY, Answered, Expected, Key, Request, Seen, Waiter, expiry, take};
-use crate::lock::engine::Engine;
 use crate::lock::engine::holds::Hold;
+use crate::lock::engine::{Engine, GRACE};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Claim, LockRow};
 
@@ -37,7 +37,8 @@ impl Place {
     ) -> Self {
         let (key, holder) = (Arc::clone(&claim.key), Arc::clone(&claim.holder));
         let (reply, answer) = oneshot::channel();
-        let mut request = Request::Ready(Acquire { claim, reply });
+        let until = deadline + GRACE;
+        let mut request = Request::Ready(Acquire { claim, until, reply });
         let mut queues = engine.queues();
         let state = queues.keys.entry(Arc::clone(&key)).or_default();
         let first = state.waiters.is_empty();
@@ -124,7 +125,8 @@ impl Place {
         *expected = Expected::Answer(answer);
         let mut request = self.waiter.request();
         let heard = matches!(*request, Request::UnderWay { heard: true, .. });
-        *request = Request::Ready(Acquire { claim, reply });
+        let until = self.waiter.deadline + GRACE;
+        *request = Request::Ready(Acquire { claim, until, reply });
         let to_send = if heard { take(&mut request) } else { None };
         drop(request);
         drop(expected);
