@@ -19,6 +19,7 @@ mod operation;
 mod registry;
 mod reporter;
 pub mod store;
+mod surroundings;
 
 pub use database_url::{DEFAULT_URL, Database, Options};
 pub use engine::Grant;

@@ -12,6 +12,10 @@ use tokio::time::Instant;
 
 use super::boot_time::BootTime;
 use super::error::StoreError;
+use super::surroundings;
+
+/// The id of one acquisition, made anew for each. A row that has it is that acquisition's.
+pub type AcquisitionId = Arc<str>;
 
 pub type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -121,7 +125,7 @@ pub struct Won {
 }
 
 pub struct Renew {
-    pub id: Arc<str>,
+    pub id: AcquisitionId,
     pub key: Arc<str>,
     /// How long it lasts from now on.
     pub ttl: Duration,
@@ -133,9 +137,9 @@ pub struct Renew {
 
 /// A request to give a row to another acquisition.
 pub struct HandOver {
-    pub from: Arc<str>,
+    pub from: AcquisitionId,
     /// Its id from now on. A row that has it already was given in an earlier try whose answer was lost.
-    pub id: Arc<str>,
+    pub id: AcquisitionId,
     pub key: Arc<str>,
     /// The new holder's name.
     pub holder: Arc<str>,
@@ -158,7 +162,7 @@ pub struct Release {
 #[derive(Debug, Clone)]
 pub enum ReleaseTarget {
     /// This very acquisition.
-    Row { id: Arc<str>, key: Arc<str> },
+    Row { id: AcquisitionId, key: Arc<str> },
     /// Whatever a holder of this name has.
     Holder { key: Arc<str>, holder: Arc<str> },
     /// Whoever has it.
@@ -205,13 +209,13 @@ impl LockRow {
 pub trait Abandoned: Send + Sync {
     /// Deletes the row soon, in the background. `in_doubt` is given when the row may yet be written, by a statement that is
     /// still under way: for how long it would last then.
-    fn abandoned(&self, id: &Arc<str>, key: &Arc<str>, in_doubt: Option<Duration>);
+    fn abandoned(&self, id: &AcquisitionId, key: &Arc<str>, in_doubt: Option<Duration>);
 }
 
 /// The right to one row that is about to be written, or has been. Dropping it releases what it may have written.
 pub struct Claim {
     /// The row's id, made for this acquisition alone: what "ours" means.
-    pub id: Arc<str>,
+    pub id: AcquisitionId,
     pub key: Arc<str>,
     pub holder: Arc<str>,
     /// How long the lock lasts.
@@ -236,7 +240,7 @@ impl Claim {
     /// A claim on `key`, with an id of its own.
     pub fn new(key: Arc<str>, holder: Arc<str>, ttl: Duration, owner: Arc<dyn Abandoned>) -> Self {
         Self {
-            id: new_row_id(),
+            id: surroundings::new_id(),
             key,
             holder,
             ttl,
@@ -260,12 +264,4 @@ impl Drop for Claim {
             ClaimState::Written => self.owner.abandoned(&self.id, &self.key, None),
         }
     }
-}
-
-/// A name for one acquisition, from the operating system's randomness: a generator of our own, copied by a fork, would give
-/// parent and child the same names.
-fn new_row_id() -> Arc<str> {
-    let mut buffer = uuid::Uuid::encode_buffer();
-    let text: &str = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
-    text.into()
 }

@@ -31,7 +31,7 @@ fn request(timeout: Duration) -> Request {
         name: "m:p".into(),
         said_timeout: timeout,
         manager: 0,
-        is_told_of_losses: false,
+        allows_optimistic_handoff: false,
     }
 }
 
