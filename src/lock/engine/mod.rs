@@ -28,7 +28,6 @@ use super::store::{Listener, Store, key_hash};
 use crate::mutex::lock;
 use crate::notices::Trouble;
 
-mod arrivals;
 mod cleanup;
 mod database_clock;
 mod grant;
@@ -43,7 +42,7 @@ mod seat;
 mod table;
 
 pub use grant::Grant;
-pub(crate) use holds::{Hold, Known, Status};
+pub(crate) use holds::{Hold, Known, Renewal};
 pub(crate) use key::OVERDUE;
 use key::{Event, Now};
 use overdue::Overdue;
@@ -99,7 +98,6 @@ pub struct Engine {
     store: Box<dyn Store>,
     reporter: Arc<Reporter>,
     table: Mutex<Table>,
-    arrivals: arrivals::Arrivals,
     clock: database_clock::DatabaseClock,
     poller: poller::Poller,
     overdue: Overdue,
@@ -121,7 +119,6 @@ impl Engine {
             })),
             reporter,
             table: Mutex::default(),
-            arrivals: arrivals::Arrivals::default(),
             clock: database_clock::DatabaseClock::default(),
             poller: poller::Poller::default(),
             overdue: Overdue::default(),
@@ -361,7 +358,7 @@ impl Engine {
     /// Whether anything of this process still depends on the engine.
     #[must_use]
     pub fn in_use(&self) -> bool {
-        self.table().in_use() || self.abandoned_rows() > 0 || self.arrivals.any()
+        self.table().in_use() || self.abandoned_rows() > 0
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
