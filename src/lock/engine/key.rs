@@ -449,3 +449,6 @@ impl Asking {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
