@@ -3,25 +3,13 @@
 use std::time::Duration;
 
 /// A point in time since the machine started, or on Windows since this was first asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BootTime(Duration);
 
 impl BootTime {
     #[must_use]
     pub fn now() -> Self {
         Self(clock::elapsed())
-    }
-
-    /// Nanoseconds since the clock's beginning.
-    #[must_use]
-    pub fn as_nanos(self) -> u64 {
-        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    /// The point `nanoseconds` after the clock's beginning.
-    #[must_use]
-    pub fn from_nanos(nanoseconds: u64) -> Self {
-        Self(Duration::from_nanos(nanoseconds))
     }
 
     /// How long until `later`; zero when it has passed.

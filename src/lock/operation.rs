@@ -8,13 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::boot_time::BootTime;
 use super::error::StoreError;
+use super::surroundings;
+
+/// The id of one acquisition, made anew for each. A row that has it is that acquisition's.
+pub type AcquisitionId = Arc<str>;
 
 pub type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// One request to a store.
+/// One request to a store. Each says until when its asker waits for the answer, so that a store can
+/// choose its own patience.
 pub enum Operation {
     /// Take a row if it is free or expired.
     Acquire(Acquire),
@@ -26,34 +32,66 @@ pub enum Operation {
     /// Look who holds these keys.
     Observe {
         keys: Vec<Arc<str>>,
+        until: Instant,
         /// One answer for each key that has an unexpired row.
         reply: Reply<Vec<LockRow>>,
     },
     /// Read every row, expired ones too.
     List {
+        until: Instant,
         reply: Reply<Vec<LockRow>>,
     },
     /// Count the rows that are not expired.
     Count {
+        until: Instant,
         reply: Reply<u64>,
     },
     Clear {
+        until: Instant,
         reply: Reply<u64>,
     },
     /// Delete the expired rows whose keys are [`LockName`](super::names::LockName)s.
     Sweep {
+        until: Instant,
         reply: Reply<u64>,
     },
+}
+
+impl Operation {
+    /// Until when its asker waits for the answer.
+    #[must_use]
+    #[allow(dead_code, reason = "for stores that choose their patience by it")]
+    pub fn until(&self) -> Instant {
+        match self {
+            Self::Acquire(Acquire { until, .. })
+            | Self::Renew(Renew { until, .. })
+            | Self::Release(Release { until, .. })
+            | Self::HandOver(HandOver { until, .. })
+            | Self::Observe { until, .. }
+            | Self::List { until, .. }
+            | Self::Count { until, .. }
+            | Self::Clear { until, .. }
+            | Self::Sweep { until, .. } => *until,
+        }
+    }
 }
 
 pub struct Acquire {
     /// The row to write; its owner decides what becomes of it.
     pub claim: Claim,
+    /// The caller's deadline and the grace after it.
+    pub until: Instant,
     /// Where the claim goes back to, with what came of it.
     pub reply: oneshot::Sender<(Claim, Result<Attempt, StoreError>)>,
 }
 
 impl Acquire {
+    /// An earlier try of a store's own, whose answer was lost, may yet write the row.
+    #[allow(dead_code, reason = "for stores that try twice")]
+    pub fn note_doubt(&mut self) {
+        self.claim.had_doubt = true;
+    }
+
     /// The row was written.
     pub fn won(mut self, won: Won) {
         self.claim.state = ClaimState::Written;
@@ -68,8 +106,11 @@ impl Acquire {
 
     /// The store failed.
     pub fn failed(mut self, error: StoreError) {
-        if error.outcome_unknown && self.claim.state == ClaimState::Unwritten {
-            self.claim.state = ClaimState::InDoubt;
+        if error.outcome_unknown {
+            self.claim.had_doubt = true;
+            if self.claim.state == ClaimState::Unwritten {
+                self.claim.state = ClaimState::InDoubt;
+            }
         }
         let _ = self.reply.send((self.claim, Err(error)));
     }
@@ -94,19 +135,21 @@ pub struct Won {
 }
 
 pub struct Renew {
-    pub id: Arc<str>,
+    pub id: AcquisitionId,
     pub key: Arc<str>,
     /// How long it lasts from now on.
     pub ttl: Duration,
+    /// When the lease ends unless it is renewed.
+    pub until: Instant,
     /// The new expiry in Unix seconds, or None when the row is not ours any more.
     pub reply: Reply<Option<f64>>,
 }
 
 /// A request to give a row to another acquisition.
 pub struct HandOver {
-    pub from: Arc<str>,
+    pub from: AcquisitionId,
     /// Its id from now on. A row that has it already was given in an earlier try whose answer was lost.
-    pub id: Arc<str>,
+    pub id: AcquisitionId,
     pub key: Arc<str>,
     /// The new holder's name.
     pub holder: Arc<str>,
@@ -114,12 +157,14 @@ pub struct HandOver {
     pub ttl: Duration,
     /// The new holder's token, which nobody else is given later: see [`Won::token`].
     pub token: i64,
+    pub until: Instant,
     /// The new holder's lock, or None when the row was not ours any more.
     pub reply: Reply<Option<Won>>,
 }
 
 pub struct Release {
     pub target: ReleaseTarget,
+    pub until: Instant,
     /// Whether there was such a row.
     pub reply: Reply<bool>,
 }
@@ -127,7 +172,7 @@ pub struct Release {
 #[derive(Debug, Clone)]
 pub enum ReleaseTarget {
     /// This very acquisition.
-    Row { id: Arc<str>, key: Arc<str> },
+    Row { id: AcquisitionId, key: Arc<str> },
     /// Whatever a holder of this name has.
     Holder { key: Arc<str>, holder: Arc<str> },
     /// Whoever has it.
@@ -174,13 +219,13 @@ impl LockRow {
 pub trait Abandoned: Send + Sync {
     /// Deletes the row soon, in the background. `in_doubt` is given when the row may yet be written, by a statement that is
     /// still under way: for how long it would last then.
-    fn abandoned(&self, id: &Arc<str>, key: &Arc<str>, in_doubt: Option<Duration>);
+    fn abandoned(&self, id: &AcquisitionId, key: &Arc<str>, in_doubt: Option<Duration>);
 }
 
 /// The right to one row that is about to be written, or has been. Dropping it releases what it may have written.
 pub struct Claim {
     /// The row's id, made for this acquisition alone: what "ours" means.
-    pub id: Arc<str>,
+    pub id: AcquisitionId,
     pub key: Arc<str>,
     pub holder: Arc<str>,
     /// How long the lock lasts.
@@ -188,6 +233,8 @@ pub struct Claim {
     /// When it was last sent to the store: what a holder may believe counts from then.
     pub sent_at: BootTime,
     state: ClaimState,
+    /// Whether the answer to an earlier try was lost.
+    had_doubt: bool,
     owner: Arc<dyn Abandoned>,
 }
 
@@ -205,17 +252,24 @@ impl Claim {
     /// A claim on `key`, with an id of its own.
     pub fn new(key: Arc<str>, holder: Arc<str>, ttl: Duration, owner: Arc<dyn Abandoned>) -> Self {
         Self {
-            id: new_row_id(),
+            id: surroundings::new_id(),
             key,
             holder,
             ttl,
             sent_at: BootTime::now(),
             state: ClaimState::Unwritten,
+            had_doubt: false,
             owner,
         }
     }
 
-    /// Gives up the right, and with it the duty to clean up: the row is released otherwise, or kept.
+    /// For how long the row would last that a statement may yet write whose answer was lost.
+    #[must_use]
+    pub fn in_doubt(&self) -> Option<Duration> {
+        self.had_doubt.then_some(self.ttl)
+    }
+
+    /// Drops the claim without deleting the row, which is released otherwise, or kept.
     pub fn disarm(&mut self) {
         self.state = ClaimState::Unwritten;
     }
@@ -226,15 +280,7 @@ impl Drop for Claim {
         match self.state {
             ClaimState::Unwritten => {}
             ClaimState::InDoubt => self.owner.abandoned(&self.id, &self.key, Some(self.ttl)),
-            ClaimState::Written => self.owner.abandoned(&self.id, &self.key, None),
+            ClaimState::Written => self.owner.abandoned(&self.id, &self.key, self.in_doubt()),
         }
     }
-}
-
-/// A name for one acquisition, from the operating system's randomness: a generator of our own, copied by a fork, would give
-/// parent and child the same names.
-fn new_row_id() -> Arc<str> {
-    let mut buffer = uuid::Uuid::encode_buffer();
-    let text: &str = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
-    text.into()
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::holds::{Hold, Status};
+use super::holds::Hold;
 use super::{Engine, LockError};
 use crate::lock::operation::{Claim, Won};
 
@@ -51,10 +51,9 @@ impl Grant {
 
 impl Drop for Grant {
     fn drop(&mut self) {
-        // The claim, dropped next, deletes the row.
         if self.claim.is_some() {
-            self.hold.end(Status::Released);
-            self.engine.queues().forget_hold(&self.hold);
+            self.disarm();
+            self.engine.release_in_background(&self.hold);
         }
     }
 }

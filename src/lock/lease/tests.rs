@@ -1,4 +1,4 @@
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::lock::engine::{Progress, Request};
@@ -50,7 +50,7 @@ async fn lease(ttl: Duration, auto_renew: bool) -> (Lease, Arc<AtomicBool>) {
         name: "m:p".into(),
         said_timeout: Duration::ZERO,
         manager: 0,
-        is_told_of_losses: false,
+        allows_optimistic_handoff: false,
     };
     let ledger = Arc::new(Ledger::default());
     let progress: Arc<dyn Progress> = Arc::clone(&ledger) as _;
@@ -60,7 +60,7 @@ async fn lease(ttl: Duration, auto_renew: bool) -> (Lease, Arc<AtomicBool>) {
             grant,
             Keeping {
                 auto_renew,
-                max_hold: None,
+                ..Keeping::default()
             },
             ledger,
         ),
