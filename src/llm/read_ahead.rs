@@ -57,7 +57,7 @@ struct State {
     over: bool,
     /// Whether the caller closed the stream: what is given back afterwards is dropped.
     closed: bool,
-    /// Why nothing more will come. It is returned after the batch, once.
+    /// Why nothing more will come. It is returned after the batch, once to each caller that waits.
     failure: Option<Error>,
     /// The stream's summary after all that has come.
     latest: Arc<Summary>,
@@ -142,8 +142,12 @@ impl Shared {
             return None;
         }
         state.summary = state.latest.clone();
-        // A failure comes after the last batch.
-        let failure = state.failure.take_if(|_| batch.is_none());
+        let failure = match &batch {
+            Some(_) => None,
+            // Another caller waits, too: to none of them may a stream that broke seem complete.
+            None if state.waits > 1 => state.failure.clone(),
+            None => state.failure.take(),
+        };
         drop(state);
         if was_full {
             self.taken.notify_one();
@@ -243,7 +247,7 @@ impl ReadAhead {
     /// What has come since the last time, at least one item, or `None` after the last. The stream has to be [started](Self::start).
     ///
     /// # Errors
-    /// As [`ChatStream::next_batch`]; once. After it the stream is over.
+    /// As [`ChatStream::next_batch`]; once, to everyone who waits. After it the stream is over.
     pub async fn next(&self) -> Result<Option<Batch>, Error> {
         let _wait = self.0.wait();
         loop {

@@ -167,17 +167,16 @@ class StreamMachine(RuleBasedStateMachine):
     def a_stream_that_broke_does_not_end_well(self) -> None:
         if self.closed or self.may_be_abandoned:
             return
-        for number, end in enumerate(self.ends):
-            if number == 0 and self.ending == "done":
-                assert end is None
-                assert len(self.received) == self.sent
-            elif number == 0:
-                assert self.ending is not None, "it ended of itself"
-                assert isinstance(end, exceptions.APIConnectionError), repr(end)
-                # A reset may overtake what was sent before it.
-                assert self.ending == "reset" or len(self.received) == self.sent
-            else:
-                assert end is None, "an error came twice"
+        errors = [end for end in self.ends if end is not None]
+        assert all(isinstance(error, exceptions.APIConnectionError) for error in errors), errors
+        # Everyone who waited when it broke is told, and nobody who comes later.
+        assert self.ends == errors + [None] * (len(self.ends) - len(errors))
+        assert len(errors) <= 2
+        if self.ends:
+            assert self.ending is not None, "it ended of itself"
+            assert bool(errors) == (self.ending != "done")
+            # A reset may overtake what was sent before it.
+            assert self.ending == "reset" or len(self.received) == self.sent
 
     def teardown(self) -> None:
         try:
@@ -227,3 +226,29 @@ def test_a_failure_that_was_delivered_and_not_received_comes_again() -> None:
     machine.teardown()
     assert machine.received == ["1,"]
     assert [type(end) for end in machine.ends] == [exceptions.APIConnectionError, type(None)]
+
+
+def test_both_of_two_callers_that_wait_are_told_that_the_stream_broke() -> None:
+    machine: Any = StreamMachine()
+    machine.open("asyncio")
+    machine.wait()
+    machine.wait()
+    machine.end("close")
+    machine.run(0.05)
+    machine.teardown()
+    assert [type(end) for end in machine.ends[:2]] == [exceptions.APIConnectionError] * 2
+
+
+def test_pieces_that_one_of_two_callers_has_fetched_come_before_the_failure() -> None:
+    machine: Any = StreamMachine()
+    machine.open("asyncio")
+    machine.wait()
+    machine.wait()
+    machine.send(3)
+    machine.run(0.05)
+    machine.end("close")
+    machine.run(0.05)
+    machine.a_stream_that_broke_does_not_end_well()
+    machine.teardown()
+    assert machine.received == ["1,", "2,", "3,"]
+    assert isinstance(machine.ends[0], exceptions.APIConnectionError)

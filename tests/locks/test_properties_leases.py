@@ -81,6 +81,9 @@ class LeaseMachine(RuleBasedStateMachine):
     def begin(self, key: str, holder: str, lease: Lease, *, expired: bool = False) -> None:
         assert (lease.key, lease.holder_id) == (f"bid:lock:m:{key}", holder)
         assert lease.fencing_token > self.tokens.get(key, 0)
+        assert abs(lease.acquired_at - time.time()) < SECONDS
+        assert expired or LONG - SECONDS < lease.remaining <= LONG
+        assert lease.acquired_at < lease.expires_at
         self.tokens[key] = lease.fencing_token
         self.rows[key] = Row(holder, lease, expired)
         self.leases.append(Held(key, lease, expired=expired))

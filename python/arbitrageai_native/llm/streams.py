@@ -32,6 +32,7 @@ class _Streamed(Generic[Item]):
         self._observation = observation
         self._ready: deque[Any] = deque()
         self._over = False
+        self._failure: Exception | None = None
 
     @property
     def model(self) -> str | None:
@@ -140,12 +141,16 @@ class AsyncStream(_Streamed[Item]):
     async def __anext__(self) -> Item:
         while not self._ready:
             if self._over:
-                raise StopAsyncIteration
+                failure, self._failure = self._failure, None
+                raise failure or StopAsyncIteration
             try:
                 self._accept(await self._native.next_async(self._wrap is None))
             except Exception as error:
                 self._end(error)
-                raise
+                if not self._ready:
+                    raise
+                # Another task's wait brought pieces that nobody has taken yet. They come first.
+                self._failure = error
             except BaseException:
                 self._native.wait_was_given_up()
                 del self  # the traceback keeps this frame, which would keep the stream

@@ -150,6 +150,8 @@ struct Case {
     started: bool,
     closed: bool,
     abandoned: bool,
+    /// How many callers were waiting when the server ended the stream.
+    waiting_at_the_end: usize,
     /// The pieces that had come when the stream was abandoned.
     arrived: usize,
     visits: u64,
@@ -201,6 +203,7 @@ impl Case {
             started: false,
             closed: false,
             abandoned: false,
+            waiting_at_the_end: 0,
             arrived: 0,
             visits: 0,
             expiries: Vec::new(),
@@ -269,7 +272,10 @@ impl Case {
                 settle().await;
                 self.server.send(tail.to_owned());
             }
-            Step::End(ending) if self.server.ending.is_none() => self.server.end(ending),
+            Step::End(ending) if self.server.ending.is_none() => {
+                self.server.end(ending);
+                self.waiting_at_the_end = self.waiting.len();
+            }
             Step::Send(_) | Step::SendInParts | Step::End(_) => {}
             Step::Wait => self.wait(),
             Step::CancelWait(which) if !self.waiting.is_empty() => {
@@ -334,7 +340,12 @@ impl Case {
                 }
                 Ok(()) => {}
                 Err(error) => {
-                    prop_assert_eq!(index, 0, "an error after the end: {}", error);
+                    let earlier = &received.ends[..index];
+                    prop_assert!(
+                        earlier.iter().all(Result::is_err),
+                        "an error after the end: {}",
+                        error
+                    );
                     match error {
                         Error::Abandoned(_) => prop_assert!(self.abandoned),
                         Error::Connection { .. } => {
@@ -346,6 +357,13 @@ impl Case {
                     }
                 }
             }
+        }
+        if !self.closed && matches!(self.server.ending, Some(Ending::Cut | Ending::Broken)) {
+            let told = received.ends.iter().filter(|end| end.is_err()).count();
+            prop_assert!(
+                told >= self.waiting_at_the_end,
+                "a caller took a stream that broke for complete"
+            );
         }
         prop_assert!(self.waiting.is_empty() || !self.is_over(), "a wait has no end");
         let is_open = self.server.ending.is_none() && !self.closed && !self.abandoned;
