@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::operation::Operation;
 use crate::notices::Trouble;
 
+pub mod patience;
 pub mod postgres;
 pub mod redis;
 pub mod sqlite;

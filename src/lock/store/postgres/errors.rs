@@ -78,6 +78,11 @@ pub(super) fn is_beyond_a_limit(error: &sqlx::Error) -> bool {
     code_begins(error, &["54000"])
 }
 
+/// Whether the server does not know a setting.
+pub(super) fn is_unknown_setting(error: &sqlx::Error) -> bool {
+    code_begins(error, &["42704"])
+}
+
 /// Whether a pooler refused the connection because of its startup options.
 pub(super) fn refuses_settings(error: &sqlx::Error) -> bool {
     code_begins(error, &["08P01", "0A000"])

@@ -8,76 +8,181 @@
 //! sets the limits with `SET LOCAL`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
+use uuid::Uuid;
 
 use super::PostgresSettings;
-use super::errors::refuses_settings;
+use super::errors::{is_unknown_setting, refuses_settings};
 
-/// The limits in milliseconds. `statement_timeout` is shorter than the time that the client waits.
-const LIMITS: [(&str, &str); 2] = [("lock_timeout", "800"), ("statement_timeout", "4000")];
-/// Sets the limits for one transaction.
-pub(super) const IN_TRANSACTION: &str = "SET LOCAL lock_timeout = 800; SET LOCAL statement_timeout = 4000";
-/// Begins a transaction with the limits, in one message.
-pub(super) const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = 800; SET LOCAL statement_timeout = 4000";
+const LOCK_TIMEOUT: Duration = Duration::from_millis(800);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
+/// When the server has certainly ended a statement: a connection without an answer is dead then.
+pub(super) const STATEMENT_ENDS: Duration = Duration::from_secs(5);
+
+/// By default the server plans the statement of a release anew each time, since it estimates arrays
+/// to be longer than they are. That planning takes as long as the statement itself. PostgreSQL has
+/// the setting since version 12.
+const PLAN_MODE: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
+/// A setting that means nothing to the server. A session that shows the value of our startup options
+/// was started by them, so there is no pooler in between.
+const MARK: &str = "arbitrageai_native.session";
 
 /// Fails at once if another transaction has locked the table, or waits for a lock on it.
 pub(super) const LOOK: &str = "BEGIN; LOCK TABLE distributed_locks IN ROW EXCLUSIVE MODE NOWAIT; COMMIT";
 
+/// Sets the limits for one transaction, which the client gives up after `patience`.
+pub(super) fn for_transaction(patience: Duration) -> SqlStr {
+    let most = patience.mul_f64(0.9);
+    let (waiting, running) = (LOCK_TIMEOUT.min(most), STATEMENT_TIMEOUT.min(most));
+    AssertSqlSafe(format!(
+        "SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}",
+        waiting.as_millis().max(1),
+        running.as_millis().max(1)
+    ))
+    .into_sql_str()
+}
+
+/// Begins such a transaction, in one message.
+pub(super) fn begin(patience: Duration) -> SqlStr {
+    AssertSqlSafe(format!("BEGIN; {}", for_transaction(patience).as_str())).into_sql_str()
+}
+
+/// A process of the server, which serves one connection.
+#[derive(Clone)]
+pub(super) struct Backend {
+    process: i32,
+    /// The number of a process that has ended may be another one's.
+    started: String,
+}
+
+/// A connection to the server, not through a pooler as far as is known.
+pub(super) struct Session {
+    pub(super) connection: PgConnection,
+    pub(super) backend: Option<Backend>,
+    pub(super) answered_at: tokio::time::Instant,
+}
+
 /// Decides whether startup options or transactions set the limits.
 #[derive(Default)]
 pub(super) struct Limits {
-    not_by_session: AtomicBool,
+    pooled: AtomicBool,
+    /// Whether a connection has shown which of both.
+    known: AtomicBool,
 }
 
 impl Limits {
-    /// Whether each statement has to run in a transaction that sets the limits.
+    /// Whether a pooler may be in between, so that each statement has to run in a transaction that
+    /// sets the limits.
     pub(super) fn by_transaction(&self, settings: &PostgresSettings) -> bool {
-        !settings.statement_cache || self.not_by_session.load(Ordering::Acquire)
+        !settings.statement_cache || self.pooled.load(Ordering::Acquire)
     }
 
-    /// Makes a connection, with the limits in its startup options unless a pooler refuses them.
-    pub(super) async fn connect(&self, settings: &PostgresSettings) -> sqlx::Result<PgConnection> {
+    /// Whether [`Self::by_transaction`] is certain.
+    pub(super) fn are_known(&self, settings: &PostgresSettings) -> bool {
+        !settings.statement_cache || self.known.load(Ordering::Acquire)
+    }
+
+    /// Makes a connection, with the limits in its startup options unless a pooler is in between.
+    pub(super) async fn connect(&self, settings: &PostgresSettings) -> sqlx::Result<Session> {
         if self.by_transaction(settings) {
-            return settings.connect.connect().await;
+            return settings.connect.connect().await.map(Session::pooled);
         }
-        match with_limits(&settings.connect).connect().await {
+        let mark = Uuid::new_v4().simple().to_string();
+        let options = with_limits(&settings.connect).options([(MARK, &mark)]);
+        let connection = match options.clone().options([PLAN_MODE]).connect().await {
+            Err(error) if is_unknown_setting(&error) => options.connect().await,
+            connected => connected,
+        };
+        let mut connection = match connection {
             Err(error) if refuses_settings(&error) => {
                 let connection = settings.connect.connect().await?;
-                self.not_by_session.store(true, Ordering::Release);
-                Ok(connection)
+                self.found(true);
+                return Ok(Session::pooled(connection));
             }
-            connected => connected,
+            connected => connected?,
+        };
+        let backend = started_with(&mut connection, &mark).await?;
+        self.found(backend.is_none());
+        Ok(Session {
+            backend,
+            ..Session::pooled(connection)
+        })
+    }
+
+    fn found(&self, pooled: bool) {
+        self.pooled.fetch_or(pooled, Ordering::AcqRel);
+        self.known.store(true, Ordering::Release);
+    }
+}
+
+impl Session {
+    fn pooled(connection: PgConnection) -> Self {
+        Self {
+            connection,
+            backend: None,
+            answered_at: tokio::time::Instant::now(),
         }
     }
 
-    /// Sets the plan mode of a session, and finds out whether the startup options took effect.
-    ///
-    /// By default the server plans the statement of a release anew each time, since it estimates
-    /// arrays to be longer than they are. That planning takes as long as the statement itself.
-    pub(super) async fn set_up(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
-        const SET_UP: &str = "SET plan_cache_mode = force_generic_plan; SHOW statement_timeout";
-        let rows = match connection.fetch_all(SET_UP).await {
-            // PostgreSQL has the setting `plan_cache_mode` since version 12.
-            Err(sqlx::Error::Database(refused)) if refused.code().as_deref() == Some("42704") => {
-                connection.fetch_all("SHOW statement_timeout").await?
+    /// Ends another process of the server, so that nothing that was sent to it is carried out later.
+    /// Returns whether it has certainly ended, and this session if it can still be used.
+    pub(super) async fn end(mut self, other: &Backend) -> (Option<Self>, bool) {
+        const END: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+            WHERE pid = $1 AND backend_start = $2::timestamptz";
+        for pause in [2, 5, 10, 20, 50, 100, 200] {
+            let standing = sqlx::query_scalar::<_, i64>(END)
+                .bind(other.process)
+                .bind(&other.started)
+                .persistent(false)
+                .fetch_one(&mut self.connection);
+            match standing.await {
+                Ok(0) => return (Some(self), true),
+                Ok(_) => tokio::time::sleep(Duration::from_millis(pause)).await,
+                Err(sqlx::Error::Database(_)) => return (Some(self), false),
+                Err(_) => return (None, false),
             }
-            rows => rows?,
-        };
-        let limit: Option<String> = rows.first().map(|row| row.try_get(0)).transpose()?;
-        if limit.as_deref() == Some("0") {
-            self.not_by_session.store(true, Ordering::Release);
         }
-        Ok(())
+        (Some(self), false)
     }
+
+    /// Whether the server answers.
+    pub(super) async fn answers(&mut self) -> bool {
+        let answered = self.connection.ping().await.is_ok();
+        self.answered_at = tokio::time::Instant::now();
+        answered
+    }
+}
+
+/// The process behind a connection, if the session was started with the mark.
+async fn started_with(connection: &mut PgConnection, mark: &str) -> sqlx::Result<Option<Backend>> {
+    const WHICH: &str = "SELECT current_setting($1, true), pid, backend_start::text \
+        FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+    let found = sqlx::query(WHICH)
+        .bind(MARK)
+        .persistent(false)
+        .fetch_optional(connection)
+        .await?;
+    let Some(row) = found else { return Ok(None) };
+    let is_ours = row.try_get::<Option<String>, _>(0)?.as_deref() == Some(mark);
+    Ok(is_ours.then_some(Backend {
+        process: row.try_get(1)?,
+        started: row.try_get(2)?,
+    }))
 }
 
 /// Adds the limits to the startup options, unless the user has set them.
 fn with_limits(options: &PgConnectOptions) -> PgConnectOptions {
+    let limits = [
+        ("lock_timeout", LOCK_TIMEOUT.as_millis()),
+        ("statement_timeout", STATEMENT_TIMEOUT.as_millis()),
+    ];
     let given = options.get_options().unwrap_or_default();
     // With the option's syntax, because `deadlock_timeout` contains `lock_timeout`.
-    let missing = LIMITS
+    let missing = limits
         .into_iter()
         .filter(|(name, _)| !given.contains(&format!("-c {name}=")));
     options.clone().options(missing)
@@ -98,6 +203,19 @@ mod tests {
         assert_eq!(
             with_limits(&given).get_options(),
             Some("-c deadlock_timeout=100 -c statement_timeout=50 -c lock_timeout=800")
+        );
+    }
+
+    #[test]
+    fn a_transaction_ends_before_the_client_gives_up() {
+        let begun = |milliseconds| begin(Duration::from_millis(milliseconds)).as_str().to_owned();
+        assert_eq!(
+            begun(500),
+            "BEGIN; SET LOCAL lock_timeout = 450; SET LOCAL statement_timeout = 450"
+        );
+        assert_eq!(
+            begun(60_000),
+            "BEGIN; SET LOCAL lock_timeout = 800; SET LOCAL statement_timeout = 4000"
         );
     }
 }

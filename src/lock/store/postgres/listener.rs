@@ -3,16 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgListener, PgPoolOptions};
-use tokio::time::{interval, sleep, timeout};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::{Acquire as _, ConnectOptions as _, Executor as _};
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
 use super::errors::{Phase, store_error};
-use super::{MOST_GIVEN_UP, NOTE_FRESH, Shared};
+use super::{NOTE_FRESH, Shared};
 use crate::lock::store::Outage;
 
 const CHANNEL: &str = "arbitrageai_locks";
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How often the pause grows fourfold because the server did not answer. It takes hours then, and
+/// grows no further.
+const MOST_UNANSWERED: u32 = 6;
+/// How often it is looked whether a connection has shown if a pooler is in between.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Listens until the store is closed, connecting again whenever the connection is lost.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -34,6 +40,12 @@ async fn keep_notes(shared: &Arc<Shared>) {
 }
 
 async fn listen(shared: &Arc<Shared>) {
+    while shared.may_listen().is_none() {
+        sleep(LOOK).await;
+    }
+    if shared.may_listen() == Some(false) {
+        return std::future::pending().await;
+    }
     let (mut pause, mut unanswered) = (FIRST_PAUSE, 0);
     let mut outage = Outage::default();
     loop {
@@ -77,7 +89,7 @@ async fn hear(
     match timeout(shared.settings.connect_timeout, listener.listen(CHANNEL)).await {
         Ok(listening) => listening?,
         Err(_) => {
-            *unanswered = (*unanswered + 1).min(MOST_GIVEN_UP);
+            *unanswered = (*unanswered + 1).min(MOST_UNANSWERED);
             return Err(sqlx::Error::PoolTimedOut);
         }
     }
@@ -85,11 +97,49 @@ async fn hear(
     outage.over(&*shared.listener);
     // What was released before we listened, nobody told us.
     shared.listener.anything_changed();
-    while let Some(notification) = listener.try_recv().await? {
-        match notification.payload().parse::<i64>() {
-            Ok(hash) => shared.listener.changed(hash.cast_unsigned()),
-            Err(_) => shared.listener.anything_changed(),
+    let keepalive = &shared.settings.keepalive;
+    let mut heard_at = Instant::now();
+    loop {
+        tokio::select! {
+            notification = listener.try_recv() => match notification? {
+                Some(notification) => match notification.payload().parse::<i64>() {
+                    Ok(hash) => shared.listener.changed(hash.cast_unsigned()),
+                    Err(_) => shared.listener.anything_changed(),
+                },
+                None => return Ok(()),
+            },
+            () = sleep_until(heard_at + keepalive.idle), if keepalive.on => {
+                match timeout(keepalive.probing(), listener.execute("")).await {
+                    Ok(answer) => drop(answer?),
+                    Err(_) => {
+                        close(shared, options, listener).await;
+                        return Err(sqlx::Error::PoolTimedOut);
+                    }
+                }
+            }
         }
+        heard_at = Instant::now();
     }
-    Ok(())
+}
+
+/// Closes the connection of a listener that the server does not answer.
+///
+/// Dropping such a listener would not close it, because sqlx first sends `UNLISTEN` and waits for
+/// the answer. So the listener gets another connection in its place, and does that there. A lane
+/// leaves its place to that connection meanwhile.
+async fn close(shared: &Arc<Shared>, options: &PgConnectOptions, mut listener: PgListener) {
+    loop {
+        let lane = shared.vacant_lane();
+        if lane.is_some()
+            && let Ok(Ok(living)) = timeout(shared.settings.connect_timeout, options.connect()).await
+            && let Ok(dead) = listener.acquire().await
+        {
+            *dead = living;
+            drop(listener);
+            shared.put_to_work(lane);
+            return;
+        }
+        shared.put_to_work(lane);
+        sleep(FIRST_PAUSE).await;
+    }
 }

@@ -9,7 +9,7 @@ use redis::{ErrorKind, RedisError, RedisResult, Value};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::errors::{Phase, store_error};
-use super::{PATIENCE, Shared, keys};
+use super::{Shared, keys};
 use crate::lock::store::Outage;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -46,7 +46,8 @@ async fn hear(shared: &Arc<Shared>, pause: &mut Duration, outage: &mut Outage) -
     let connected = in_time(settings.connect_timeout, settings.client.get_async_pubsub()).await?;
     let (mut sink, mut messages) = connected.split();
     let mut subscribed = HashSet::new();
-    let mut ticks = interval(LINGER);
+    let patience = settings.keepalive.probing();
+    let mut ticks = interval(LINGER.min(settings.keepalive.idle));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     loop {
@@ -57,7 +58,7 @@ async fn hear(shared: &Arc<Shared>, pause: &mut Duration, outage: &mut Outage) -
         };
         if !new.is_empty() {
             let channels: Vec<String> = new.iter().copied().map(keys::channel).collect();
-            in_time(PATIENCE, sink.subscribe(channels)).await?;
+            in_time(patience, sink.subscribe(channels)).await?;
             *pause = FIRST_PAUSE;
             outage.over(&*shared.listener);
             for hash in new {
@@ -82,10 +83,10 @@ async fn hear(shared: &Arc<Shared>, pause: &mut Duration, outage: &mut Outage) -
                     subscribed.iter().copied().filter(is_old).collect()
                 };
                 if old.is_empty() {
-                    in_time(PATIENCE, sink.ping::<Value>()).await?;
+                    in_time(patience, sink.ping::<Value>()).await?;
                 } else {
                     let channels: Vec<String> = old.iter().copied().map(keys::channel).collect();
-                    in_time(PATIENCE, sink.unsubscribe(channels)).await?;
+                    in_time(patience, sink.unsubscribe(channels)).await?;
                     subscribed.retain(|hash| !old.contains(hash));
                 }
             }

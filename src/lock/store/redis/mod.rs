@@ -16,23 +16,27 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
+use super::patience::Keepalive;
 use super::{Listener, Store, key_hash};
 use crate::lock::error::StoreError;
 use crate::lock::operation::Operation;
 use crate::mutex::lock;
 
+mod acquire;
+mod connection;
 mod errors;
+mod hand_over;
 mod inspection;
 mod keys;
 mod lane;
 mod listener;
 mod listing;
+mod observe;
+mod release;
+mod renew;
 mod scripts;
 
 pub(in crate::lock) use inspection::inspect;
-
-/// How long a server may take to answer before the connection is given up: one that works does within milliseconds.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How to reach a server. Equal when the URL is.
 pub struct RedisSettings {
@@ -41,6 +45,7 @@ pub struct RedisSettings {
     /// The server and the database, for messages.
     pub(crate) place: String,
     pub(crate) connect_timeout: Duration,
+    pub(crate) keepalive: Keepalive,
 }
 
 /// Without the password.

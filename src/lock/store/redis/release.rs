@@ -1,0 +1,46 @@
+//! Deleting a lock, and telling those who wait.
+
+use redis::Cmd;
+
+use super::connection::Values;
+use super::keys;
+use super::scripts::{Scripts, is_nothing, on_key};
+use crate::lock::error::StoreError;
+use crate::lock::operation::{Release, ReleaseTarget};
+
+/// Deletes the lock if it is the acquisition, or the holder's, that is meant. Whoever may not publish
+/// releases all the same: the others find out when they look.
+pub(super) const SCRIPT: &str = "\
+local holder, id = standing(KEYS[1], KEYS[2])
+if not holder then return 0 end
+if ARGV[2] == 'row' and id ~= ARGV[3] or ARGV[2] == 'holder' and holder ~= ARGV[3] then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.pcall('PUBLISH', ARGV[1], '')
+return 1
+";
+
+pub(super) fn command(scripts: &Scripts, target: &ReleaseTarget) -> Cmd {
+    let mut command = on_key(&scripts.release, target.key(), None);
+    command.arg(keys::channel_of(target.key()));
+    match target {
+        ReleaseTarget::Row { id, .. } => command.arg("row").arg(&**id),
+        ReleaseTarget::Holder { holder, .. } => command.arg("holder").arg(&**holder),
+        ReleaseTarget::Key { .. } => command.arg("any").arg(""),
+    };
+    command
+}
+
+pub(super) fn answer(release: Release, values: &mut Values<'_>) {
+    let released = values.next().and_then(|value| {
+        let found = !is_nothing(&value);
+        if found || !values.tried_before() {
+            return Ok(found);
+        }
+        let message = format!(
+            "{}: no answer to the release, and the lock is gone",
+            values.place()
+        );
+        Err(StoreError::unknown_outcome(message))
+    });
+    let _ = release.reply.send(released);
+}
