@@ -12,6 +12,7 @@ pub mod patience;
 pub mod postgres;
 pub mod redis;
 pub mod sqlite;
+mod turns;
 
 /// A table of locks.
 ///

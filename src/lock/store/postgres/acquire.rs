@@ -178,8 +178,11 @@ fn answer_one(acquire: Acquire, row: &PgRow, answer: &Answer<'_>) {
         Ok(Err(Some(Standing {
             unreadable: Some(what),
             ..
-        }))) => acquire.failed(StoreError::unreadable_row(&key, what).at(&answer.settings.describe())),
-        Ok(Err(by)) => acquire.held(by.map(|standing| standing.row)),
+        }))) => acquire.failed(StoreError::unreadable_row(&key, what).at(&answer.shared.settings.describe())),
+        Ok(Err(by)) => {
+            answer.shared.taken_by_others(&key);
+            acquire.held(by.map(|standing| standing.row));
+        }
         Err(error) => acquire.failed(answer.unreadable(&error)),
     }
 }

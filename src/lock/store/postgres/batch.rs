@@ -11,7 +11,7 @@ use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
 use tokio::time::Instant;
 
-use super::PostgresSettings;
+use super::Shared;
 use super::errors::{Phase, store_error};
 use super::note::Note;
 use super::observe::{Count, List, Observe};
@@ -199,7 +199,7 @@ pub(super) fn give<T>(reply: Reply<T>, value: Result<T, StoreError>) {
 /// What the server answered to a statement.
 pub(super) struct Answer<'a> {
     pub(super) rows: &'a [PgRow],
-    pub(super) settings: &'a PostgresSettings,
+    pub(super) shared: &'a Shared,
     /// Whether an earlier try, whose answer was lost, may have been carried out.
     pub(super) tried_before: bool,
 }
@@ -231,7 +231,7 @@ impl<'a> Answer<'a> {
     }
 
     pub(super) fn unreadable(&self, error: &sqlx::Error) -> StoreError {
-        store_error(self.settings, Phase::Executing, error)
+        store_error(&self.shared.settings, Phase::Executing, error)
     }
 }
 

@@ -26,7 +26,7 @@ const FOREIGN_SESSION: [&str; 2] = ["42P05", "26000"];
 pub(super) fn store_error(settings: &PostgresSettings, phase: Phase, error: &sqlx::Error) -> StoreError {
     let mut message = format!("{}: {error}", settings.describe());
     let begins = |codes: &[&str]| code_begins(error, codes);
-    if begins(&["55P03"]) {
+    if is_locked(error) {
         message = format!(
             "{}: another transaction has locked the table or a row of it: {error}",
             settings.describe()
@@ -64,6 +64,11 @@ fn code_begins(error: &sqlx::Error, codes: &[&str]) -> bool {
 /// Whether the connection can carry out another statement after this error.
 pub(super) fn connection_survives(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some() && !code_begins(error, &["08", "57P01", "57P02", "57P03"])
+}
+
+/// Whether another transaction has locked a row or the table.
+pub(super) fn is_locked(error: &sqlx::Error) -> bool {
+    code_begins(error, &["55P03"])
 }
 
 /// Whether a table that was there has gone.

@@ -17,8 +17,10 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::batch::{Answer, Batch, Job, PgQuery, take};
-use super::errors::{Phase, connection_survives, is_beyond_a_limit, store_error, table_is_missing};
-use super::limits::{self, Backend, STATEMENT_ENDS, Session};
+use super::errors::{
+    Phase, connection_survives, is_beyond_a_limit, is_locked, store_error, table_is_missing,
+};
+use super::limits::{self, Backend, LOCK_ENDS, STATEMENT_ENDS, Session};
 use super::{Shared, schema};
 use crate::lock::error::StoreError;
 use crate::lock::store::patience::{Replacement, before_second_try, of_last_try};
@@ -30,6 +32,8 @@ const LONGEST_SINGLY: Duration = Duration::from_secs(2);
 /// How long the server's plans are kept. They are made for a table of the size that it has then, which may have had ten rows: planned
 /// anew, each statement of a table of 100,000 takes a hundredth of the time.
 const PLANS_LAST: Duration = Duration::from_secs(5);
+/// How long it is expected that what was locked is still locked.
+const LOCKS_LAST: Duration = Duration::from_secs(5);
 /// How long a probe may take at most, since requests may come meanwhile.
 const LONGEST_PROBE: Duration = Duration::from_secs(1);
 /// How long a new connection may take to end the process behind the old one.
@@ -58,6 +62,8 @@ pub(super) struct Lane {
     /// The process behind a connection that was closed without an answer.
     silent: Option<Backend>,
     replacement: Replacement,
+    /// When the server last said that a row or the table is locked.
+    locked_at: Option<Instant>,
     planned_at: Instant,
     shared: Arc<Shared>,
 }
@@ -69,6 +75,7 @@ impl Lane {
             unanswered: None,
             silent: None,
             replacement: Replacement::default(),
+            locked_at: None,
             planned_at: Instant::now(),
             shared,
         }
@@ -150,7 +157,7 @@ impl Lane {
     fn answer(&self, batch: Box<dyn Batch>, rows: &[PgRow], tried_before: bool) {
         batch.answer(&Answer {
             rows,
-            settings: &self.shared.settings,
+            shared: &self.shared,
             tried_before,
         });
     }
@@ -226,9 +233,8 @@ impl Lane {
         };
         let backend = session.backend.clone();
         let (may_replace, patience) = match batch.until() {
-            Some(until) if self.replacement.is_allowed() => (true, before_second_try(until)),
-            Some(until) => (false, of_last_try(until).min(STATEMENT_ENDS)),
-            None => (false, STATEMENT_ENDS),
+            Some(until) if self.replacement.is_allowed() => (true, self.first_patience(until)),
+            until => (false, last_patience(until)),
         };
         if let Some(outcome) = self.send(batch, notify, session, patience, may_replace).await? {
             return Ok(Said {
@@ -245,10 +251,7 @@ impl Lane {
         };
         self.silent = backend;
         let session = self.replace().await.map_err(in_doubt)?;
-        let patience = batch
-            .until()
-            .map_or(STATEMENT_ENDS, of_last_try)
-            .min(STATEMENT_ENDS);
+        let patience = last_patience(batch.until());
         match self
             .send(batch, notify, session, patience, false)
             .await
@@ -259,6 +262,16 @@ impl Lane {
                 tried_before: true,
             }),
             None => Err(self.no_answer()),
+        }
+    }
+
+    /// How long to wait for the answer to a first try. A server that has just said that the table is
+    /// locked is not silent: it says so again.
+    fn first_patience(&self, until: Instant) -> Duration {
+        let patience = before_second_try(until);
+        match self.locked_at {
+            Some(locked) if locked.elapsed() < LOCKS_LAST => patience.max(LOCK_ENDS),
+            _ => patience,
         }
     }
 
@@ -323,6 +336,9 @@ impl Lane {
         self.replacement.answered();
         shared.listener.works(Trouble::Answering);
         self.session = session;
+        if outcome.as_ref().is_err_and(is_locked) {
+            self.locked_at = Some(Instant::now());
+        }
         if let Err(error) = &outcome
             && table_is_missing(error)
         {
@@ -400,6 +416,13 @@ impl Lane {
             ))),
         }
     }
+}
+
+/// How long to wait for the answer to a last try, within which the server says what is locked.
+fn last_patience(until: Option<Instant>) -> Duration {
+    until.map_or(STATEMENT_ENDS, |until| {
+        of_last_try(until).clamp(LOCK_ENDS, STATEMENT_ENDS)
+    })
 }
 
 /// Prepares the tables for a new connection.

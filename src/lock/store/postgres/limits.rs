@@ -20,6 +20,8 @@ use super::errors::{is_unknown_setting, refuses_settings};
 
 const LOCK_TIMEOUT: Duration = Duration::from_millis(800);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
+/// When the server has certainly ended the wait for a lock.
+pub(super) const LOCK_ENDS: Duration = Duration::from_millis(1000);
 /// When the server has certainly ended a statement: a connection without an answer is dead then.
 pub(super) const STATEMENT_ENDS: Duration = Duration::from_secs(5);
 

@@ -16,9 +16,10 @@ use tokio::sync::watch;
 use self::batch::Job;
 use self::lane::Lane;
 use super::patience::Keepalive;
+use super::turns::Turns;
 use super::{Listener, Store, key_hash};
 use crate::lock::error::StoreError;
-use crate::lock::operation::Operation;
+use crate::lock::operation::{Acquire, Operation};
 use crate::mutex::lock;
 
 mod acquire;
@@ -124,6 +125,7 @@ struct Work {
     lanes: usize,
     watched: HashMap<i64, usize>,
     noted: HashMap<i64, Instant>,
+    turns: Turns,
     listening: bool,
     closed: bool,
 }
@@ -188,6 +190,16 @@ impl Shared {
         if let Some(lane) = lane {
             self.runtime.spawn(lane.run());
         }
+    }
+
+    /// This process has released the row of a key, and has notified those who wait, if any.
+    fn released(&self, hash: i64, notified: bool) {
+        self.work().turns.released(hash.cast_unsigned(), notified);
+    }
+
+    /// Another process has the row of a key.
+    fn taken_by_others(&self, key: &str) {
+        self.work().turns.taken_by_others(key_hash(key));
     }
 
     fn add(self: &Arc<Self>, job: Job) {
@@ -296,6 +308,16 @@ fn signed_hash(key: &str) -> i64 {
 
 impl Store for PostgresStore {
     fn submit(&self, operation: Operation) {
+        if let Operation::Acquire(Acquire { claim, .. }) = &operation
+            && let Some(turn) = self.shared.work().turns.may_ask_at(key_hash(&claim.key))
+        {
+            let shared = Arc::clone(&self.shared);
+            self.shared.runtime.spawn(async move {
+                tokio::time::sleep_until(turn).await;
+                shared.add(Job::Operation(operation));
+            });
+            return;
+        }
         self.shared.add(Job::Operation(operation));
     }
 

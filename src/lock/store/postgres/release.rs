@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use sqlx::{Row as _, ValueRef as _};
 use tokio::time::Instant;
 
 use super::batch::{Answer, Job, PgQuery, Verb, column, give};
@@ -105,7 +106,7 @@ fn was_there(answer: &Answer<'_>, found: bool) -> Result<bool, StoreError> {
     }
     Err(StoreError::unknown_outcome(format!(
         "{}: no answer to the release, and the row is gone",
-        answer.settings.describe()
+        answer.shared.settings.describe()
     )))
 }
 
@@ -164,7 +165,10 @@ impl Verb for RowRelease {
     fn answer(batch: Vec<Self>, answer: &Answer<'_>) {
         let numbered = answer.numbered(batch.len());
         for (index, release) in batch.into_iter().enumerate() {
-            give(release.reply, was_there(answer, numbered.row(index).is_some()));
+            let row = numbered.row(index);
+            let notified = row.is_some_and(|row| row.try_get_raw(1).is_ok_and(|value| !value.is_null()));
+            answer.shared.released(release.hash, notified);
+            give(release.reply, was_there(answer, row.is_some()));
         }
     }
 

@@ -40,7 +40,10 @@ pub(super) fn answer(acquire: Acquire, values: &mut Values<'_>) {
     };
     match read(&value, &acquire.claim.key) {
         Some(Ok(won)) => acquire.won(won),
-        Some(Err(Standing { row, is_string: true })) => acquire.held(Some(row)),
+        Some(Err(Standing { row, is_string: true })) => {
+            values.shared().taken_by_others(&acquire.claim.key);
+            acquire.held(Some(row));
+        }
         Some(Err(_)) => {
             let key = keys::lock(&acquire.claim.key);
             let what = format!("the value of {key} is not a string");

@@ -6,9 +6,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Pipeline, RedisError, Value};
 use tokio::time::timeout;
 
-use super::RedisSettings;
 use super::errors::{Phase, connection_survives, no_answer, store_error};
 use super::scripts::{Client, Scripts};
+use super::{RedisSettings, Shared};
 use crate::lock::error::StoreError;
 
 #[derive(Clone)]
@@ -92,16 +92,16 @@ impl Connected {
 
 /// The answers to a pipeline that are still to be given to whoever asked.
 pub(super) struct Values<'a> {
-    settings: &'a RedisSettings,
+    shared: &'a Shared,
     values: std::vec::IntoIter<Value>,
     tried_before: bool,
     connection_survives: bool,
 }
 
 impl<'a> Values<'a> {
-    pub(super) fn new(settings: &'a RedisSettings, values: Vec<Value>, tried_before: bool) -> Self {
+    pub(super) fn new(shared: &'a Shared, values: Vec<Value>, tried_before: bool) -> Self {
         Self {
-            settings,
+            shared,
             values: values.into_iter(),
             tried_before,
             connection_survives: true,
@@ -113,7 +113,7 @@ impl<'a> Values<'a> {
             Some(Value::ServerError(error)) => {
                 let error = RedisError::from(error);
                 self.connection_survives &= connection_survives(&error);
-                let error = store_error(self.settings, Phase::Executing, &error);
+                let error = store_error(&self.shared.settings, Phase::Executing, &error);
                 Err(StoreError {
                     outcome_unknown: error.outcome_unknown || self.tried_before,
                     ..error
@@ -122,7 +122,7 @@ impl<'a> Values<'a> {
             Some(value) => Ok(value),
             None => Err(StoreError::unknown_outcome(format!(
                 "{}: an answer is missing",
-                self.settings.place
+                self.shared.settings.place
             ))),
         }
     }
@@ -137,12 +137,16 @@ impl<'a> Values<'a> {
         self.connection_survives
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        self.shared
+    }
+
     pub(super) fn place(&self) -> &str {
-        &self.settings.place
+        &self.shared.settings.place
     }
 
     pub(super) fn not_understood(&self) -> StoreError {
-        not_understood(self.settings)
+        not_understood(&self.shared.settings)
     }
 }
 

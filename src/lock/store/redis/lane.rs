@@ -80,7 +80,7 @@ impl Lane {
         let sent_at = Instant::now();
         match self.try_twice(connected, &sent, until).await {
             Ok((connected, values, tried_before)) => {
-                let mut values = Values::new(&self.shared.settings, values, tried_before);
+                let mut values = Values::new(&self.shared, values, tried_before);
                 for operation in sent {
                     answer(operation, &mut values);
                 }

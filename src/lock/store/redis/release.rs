@@ -4,19 +4,20 @@ use redis::Cmd;
 
 use super::connection::Values;
 use super::keys;
-use super::scripts::{Scripts, is_nothing, on_key};
+use super::scripts::{Scripts, number, on_key};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Release, ReleaseTarget};
 
-/// Deletes the lock if it is the acquisition, or the holder's, that is meant. Whoever may not publish
+/// Deletes the lock if it is the acquisition, or the holder's, that is meant; answers with one more than
+/// the number of those who have heard of it. Whoever may not publish
 /// releases all the same: the others find out when they look.
 pub(super) const SCRIPT: &str = "\
 local holder, id = standing(KEYS[1], KEYS[2])
 if not holder then return 0 end
 if ARGV[2] == 'row' and id ~= ARGV[3] or ARGV[2] == 'holder' and holder ~= ARGV[3] then return 0 end
 redis.call('DEL', KEYS[1], KEYS[2])
-redis.pcall('PUBLISH', ARGV[1], '')
-return 1
+local heard = redis.pcall('PUBLISH', ARGV[1], '')
+return 1 + (type(heard) == 'number' and heard or 0)
 ";
 
 pub(super) fn command(scripts: &Scripts, target: &ReleaseTarget) -> Cmd {
@@ -32,7 +33,11 @@ pub(super) fn command(scripts: &Scripts, target: &ReleaseTarget) -> Cmd {
 
 pub(super) fn answer(release: Release, values: &mut Values<'_>) {
     let released = values.next().and_then(|value| {
-        let found = !is_nothing(&value);
+        let heard = number(&[value], 0).ok_or_else(|| values.not_understood())?;
+        let found = heard > 0;
+        if found && matches!(release.target, ReleaseTarget::Row { .. }) {
+            values.shared().released(release.target.key(), heard - 1);
+        }
         if found || !values.tried_before() {
             return Ok(found);
         }
