@@ -39,6 +39,7 @@ class TcpProxy:
     async def __aexit__(self, *_error: object) -> None:
         self._server.close()
         self.cut()
+        self._let_go.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:

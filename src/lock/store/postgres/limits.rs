@@ -21,7 +21,7 @@ use super::errors::{is_unknown_setting, refuses_settings};
 const LOCK_TIMEOUT: Duration = Duration::from_millis(800);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// When the server has certainly ended the wait for a lock.
-pub(super) const LOCK_ENDS: Duration = Duration::from_millis(1000);
+pub(super) const LOCK_ENDS: Duration = Duration::from_millis(1500);
 /// When the server has certainly ended a statement: a connection without an answer is dead then.
 pub(super) const STATEMENT_ENDS: Duration = Duration::from_secs(5);
 
@@ -38,8 +38,9 @@ pub(super) const LOOK: &str = "BEGIN; LOCK TABLE distributed_locks IN ROW EXCLUS
 
 /// Sets the limits for one transaction, which the client gives up after `patience`.
 pub(super) fn for_transaction(patience: Duration) -> SqlStr {
-    let most = patience.mul_f64(0.9);
-    let (waiting, running) = (LOCK_TIMEOUT.min(most), STATEMENT_TIMEOUT.min(most));
+    // The error that says what is locked comes before the other one.
+    let waiting = LOCK_TIMEOUT.min(patience.mul_f64(0.8));
+    let running = STATEMENT_TIMEOUT.min(patience.mul_f64(0.9));
     AssertSqlSafe(format!(
         "SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}",
         waiting.as_millis().max(1),
@@ -213,7 +214,7 @@ mod tests {
         let begun = |milliseconds| begin(Duration::from_millis(milliseconds)).as_str().to_owned();
         assert_eq!(
             begun(500),
-            "BEGIN; SET LOCAL lock_timeout = 450; SET LOCAL statement_timeout = 450"
+            "BEGIN; SET LOCAL lock_timeout = 400; SET LOCAL statement_timeout = 450"
         );
         assert_eq!(
             begun(60_000),
