@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// For how long others may be passed over.
-const LONGEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_millis(800);
 /// How long this process does not ask then: another one has heard of the release, and asked, by the
 /// end of it.
-const COURTESY: Duration = Duration::from_millis(100);
+const COURTESY: Duration = Duration::from_millis(150);
 /// From how many keys on old ones are forgotten.
 const MANY: usize = 1000;
 
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn others_are_passed_over_for_a_second_at_most() {
+    async fn others_are_not_passed_over_for_long() {
         let mut turns = Turns::default();
         let begun = Instant::now();
         while turns.may_ask_at(1).is_none() {

@@ -6,11 +6,11 @@ use sqlx::postgres::PgRow;
 use sqlx::{Row as _, ValueRef as _};
 use tokio::time::Instant;
 
-use super::batch::{Answer, Job, PgQuery, Verb, column};
 use super::errors::is_beyond_a_limit;
 use super::fence_bucket;
 use super::row::{Standing, read_row};
 use super::rule::{expiry, is_free, now, row_columns};
+use super::verb::{Answer, Job, PgQuery, Verb, column};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Operation, Won};
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::acquire::read_won;
-use super::batch::{Answer, Job, PgQuery, Verb, column, give};
 use super::fence_bucket;
 use super::rule::{expiry, now};
+use super::verb::{Answer, Job, PgQuery, Verb, column, give};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{HandOver, Operation};
 

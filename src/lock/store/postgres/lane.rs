@@ -16,11 +16,11 @@ use sqlx::{Connection as _, Executor as _};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::batch::{Answer, Batch, Job, PgQuery, take};
-use super::errors::{
-    Phase, connection_survives, is_beyond_a_limit, is_locked, store_error, table_is_missing,
-};
-use super::limits::{self, Backend, LOCK_ENDS, STATEMENT_ENDS, Session};
+use super::batch::take;
+use super::errors::{Phase, is_beyond_a_limit, is_locked, store_error, table_is_missing};
+use super::limits::{self, LOCK_ENDS, STATEMENT_ENDS};
+use super::session::{Backend, Session, Statement};
+use super::verb::{Answer, Batch, Job};
 use super::{Shared, schema};
 use crate::lock::error::StoreError;
 use crate::lock::store::patience::{Replacement, before_second_try, of_last_try};
@@ -318,7 +318,7 @@ impl Lane {
         let statement = Statement {
             query: batch.query(notify),
             plan_anew,
-            in_transaction,
+            transaction: in_transaction.then(|| limits::begin(patience)),
             patience,
         };
         let (since, backend) = (Instant::now(), session.backend.clone());
@@ -361,7 +361,10 @@ impl Lane {
         let (since, may_be_replaced) = (unanswered.since, self.replacement.next());
         let silence = async {
             sleep_until(dead).await;
-            let cause = format!("no answer to a statement within {:?}", since.elapsed());
+            let cause = format!(
+                "no answer to a statement within {:.1} s",
+                since.elapsed().as_secs_f64()
+            );
             shared.listener.failed(Trouble::Answering, &cause);
             sleep_until(may_be_replaced).await;
         };
@@ -432,112 +435,5 @@ async fn prepare(shared: Arc<Shared>, mut session: Session) -> Result<Session, S
     Ok(session)
 }
 
-/// A statement, and the way to send it.
-struct Statement {
-    query: PgQuery,
-    plan_anew: bool,
-    in_transaction: bool,
-    patience: Duration,
-}
-
-impl Statement {
-    /// Returns the answer of the server, and the connection if it can still be used.
-    async fn run(self, mut session: Session) -> (Option<Session>, sqlx::Result<Vec<PgRow>>) {
-        let in_transaction = self.in_transaction;
-        let outcome = self.send(&mut session).await;
-        session.answered_at = Instant::now();
-        let serves = match &outcome {
-            Ok(_) => true,
-            Err(error) if !connection_survives(error) => false,
-            Err(_) => !in_transaction || session.connection.execute("ROLLBACK").await.is_ok(),
-        };
-        (serves.then_some(session), outcome)
-    }
-
-    async fn send(self, session: &mut Session) -> sqlx::Result<Vec<PgRow>> {
-        let connection = &mut session.connection;
-        if self.plan_anew {
-            connection.execute("DISCARD PLANS").await?;
-        }
-        let query = self.query.persistent(!self.in_transaction);
-        if !self.in_transaction {
-            return query.fetch_all(connection).await;
-        }
-        // A pooler keeps one server connection for a whole transaction. Outside a transaction, the
-        // messages that prepare and execute a statement may reach two different server connections.
-        let until = Instant::now() + self.patience;
-        // The callers have given up then, so the statement must not be carried out late.
-        let in_time = || {
-            (Instant::now() < until)
-                .then_some(())
-                .ok_or(sqlx::Error::PoolTimedOut)
-        };
-        connection.execute(limits::begin(self.patience)).await?;
-        in_time()?;
-        let rows = query.fetch_all(&mut *connection).await?;
-        in_time()?;
-        connection.execute("COMMIT").await?;
-        Ok(rows)
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::future::pending;
-
-    use tokio::sync::watch;
-
-    use super::*;
-    use crate::lock::store::Listener;
-    use crate::lock::{Database, Options};
-
-    struct Nobody;
-
-    impl Listener for Nobody {
-        fn changed(&self, _: u64) {}
-
-        fn anything_changed(&self) {}
-    }
-
-    fn lane() -> Lane {
-        let url = "postgresql://user@127.0.0.1:1/database";
-        let Database::Postgres(settings) = Database::parse(url, &Options::default()).unwrap() else {
-            panic!("{url} names a PostgreSQL server");
-        };
-        Lane::new(Arc::new(Shared::new(settings, Arc::new(Nobody))))
-    }
-
-    fn never() -> Unanswered {
-        Unanswered {
-            work: Box::pin(pending()),
-            since: Instant::now(),
-            backend: None,
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_server_that_does_not_answer_gets_ever_fewer_connections() {
-        let mut lane = lane();
-        let begun = Instant::now();
-        let mut given_up = 0;
-        while begun.elapsed() < Duration::from_secs(3600) {
-            lane.wait_for(never()).await;
-            given_up += 1;
-            if given_up == 1 {
-                // A single silent connection may be dead, so it is given up without a further wait.
-                assert_eq!(begun.elapsed(), STATEMENT_ENDS);
-            }
-        }
-        assert!(given_up <= 6, "{given_up}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_store_that_is_closed_waits_for_nothing() {
-        let mut lane = lane();
-        lane.replacement.done(&lane.shared.settings.keepalive);
-        lane.shared.closing.send_replace(true);
-        let begun = Instant::now();
-        lane.wait_for(never()).await;
-        assert_eq!(begun.elapsed(), Duration::ZERO);
-    }
-}
+mod tests;

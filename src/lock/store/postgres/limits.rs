@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, SqlSafeStr as _, SqlStr};
 use uuid::Uuid;
 
 use super::PostgresSettings;
 use super::errors::{is_unknown_setting, refuses_settings};
+use super::session::{MARK, Session, started_with};
 
 const LOCK_TIMEOUT: Duration = Duration::from_millis(800);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -29,10 +29,6 @@ pub(super) const STATEMENT_ENDS: Duration = Duration::from_secs(5);
 /// to be longer than they are. That planning takes as long as the statement itself. PostgreSQL has
 /// the setting since version 12.
 const PLAN_MODE: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
-/// A setting that means nothing to the server. A session that shows the value of our startup options
-/// was started by them, so there is no pooler in between.
-const MARK: &str = "arbitrageai_native.session";
-
 /// Fails at once if another transaction has locked the table, or waits for a lock on it.
 pub(super) const LOOK: &str = "BEGIN; LOCK TABLE distributed_locks IN ROW EXCLUSIVE MODE NOWAIT; COMMIT";
 
@@ -52,21 +48,6 @@ pub(super) fn for_transaction(patience: Duration) -> SqlStr {
 /// Begins such a transaction, in one message.
 pub(super) fn begin(patience: Duration) -> SqlStr {
     AssertSqlSafe(format!("BEGIN; {}", for_transaction(patience).as_str())).into_sql_str()
-}
-
-/// A process of the server, which serves one connection.
-#[derive(Clone)]
-pub(super) struct Backend {
-    process: i32,
-    /// The number of a process that has ended may be another one's.
-    started: String,
-}
-
-/// A connection to the server, not through a pooler as far as is known.
-pub(super) struct Session {
-    pub(super) connection: PgConnection,
-    pub(super) backend: Option<Backend>,
-    pub(super) answered_at: tokio::time::Instant,
 }
 
 /// Decides whether startup options or transactions set the limits.
@@ -120,61 +101,6 @@ impl Limits {
         self.pooled.fetch_or(pooled, Ordering::AcqRel);
         self.known.store(true, Ordering::Release);
     }
-}
-
-impl Session {
-    fn pooled(connection: PgConnection) -> Self {
-        Self {
-            connection,
-            backend: None,
-            answered_at: tokio::time::Instant::now(),
-        }
-    }
-
-    /// Ends another process of the server, so that nothing that was sent to it is carried out later.
-    /// Returns whether it has certainly ended, and this session if it can still be used.
-    pub(super) async fn end(mut self, other: &Backend) -> (Option<Self>, bool) {
-        const END: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
-            WHERE pid = $1 AND backend_start = $2::timestamptz";
-        for pause in [2, 5, 10, 20, 50, 100, 200] {
-            let standing = sqlx::query_scalar::<_, i64>(END)
-                .bind(other.process)
-                .bind(&other.started)
-                .persistent(false)
-                .fetch_one(&mut self.connection);
-            match standing.await {
-                Ok(0) => return (Some(self), true),
-                Ok(_) => tokio::time::sleep(Duration::from_millis(pause)).await,
-                Err(sqlx::Error::Database(_)) => return (Some(self), false),
-                Err(_) => return (None, false),
-            }
-        }
-        (Some(self), false)
-    }
-
-    /// Whether the server answers.
-    pub(super) async fn answers(&mut self) -> bool {
-        let answered = self.connection.ping().await.is_ok();
-        self.answered_at = tokio::time::Instant::now();
-        answered
-    }
-}
-
-/// The process behind a connection, if the session was started with the mark.
-async fn started_with(connection: &mut PgConnection, mark: &str) -> sqlx::Result<Option<Backend>> {
-    const WHICH: &str = "SELECT current_setting($1, true), pid, backend_start::text \
-        FROM pg_stat_activity WHERE pid = pg_backend_pid()";
-    let found = sqlx::query(WHICH)
-        .bind(MARK)
-        .persistent(false)
-        .fetch_optional(connection)
-        .await?;
-    let Some(row) = found else { return Ok(None) };
-    let is_ours = row.try_get::<Option<String>, _>(0)?.as_deref() == Some(mark);
-    Ok(is_ours.then_some(Backend {
-        process: row.try_get(1)?,
-        started: row.try_get(2)?,
-    }))
 }
 
 /// Adds the limits to the startup options, unless the user has set them.

@@ -13,8 +13,8 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use self::batch::Job;
 use self::lane::Lane;
+use self::verb::Job;
 use super::patience::Keepalive;
 use super::turns::Turns;
 use super::{Listener, Store, key_hash};
@@ -37,6 +37,8 @@ mod renew;
 mod row;
 mod rule;
 mod schema;
+mod session;
+mod verb;
 
 pub(in crate::lock) use inspection::{inspect, look};
 

@@ -1,8 +1,8 @@
 //! Noting that somebody waits, so that a release notifies. A lost note costs no more than a poll.
 
 use super::NOTE_LASTS;
-use super::batch::{Answer, Job, PgQuery, Verb, column};
 use super::rule::now;
+use super::verb::{Answer, Job, PgQuery, Verb, column};
 use crate::lock::error::StoreError;
 
 /// Also deletes notes that nobody has written for long.

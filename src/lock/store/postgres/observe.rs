@@ -6,9 +6,9 @@ use std::sync::Arc;
 use sqlx::postgres::PgRow;
 use tokio::time::Instant;
 
-use super::batch::{Answer, Job, PgQuery, Verb, give};
 use super::row::{read_key, read_row};
 use super::rule::{is_free, now, row_columns};
+use super::verb::{Answer, Job, PgQuery, Verb, give};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{LockRow, Operation, Reply};
 

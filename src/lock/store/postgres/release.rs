@@ -8,9 +8,9 @@ use std::sync::Arc;
 use sqlx::{Row as _, ValueRef as _};
 use tokio::time::Instant;
 
-use super::batch::{Answer, Job, PgQuery, Verb, column, give};
 use super::rule::{is_free, now};
 use super::signed_hash;
+use super::verb::{Answer, Job, PgQuery, Verb, column, give};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Operation, Release, ReleaseTarget, Reply};
 

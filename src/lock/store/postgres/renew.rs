@@ -3,8 +3,8 @@
 use sqlx::Row as _;
 use tokio::time::Instant;
 
-use super::batch::{Answer, Job, PgQuery, Verb, column, give};
 use super::rule::{expiry, is_free, now};
+use super::verb::{Answer, Job, PgQuery, Verb, column, give};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Operation, Renew};
 

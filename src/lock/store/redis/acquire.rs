@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use redis::{Cmd, Value};
 
-use super::connection::Values;
 use super::keys;
 use super::observe::{Standing, read_standing};
-use super::scripts::{Scripts, milliseconds, number, on_key, time};
+use super::values::{Values, milliseconds, number, on_key, time};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Claim, Won};
 
@@ -23,8 +22,8 @@ redis.call('HSET', KEYS[3], ARGV[4], token)
 return {token, digits(now), last(ARGV[1], digits(now), ARGV[2], ARGV[3])}
 ";
 
-pub(super) fn command(scripts: &Scripts, claim: &Claim) -> Cmd {
-    let mut command = on_key(&scripts.acquire, &claim.key, Some(keys::FENCES));
+pub(super) fn command(script: &str, claim: &Claim) -> Cmd {
+    let mut command = on_key(script, &claim.key, Some(keys::FENCES));
     command
         .arg(&*claim.id)
         .arg(&*claim.holder)

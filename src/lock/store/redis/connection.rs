@@ -1,14 +1,14 @@
-//! A connection on which the scripts are known, and the answers that come over it.
+//! A connection on which the scripts are known.
 
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Pipeline, RedisError, Value};
+use redis::{AsyncConnectionConfig, Pipeline, Value};
 use tokio::time::timeout;
 
-use super::errors::{Phase, connection_survives, no_answer, store_error};
+use super::RedisSettings;
+use super::errors::{Phase, no_answer, store_error};
 use super::scripts::{Client, Scripts};
-use super::{RedisSettings, Shared};
 use crate::lock::error::StoreError;
 
 #[derive(Clone)]
@@ -88,71 +88,4 @@ impl Connected {
         let ended = self.send(settings, &pipeline, patience).await;
         ended.is_ok_and(|values| matches!(values.first(), Some(Value::Int(_))))
     }
-}
-
-/// The answers to a pipeline that are still to be given to whoever asked.
-pub(super) struct Values<'a> {
-    shared: &'a Shared,
-    values: std::vec::IntoIter<Value>,
-    tried_before: bool,
-    connection_survives: bool,
-}
-
-impl<'a> Values<'a> {
-    pub(super) fn new(shared: &'a Shared, values: Vec<Value>, tried_before: bool) -> Self {
-        Self {
-            shared,
-            values: values.into_iter(),
-            tried_before,
-            connection_survives: true,
-        }
-    }
-
-    pub(super) fn next(&mut self) -> Result<Value, StoreError> {
-        match self.values.next() {
-            Some(Value::ServerError(error)) => {
-                let error = RedisError::from(error);
-                self.connection_survives &= connection_survives(&error);
-                let error = store_error(&self.shared.settings, Phase::Executing, &error);
-                Err(StoreError {
-                    outcome_unknown: error.outcome_unknown || self.tried_before,
-                    ..error
-                })
-            }
-            Some(value) => Ok(value),
-            None => Err(StoreError::unknown_outcome(format!(
-                "{}: an answer is missing",
-                self.shared.settings.place
-            ))),
-        }
-    }
-
-    /// Whether an earlier try, whose answer was lost, may have been carried out.
-    pub(super) fn tried_before(&self) -> bool {
-        self.tried_before
-    }
-
-    /// Whether another request on the same connection makes sense.
-    pub(super) fn connection_survives(&self) -> bool {
-        self.connection_survives
-    }
-
-    pub(super) fn shared(&self) -> &Shared {
-        self.shared
-    }
-
-    pub(super) fn place(&self) -> &str {
-        &self.shared.settings.place
-    }
-
-    pub(super) fn not_understood(&self) -> StoreError {
-        not_understood(&self.shared.settings)
-    }
-}
-
-pub(super) fn not_understood(settings: &RedisSettings) -> StoreError {
-    StoreError::unknown_outcome(format!(
-        "{}: the server's answer is not understood",
-        settings.place
-    ))
 }

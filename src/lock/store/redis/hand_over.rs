@@ -2,9 +2,8 @@
 
 use redis::{Cmd, Value};
 
-use super::connection::Values;
 use super::keys;
-use super::scripts::{Scripts, is_nothing, milliseconds, on_key, time};
+use super::values::{Values, is_nothing, milliseconds, on_key, time};
 use crate::lock::operation::{HandOver, Won};
 
 /// The token is given, too: the counter is brought up to it. The new one has the lock already if the
@@ -20,8 +19,8 @@ redis.call('HSET', KEYS[3], ARGV[5], digits(math.max(drawn, tonumber(ARGV[6]))))
 return {digits(now), last(ARGV[2], digits(now), ARGV[3], ARGV[4])}
 ";
 
-pub(super) fn command(scripts: &Scripts, hand_over: &HandOver) -> Cmd {
-    let mut command = on_key(&scripts.hand_over, &hand_over.key, Some(keys::FENCES));
+pub(super) fn command(script: &str, hand_over: &HandOver) -> Cmd {
+    let mut command = on_key(script, &hand_over.key, Some(keys::FENCES));
     command
         .arg(&*hand_over.from)
         .arg(&*hand_over.id)

@@ -11,8 +11,9 @@ use std::time::Duration;
 use redis::{Pipeline, Value};
 use tokio::time::Instant;
 
-use super::connection::{Connected, Failure, Values};
+use super::connection::{Connected, Failure};
 use super::scripts::{Client, Scripts};
+use super::values::Values;
 use super::{Shared, acquire, hand_over, listing, observe, release, renew};
 use crate::lock::error::StoreError;
 use crate::lock::operation::Operation;
@@ -92,7 +93,7 @@ impl Lane {
                 let was_silent = matches!(failure, Failure::Silence);
                 let error = failure.error(&self.shared.settings);
                 if was_silent {
-                    let cause = format!("{} ({:?})", error.message, sent_at.elapsed());
+                    let cause = format!("{} ({:.1} s)", error.message, sent_at.elapsed().as_secs_f64());
                     self.shared.listener.failed(Trouble::Answering, &cause);
                 }
                 sent.into_iter().for_each(|operation| operation.fail(&error));
@@ -159,12 +160,12 @@ fn commands(operations: &[Operation], scripts: &Scripts) -> Pipeline {
     let mut pipeline = Pipeline::with_capacity(operations.len());
     for operation in operations {
         let command = match operation {
-            Operation::Acquire(acquire) => acquire::command(scripts, &acquire.claim),
-            Operation::Renew(renew) => renew::command(scripts, renew),
-            Operation::Release(release) => release::command(scripts, &release.target),
-            Operation::HandOver(hand_over) => hand_over::command(scripts, hand_over),
+            Operation::Acquire(acquire) => acquire::command(&scripts.acquire, &acquire.claim),
+            Operation::Renew(renew) => renew::command(&scripts.renew, renew),
+            Operation::Release(release) => release::command(&scripts.release, &release.target),
+            Operation::HandOver(hand_over) => hand_over::command(&scripts.hand_over, hand_over),
             Operation::Observe { keys, .. } => {
-                observe::add(&mut pipeline, scripts, keys);
+                observe::add(&mut pipeline, &scripts.observe, keys);
                 continue;
             }
             Operation::List { .. }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
-use super::connection::{Connected, not_understood};
+use super::connection::Connected;
 use super::errors::{Phase, store_error};
 use super::observe::{self, MOST_OBSERVED, read_rows};
-use super::scripts::is_nothing;
+use super::values::{is_nothing, not_understood};
 use super::{RedisSettings, keys, release};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{LockRow, Operation, ReleaseTarget};
@@ -59,7 +59,7 @@ impl Walk {
         let mut rows = Vec::new();
         for some in locks.chunks(MOST_OBSERVED) {
             let mut pipeline = Pipeline::with_capacity(1);
-            pipeline.add_command(observe::command(&scripts, some));
+            pipeline.add_command(observe::command(&scripts.observe, some));
             let values = self.send(&pipeline).await?;
             let found = values.first().and_then(|value| read_rows(some, value));
             rows.extend(found.ok_or_else(|| not_understood(&self.settings))?);
@@ -72,7 +72,7 @@ impl Walk {
         let locks = self.all_locks().await?;
         let scripts = self.connected.scripts.clone();
         let delete =
-            |key: &Arc<str>| release::command(&scripts, &ReleaseTarget::Key { key: Arc::clone(key) });
+            |key: &Arc<str>| release::command(&scripts.release, &ReleaseTarget::Key { key: Arc::clone(key) });
         let answers = self.ask_about(&locks, delete).await?;
         let deleted = answers.iter().filter(|answer| !is_nothing(answer));
         Ok(deleted.count() as u64)

@@ -36,6 +36,7 @@ mod observe;
 mod release;
 mod renew;
 mod scripts;
+mod values;
 
 pub(in crate::lock) use inspection::inspect;
 

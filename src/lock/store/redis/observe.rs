@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use redis::{Cmd, Pipeline, Value};
 
-use super::connection::Values;
-use super::scripts::{Scripts, is_nothing, number, on_keys, seconds, time};
+use super::values::{Values, is_nothing, number, on_keys, seconds, time};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{LockRow, Reply};
 use crate::lock::store::is_a_date;
@@ -24,17 +23,17 @@ return found
 ";
 
 /// Looks at [`MOST_OBSERVED`] keys at most; [`read_rows`] reads the answer.
-pub(super) fn command(scripts: &Scripts, keys: &[Arc<str>]) -> Cmd {
-    on_keys(&scripts.observe, keys)
+pub(super) fn command(script: &str, keys: &[Arc<str>]) -> Cmd {
+    on_keys(script, keys)
 }
 
 /// Whoever looks at nothing wants to know whether the server answers.
-pub(super) fn add(pipeline: &mut Pipeline, scripts: &Scripts, keys: &[Arc<str>]) {
+pub(super) fn add(pipeline: &mut Pipeline, script: &str, keys: &[Arc<str>]) {
     if keys.is_empty() {
         pipeline.cmd("PING");
     }
     for keys in keys.chunks(MOST_OBSERVED) {
-        pipeline.add_command(command(scripts, keys));
+        pipeline.add_command(command(script, keys));
     }
 }
 

@@ -2,9 +2,8 @@
 
 use redis::Cmd;
 
-use super::connection::Values;
 use super::keys;
-use super::scripts::{Scripts, number, on_key};
+use super::values::{Values, number, on_key};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Release, ReleaseTarget};
 
@@ -20,8 +19,8 @@ local heard = redis.pcall('PUBLISH', ARGV[1], '')
 return 1 + (type(heard) == 'number' and heard or 0)
 ";
 
-pub(super) fn command(scripts: &Scripts, target: &ReleaseTarget) -> Cmd {
-    let mut command = on_key(&scripts.release, target.key(), None);
+pub(super) fn command(script: &str, target: &ReleaseTarget) -> Cmd {
+    let mut command = on_key(script, target.key(), None);
     command.arg(keys::channel_of(target.key()));
     match target {
         ReleaseTarget::Row { id, .. } => command.arg("row").arg(&**id),

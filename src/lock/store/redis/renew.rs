@@ -2,8 +2,7 @@
 
 use redis::Cmd;
 
-use super::connection::Values;
-use super::scripts::{Scripts, is_nothing, milliseconds, on_key, time};
+use super::values::{Values, is_nothing, milliseconds, on_key, time};
 use crate::lock::operation::Renew;
 
 pub(super) const SCRIPT: &str = "\
@@ -12,8 +11,8 @@ if id ~= ARGV[1] then return 0 end
 return last(id, since, holder, ARGV[2])
 ";
 
-pub(super) fn command(scripts: &Scripts, renew: &Renew) -> Cmd {
-    let mut command = on_key(&scripts.renew, &renew.key, None);
+pub(super) fn command(script: &str, renew: &Renew) -> Cmd {
+    let mut command = on_key(script, &renew.key, None);
     command.arg(&*renew.id).arg(milliseconds(renew.ttl));
     command
 }

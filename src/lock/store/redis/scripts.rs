@@ -4,12 +4,9 @@
 //! `KEYS[2]` its note: "id, when it was taken, when it ends, holder", in microseconds since the epoch. The note
 //! tells nothing if the lock was deleted and set anew without it, as the original would: then its holder differs, or its end.
 
-use std::sync::Arc;
-use std::time::Duration;
+use redis::{RedisResult, Value, aio::MultiplexedConnection};
 
-use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
-
-use super::{acquire, hand_over, keys, observe, release, renew};
+use super::{acquire, hand_over, observe, release, renew};
 
 /// The common beginning of all scripts, and the one place that says what a lock's time is: Redis
 /// deletes both keys at its end, and the lock is free if it does not stand.
@@ -121,56 +118,6 @@ fn client(answer: &Value) -> Option<Client> {
     })
 }
 
-/// The call of a script about one key.
-pub(super) fn on_key(script: &str, key: &str, third: Option<&str>) -> Cmd {
-    let mut command = redis::cmd("EVALSHA");
-    command
-        .arg(script)
-        .arg(2 + usize::from(third.is_some()))
-        .arg(keys::lock(key))
-        .arg(keys::note(key))
-        .arg(third);
-    command
-}
-
-/// The call of a script that looks at many keys.
-pub(super) fn on_keys(script: &str, keys: &[Arc<str>]) -> Cmd {
-    let mut command = redis::cmd("EVALSHA");
-    command.arg(script).arg(2 * keys.len());
-    for key in keys {
-        command.arg(keys::lock(key)).arg(keys::note(key));
-    }
-    command
-}
-
-/// Rounded up: a holder may believe in its lock for the whole of its time.
-pub(super) fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
-}
-
-/// Whether a script answered with the number 0: it has found nothing, and done nothing.
-pub(super) fn is_nothing(value: &Value) -> bool {
-    redis::from_redis_value_ref::<i64>(value).is_ok_and(|number| number == 0)
-}
-
-/// A whole number of an answer, perhaps written in digits.
-pub(super) fn number(parts: &[Value], index: usize) -> Option<i64> {
-    redis::from_redis_value_ref(parts.get(index)?).ok()
-}
-
-/// A time of an answer.
-pub(super) fn time(parts: &[Value], index: usize) -> Option<f64> {
-    number(parts, index).map(seconds)
-}
-
-#[allow(
-    clippy::cast_precision_loss,
-    reason = "microseconds since the epoch fit for some 250 years"
-)]
-pub(super) fn seconds(microseconds: i64) -> f64 {
-    microseconds as f64 / 1e6
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,11 +128,5 @@ mod tests {
         let known = client(&Value::BulkString(about.into())).unwrap();
         assert_eq!((&*known.id, &*known.address), ("7", "127.0.0.1:50000"));
         assert!(client(&Value::Okay).is_none());
-    }
-
-    #[test]
-    fn a_time_to_live_is_never_shortened() {
-        assert_eq!(milliseconds(Duration::from_micros(1)), 1);
-        assert_eq!(milliseconds(Duration::from_secs(2)), 2000);
     }
 }
