@@ -154,6 +154,7 @@ async def test_a_listener_that_goes_silent_is_replaced(
         assert await holder.acquire_lock("m", "p", timeout=30)
         waiting = asyncio.create_task(waiter.acquire_lock("m", "p", timeout=120))
         await until(lambda: len(sockets(proxy.port)) >= 2)
+        await asyncio.sleep(1)  # all connections are ready by now
         silent = sockets(proxy.port)
         connections = proxy.connections
         proxy.hold_back()

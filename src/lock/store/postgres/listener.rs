@@ -14,9 +14,6 @@ use crate::lock::store::Outage;
 const CHANNEL: &str = "arbitrageai_locks";
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How often the pause grows fourfold because the server did not answer. It takes hours then, and
-/// grows no further.
-const MOST_UNANSWERED: u32 = 6;
 /// How often it is looked whether a connection has shown if a pooler is in between.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -46,11 +43,11 @@ async fn listen(shared: &Arc<Shared>) {
     if shared.may_listen() == Some(false) {
         return std::future::pending().await;
     }
-    let (mut pause, mut unanswered) = (FIRST_PAUSE, 0);
+    let mut pause = FIRST_PAUSE;
     let mut outage = Outage::default();
     loop {
         outage.attempt();
-        if let Err(error) = hear(shared, &mut pause, &mut unanswered, &mut outage).await {
+        if let Err(error) = hear(shared, &mut pause, &mut outage).await {
             let cause = match error {
                 // The pool tries again and again where nobody listens, and keeps to itself why it was in vain.
                 sqlx::Error::PoolTimedOut => {
@@ -61,20 +58,13 @@ async fn listen(shared: &Arc<Shared>) {
             };
             outage.failed(&*shared.listener, &cause);
         }
-        sleep(pause * 4_u32.pow(unanswered)).await;
+        sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-/// Listens on one connection until it fails. `unanswered` counts the connections that the server
-/// has not answered; each of them lengthens the pause, so that such a server does not collect
-/// connections.
-async fn hear(
-    shared: &Arc<Shared>,
-    pause: &mut Duration,
-    unanswered: &mut u32,
-    outage: &mut Outage,
-) -> sqlx::Result<()> {
+/// Listens on one connection until it fails.
+async fn hear(shared: &Arc<Shared>, pause: &mut Duration, outage: &mut Outage) -> sqlx::Result<()> {
     let Some(options) = shared.settings.listen_options() else {
         return std::future::pending().await;
     };
@@ -89,11 +79,11 @@ async fn hear(
     match timeout(shared.settings.connect_timeout, listener.listen(CHANNEL)).await {
         Ok(listening) => listening?,
         Err(_) => {
-            *unanswered = (*unanswered + 1).min(MOST_UNANSWERED);
+            close(shared, options, listener).await;
             return Err(sqlx::Error::PoolTimedOut);
         }
     }
-    (*pause, *unanswered) = (FIRST_PAUSE, 0);
+    *pause = FIRST_PAUSE;
     outage.over(&*shared.listener);
     // What was released before we listened, nobody told us.
     shared.listener.anything_changed();
@@ -126,12 +116,14 @@ async fn hear(
 ///
 /// Dropping such a listener would not close it, because sqlx first sends `UNLISTEN` and waits for
 /// the answer. So the listener gets another connection in its place, and does that there. A lane
-/// leaves its place to that connection meanwhile.
+/// leaves its place to that connection meanwhile. As long as the server answers no connection at
+/// all, the old one stays: a server that does not answer must not collect connections.
 async fn close(shared: &Arc<Shared>, options: &PgConnectOptions, mut listener: PgListener) {
+    let mut pause = FIRST_PAUSE;
     loop {
         let lane = shared.vacant_lane();
-        if lane.is_some()
-            && let Ok(Ok(living)) = timeout(shared.settings.connect_timeout, options.connect()).await
+        let living = timeout(shared.settings.connect_timeout, options.connect()).await;
+        if let Ok(Ok(living)) = living
             && let Ok(dead) = listener.acquire().await
         {
             *dead = living;
@@ -140,6 +132,7 @@ async fn close(shared: &Arc<Shared>, options: &PgConnectOptions, mut listener: P
             return;
         }
         shared.put_to_work(lane);
-        sleep(FIRST_PAUSE).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

@@ -172,7 +172,8 @@ impl Shared {
             .then(|| settings.listen_options().is_some() && !self.limits.by_transaction(settings))
     }
 
-    /// A lane that has no connection and nothing to do.
+    /// A lane that has no connection and nothing to do, if there is one: then there is room for a
+    /// connection.
     fn vacant_lane(self: &Arc<Self>) -> Option<Lane> {
         let mut work = self.work();
         let mut lane = match work.idle.pop() {
