@@ -17,27 +17,24 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::batch::take;
-use super::errors::{Phase, is_beyond_a_limit, is_locked, store_error, table_is_missing};
-use super::limits::{self, LOCK_ENDS, STATEMENT_ENDS};
-use super::session::{Backend, Session, Statement};
+use super::errors::{Phase, is_beyond_a_limit, store_error};
+use super::limits::{self, STATEMENT_ENDS};
+use super::session::{Backend, Session};
 use super::verb::{Answer, Batch, Job};
 use super::{Shared, schema};
 use crate::lock::error::StoreError;
-use crate::lock::store::patience::{Replacement, before_second_try, of_last_try};
+use crate::lock::store::patience::Replacement;
 use crate::notices::Trouble;
+
+mod tries;
+
+use tries::Said;
 
 /// How long requests are carried out one at a time, after the server refused the statement for
 /// their batch.
 const LONGEST_SINGLY: Duration = Duration::from_secs(2);
-/// How long the server's plans are kept. They are made for a table of the size that it has then, which may have had ten rows: planned
-/// anew, each statement of a table of 100,000 takes a hundredth of the time.
-const PLANS_LAST: Duration = Duration::from_secs(5);
-/// How long it is expected that what was locked is still locked.
-const LOCKS_LAST: Duration = Duration::from_secs(5);
 /// How long a probe may take at most, since requests may come meanwhile.
 const LONGEST_PROBE: Duration = Duration::from_secs(1);
-/// How long a new connection may take to end the process behind the old one.
-const ENDING: Duration = Duration::from_secs(1);
 
 /// Work on a connection that the server has not answered in time. It resolves to the connection, if
 /// the connection can still be used.
@@ -45,13 +42,6 @@ struct Unanswered {
     work: Pin<Box<dyn Future<Output = Option<Session>> + Send>>,
     since: Instant,
     backend: Option<Backend>,
-}
-
-/// What the server said to a statement.
-struct Said {
-    outcome: sqlx::Result<Vec<PgRow>>,
-    /// Whether an earlier try, whose answer was lost, may have been carried out.
-    tried_before: bool,
 }
 
 /// A connection, if one has been made, and the right to make one.
@@ -222,135 +212,6 @@ impl Lane {
         }
     }
 
-    /// Sends the statement of a batch, and again over another connection if the first one is silent.
-    ///
-    /// # Errors
-    /// The server did not answer, or can't be reached.
-    async fn try_twice(&mut self, batch: &dyn Batch, notify: bool) -> Result<Said, StoreError> {
-        let session = match self.session.take() {
-            Some(session) => session,
-            None => self.connect().await?.0,
-        };
-        let backend = session.backend.clone();
-        let (may_replace, patience) = match batch.until() {
-            Some(until) if self.replacement.is_allowed() => (true, self.first_patience(until)),
-            until => (false, last_patience(until)),
-        };
-        if let Some(outcome) = self.send(batch, notify, session, patience, may_replace).await? {
-            return Ok(Said {
-                outcome,
-                tried_before: false,
-            });
-        }
-        if !may_replace {
-            return Err(self.no_answer());
-        }
-        let in_doubt = |error| StoreError {
-            outcome_unknown: true,
-            ..error
-        };
-        self.silent = backend;
-        let session = self.replace().await.map_err(in_doubt)?;
-        let patience = last_patience(batch.until());
-        match self
-            .send(batch, notify, session, patience, false)
-            .await
-            .map_err(in_doubt)?
-        {
-            Some(outcome) => Ok(Said {
-                outcome,
-                tried_before: true,
-            }),
-            None => Err(self.no_answer()),
-        }
-    }
-
-    /// How long to wait for the answer to a first try. A server that has just said that the table is
-    /// locked is not silent: it says so again.
-    fn first_patience(&self, until: Instant) -> Duration {
-        let patience = before_second_try(until);
-        match self.locked_at {
-            Some(locked) if locked.elapsed() < LOCKS_LAST => patience.max(LOCK_ENDS),
-            _ => patience,
-        }
-    }
-
-    fn no_answer(&self) -> StoreError {
-        StoreError::unknown_outcome(format!(
-            "{}: no answer to a statement",
-            self.shared.settings.describe()
-        ))
-    }
-
-    /// Makes a connection in place of one that has been closed without an answer. Fails if what was
-    /// sent over the old one may yet be carried out.
-    async fn replace(&mut self) -> Result<Session, StoreError> {
-        let shared = Arc::clone(&self.shared);
-        // One at a time, because the server may not have noticed yet that the old one is closed.
-        let _alone = shared.replacing.lock().await;
-        self.replacement.done(&shared.settings.keepalive);
-        let (session, old_has_ended) = self.connect().await?;
-        if old_has_ended || shared.limits.by_transaction(&shared.settings) {
-            return Ok(session);
-        }
-        self.session = Some(session);
-        Err(self.no_answer())
-    }
-
-    /// Carries out a statement once; None if the server did not answer in time. Then the connection
-    /// is closed if it is to be replaced; otherwise the lane waits for it before it does anything
-    /// else.
-    async fn send(
-        &mut self,
-        batch: &dyn Batch,
-        notify: bool,
-        session: Session,
-        patience: Duration,
-        may_replace: bool,
-    ) -> Result<Option<sqlx::Result<Vec<PgRow>>>, StoreError> {
-        let shared = Arc::clone(&self.shared);
-        let settings = &shared.settings;
-        let in_transaction = shared.limits.by_transaction(settings);
-        let plan_anew = !in_transaction && self.planned_at.elapsed() > PLANS_LAST;
-        if plan_anew {
-            self.planned_at = Instant::now();
-        }
-        let statement = Statement {
-            query: batch.query(notify),
-            plan_anew,
-            transaction: in_transaction.then(|| limits::begin(patience)),
-            patience,
-        };
-        let (since, backend) = (Instant::now(), session.backend.clone());
-        let mut running = Box::pin(statement.run(session));
-        let Ok((session, outcome)) = timeout(patience, &mut running).await else {
-            if !may_replace {
-                self.unanswered = Some(Unanswered {
-                    work: Box::pin(async move { running.await.0 }),
-                    since,
-                    backend,
-                });
-            }
-            return Ok(None);
-        };
-        self.replacement.answered();
-        shared.listener.works(Trouble::Answering);
-        self.session = session;
-        if outcome.as_ref().is_err_and(is_locked) {
-            self.locked_at = Some(Instant::now());
-        }
-        if let Err(error) = &outcome
-            && table_is_missing(error)
-        {
-            *shared.schema.lock().await = false;
-            // Preparing a new connection creates the table again.
-            self.session = None;
-            let message = store_error(settings, Phase::Executing, error).message;
-            return Err(StoreError::transient(message));
-        }
-        Ok(Some(outcome))
-    }
-
     /// Waits for a statement whose callers have given up, because the server keeps the connection
     /// open until the statement ends: a server that does not answer must not collect connections.
     /// The connection may also be dead, so this method gives it up in the end: once the server must
@@ -383,8 +244,7 @@ impl Lane {
         }
     }
 
-    /// A new connection, and whether the process behind the one before it has certainly ended.
-    async fn connect(&mut self) -> Result<(Session, bool), StoreError> {
+    async fn connect(&mut self) -> Result<Session, StoreError> {
         let shared = Arc::clone(&self.shared);
         let settings = &shared.settings;
         let until = Instant::now() + settings.connect_timeout;
@@ -397,35 +257,18 @@ impl Lane {
             .map_err(failed)?;
         let backend = session.backend.clone();
         let mut preparing = Box::pin(prepare(Arc::clone(&shared), session));
-        let session = match timeout_at(until, &mut preparing).await {
-            Ok(prepared) => prepared?,
+        match timeout_at(until, &mut preparing).await {
+            Ok(prepared) => prepared,
             Err(elapsed) => {
                 self.unanswered = Some(Unanswered {
                     work: Box::pin(async move { preparing.await.ok() }),
                     since: Instant::now(),
                     backend,
                 });
-                return Err(too_long(elapsed));
+                Err(too_long(elapsed))
             }
-        };
-        let Some(silent) = self.silent.take() else {
-            return Ok((session, false));
-        };
-        match timeout(ENDING, session.end(&silent)).await {
-            Ok((Some(session), ended)) => Ok((session, ended)),
-            Ok((None, _)) | Err(_) => Err(StoreError::transient(format!(
-                "{}: no answer to a statement",
-                settings.describe()
-            ))),
         }
     }
-}
-
-/// How long to wait for the answer to a last try, within which the server says what is locked.
-fn last_patience(until: Option<Instant>) -> Duration {
-    until.map_or(STATEMENT_ENDS, |until| {
-        of_last_try(until).clamp(LOCK_ENDS, STATEMENT_ENDS)
-    })
 }
 
 /// Prepares the tables for a new connection.

@@ -189,6 +189,16 @@ impl Shared {
         Some(lane)
     }
 
+    /// Room for one more connection, if the lanes leave some.
+    fn room(self: &Arc<Self>) -> Option<Room> {
+        let mut work = self.work();
+        if work.lanes >= self.settings.lanes() {
+            return None;
+        }
+        work.lanes += 1;
+        Some(Room(Arc::clone(self)))
+    }
+
     fn put_to_work(&self, lane: Option<Lane>) {
         if let Some(lane) = lane {
             self.runtime.spawn(lane.run());
@@ -274,6 +284,15 @@ impl Shared {
             work.jobs.extend(watched.into_iter().map(Job::Note));
             self.set_to_work(work);
         }
+    }
+}
+
+/// The place of a lane, taken by a connection of another one for a moment.
+struct Room(Arc<Shared>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.work().lanes -= 1;
     }
 }
 
