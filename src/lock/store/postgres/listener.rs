@@ -100,7 +100,9 @@ async fn hear(shared: &Arc<Shared>, pause: &mut Duration, outage: &mut Outage) -
             },
             () = sleep_until(heard_at + keepalive.idle), if keepalive.on => {
                 match timeout(keepalive.probing(), listener.execute("")).await {
-                    Ok(answer) => drop(answer?),
+                    Ok(answer) => {
+                        answer?;
+                    }
                     Err(_) => {
                         close(shared, options, listener).await;
                         return Err(sqlx::Error::PoolTimedOut);

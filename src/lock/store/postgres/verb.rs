@@ -39,6 +39,10 @@ pub(super) trait Verb: Sized + Send + Sync + 'static {
     const NOTIFIES: bool = false;
 
     /// This kind of request, or the job if it is another one.
+    #[allow(
+        clippy::result_large_err,
+        reason = "the job goes back into its queue as it came"
+    )]
     fn of(job: Job) -> Result<Self, Job>;
 
     /// Until when its asker waits. None if the statement may take long, or if nobody waits: then
