@@ -10,6 +10,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::error::LockError;
+use super::store::patience::Keepalive;
 use super::store::postgres::PostgresSettings;
 use super::store::redis::RedisSettings;
 use super::store::sqlite::Location;
@@ -214,6 +215,10 @@ fn postgres(rest: &str, options: &Options) -> Result<PostgresSettings, LockError
         connect_timeout,
         max_connections: options.max_connections,
         statement_cache: options.statement_cache && !cache_switched_off,
+        keepalive: Keepalive::read(
+            |name| server.parameters.last(name),
+            |name, value| bad_parameter("database_url", name, value),
+        )?,
     })
 }
 

@@ -1,9 +1,14 @@
-//! What every store must do, on each store that needs no server. (PostgreSQL and Redis pass the same through Python's suite.)
+//! What every store must do, on each store.
+//!
+//! PostgreSQL and Redis need servers, which Python's suite starts (`tests/locks/test_core.py`). It names them in
+//! `ARBITRAGEAI_TEST_POSTGRES_URL` and `ARBITRAGEAI_TEST_REDIS_URL`; without these the tests on servers do nothing.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use super::*;
 use crate::figures::Ledger;
@@ -48,8 +53,47 @@ macro_rules! on_each_store {
                 let one = super::Registry::default();
                 super::$name(&super::manager(&one, &database), &super::manager(&one, &database)).await;
             }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                let Some(database) = super::postgres(stringify!($name)).await else { return };
+                let (one, other) = (super::Registry::default(), super::Registry::default());
+                super::$name(&super::manager(&one, &database), &super::manager(&other, &database)).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn redis() {
+                let Some(database) = super::redis().await else { return };
+                let (one, other) = (super::Registry::default(), super::Registry::default());
+                super::$name(&super::manager(&one, &database), &super::manager(&other, &database)).await;
+            }
         }
     )* };
+}
+
+/// A schema of its own on the server that the environment names, if it does.
+async fn postgres(schema: &str) -> Option<Database> {
+    let server = std::env::var("ARBITRAGEAI_TEST_POSTGRES_URL").ok()?;
+    let mut connection = PgConnection::connect(&server).await.unwrap();
+    let made = format!("DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema}");
+    connection.execute(AssertSqlSafe(made)).await.unwrap();
+    let url = format!("{server}?options=-csearch_path%3D{schema}");
+    Some(Database::parse(&url, &Options::default()).unwrap())
+}
+
+/// A database of its own on the server that the environment names, if it does.
+async fn redis() -> Option<Database> {
+    static USED: AtomicUsize = AtomicUsize::new(0);
+    let server = std::env::var("ARBITRAGEAI_TEST_REDIS_URL").ok()?;
+    let number = 1 + USED.fetch_add(1, Ordering::SeqCst);
+    let url = format!("{}/{number}", server.trim_end_matches("/0"));
+    let client = ::redis::Client::open(&*url).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let _: () = ::redis::cmd("FLUSHDB")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    Some(Database::parse(&url, &Options::default()).unwrap())
 }
 
 on_each_store! {

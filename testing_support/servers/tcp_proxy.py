@@ -22,6 +22,8 @@ class TcpProxy:
         self._late: set[asyncio.StreamWriter] = set()
         self._let_go = asyncio.Event()
         self.port = 0
+        self.connections = 0
+        """Connections that clients have made."""
         self.requests = 0
         """Pieces that clients have sent: requests, where a client waits for its answer."""
         self.sent = 0
@@ -37,6 +39,7 @@ class TcpProxy:
     async def __aexit__(self, *_error: object) -> None:
         self._server.close()
         self.cut()
+        self._let_go.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
@@ -70,6 +73,7 @@ class TcpProxy:
         except OSError:
             writer.transport.abort()
         else:
+            self.connections += 1
             self._writers |= {writer, target_writer}
             tasks = [
                 asyncio.create_task(self._pass_on(reader, target_writer, from_client=True)),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
+from testing_support.servers.postgres import PostgresServer
 from testing_support.servers.redis import RedisServer
 from tests.conftest import URLS, MakeManager
 
@@ -17,6 +18,21 @@ def own_redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     server = RedisServer(**getattr(request, "param", {}))
     yield server
     server.stop()
+
+
+@pytest.fixture
+def unprivileged(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database whose only user can't end what another connection has sent to the server."""
+    name = "unprivileged"
+    postgres_server.create_database(name)
+    postgres_server.execute(
+        "CREATE ROLE locker LOGIN; GRANT ALL ON SCHEMA public TO locker; "
+        "REVOKE EXECUTE ON FUNCTION pg_terminate_backend FROM PUBLIC",
+        name,
+    )
+    yield name
+    postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    postgres_server.execute("DROP ROLE locker")
 
 
 @pytest.fixture(params=list(URLS))

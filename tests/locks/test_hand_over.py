@@ -11,7 +11,6 @@ from collections.abc import Callable
 import pytest
 
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
-from arbitrageai_native.exceptions import LockBackendError
 from arbitrageai_native.locks.leases import Lease
 from testing_support.servers.postgres import PostgresServer
 from testing_support.servers.redis import RedisServer
@@ -217,21 +216,21 @@ async def test_a_lease_is_handed_over_while_the_database_is_away(
 
 
 async def test_a_statement_that_comes_late_does_not_shorten_a_lease(
-    postgres_server: PostgresServer, postgres_url: str
+    postgres_server: PostgresServer, unprivileged: str
 ) -> None:
+    direct_url = f"postgresql://locker@127.0.0.1:{postgres_server.port}/{unprivileged}"
     async with TcpProxy(postgres_server.port) as proxy:
-        url = postgres_url.replace(f":{postgres_server.port}/", f":{proxy.port}/")
+        url = direct_url.replace(f":{postgres_server.port}/", f":{proxy.port}/")
         async with (
             BidLockManager(300, url, max_connections=1) as manager,  # the one that knows the statement
-            BidLockManager(300, postgres_url) as direct,
+            BidLockManager(300, direct_url) as direct,
         ):
             second, releasing = await handed_over(manager, lambda: None)  # prepares the statement
             assert await releasing
             assert await second.release()
             second, releasing = await handed_over(manager, proxy.hold_back)
             # That connection is given up, and the row given on another.
-            with pytest.raises(LockBackendError, match="no answer in time"):
-                await releasing
+            assert await releasing
             await second.renew(1_000)
             (before,) = (await direct.locks()).held
             proxy.let_go()

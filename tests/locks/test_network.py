@@ -63,22 +63,21 @@ async def test_a_pair_is_two_round_trips(postgres_server: PostgresServer, postgr
 
 
 async def test_a_row_that_is_written_late_is_deleted(
-    postgres_server: PostgresServer, postgres_url: str
+    postgres_server: PostgresServer, unprivileged: str
 ) -> None:
-    database = postgres_url.rsplit("/", 1)[1]
-
     def tokens() -> str:
-        return postgres_server.execute("SELECT sum(token) FROM arbitrageai_lock_fences")
+        return postgres_server.execute("SELECT sum(token) FROM arbitrageai_lock_fences", unprivileged)
 
+    direct_url = f"postgresql://locker@127.0.0.1:{postgres_server.port}/{unprivileged}"
     async with TcpProxy(postgres_server.port) as proxy:
-        url = f"postgresql://postgres@127.0.0.1:{proxy.port}/{database}"
-        async with BidLockManager(300, url) as manager, BidLockManager(300, postgres_url) as direct:
+        url = f"postgresql://locker@127.0.0.1:{proxy.port}/{unprivileged}"
+        async with BidLockManager(300, url) as manager, BidLockManager(300, direct_url) as direct:
             assert await manager.acquire_lock("m", "p")
             assert await manager.release_lock("m", "p")
             before = await asyncio.to_thread(tokens)
             proxy.hold_back()
-            assert not await manager.acquire_lock("m", "p", timeout=0.1)
-            await asyncio.sleep(5.5)  # the connection has been given up, and the row been looked for in vain
+            assert not await manager.acquire_lock("m", "p", timeout=0)
+            await asyncio.sleep(2)  # the row has been looked for in vain
             proxy.let_go()
             deadline = time.monotonic() + 20
             while await asyncio.to_thread(tokens) == before:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
-from arbitrageai_native.exceptions import LockBackendError
 from testing_support.lock_counter import count_together
 from testing_support.servers.pgbouncer import PgBouncer
 from testing_support.servers.postgres import PostgresServer
+from testing_support.servers.tcp_proxy import TcpProxy
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +86,40 @@ async def test_a_direct_connection_brings_notifications(pooled_url: str, postgre
     assert await hand_over(pooled_url, listen_url=postgres_url) < 0.15
 
 
-async def test_with_prepared_statements_it_is_told_what_to_do(pooled_url: str) -> None:
+async def test_with_default_settings_nothing_stays_behind(pgbouncer: PgBouncer, pooled_url: str) -> None:
     managers = [BidLockManager(300, f"{pooled_url}&application_name={number}") for number in range(4)]
 
     async def work(manager: BidLockManager) -> None:
         for _ in range(10):
-            await (await manager.acquire_lease("m", "p", timeout=10)).release()
+            await (await manager.acquire_lease("m", "p", timeout=30)).release()
 
-    with pytest.raises(LockBackendError, match="statement_cache=False"):
-        await asyncio.gather(*(work(manager) for manager in managers))
+    await asyncio.gather(*(work(manager) for manager in managers))
+    for manager in managers:
+        await manager.aclose()
+    left_behind = (
+        "SELECT current_setting('plan_cache_mode'), current_setting('lock_timeout'), "
+        "current_setting('statement_timeout'), (SELECT count(*) FROM pg_prepared_statements), "
+        "(SELECT count(*) FROM pg_listening_channels())"
+    )
+    database = pooled_url.rsplit("/", 1)[1]
+    for _ in range(4):  # there are two sessions
+        shown = await asyncio.to_thread(psql, pgbouncer.url(database.partition("?")[0]), left_behind)
+        assert shown == "auto|0|0|0|0"
+
+
+def psql(url: str, statement: str) -> str:
+    """What a statement of another application shows."""
+    command = [PostgresServer.program("psql"), "-X", "-A", "-t", "-q", "-c", statement, url]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+async def test_a_connection_that_goes_silent_is_replaced(pgbouncer: PgBouncer, pooled_url: str) -> None:
+    async with TcpProxy(pgbouncer.port) as proxy:
+        url = pooled_url.replace(f":{pgbouncer.port}/", f":{proxy.port}/")
+        async with BidLockManager(4, url, statement_cache=False) as manager:
+            lease = await manager.acquire_lease("m", "p", timeout=30)
+            proxy.hold_back()
+            await asyncio.sleep(5)
+            assert lease.is_held
+            assert await lease.release()
+        proxy.let_go()

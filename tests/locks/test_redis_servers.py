@@ -234,7 +234,7 @@ async def test_a_server_without_memory_is_waited_for(own_redis_server: RedisServ
 RULES = (
     "on ~bid_lock:* ~arbitrageai:* resetchannels &arbitrageai:lock:* "
     "+evalsha +script|load +time +get +set +pttl +pexpire +del +hget +hset "
-    "+publish +subscribe +unsubscribe +scan +ping"
+    "+publish +subscribe +unsubscribe +scan +ping +client|info +client|kill"
 )
 
 

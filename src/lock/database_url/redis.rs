@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use redis::{
     Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo, TlsCertificates,
-    io::tcp::TcpSettings,
 };
 
 use super::parts::{Parameters, Parts, decode, shown};
 use super::{CONNECT_TIMEOUT, bad_parameter, unreadable_port};
 use crate::lock::error::LockError;
 use crate::lock::names;
+use crate::lock::store::patience::Keepalive;
 use crate::lock::store::redis::RedisSettings;
 
 const ARGUMENT: &str = "database_url";
@@ -90,11 +90,16 @@ pub(super) fn settings(scheme: &str, rest: &str) -> Result<RedisSettings, LockEr
             .and_then(|seconds| names::lasting_time(ARGUMENT, seconds).ok())
             .ok_or_else(|| bad_parameter(ARGUMENT, "socket_connect_timeout", seconds))?,
     };
+    let keepalive = Keepalive::read(
+        |name| query.first(name),
+        |name, value| bad_parameter(ARGUMENT, name, value),
+    )?;
     Ok(RedisSettings {
         identity: identity.into(),
         place: format!("Redis database {database} at {}", shown(&address.to_string())),
-        client: client(address, connection, &query)?,
+        client: client(address, connection, &query, &keepalive)?,
         connect_timeout: connect_timeout.max(Duration::from_millis(1)),
+        keepalive,
     })
 }
 
@@ -102,6 +107,7 @@ fn client(
     address: ConnectionAddr,
     connection: RedisConnectionInfo,
     query: &Parameters,
+    keepalive: &Keepalive,
 ) -> Result<Client, LockError> {
     let refused =
         |error: redis::RedisError| LockError::invalid(ARGUMENT, format!("{ARGUMENT} can't be used: {error}"));
@@ -119,7 +125,7 @@ fn client(
         .into_connection_info()
         .map_err(refused)?
         .set_redis_settings(connection)
-        .set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        .set_tcp_settings(keepalive.tcp_settings());
     let (root_cert, certificate, key) = (file("ssl_ca_certs")?, file("ssl_certfile")?, file("ssl_keyfile")?);
     if !encrypted || (root_cert.is_none() && certificate.is_none()) {
         return Client::open(info).map_err(refused);

@@ -8,9 +8,11 @@ use tokio::time::Instant;
 use super::operation::Operation;
 use crate::notices::Trouble;
 
+pub mod patience;
 pub mod postgres;
 pub mod redis;
 pub mod sqlite;
+mod turns;
 
 /// A table of locks.
 ///

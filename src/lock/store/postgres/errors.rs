@@ -26,7 +26,7 @@ const FOREIGN_SESSION: [&str; 2] = ["42P05", "26000"];
 pub(super) fn store_error(settings: &PostgresSettings, phase: Phase, error: &sqlx::Error) -> StoreError {
     let mut message = format!("{}: {error}", settings.describe());
     let begins = |codes: &[&str]| code_begins(error, codes);
-    if begins(&["55P03"]) {
+    if is_locked(error) {
         message = format!(
             "{}: another transaction has locked the table or a row of it: {error}",
             settings.describe()
@@ -66,6 +66,11 @@ pub(super) fn connection_survives(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some() && !code_begins(error, &["08", "57P01", "57P02", "57P03"])
 }
 
+/// Whether another transaction has locked a row or the table.
+pub(super) fn is_locked(error: &sqlx::Error) -> bool {
+    code_begins(error, &["55P03"])
+}
+
 /// Whether a table that was there has gone.
 pub(super) fn table_is_missing(error: &sqlx::Error) -> bool {
     code_begins(error, &["42P01"])
@@ -76,6 +81,11 @@ pub(super) fn table_is_missing(error: &sqlx::Error) -> bool {
 /// that writes a key, the key is too long for the index.
 pub(super) fn is_beyond_a_limit(error: &sqlx::Error) -> bool {
     code_begins(error, &["54000"])
+}
+
+/// Whether the server does not know a setting.
+pub(super) fn is_unknown_setting(error: &sqlx::Error) -> bool {
+    code_begins(error, &["42704"])
 }
 
 /// Whether a pooler refused the connection because of its startup options.

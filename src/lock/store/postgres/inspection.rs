@@ -5,9 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _};
 use tokio::time::timeout;
 
-use super::answers::read_row;
 use super::errors::{Phase, store_error};
-use super::{PostgresSettings, schema, statements};
+use super::observe::{LIST, read_rows};
+use super::rule::now;
+use super::{PostgresSettings, schema};
 use crate::lock::error::StoreError;
 use crate::lock::inspection::{Inspection, Tables};
 use crate::lock::operation::LockRow;
@@ -19,7 +20,7 @@ coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false)";
 const MAY_WRITE: &str = "\
 SELECT bool_and(has_table_privilege('distributed_locks', privilege)) \
 FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege";
-const CLOCK: &str = "SELECT extract(epoch FROM clock_timestamp())::float8";
+const CLOCK: &str = concat!("SELECT ", now!());
 
 /// See [`crate::lock::inspect`].
 pub(in crate::lock) async fn inspect(settings: &PostgresSettings) -> Result<Inspection, StoreError> {
@@ -61,13 +62,13 @@ async fn list(connection: &mut PgConnection) -> sqlx::Result<Vec<LockRow>> {
     {
         Vec::new()
     } else {
-        sqlx::query(statements::LIST)
+        sqlx::query(LIST)
             .persistent(false)
             .fetch_all(&mut *transaction)
             .await?
     };
     transaction.rollback().await?;
-    rows.iter().map(|row| Ok(read_row(row, 0, None)?.row)).collect()
+    read_rows(&rows)
 }
 
 async fn examine(settings: &PostgresSettings, connection: &mut PgConnection) -> sqlx::Result<Inspection> {

@@ -14,20 +14,31 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use self::lane::Lane;
+use self::verb::Job;
+use super::patience::Keepalive;
+use super::turns::Turns;
 use super::{Listener, Store, key_hash};
 use crate::lock::error::StoreError;
-use crate::lock::operation::Operation;
+use crate::lock::operation::{Acquire, Operation};
 use crate::mutex::lock;
 
-mod answers;
+mod acquire;
+mod batch;
 mod errors;
+mod hand_over;
 mod inspection;
 mod lane;
 mod limits;
 mod listener;
-mod queries;
+mod note;
+mod observe;
+mod release;
+mod renew;
+mod row;
+mod rule;
 mod schema;
-mod statements;
+mod session;
+mod verb;
 
 pub(in crate::lock) use inspection::{inspect, look};
 
@@ -35,11 +46,8 @@ pub(in crate::lock) use inspection::{inspect, look};
 const NOTE_LASTS: Duration = Duration::from_secs(30);
 /// A note younger than this need not be written again.
 const NOTE_FRESH: Duration = Duration::from_secs(10);
-/// How often the wait before a silent connection is given up grows fourfold. At this number the
-/// wait takes hours and grows no further.
-const MOST_GIVEN_UP: u32 = 6;
-/// The most rows in one statement.
-const LARGEST_BATCH: usize = 256;
+/// Tokens are drawn from so many counters, chosen by the key: enough that batches seldom meet, few enough to keep for ever.
+const FENCE_BUCKETS: u64 = 4096;
 
 /// How to reach a server. Equal when the URL is: the other settings are the first comer's.
 pub struct PostgresSettings {
@@ -49,6 +57,7 @@ pub struct PostgresSettings {
     pub(crate) connect_timeout: Duration,
     pub(crate) max_connections: usize,
     pub(crate) statement_cache: bool,
+    pub(crate) keepalive: Keepalive,
 }
 
 /// Without the password, which the options' own `Debug` would show.
@@ -103,6 +112,8 @@ struct Shared {
     work: Mutex<Work>,
     schema: tokio::sync::Mutex<bool>,
     limits: limits::Limits,
+    /// Held by the lane that replaces its connection.
+    replacing: tokio::sync::Mutex<()>,
     closing: watch::Sender<bool>,
     /// Requests come from any thread.
     runtime: Handle,
@@ -116,48 +127,92 @@ struct Work {
     lanes: usize,
     watched: HashMap<i64, usize>,
     noted: HashMap<i64, Instant>,
+    turns: Turns,
     listening: bool,
     closed: bool,
-}
-
-/// Something for a lane to do.
-enum Job {
-    Operation(Operation),
-    /// Note that somebody waits for the key of this hash.
-    Note(i64),
-}
-
-impl Job {
-    fn fail(self, error: &StoreError) {
-        match self {
-            Self::Operation(operation) => operation.fail(error),
-            Self::Note(_) => {}
-        }
-    }
 }
 
 impl PostgresStore {
     /// A store on the server of `settings`. Needs an ambient tokio runtime.
     #[must_use]
     pub fn new(settings: Arc<PostgresSettings>, listener: Arc<dyn Listener>) -> Self {
-        let shared = Shared {
-            settings,
-            listener,
-            work: Mutex::default(),
-            schema: tokio::sync::Mutex::new(false),
-            limits: limits::Limits::default(),
-            closing: watch::channel(false).0,
-            runtime: Handle::current(),
-        };
         Self {
-            shared: Arc::new(shared),
+            shared: Arc::new(Shared::new(settings, listener)),
         }
     }
 }
 
 impl Shared {
+    fn new(settings: Arc<PostgresSettings>, listener: Arc<dyn Listener>) -> Self {
+        Self {
+            settings,
+            listener,
+            work: Mutex::default(),
+            schema: tokio::sync::Mutex::new(false),
+            limits: limits::Limits::default(),
+            replacing: tokio::sync::Mutex::default(),
+            closing: watch::channel(false).0,
+            runtime: Handle::current(),
+        }
+    }
+
     fn work(&self) -> MutexGuard<'_, Work> {
         lock(&self.work)
+    }
+
+    /// Whether notifications pass; None as long as that is not known. A pooler in transaction mode
+    /// would leave the `LISTEN` behind in a session of others.
+    fn may_listen(&self) -> Option<bool> {
+        let settings = &self.settings;
+        if settings.listen.is_some() {
+            return Some(true);
+        }
+        self.limits
+            .are_known(settings)
+            .then(|| settings.listen_options().is_some() && !self.limits.by_transaction(settings))
+    }
+
+    /// A lane that has no connection and nothing to do, if there is one: then there is room for a
+    /// connection.
+    fn vacant_lane(self: &Arc<Self>) -> Option<Lane> {
+        let mut work = self.work();
+        let mut lane = match work.idle.pop() {
+            Some(lane) => lane,
+            None if work.lanes < self.settings.lanes() => {
+                work.lanes += 1;
+                Lane::new(Arc::clone(self))
+            }
+            None => return None,
+        };
+        drop(work);
+        lane.vacate();
+        Some(lane)
+    }
+
+    /// Room for one more connection, if the lanes leave some.
+    fn room(self: &Arc<Self>) -> Option<Room> {
+        let mut work = self.work();
+        if work.lanes >= self.settings.lanes() {
+            return None;
+        }
+        work.lanes += 1;
+        Some(Room(Arc::clone(self)))
+    }
+
+    fn put_to_work(&self, lane: Option<Lane>) {
+        if let Some(lane) = lane {
+            self.runtime.spawn(lane.run());
+        }
+    }
+
+    /// This process has released the row of a key, and has notified those who wait, if any.
+    fn released(&self, hash: i64, notified: bool) {
+        self.work().turns.released(hash.cast_unsigned(), notified);
+    }
+
+    /// Another process has the row of a key.
+    fn taken_by_others(&self, key: &str) {
+        self.work().turns.taken_by_others(key_hash(key));
     }
 
     fn add(self: &Arc<Self>, job: Job) {
@@ -181,6 +236,9 @@ impl Shared {
                 lane.run_from_here(&self.runtime);
             }
         } else if work.lanes < self.settings.lanes() {
+            if work.lanes == 0 && self.settings.keepalive.on {
+                self.runtime.spawn(keep_alive(Arc::clone(self)));
+            }
             work.lanes += 1;
             self.runtime.spawn(Lane::new(Arc::clone(self)).run());
         }
@@ -229,17 +287,65 @@ impl Shared {
     }
 }
 
+/// The place of a lane, taken by a connection of another one for a moment.
+struct Room(Arc<Shared>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.work().lanes -= 1;
+    }
+}
+
+/// Probes the connections that lie idle, so that a dead one is closed before it is needed, and no
+/// firewall forgets a living one.
+///
+/// This stands in for TCP's own probes: sqlx gives no access to its sockets.
+async fn keep_alive(shared: Arc<Shared>) {
+    let mut closing = shared.closing.subscribe();
+    let idle = shared.settings.keepalive.idle;
+    loop {
+        tokio::select! {
+            _ = closing.wait_for(|closing| *closing) => return,
+            () = tokio::time::sleep(idle / 2) => {}
+        }
+        let silent: Vec<Lane> = shared
+            .work()
+            .idle
+            .extract_if(.., |lane| lane.is_silent_for(idle))
+            .collect();
+        for lane in silent {
+            shared.runtime.spawn(lane.probe());
+        }
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "there are few buckets")]
+fn fence_bucket(key: &str) -> i32 {
+    (key_hash(key) % FENCE_BUCKETS) as i32
+}
+
 fn signed_hash(key: &str) -> i64 {
     key_hash(key).cast_signed()
 }
 
 impl Store for PostgresStore {
     fn submit(&self, operation: Operation) {
+        if let Operation::Acquire(Acquire { claim, .. }) = &operation
+            && let Some(turn) = self.shared.work().turns.may_ask_at(key_hash(&claim.key))
+        {
+            let shared = Arc::clone(&self.shared);
+            self.shared.runtime.spawn(async move {
+                tokio::time::sleep_until(turn).await;
+                shared.add(Job::Operation(operation));
+            });
+            return;
+        }
         self.shared.add(Job::Operation(operation));
     }
 
     fn watch(&self, key: &Arc<str>, waiting: bool) {
-        if self.shared.settings.listen_options().is_some() {
+        let passes = self.shared.settings.listen_options().is_some();
+        if passes && self.shared.may_listen() != Some(false) {
             self.shared.watch(signed_hash(key), waiting);
         }
     }

@@ -107,7 +107,9 @@ pub(super) async fn missing_tables(connection: &mut PgConnection) -> sqlx::Resul
 
 async fn make(connection: &mut PgConnection, missing: &[&'static str]) -> sqlx::Result<()> {
     let mut transaction = connection.begin().await?;
-    transaction.execute(limits::IN_TRANSACTION).await?;
+    transaction
+        .execute(limits::for_transaction(limits::STATEMENT_ENDS))
+        .await?;
     transaction.execute(LOCK_WHILE_MAKING).await?;
     for (_, statements) in TABLES.iter().filter(|(table, _)| missing.contains(table)) {
         for statement in statements.split("; ") {

@@ -5,7 +5,7 @@ use tokio::time::timeout;
 
 use super::RedisSettings;
 use super::errors::{Phase, no_answer, store_error};
-use super::scripts::seconds;
+use super::values::seconds;
 use crate::lock::error::StoreError;
 use crate::lock::inspection::{Inspection, Tables};
 use crate::lock::store::sqlite::system_clock;

@@ -1,34 +1,36 @@
 //! The connection that does the work: all that has been asked for since it last looked goes out as one pipeline.
+//!
+//! If the server does not answer a first try in time, the connection may be dead: a firewall forgets
+//! connections without a word. The lane then closes it and makes another one for the second try, as
+//! often as [`Replacement`] allows. The new connection first ends the old one at the server, so that
+//! the first try is not carried out later.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Pipeline, RedisError, Value};
-use tokio::time::{Instant, timeout};
+use redis::{Pipeline, Value};
+use tokio::time::Instant;
 
-use super::errors::{Phase, connection_survives, no_answer, store_error};
-use super::scripts::{Answer, MOST_OBSERVED, Scripts, Standing, milliseconds, read, read_each, seconds};
-use super::{PATIENCE, RedisSettings, Shared, keys, listing};
+use super::connection::{Connected, Failure};
+use super::scripts::{Client, Scripts};
+use super::values::Values;
+use super::{Shared, acquire, hand_over, listing, observe, release, renew};
 use crate::lock::error::StoreError;
-use crate::lock::operation::{Acquire, HandOver, LockRow, Operation, Release, Renew, Won};
-use crate::lock::store::is_a_date;
+use crate::lock::operation::Operation;
+use crate::lock::store::patience::{Replacement, before_second_try, of_last_try};
 use crate::notices::Trouble;
 
 /// The most requests in one pipeline: the server does not serve others meanwhile.
 const LARGEST_BATCH: usize = 256;
-
-/// A connection on which the scripts are known.
-#[derive(Clone)]
-pub(super) struct Connected {
-    pub(super) connection: MultiplexedConnection,
-    pub(super) scripts: Scripts,
-}
+/// How long a new connection may take to end the old one.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Works until the store is closed and nothing is left to do.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut lane = Lane {
         shared,
         connected: None,
+        replacement: Replacement::default(),
     };
     loop {
         let batch: Vec<Operation> = {
@@ -50,272 +52,142 @@ pub(super) async fn run(shared: Arc<Shared>) {
 struct Lane {
     shared: Arc<Shared>,
     connected: Option<Connected>,
+    replacement: Replacement,
 }
 
 impl Lane {
     async fn carry_out(&mut self, batch: Vec<Operation>) {
-        let mut connected = match self.connect().await {
-            Ok(connected) => connected,
-            Err(error) => return batch.into_iter().for_each(|operation| operation.fail(&error)),
+        let connected = match self.connected.take() {
+            Some(connected) => connected,
+            None => match Connected::new(&self.shared.settings).await {
+                Ok(connected) => connected,
+                Err(error) => return batch.into_iter().for_each(|operation| operation.fail(&error)),
+            },
         };
-        let (mut pipeline, mut sent) = (
-            Pipeline::with_capacity(batch.len()),
-            Vec::with_capacity(batch.len()),
-        );
+        let mut sent = Vec::with_capacity(batch.len());
         for operation in batch {
             if listing::goes_over_all_keys(&operation) {
-                let walk =
-                    listing::carry_out(connected.clone(), Arc::clone(&self.shared.settings), operation);
+                let settings = Arc::clone(&self.shared.settings);
+                let walk = listing::carry_out(connected.clone(), settings, operation);
                 self.shared.runtime.spawn(walk);
             } else {
-                add_commands(&mut pipeline, &connected.scripts, &operation);
                 sent.push(operation);
             }
         }
-        if sent.is_empty() {
+        let Some(until) = sent.iter().map(Operation::until).min() else {
             self.connected = Some(connected);
             return;
-        }
+        };
         let sent_at = Instant::now();
-        match send(&self.shared.settings, &mut connected.connection, &pipeline).await {
-            Ok(values) => {
-                let mut values = Values {
-                    settings: &self.shared.settings,
-                    values: values.into_iter(),
-                    connection_survives: true,
-                };
+        match self.try_twice(connected, &sent, until).await {
+            Ok((connected, values, tried_before)) => {
+                let mut values = Values::new(&self.shared, values, tried_before);
                 for operation in sent {
-                    values.answer(operation);
+                    answer(operation, &mut values);
                 }
-                self.connected = values.connection_survives.then_some(connected);
+                self.connected = values.connection_survives().then_some(connected);
+                self.replacement.answered();
                 self.shared.listener.works(Trouble::Answering);
             }
-            Err(error) => {
-                // Its connection is dropped here, and the next request makes another.
-                if sent_at.elapsed() >= PATIENCE {
-                    self.shared.listener.failed(Trouble::Answering, &error.message);
+            Err(failure) => {
+                let was_silent = matches!(failure, Failure::Silence);
+                let error = failure.error(&self.shared.settings);
+                if was_silent {
+                    let cause = format!("{} ({:.1} s)", error.message, sent_at.elapsed().as_secs_f64());
+                    self.shared.listener.failed(Trouble::Answering, &cause);
                 }
                 sent.into_iter().for_each(|operation| operation.fail(&error));
             }
         }
     }
 
-    async fn connect(&mut self) -> Result<Connected, StoreError> {
-        if let Some(connected) = self.connected.take() {
+    /// Sends the commands of all operations, and again over another connection if the first one is
+    /// silent. Returns whether the first try may have been carried out, too. On failure the
+    /// connection is closed.
+    async fn try_twice(
+        &mut self,
+        mut connected: Connected,
+        operations: &[Operation],
+        until: Instant,
+    ) -> Result<(Connected, Vec<Value>, bool), Failure> {
+        let shared = Arc::clone(&self.shared);
+        let settings = &shared.settings;
+        let may_replace = self.replacement.is_allowed();
+        let patience = if may_replace {
+            before_second_try(until)
+        } else {
+            of_last_try(until)
+        };
+        let pipeline = commands(operations, &connected.scripts);
+        match connected.send(settings, &pipeline, patience).await {
+            Err(Failure::Silence) if may_replace => {}
+            sent => return sent.map(|values| (connected, values, false)),
+        }
+        self.replacement.done(&settings.keepalive);
+        let old = connected.client.take();
+        drop(connected);
+        let mut connected = self.replace(old).await?;
+        let pipeline = commands(operations, &connected.scripts);
+        let values = connected.send(settings, &pipeline, of_last_try(until)).await?;
+        Ok((connected, values, true))
+    }
+
+    /// Makes a connection in place of one that has been closed without an answer. Fails if what was
+    /// sent over the old one may yet be carried out.
+    async fn replace(&mut self, old: Option<Client>) -> Result<Connected, Failure> {
+        let settings = &self.shared.settings;
+        let in_doubt = |error| {
+            Failure::Error(StoreError {
+                outcome_unknown: true,
+                ..error
+            })
+        };
+        let mut connected = Connected::new(settings).await.map_err(in_doubt)?;
+        let has_ended = match old {
+            Some(old) => connected.end(settings, &old, ENDING).await,
+            None => false,
+        };
+        if has_ended {
             return Ok(connected);
         }
-        let settings = &self.shared.settings;
-        // The pauses and limits are ours.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
-        let connecting = async {
-            let mut connection = settings
-                .client
-                .get_multiplexed_async_connection_with_config(&config)
-                .await?;
-            let scripts = Scripts::load(&mut connection).await?;
-            Ok(Connected { connection, scripts })
-        };
-        match timeout(settings.connect_timeout, connecting).await {
-            Ok(connected) => connected.map_err(|error| store_error(settings, Phase::Connecting, &error)),
-            Err(_) => Err(no_answer(settings, Phase::Connecting)),
-        }
+        self.connected = Some(connected);
+        Err(Failure::Silence)
     }
 }
 
-/// Sends a pipeline; an answer for each command, an error of the server's among them perhaps.
-pub(super) async fn send(
-    settings: &RedisSettings,
-    connection: &mut MultiplexedConnection,
-    pipeline: &Pipeline,
-) -> Result<Vec<Value>, StoreError> {
-    match timeout(
-        PATIENCE,
-        connection.send_packed_commands(pipeline, 0, pipeline.len()),
-    )
-    .await
-    {
-        Ok(Ok(values)) => Ok(values),
-        Ok(Err(error)) => Err(store_error(settings, Phase::Executing, &error)),
-        Err(_) => Err(no_answer(settings, Phase::Executing)),
-    }
-}
-
-/// Adds an operation's commands; [`Values::answer`] takes as many answers.
-fn add_commands(pipeline: &mut Pipeline, scripts: &Scripts, operation: &Operation) {
-    match operation {
-        Operation::Acquire(acquire) => drop(pipeline.add_command(scripts.acquire(&acquire.claim))),
-        Operation::Renew(renew) => drop(pipeline.add_command(scripts.renew(renew))),
-        Operation::Release(release) => drop(pipeline.add_command(scripts.release(&release.target))),
-        Operation::HandOver(hand_over) => drop(pipeline.add_command(scripts.hand_over(hand_over))),
-        // Whoever looks at nothing wants to know whether the server answers.
-        Operation::Observe { keys, .. } if keys.is_empty() => drop(pipeline.cmd("PING")),
-        Operation::Observe { keys, .. } => {
-            for keys in keys.chunks(MOST_OBSERVED) {
-                pipeline.add_command(scripts.observe(keys));
+/// The commands of operations about single keys; [`answer`] takes as many answers.
+fn commands(operations: &[Operation], scripts: &Scripts) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(operations.len());
+    for operation in operations {
+        let command = match operation {
+            Operation::Acquire(acquire) => acquire::command(&scripts.acquire, &acquire.claim),
+            Operation::Renew(renew) => renew::command(&scripts.renew, renew),
+            Operation::Release(release) => release::command(&scripts.release, &release.target),
+            Operation::HandOver(hand_over) => hand_over::command(&scripts.hand_over, hand_over),
+            Operation::Observe { keys, .. } => {
+                observe::add(&mut pipeline, &scripts.observe, keys);
+                continue;
             }
-        }
+            Operation::List { .. }
+            | Operation::Count { .. }
+            | Operation::Clear { .. }
+            | Operation::Sweep { .. } => continue,
+        };
+        pipeline.add_command(command);
+    }
+    pipeline
+}
+
+fn answer(operation: Operation, values: &mut Values<'_>) {
+    match operation {
+        Operation::Acquire(acquire) => acquire::answer(acquire, values),
+        Operation::Renew(renew) => renew::answer(renew, values),
+        Operation::Release(release) => release::answer(release, values),
+        Operation::HandOver(hand_over) => hand_over::answer(hand_over, values),
+        Operation::Observe { keys, reply, .. } => observe::answer(&keys, reply, values),
         Operation::List { .. }
         | Operation::Count { .. }
         | Operation::Clear { .. }
         | Operation::Sweep { .. } => {}
     }
-}
-
-/// The answers to a pipeline that are still to be given to whoever asked.
-struct Values<'a> {
-    settings: &'a RedisSettings,
-    values: std::vec::IntoIter<Value>,
-    connection_survives: bool,
-}
-
-impl Values<'_> {
-    fn next(&mut self) -> Result<Value, StoreError> {
-        match self.values.next() {
-            Some(Value::ServerError(error)) => {
-                let error = RedisError::from(error);
-                self.connection_survives &= connection_survives(&error);
-                Err(store_error(self.settings, Phase::Executing, &error))
-            }
-            Some(value) => Ok(value),
-            None => Err(StoreError::unknown_outcome(format!(
-                "{}: an answer is missing",
-                self.settings.place
-            ))),
-        }
-    }
-
-    fn next_answer(&mut self) -> Result<Answer, StoreError> {
-        let value = self.next()?;
-        read(&value).ok_or_else(|| not_understood(self.settings))
-    }
-
-    fn answer(&mut self, operation: Operation) {
-        match operation {
-            Operation::Acquire(acquire) => {
-                let answer = self.next_answer();
-                answer_acquire(acquire, answer, self.settings);
-            }
-            Operation::Renew(Renew { ttl, reply, .. }) => {
-                let renewed = self.next_answer().map(|answer| match answer {
-                    Answer::Number(now) => Some(seconds(now) + whole_seconds(ttl)),
-                    _ => None,
-                });
-                let _ = reply.send(renewed);
-            }
-            Operation::Release(Release { reply, .. }) => {
-                let released = self
-                    .next_answer()
-                    .map(|answer| matches!(answer, Answer::Number(_)));
-                let _ = reply.send(released);
-            }
-            Operation::HandOver(HandOver {
-                ttl, token, reply, ..
-            }) => {
-                let won = self.next_answer().map(|answer| match answer {
-                    Answer::Number(now) => Some(Won {
-                        token,
-                        acquired_at: seconds(now),
-                        expires_at: seconds(now) + whole_seconds(ttl),
-                    }),
-                    _ => None,
-                });
-                let _ = reply.send(won);
-            }
-            Operation::Observe { keys, reply, .. } if keys.is_empty() => {
-                let _ = reply.send(self.next().map(|_| Vec::new()));
-            }
-            Operation::Observe { keys, reply, .. } => {
-                // Every answer is taken, also after one that is an error.
-                let answers: Vec<Result<Vec<LockRow>, StoreError>> = keys
-                    .chunks(MOST_OBSERVED)
-                    .map(|keys| rows(keys, &self.next()?).ok_or_else(|| not_understood(self.settings)))
-                    .collect();
-                let answers: Result<Vec<Vec<LockRow>>, StoreError> = answers.into_iter().collect();
-                let _ = reply.send(answers.map(|rows| rows.into_iter().flatten().collect()));
-            }
-            Operation::List { .. }
-            | Operation::Count { .. }
-            | Operation::Clear { .. }
-            | Operation::Sweep { .. } => {}
-        }
-    }
-}
-
-pub(super) fn not_understood(settings: &RedisSettings) -> StoreError {
-    StoreError::unknown_outcome(format!(
-        "{}: the server's answer is not understood",
-        settings.place
-    ))
-}
-
-fn answer_acquire(acquire: Acquire, answer: Result<Answer, StoreError>, settings: &RedisSettings) {
-    match answer {
-        Ok(Answer::Taken(token, now)) => {
-            let expires_at = now + whole_seconds(acquire.claim.ttl);
-            acquire.won(Won {
-                token,
-                acquired_at: now,
-                expires_at,
-            });
-        }
-        Ok(Answer::Held(Standing { holder: None, .. })) => {
-            let key = keys::lock(&acquire.claim.key);
-            let what = format!("the value of {key} is not a string");
-            acquire.failed(StoreError::unreadable_row(&key, &what).at(&settings.place));
-        }
-        Ok(answer @ Answer::Held(_)) => {
-            let by = row(Arc::clone(&acquire.claim.key), answer);
-            acquire.held(by);
-        }
-        Ok(_) => acquire.failed(not_understood(settings)),
-        Err(error) => acquire.failed(error),
-    }
-}
-
-#[allow(clippy::cast_precision_loss, reason = "no time to live is so long")]
-fn whole_seconds(ttl: std::time::Duration) -> f64 {
-    milliseconds(ttl) as f64 / 1e3
-}
-
-/// The locks that were found under these keys; None if the answer is not understood.
-pub(super) fn rows(keys: &[Arc<str>], answer: &Value) -> Option<Vec<LockRow>> {
-    let answers = read_each(answer, keys.len())?;
-    let found = keys.iter().zip(answers);
-    Some(
-        found
-            .filter_map(|(key, answer)| row(Arc::clone(key), answer))
-            .collect(),
-    )
-}
-
-/// A lock as a script found it. For one of the original's, when it was taken is not known: it is as if taken now, and the
-/// holder's name has to serve as its id.
-fn row(key: Arc<str>, answer: Answer) -> Option<LockRow> {
-    let Answer::Held(Standing {
-        now,
-        holder,
-        id,
-        since,
-        left,
-    }) = answer
-    else {
-        return None;
-    };
-    let expires_in = if left < 0.0 { f64::INFINITY } else { left / 1e6 };
-    let is_ours = !id.is_empty();
-    let holder = holder.unwrap_or_default();
-    Some(LockRow {
-        key,
-        id: if is_ours { id } else { format!("holder {holder}") },
-        holder,
-        acquired_at: if is_ours && since > 0.0 && is_a_date(since) {
-            since
-        } else {
-            now
-        },
-        expires_at: now + expires_in,
-        expires_in,
-    })
 }

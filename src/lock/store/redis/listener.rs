@@ -1,6 +1,5 @@
 //! Hears of releases, on a connection of its own: it subscribes to the channels of the keys that are waited for.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use redis::{ErrorKind, RedisError, RedisResult, Value};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::errors::{Phase, store_error};
-use super::{PATIENCE, Shared, keys};
+use super::{Shared, keys};
 use crate::lock::store::Outage;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -45,23 +44,24 @@ async fn hear(shared: &Arc<Shared>, pause: &mut Duration, outage: &mut Outage) -
     let settings = &shared.settings;
     let connected = in_time(settings.connect_timeout, settings.client.get_async_pubsub()).await?;
     let (mut sink, mut messages) = connected.split();
-    let mut subscribed = HashSet::new();
-    let mut ticks = interval(LINGER);
+    shared.work().subscribed.clear();
+    let patience = settings.keepalive.probing();
+    let mut ticks = interval(LINGER.min(settings.keepalive.idle));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     loop {
         let new: Vec<u64> = {
             let work = shared.work();
-            let is_new = |hash: &u64| !subscribed.contains(hash);
+            let is_new = |hash: &u64| !work.subscribed.contains(hash);
             work.watched.keys().copied().filter(is_new).collect()
         };
         if !new.is_empty() {
             let channels: Vec<String> = new.iter().copied().map(keys::channel).collect();
-            in_time(PATIENCE, sink.subscribe(channels)).await?;
+            in_time(patience, sink.subscribe(channels)).await?;
             *pause = FIRST_PAUSE;
             outage.over(&*shared.listener);
             for hash in new {
-                subscribed.insert(hash);
+                shared.work().subscribed.insert(hash);
                 // What was released before we listened, nobody told us.
                 shared.listener.changed(hash);
             }
@@ -79,14 +79,14 @@ async fn hear(shared: &Arc<Shared>, pause: &mut Duration, outage: &mut Outage) -
                 let old: Vec<u64> = {
                     let work = shared.work();
                     let is_old = |hash: &u64| !work.watched.contains_key(hash);
-                    subscribed.iter().copied().filter(is_old).collect()
+                    work.subscribed.iter().copied().filter(is_old).collect()
                 };
                 if old.is_empty() {
-                    in_time(PATIENCE, sink.ping::<Value>()).await?;
+                    in_time(patience, sink.ping::<Value>()).await?;
                 } else {
                     let channels: Vec<String> = old.iter().copied().map(keys::channel).collect();
-                    in_time(PATIENCE, sink.unsubscribe(channels)).await?;
-                    subscribed.retain(|hash| !old.contains(hash));
+                    in_time(patience, sink.unsubscribe(channels)).await?;
+                    shared.work().subscribed.retain(|hash| !old.contains(hash));
                 }
             }
         }

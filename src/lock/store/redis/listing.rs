@@ -5,14 +5,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use redis::{Cmd, Pipeline, Value};
+use tokio::time::Instant;
 
-use super::RedisSettings;
+use super::connection::Connected;
 use super::errors::{Phase, store_error};
-use super::keys;
-use super::lane::{self, Connected, not_understood, send};
-use super::scripts::{Answer, MOST_OBSERVED, read};
+use super::observe::{self, MOST_OBSERVED, read_rows};
+use super::values::{is_nothing, not_understood};
+use super::{RedisSettings, keys, release};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{LockRow, Operation, ReleaseTarget};
+use crate::lock::store::patience::of_last_try;
 
 /// So many keys are asked for, or asked about, at once.
 const STEP: usize = 1000;
@@ -26,7 +28,12 @@ pub(super) fn goes_over_all_keys(operation: &Operation) -> bool {
 
 /// Carries out such an operation.
 pub(super) async fn carry_out(connected: Connected, settings: Arc<RedisSettings>, operation: Operation) {
-    let mut walk = Walk { connected, settings };
+    let until = operation.until();
+    let mut walk = Walk {
+        connected,
+        settings,
+        until,
+    };
     match operation {
         Operation::List { reply, .. } => drop(reply.send(walk.list().await)),
         Operation::Count { reply, .. } => {
@@ -42,6 +49,7 @@ pub(super) async fn carry_out(connected: Connected, settings: Arc<RedisSettings>
 struct Walk {
     connected: Connected,
     settings: Arc<RedisSettings>,
+    until: Instant,
 }
 
 impl Walk {
@@ -51,9 +59,9 @@ impl Walk {
         let mut rows = Vec::new();
         for some in locks.chunks(MOST_OBSERVED) {
             let mut pipeline = Pipeline::with_capacity(1);
-            pipeline.add_command(scripts.observe(some));
+            pipeline.add_command(observe::command(&scripts.observe, some));
             let values = self.send(&pipeline).await?;
-            let found = values.first().and_then(|value| lane::rows(some, value));
+            let found = values.first().and_then(|value| read_rows(some, value));
             rows.extend(found.ok_or_else(|| not_understood(&self.settings))?);
         }
         rows.sort_by(|one, other| one.key.cmp(&other.key));
@@ -63,11 +71,10 @@ impl Walk {
     async fn clear(&mut self) -> Result<u64, StoreError> {
         let locks = self.all_locks().await?;
         let scripts = self.connected.scripts.clone();
-        let delete = |key: &Arc<str>| scripts.release(&ReleaseTarget::Key { key: Arc::clone(key) });
+        let delete =
+            |key: &Arc<str>| release::command(&scripts.release, &ReleaseTarget::Key { key: Arc::clone(key) });
         let answers = self.ask_about(&locks, delete).await?;
-        let deleted = answers
-            .iter()
-            .filter(|answer| matches!(answer, Answer::Number(_)));
+        let deleted = answers.iter().filter(|answer| !is_nothing(answer));
         Ok(deleted.count() as u64)
     }
 
@@ -101,22 +108,25 @@ impl Walk {
         &mut self,
         locks: &[Arc<str>],
         command: impl Fn(&Arc<str>) -> Cmd,
-    ) -> Result<Vec<Answer>, StoreError> {
+    ) -> Result<Vec<Value>, StoreError> {
         let mut answers = Vec::with_capacity(locks.len());
         for some in locks.chunks(STEP) {
             let mut pipeline = Pipeline::with_capacity(some.len());
             for key in some {
                 pipeline.add_command(command(key));
             }
-            for value in self.send(&pipeline).await? {
-                answers.push(read(&value).ok_or_else(|| not_understood(&self.settings))?);
-            }
+            answers.extend(self.send(&pipeline).await?);
         }
         Ok(answers)
     }
 
     async fn send(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
-        let values = send(&self.settings, &mut self.connected.connection, pipeline).await?;
+        let patience = of_last_try(self.until);
+        let values = self
+            .connected
+            .send(&self.settings, pipeline, patience)
+            .await
+            .map_err(|failure| failure.error(&self.settings))?;
         for value in &values {
             if let Value::ServerError(error) = value {
                 return Err(store_error(

@@ -9,30 +9,36 @@
 //! original does not know of, above all which acquisition the value belongs to, stands beside it in a note of its own that
 //! expires at the same time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
+use super::patience::Keepalive;
+use super::turns::Turns;
 use super::{Listener, Store, key_hash};
 use crate::lock::error::StoreError;
-use crate::lock::operation::Operation;
+use crate::lock::operation::{Acquire, Operation};
 use crate::mutex::lock;
 
+mod acquire;
+mod connection;
 mod errors;
+mod hand_over;
 mod inspection;
 mod keys;
 mod lane;
 mod listener;
 mod listing;
+mod observe;
+mod release;
+mod renew;
 mod scripts;
+mod values;
 
 pub(in crate::lock) use inspection::inspect;
-
-/// How long a server may take to answer before the connection is given up: one that works does within milliseconds.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How to reach a server. Equal when the URL is.
 pub struct RedisSettings {
@@ -41,6 +47,7 @@ pub struct RedisSettings {
     /// The server and the database, for messages.
     pub(crate) place: String,
     pub(crate) connect_timeout: Duration,
+    pub(crate) keepalive: Keepalive,
 }
 
 /// Without the password.
@@ -76,6 +83,9 @@ struct Work {
     operations: VecDeque<Operation>,
     /// Hashes of the keys that are waited for, and by how many.
     watched: HashMap<u64, usize>,
+    /// Hashes of the keys whose channels the listener is subscribed to.
+    subscribed: HashSet<u64>,
+    turns: Turns,
     working: bool,
     listening: bool,
     closed: bool,
@@ -105,6 +115,34 @@ impl Shared {
         lock(&self.work)
     }
 
+    fn add(self: &Arc<Self>, operation: Operation) {
+        let mut work = self.work();
+        if work.closed {
+            drop(work);
+            operation.fail(&StoreError::closed());
+            return;
+        }
+        work.operations.push_back(operation);
+        if !std::mem::replace(&mut work.working, true) {
+            self.runtime.spawn(lane::run(Arc::clone(self)));
+        }
+        drop(work);
+        self.more_work.notify_one();
+    }
+
+    /// This process has released a lock, and so many subscribers have heard of it.
+    fn released(&self, key: &str, subscribers: i64) {
+        let hash = key_hash(key);
+        let mut work = self.work();
+        let ours = i64::from(work.subscribed.contains(&hash));
+        work.turns.released(hash, subscribers > ours);
+    }
+
+    /// Another process has a lock.
+    fn taken_by_others(&self, key: &str) {
+        self.work().turns.taken_by_others(key_hash(key));
+    }
+
     fn begin_to_watch(self: &Arc<Self>, hash: u64) {
         let mut work = self.work();
         *work.watched.entry(hash).or_default() += 1;
@@ -131,18 +169,17 @@ impl Shared {
 
 impl Store for RedisStore {
     fn submit(&self, operation: Operation) {
-        let mut work = self.shared.work();
-        if work.closed {
-            drop(work);
-            operation.fail(&StoreError::closed());
+        if let Operation::Acquire(Acquire { claim, .. }) = &operation
+            && let Some(turn) = self.shared.work().turns.may_ask_at(key_hash(&claim.key))
+        {
+            let shared = Arc::clone(&self.shared);
+            self.shared.runtime.spawn(async move {
+                tokio::time::sleep_until(turn).await;
+                shared.add(operation);
+            });
             return;
         }
-        work.operations.push_back(operation);
-        if !std::mem::replace(&mut work.working, true) {
-            self.shared.runtime.spawn(lane::run(Arc::clone(&self.shared)));
-        }
-        drop(work);
-        self.shared.more_work.notify_one();
+        self.shared.add(operation);
     }
 
     fn watch(&self, key: &Arc<str>, waiting: bool) {
