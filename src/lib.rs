@@ -51,7 +51,9 @@ mod _native {
     #[pymodule_export]
     use crate::python::llm::{ChatClient, is_healthy, requests_under_way, sleep};
     #[pymodule_export]
-    use crate::python::lock::{LockManager, check_lock_ttl, release_all_locks};
+    use crate::python::lock::{LockManager, release_all_locks};
+    #[pymodule_export]
+    use crate::python::lock_terms::check_lock_settings;
     #[pymodule_export]
     use crate::python::metrics::{CallCount, CallMetrics, process_metrics};
     #[pymodule_export]

@@ -28,6 +28,10 @@ pub(crate) enum Trouble {
     Answering,
     /// The kernel does not report changes of a database's file.
     WatchingChanges,
+    /// Somebody removed a part of a database's file while it was in use.
+    LogRemoved,
+    /// A database's file has names that do not exclude each other.
+    OtherNames,
 }
 
 #[derive(Clone, Debug)]
@@ -74,6 +78,9 @@ impl Notice {
             (Trouble::WatchingChanges, None) => {
                 write!(formatter, "{place}: watches the file for changes again")
             }
+            (Trouble::LogRemoved | Trouble::OtherNames, Some(cause)) => write!(formatter, "{place}: {cause}"),
+            (Trouble::LogRemoved, None) => write!(formatter, "{place}: opened anew"),
+            (Trouble::OtherNames, None) => write!(formatter, "{place}: the file has one name again"),
         }
     }
 }

@@ -21,7 +21,7 @@ __all__ = [
     "LoopWatch",
     "Probe",
     "ask_for_models",
-    "check_lock_ttl",
+    "check_lock_settings",
     "inspect_database",
     "is_healthy",
     "libraries",
@@ -318,6 +318,7 @@ class Lease:
     def release(self) -> Awaitable[bool]: ...
     def release_blocking(self) -> bool: ...
     def lost(self) -> Awaitable[str | None]: ...
+    def call_when_lost(self, function: Callable[[], object] | None) -> None: ...
 
 @final
 class LockManager:
@@ -336,7 +337,14 @@ class LockManager:
     @staticmethod
     def forget_private_memory(number: int) -> None: ...
     def acquire(
-        self, marketplace_id: str, posting_id: str, *, holder_id: str, ttl: float, timeout: float
+        self,
+        marketplace_id: str,
+        posting_id: str,
+        *,
+        holder_id: str,
+        ttl: float,
+        timeout: float,
+        names_holder: bool,
     ) -> Awaitable[LockGrant]: ...
     def lease(
         self,
@@ -346,6 +354,7 @@ class LockManager:
         holder_id: str,
         ttl: float,
         timeout: float,
+        names_holder: bool,
         auto_renew: bool,
         max_hold: float | None,
     ) -> Awaitable[Lease]: ...
@@ -357,6 +366,7 @@ class LockManager:
         holder_id: str,
         ttl: float,
         timeout: float,
+        names_holder: bool,
         auto_renew: bool,
         max_hold: float | None,
     ) -> Lease: ...
@@ -367,6 +377,7 @@ class LockManager:
         holder_id: str,
         ttl: float,
         timeout: float,
+        names_holder: bool,
         auto_renew: bool,
         max_hold: float | None,
     ) -> Awaitable[list[Lease]]: ...
@@ -389,7 +400,15 @@ class LockManager:
     def close_blocking(self, seconds: float) -> None: ...
 
 def release_all_locks(seconds: float) -> None: ...
-def check_lock_ttl(ttl: float) -> None: ...
+def check_lock_settings(
+    *,
+    ttl: float,
+    auto_renew: bool,
+    max_hold: float | None,
+    max_connections: int,
+    listen_url: str | None,
+    statement_cache: bool,
+) -> None: ...
 
 # --- all that was counted ---
 

@@ -15,5 +15,5 @@ mod call;
 mod convert;
 mod errors;
 mod json;
-mod lock_terms;
+pub mod lock_terms;
 mod process;
