@@ -344,7 +344,7 @@ class LockManager:
         holder_id: str,
         ttl: float,
         timeout: float,
-        names_holder: bool,
+        names_holder: bool = False,
     ) -> Awaitable[LockGrant]: ...
     def lease(
         self,
@@ -354,7 +354,7 @@ class LockManager:
         holder_id: str,
         ttl: float,
         timeout: float,
-        names_holder: bool,
+        names_holder: bool = False,
         auto_renew: bool,
         max_hold: float | None,
     ) -> Awaitable[Lease]: ...
@@ -366,7 +366,7 @@ class LockManager:
         holder_id: str,
         ttl: float,
         timeout: float,
-        names_holder: bool,
+        names_holder: bool = False,
         auto_renew: bool,
         max_hold: float | None,
     ) -> Lease: ...
@@ -377,7 +377,7 @@ class LockManager:
         holder_id: str,
         ttl: float,
         timeout: float,
-        names_holder: bool,
+        names_holder: bool = False,
         auto_renew: bool,
         max_hold: float | None,
     ) -> Awaitable[list[Lease]]: ...

@@ -76,7 +76,7 @@ impl LockManager {
     /// Takes a lock without keeping it.
     #[pyo3(
         signature = (marketplace_id, posting_id, **terms),
-        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, names_holder)"
+        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, names_holder=False)"
     )]
     fn acquire<'py>(
         &self,
@@ -99,7 +99,7 @@ impl LockManager {
     /// Takes a lock and keeps it.
     #[pyo3(
         signature = (marketplace_id, posting_id, **terms),
-        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, names_holder, auto_renew, max_hold)"
+        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, names_holder=False, auto_renew, max_hold)"
     )]
     fn lease<'py>(
         &self,
@@ -114,7 +114,7 @@ impl LockManager {
     /// As `lease`, waiting in the calling thread.
     #[pyo3(
         signature = (marketplace_id, posting_id, **terms),
-        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, names_holder, auto_renew, max_hold)"
+        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, names_holder=False, auto_renew, max_hold)"
     )]
     fn lease_blocking<'py>(
         &self,
@@ -129,7 +129,7 @@ impl LockManager {
     /// Takes all of several locks, or none.
     #[pyo3(
         signature = (names, **terms),
-        text_signature = "($self, names, *, holder_id, ttl, timeout, names_holder, auto_renew, max_hold)"
+        text_signature = "($self, names, *, holder_id, ttl, timeout, names_holder=False, auto_renew, max_hold)"
     )]
     fn lease_many<'py>(
         &self,

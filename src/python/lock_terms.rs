@@ -123,7 +123,7 @@ impl Terms {
             holder_id: keyword(keywords, "holder_id")?,
             ttl: keyword(keywords, "ttl")?,
             timeout: keyword(keywords, "timeout")?,
-            names_holder: keyword(keywords, "names_holder")?,
+            names_holder: keywords.contains("names_holder")? && keyword(keywords, "names_holder")?,
         })
     }
 

@@ -178,3 +178,5 @@ def test_settings_of_the_redis_manager_that_make_no_sense() -> None:
         if settings.keys() <= {"ttl", "auto_renew", "on_lost"}:
             with pytest.raises(kind, match=said):
                 RedisBidLockManager("redis://h", **settings)
+    with pytest.raises(TypeError, match="argument 'redis_url'"):
+        RedisBidLockManager(5)  # type: ignore[arg-type]

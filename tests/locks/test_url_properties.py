@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import make_url
 from sqlalchemy.engine import URL
@@ -24,6 +24,8 @@ HOSTS = st.one_of(
 PORTS = st.one_of(st.none(), st.integers(1, 65535))
 SECRET = "s3cr3t"
 
+_SETTINGS = settings(deadline=None)  # the machine is shared
+
 
 def place(url: str) -> str:
     """Return what the locks read: the kind, the file or the server, without secrets."""
@@ -36,6 +38,7 @@ def server(url: str, default_port: int) -> str:
     return f"{read.host}:{read.port or default_port}"
 
 
+@_SETTINGS
 @given(user=PLAIN, password=ODD, host=HOSTS, port=PORTS, database=PLAIN, name=ODD)
 @example(user="me", password="a/b?c#d", host="[::1]", port=5, database="d%20e", name="a+b c")
 def test_servers(user: str, password: str, host: str, port: int | None, database: str, name: str) -> None:
@@ -50,6 +53,7 @@ def test_servers(user: str, password: str, host: str, port: int | None, database
     assert place(url) == f"Redis database {number} at {server(url, 6379)}"
 
 
+@_SETTINGS
 @given(user=ODD, password=ODD, host=HOSTS, port=PORTS, database=ODD, name=ODD)
 def test_what_sqlalchemy_writes(
     user: str, password: str, host: str, port: int | None, database: str, name: str
@@ -63,6 +67,7 @@ def test_what_sqlalchemy_writes(
     assert place(url) == f"PostgreSQL database {make_url(url).database} at {server(url, 5432)}"
 
 
+@_SETTINGS
 @given(
     st.lists(st.sampled_from(["a", "b c", "..", ".", "é", "x%20y", "a+b", "file:a", "#", "a&b"]), min_size=1)
 )
@@ -77,6 +82,7 @@ def test_files(parts: list[str]) -> None:
     assert place(f"sqlite:///{absolute}") == f"SQLite {os.path.realpath(Path('/no/such/folder') / path)}"
 
 
+@_SETTINGS
 @given(
     scheme=st.sampled_from(
         ["postgresql", "postgres+psycopg2", "redis", "rediss", "unix", "sqlite", "mysql", ""]

@@ -67,6 +67,8 @@ class RedisBidLockManager:
             ValueError: `redis_url`, `ttl` or `on_lost` makes no sense.
         """
         url = redis_url or _url_of_the_environment()
+        if not isinstance(url, str):
+            raise TypeError(f"argument 'redis_url': {url!r} is not a string")
         check_text("redis_url", url)
         if url.partition("://")[0].partition("+")[0].lower() not in _SCHEMES:
             raise ValueError(

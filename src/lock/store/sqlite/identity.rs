@@ -43,8 +43,9 @@ impl FileIdentity {
         }
     }
 
+    /// What tells the file from others; None where the system has no such thing.
     pub(super) fn inode(&self) -> Option<Inode> {
-        self.database.inode
+        self.database.inode.filter(|_| cfg!(unix))
     }
 
     /// Looks at the files again.

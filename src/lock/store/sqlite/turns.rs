@@ -12,13 +12,15 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
 
+use super::statements;
+
 /// Waits that are shorter are not noted, since each note is a write.
 const NOTED_AFTER: f64 = 0.3;
 /// How often a note is renewed, in seconds. The engine looks at the locks it waits for at least
 /// every 0.3 s, so that the worker wakes up often enough.
-const RENEWED_AFTER: f64 = 0.5;
+const RENEWED_AFTER: f64 = 1.0;
 /// How long a note counts, in seconds: its writer may have been killed.
-const NOTE_LASTS: f64 = 1.5;
+const NOTE_LASTS: f64 = 2.5;
 /// How long a lock is left to those who wait for it elsewhere. They learn of its release within
 /// milliseconds; on a machine that is overloaded it takes longer.
 const YIELDS_FOR: Duration = Duration::from_millis(200);
@@ -38,6 +40,8 @@ pub(super) struct Turns {
     released: HashMap<Arc<str>, f64>,
     /// Since when locks have been left to others.
     yielding: HashMap<Arc<str>, Instant>,
+    /// A state of the database in which no other process had a note: see [`statements::data_version`].
+    unnoted_at: Option<i64>,
 }
 
 struct Waiting {
@@ -53,6 +57,7 @@ impl Turns {
             withdrawn: Vec::new(),
             released: HashMap::new(),
             yielding: HashMap::new(),
+            unnoted_at: None,
         }
     }
 
@@ -100,8 +105,18 @@ impl Turns {
         };
         let is_recent = (0.0..REMEMBERED_FOR).contains(&(now - released));
         let has_time = |since: &Instant| since.elapsed() < YIELDS_FOR;
-        let another_waits = is_recent
-            && self.yielding.get(key).is_none_or(has_time)
+        if !is_recent || !self.yielding.get(key).is_none_or(has_time) {
+            return Ok(false);
+        }
+        let version = Some(statements::data_version(connection)?);
+        if self.unnoted_at == version {
+            return Ok(false);
+        }
+        let are_noted: bool = connection
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM arbitrageai_lock_waiters WHERE process <> ?1)")?
+            .query_row([&self.process], |row| row.get(0))?;
+        self.unnoted_at = version.filter(|_| !are_noted);
+        let another_waits = are_noted
             && connection
                 .prepare_cached(
                     "SELECT EXISTS (SELECT 1 FROM arbitrageai_lock_waiters \
@@ -169,9 +184,11 @@ mod tests {
     use super::super::schema;
     use super::*;
 
-    /// A database in memory, and two processes that use it.
+    /// A database, and two processes that use it, each with a connection.
     struct Two {
+        _folder: tempfile::TempDir,
         connection: Connection,
+        other: Connection,
         busy: Turns,
         waiting: Turns,
         key: Arc<str>,
@@ -179,10 +196,14 @@ mod tests {
 
     impl Two {
         fn new() -> Self {
-            let connection = Connection::open_in_memory().unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let open = || Connection::open(folder.path().join("locks.db")).unwrap();
+            let (connection, other) = (open(), open());
             schema::prepare(&connection).unwrap();
             Self {
+                _folder: folder,
                 connection,
+                other,
                 busy: Turns::new(),
                 waiting: Turns::new(),
                 key: "k".into(),
@@ -190,7 +211,7 @@ mod tests {
         }
 
         fn note(&mut self, now: f64) -> i64 {
-            self.waiting.note(&self.connection, now).unwrap();
+            self.waiting.note(&self.other, now).unwrap();
             let count = "SELECT count(*) FROM arbitrageai_lock_waiters";
             self.connection.query_row(count, [], |row| row.get(0)).unwrap()
         }
@@ -209,7 +230,7 @@ mod tests {
         assert!(!two.busy_yields(100.5), "it has not had the lock");
         two.busy.released(&two.key, 100.6);
         assert!(two.busy_yields(100.6));
-        let own = two.waiting.yields(&two.connection, &two.key, 100.6).unwrap();
+        let own = two.waiting.yields(&two.other, &two.key, 100.6).unwrap();
         assert!(!own, "a process yields to others only");
         std::thread::sleep(YIELDS_FOR);
         assert!(!two.busy_yields(100.7), "the other one had its time");
@@ -226,14 +247,15 @@ mod tests {
         assert!(!two.busy_yields(100.6), "it came after the release");
         two.busy.released(&two.key, 100.7);
         assert!(two.busy_yields(100.7));
-        assert!(!two.busy_yields(102.8), "its note is too old: it was killed");
-        assert_eq!(two.note(102.9), 1, "the note is renewed");
-        two.busy.released(&two.key, 103.0);
-        assert!(two.busy_yields(103.0));
+        two.busy.released(&two.key, 103.05);
+        assert!(!two.busy_yields(103.1), "its note is too old: it was killed");
+        assert_eq!(two.note(103.2), 1, "the note is renewed");
+        two.busy.released(&two.key, 103.3);
+        assert!(two.busy_yields(103.3));
         let key = Arc::clone(&two.key);
         two.waiting.waits_no_more(&key);
-        assert_eq!(two.note(103.1), 0);
-        assert!(!two.busy_yields(103.1));
+        assert_eq!(two.note(103.4), 0);
+        assert!(!two.busy_yields(103.4));
     }
 
     #[test]
