@@ -36,7 +36,7 @@ const FEW: usize = 1024;
 const FAR: f64 = 1e8;
 /// How often in a row a lock goes from a holder to a waiter of the same process before other processes get their chance.
 const MOST_HANDED_OVER: u32 = 16;
-/// For how long at most a lock stays in one process before others get their chance.
+/// After how long a lock that has been handed over is not handed over again, before others get their chance.
 const LONGEST_TURN: Duration = Duration::from_millis(500);
 
 /// Someone in this process who waits for a lock.
@@ -65,7 +65,7 @@ struct Key {
     holds: Vec<Arc<Hold>>,
     /// How often in a row the lock has been handed over.
     handed_over: u32,
-    /// When this process got the lock from the database that has been handed over since.
+    /// When the first of these was.
     turn_began: Option<BootTime>,
     /// What the database last said, if it failed: what those behind the first are told when their time is up.
     failure: Option<StoreError>,
@@ -244,18 +244,14 @@ impl Queues {
     fn successor(&mut self, key: &Arc<str>) -> Option<Successor> {
         let state = self.keys.get_mut(key)?;
         let handed_over = std::mem::take(&mut state.handed_over);
-        let began = state.turn_began.take();
-        let began = began.or_else(|| state.holds.last().map(|hold| hold.since));
-        let turn = began
-            .map(|began| began.until(BootTime::now()))
-            .unwrap_or_default();
-        if handed_over == MOST_HANDED_OVER || turn >= LONGEST_TURN {
+        let began = state.turn_began.take().unwrap_or_else(BootTime::now);
+        if handed_over == MOST_HANDED_OVER || began.until(BootTime::now()) >= LONGEST_TURN {
             return None;
         }
         let waiter = Arc::clone(state.waiters.front()?);
         let acquire = take(&mut waiter.request())?;
         state.handed_over = handed_over + 1;
-        state.turn_began = began;
+        state.turn_began = Some(began);
         Some(Successor { acquire, waiter })
     }
 
