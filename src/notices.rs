@@ -28,6 +28,10 @@ pub(crate) enum Trouble {
     Answering,
     /// The kernel does not report changes of a database's file.
     WatchingChanges,
+    /// Somebody removed a part of a database's file while it was in use.
+    LogRemoved,
+    /// A database's file has names that do not exclude each other.
+    OtherNames,
 }
 
 #[derive(Clone, Debug)]
@@ -66,8 +70,12 @@ impl Notice {
                 "cannot watch the file for changes, and looks at it every 3 ms while somebody waits for a lock".to_owned(),
                 "watches the file for changes again",
             ),
+            // Their causes are sentences that say all.
+            Trouble::LogRemoved => (String::new(), "opened anew"),
+            Trouble::OtherNames => (String::new(), "the file has one name again"),
         };
         match &self.cause {
+            Some(cause) if failed.is_empty() => format!("{}: {cause}", self.place),
             Some(cause) => format!("{}: {failed}: {cause}", self.place),
             None => format!("{}: {works}", self.place),
         }

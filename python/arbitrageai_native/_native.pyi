@@ -21,7 +21,7 @@ __all__ = [
     "LoopWatch",
     "Probe",
     "ask_for_models",
-    "check_lock_ttl",
+    "check_lock_settings",
     "circuit_open",
     "deadline_passed",
     "inspect_database",
@@ -296,6 +296,7 @@ class Lease:
     def release(self) -> Awaitable[bool]: ...
     def release_blocking(self) -> bool: ...
     def lost(self) -> Awaitable[str | None]: ...
+    def call_when_lost(self, function: Callable[[], object] | None) -> None: ...
 
 @final
 class LockManager:
@@ -314,7 +315,14 @@ class LockManager:
     @staticmethod
     def forget_private_memory(number: int) -> None: ...
     def acquire(
-        self, marketplace_id: str, posting_id: str, *, holder_id: str, ttl: float, timeout: float
+        self,
+        marketplace_id: str,
+        posting_id: str,
+        *,
+        holder_id: str,
+        ttl: float,
+        timeout: float,
+        names_holder: bool = False,
     ) -> Awaitable[LockGrant]: ...
     def lease(
         self,
@@ -324,6 +332,7 @@ class LockManager:
         holder_id: str,
         ttl: float,
         timeout: float,
+        names_holder: bool = False,
         auto_renew: bool,
         max_hold: float | None,
     ) -> Awaitable[Lease]: ...
@@ -335,6 +344,7 @@ class LockManager:
         holder_id: str,
         ttl: float,
         timeout: float,
+        names_holder: bool = False,
         auto_renew: bool,
         max_hold: float | None,
     ) -> Lease: ...
@@ -345,6 +355,7 @@ class LockManager:
         holder_id: str,
         ttl: float,
         timeout: float,
+        names_holder: bool = False,
         auto_renew: bool,
         max_hold: float | None,
     ) -> Awaitable[list[Lease]]: ...
@@ -367,7 +378,15 @@ class LockManager:
     def close_blocking(self, seconds: float) -> None: ...
 
 def release_all_locks(seconds: float) -> None: ...
-def check_lock_ttl(ttl: float) -> None: ...
+def check_lock_settings(
+    *,
+    ttl: float,
+    auto_renew: bool,
+    max_hold: float | None,
+    max_connections: int,
+    listen_url: str | None,
+    statement_cache: bool,
+) -> None: ...
 
 # --- all that was counted ---
 

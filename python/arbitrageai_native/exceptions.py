@@ -249,7 +249,32 @@ class LockError(Exception):
 
 
 class LockTimeoutError(LockError, TimeoutError):
-    """The lock was still held when the time was up."""
+    """The lock was still held when the time was up.
+
+    Attributes:
+        holder_id: The name under which it was held then; None if the database did not say so in time.
+        held_since: Since when, in Unix seconds by the database's clock; None if that is not known.
+    """
+
+    def __init__(
+        self, message: str = "", holder_id: str | None = None, held_since: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.holder_id = holder_id
+        self.held_since = held_since
+
+
+def lock_timeout_error(
+    message: str, holder_id: str | None, held_since: float | None, shown_holder: str
+) -> LockTimeoutError:
+    """Return a `LockTimeoutError` whose message ends with who holds the lock, if that is known."""
+    if holder_id is not None:
+        message += f": it is held by '{shown_holder}'"
+    if held_since is not None:
+        import time  # here, so that the package imports faster
+
+        message += f" since {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(held_since))} UTC"
+    return LockTimeoutError(message, holder_id, held_since)
 
 
 class LockBackendError(LockError, TimeoutError):

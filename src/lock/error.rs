@@ -24,6 +24,15 @@ pub enum LockError {
         /// How long was waited.
         timeout: Duration,
     },
+    /// As [`LockError::Timeout`], when it is known who holds the lock.
+    #[error("Failed to acquire lock for {} within {}s", printable(.name), seconds(.timeout))]
+    HeldBy {
+        name: String,
+        timeout: Duration,
+        holder: String,
+        /// In Unix seconds by the database's clock, if the row has such a time.
+        since: Option<f64>,
+    },
     /// The database could not be reached, or answered with an error.
     #[error("{}", printable(.message))]
     Backend {

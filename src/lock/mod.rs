@@ -25,6 +25,7 @@ mod boot_time;
 mod database_url;
 mod engine;
 mod error;
+mod held_by;
 mod inspection;
 mod lease;
 mod manager;
@@ -37,9 +38,10 @@ mod reporter;
 pub mod store;
 mod surroundings;
 
-pub use database_url::{DEFAULT_URL, Database, Options};
+pub use database_url::{DEFAULT_URL, Database, Options, connections};
 pub use engine::Grant;
 pub use error::LockError;
+pub use held_by::name_holder;
 pub use inspection::{Inspection, Tables, inspect, look};
 pub use lease::{Keeping, Lease};
 pub use manager::{Manager, Wanted};
@@ -48,6 +50,7 @@ pub use names::{LockName, holder, lasting_time, waiting_time};
 pub use offer::Offer;
 pub use operation::LockRow;
 pub use registry::Registry;
+pub use store::sqlite::{close_files, unused_files_are_closed};
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,9 @@ use super::error::LockError;
 const LONGEST_IDENTIFIER: usize = 1000;
 /// The largest number of characters of a key: no lock with a longer key can be acquired.
 const LONGEST_KNOWN_KEY: usize = PREFIX.len() + 2 * LONGEST_IDENTIFIER + 1;
+/// The largest number of bytes that an index of PostgreSQL always holds. It is the limit for every
+/// database, so that what works on one works on another.
+const MOST_INDEXED: usize = 2692;
 /// The longest time taken, in seconds (some 31 years): beyond it arithmetic on clocks is not worth doing.
 const LONGEST_SECONDS: f64 = 1e9;
 
@@ -38,9 +41,18 @@ impl LockName {
         }
         check_identifier("marketplace_id", marketplace_id)?;
         check_identifier("posting_id", posting_id)?;
-        Ok(Self {
-            key: format!("{PREFIX}{marketplace_id}:{posting_id}").into(),
-        })
+        let key = format!("{PREFIX}{marketplace_id}:{posting_id}");
+        if key.len() > MOST_INDEXED {
+            return Err(LockError::invalid(
+                "posting_id",
+                format!(
+                    "marketplace_id and posting_id are too long for an index: the key has {} bytes in UTF-8, \
+                     and at most {MOST_INDEXED} are possible",
+                    key.len()
+                ),
+            ));
+        }
+        Ok(Self { key: key.into() })
     }
 
     /// Takes a key from the table, whichever program wrote it.
@@ -51,6 +63,13 @@ impl LockName {
     pub fn from_key(key: &str) -> Result<Self, LockError> {
         check_length("key", key, LONGEST_KNOWN_KEY)?;
         Ok(Self { key: key.into() })
+    }
+
+    /// The key of a lock whose name for messages is known.
+    pub(super) fn from_display(name: &str) -> Self {
+        Self {
+            key: format!("{PREFIX}{name}").into(),
+        }
     }
 
     /// `marketplace:posting`, for messages.
@@ -68,6 +87,15 @@ const PREFIX: &str = "bid:lock:";
 /// [`LockError::InvalidArgument`] when it is overlong or has a NUL character.
 pub fn holder(holder_id: &str) -> Result<Arc<str>, LockError> {
     check_identifier("holder_id", holder_id)?;
+    if holder_id.len() > MOST_INDEXED {
+        return Err(LockError::invalid(
+            "holder_id",
+            format!(
+                "holder_id is too long for an index: it has {} bytes in UTF-8, and at most {MOST_INDEXED} are possible",
+                holder_id.len()
+            ),
+        ));
+    }
     Ok(holder_id.into())
 }
 

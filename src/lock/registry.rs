@@ -80,6 +80,9 @@ impl Registry {
             }
             keep
         });
+        for shared in &unused {
+            shared.engine.close();
+        }
     }
 
     /// What all managers of this process have counted, those that are gone included.

@@ -30,15 +30,15 @@ impl Reporter {
         let cause = cause.strip_prefix(": ").unwrap_or(cause);
         self.notices.failed(&self.place, trouble, key.cloned(), cause);
         // Last: whoever sees the count finds the notice.
-        self.figures.counters.add(
-            match trouble {
-                Trouble::Listening => LockCounter::ListenerFailures,
-                Trouble::Deleting => LockCounter::RowsLeft,
-                Trouble::Answering => LockCounter::ConnectionsReplaced,
-                Trouble::WatchingChanges => LockCounter::ChangeWatchFailures,
-            },
-            1,
-        );
+        let counter = match trouble {
+            Trouble::Listening => LockCounter::ListenerFailures,
+            Trouble::Deleting => LockCounter::RowsLeft,
+            Trouble::Answering => LockCounter::ConnectionsReplaced,
+            Trouble::WatchingChanges => LockCounter::ChangeWatchFailures,
+            // The losses that follow from it are counted.
+            Trouble::LogRemoved | Trouble::OtherNames => return,
+        };
+        self.figures.counters.add(counter, 1);
     }
 
     pub(super) fn works(&self, trouble: Trouble) {

@@ -15,6 +15,7 @@ use pyo3::types::{PyDict, PyModule};
 use super::json::from_json;
 use crate::llm::{Error, StatusError, TimeoutKind};
 use crate::lock::LockError;
+use crate::printable::printable;
 
 /// Calls a class or function of `arbitrageai_native.exceptions` for an exception. The module is
 /// imported when the first thing goes wrong. If that fails, its own exception is the result.
@@ -100,6 +101,10 @@ impl From<LockError> for PyErr {
         Python::attach(|py| match &error {
             LockError::InvalidArgument { .. } => PyValueError::new_err(message),
             LockError::Timeout { .. } => exception(py, "LockTimeoutError", (message,)),
+            LockError::HeldBy { holder, since, .. } => {
+                let shown = printable(holder);
+                exception(py, "lock_timeout_error", (message, holder, *since, shown))
+            }
             LockError::Lost { .. } => exception(py, "LockLostError", (message,)),
             LockError::Backend { source, .. } => {
                 let failure = exception(py, "LockBackendError", (&message,));

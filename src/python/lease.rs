@@ -4,8 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
 
-use crate::bridge::{ProcessBound, Wait, awaitable};
+use super::lock_terms::{Seconds, named};
+use crate::bridge::{ProcessBound, Wait, awaitable, spawn};
 use crate::lock::{self, Grant, LockError, Offer};
+use crate::mutex::lock;
 
 /// Why a forked child has lost its parent's lease.
 const FOREIGN: &str = "it stays with the process that forked this one";
@@ -39,6 +41,9 @@ pub struct Lease {
     holder_id: String,
     fencing_token: i64,
     acquired_at: f64,
+    /// What is called when it is lost. A task shares it only weakly: it is dropped with this value,
+    /// under the GIL.
+    on_loss: Arc<Mutex<Option<Py<PyAny>>>>,
 }
 
 /// Several leases, on their way to who asked for them.
@@ -63,6 +68,7 @@ impl Lease {
             fencing_token: lease.fencing_token(),
             acquired_at: lease.acquired_at(),
             lease: ProcessBound::new(Arc::new(lease)),
+            on_loss: Arc::default(),
         }
     }
 
@@ -73,9 +79,15 @@ impl Lease {
         }
     }
 
-    fn renew_in<'py>(&self, py: Python<'py>, wait: Wait, ttl: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+    fn renew_in<'py>(
+        &self,
+        py: Python<'py>,
+        wait: Wait,
+        ttl: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let ttl: Option<Seconds> = ttl.map(|ttl| named(ttl, "ttl")).transpose()?;
         let ttl = ttl
-            .map(|seconds| lock::lasting_time("ttl", seconds))
+            .map(|seconds| lock::lasting_time("ttl", seconds.0))
             .transpose()?;
         let lease = self.lease.get().cloned().ok_or_else(|| self.foreign())?;
         wait.run(py, async move { lease.renew(ttl).await })
@@ -145,13 +157,17 @@ impl Lease {
 
     /// Moves the expiry; the new one.
     #[pyo3(signature = (ttl=None))]
-    fn renew<'py>(&self, py: Python<'py>, ttl: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+    fn renew<'py>(&self, py: Python<'py>, ttl: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
         self.renew_in(py, Wait::Loop, ttl)
     }
 
     /// As `renew`, waiting in the calling thread.
     #[pyo3(signature = (ttl=None))]
-    fn renew_blocking<'py>(&self, py: Python<'py>, ttl: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+    fn renew_blocking<'py>(
+        &self,
+        py: Python<'py>,
+        ttl: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         self.renew_in(py, Wait::Thread, ttl)
     }
 
@@ -163,6 +179,32 @@ impl Lease {
     /// As `release`, waiting in the calling thread.
     fn release_blocking<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.release_in(py, Wait::Thread)
+    }
+
+    /// Has `function` called when the lease is lost, from a thread of its own. None forgets the function.
+    fn call_when_lost(&self, function: Option<Py<PyAny>>) -> PyResult<()> {
+        let is_given = function.is_some();
+        let earlier = std::mem::replace(&mut *lock(&self.on_loss), function);
+        drop(earlier);
+        let Some(lease) = self.lease.get().filter(|_| is_given) else {
+            return Ok(());
+        };
+        let (lost, function) = (lease.lost(), Arc::downgrade(&self.on_loss));
+        spawn(async move {
+            if lost.await.is_some() && function.strong_count() > 0 {
+                // A worker of the runtime must not wait for the GIL.
+                std::thread::spawn(move || {
+                    Python::try_attach(|py| {
+                        let function = function.upgrade().and_then(|function| lock(&function).take());
+                        if let Some(function) = function
+                            && let Err(error) = function.call0(py)
+                        {
+                            error.write_unraisable(py, Some(function.bind(py)));
+                        }
+                    });
+                });
+            }
+        })
     }
 
     /// Waits until the lease ends: why it was lost, or None when it was released.

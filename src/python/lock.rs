@@ -11,11 +11,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::lease::{Lease, Leases, LockGrant};
-use super::lock_terms::Terms;
+use super::lock_terms::{LeaseTerms, Terms, lock_name, optional_text, options, text};
 use super::process::process;
 use crate::bridge::{self, PerProcess, Wait, awaitable, block_on, receive};
 use crate::figures::{HistogramSnapshot, LockFigures};
-use crate::lock::{self, DEFAULT_URL, Database, LockError, LockName, Manager, ManagerSlot, Options, Wanted};
+use crate::lock::{self, DEFAULT_URL, Database, LockError, LockName, Manager, ManagerSlot, Options};
 
 /// Counts by bucket, and the sum of all values.
 type Histogram = (Vec<u64>, f64);
@@ -26,25 +26,38 @@ pub struct LockManager {
     database: Database,
     figures: Arc<LockFigures>,
     slot: PerProcess<Arc<ManagerSlot>>,
+    /// After the slot, since fields are dropped in their order.
+    _last: LetGoOfUnused,
+}
+
+/// Closes the databases that nobody uses any more, when it is dropped.
+struct LetGoOfUnused;
+
+impl Drop for LetGoOfUnused {
+    fn drop(&mut self) {
+        process().locks.let_go_of_unused();
+    }
 }
 
 #[pymethods]
 impl LockManager {
     #[new]
-    #[pyo3(signature = (database_url=None, *, max_connections=5, listen_url=None, statement_cache=true))]
+    #[pyo3(
+        signature = (database_url=None, **settings),
+        text_signature = "(database_url=None, *, max_connections=5, listen_url=None, statement_cache=True)"
+    )]
     fn new(
-        database_url: Option<&str>,
-        max_connections: usize,
-        listen_url: Option<String>,
-        statement_cache: bool,
+        py: Python<'_>,
+        database_url: Option<&Bound<'_, PyAny>>,
+        settings: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
+        let settings = settings.cloned().unwrap_or_else(|| PyDict::new(py));
         let options = Options {
-            max_connections,
-            listen_url,
-            statement_cache,
             create_folders: database_url.is_none(),
+            ..options(&settings)?
         };
-        let database = Database::parse(database_url.unwrap_or(DEFAULT_URL), &options)?;
+        let url = optional_text(database_url, "database_url")?;
+        let database = Database::parse(url.as_deref().unwrap_or(DEFAULT_URL), &options)?;
         Ok(Self::on(database))
     }
 
@@ -61,32 +74,38 @@ impl LockManager {
     }
 
     /// Takes a lock without keeping it.
-    #[pyo3(signature = (marketplace_id, posting_id, *, holder_id, ttl, timeout))]
+    #[pyo3(
+        signature = (marketplace_id, posting_id, **terms),
+        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, names_holder=False)"
+    )]
     fn acquire<'py>(
         &self,
         py: Python<'py>,
-        marketplace_id: &str,
-        posting_id: &str,
-        holder_id: &str,
-        ttl: f64,
-        timeout: f64,
+        marketplace_id: &Bound<'py, PyAny>,
+        posting_id: &Bound<'py, PyAny>,
+        terms: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let wanted = Wanted::new(marketplace_id, posting_id, holder_id, ttl, timeout)?;
+        let terms = Terms::of(py, terms)?;
+        let wanted = terms.wanted(marketplace_id, posting_id)?;
         // Called now, so that callers are served in the order in which they called.
-        let acquiring = self.manager()?.acquire(wanted);
-        receive(py, async move { acquiring.await.map(LockGrant::new) })
+        let manager = self.manager()?;
+        let acquiring = manager.acquire(wanted);
+        receive(py, async move {
+            let acquired = acquiring.await;
+            explained(acquired.map(LockGrant::new), terms.names_holder, &manager).await
+        })
     }
 
     /// Takes a lock and keeps it.
     #[pyo3(
         signature = (marketplace_id, posting_id, **terms),
-        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, auto_renew, max_hold)"
+        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, names_holder=False, auto_renew, max_hold)"
     )]
     fn lease<'py>(
         &self,
         py: Python<'py>,
-        marketplace_id: &str,
-        posting_id: &str,
+        marketplace_id: &Bound<'py, PyAny>,
+        posting_id: &Bound<'py, PyAny>,
         terms: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         self.lease_in(py, Wait::Message, marketplace_id, posting_id, terms)
@@ -95,13 +114,13 @@ impl LockManager {
     /// As `lease`, waiting in the calling thread.
     #[pyo3(
         signature = (marketplace_id, posting_id, **terms),
-        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, auto_renew, max_hold)"
+        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, names_holder=False, auto_renew, max_hold)"
     )]
     fn lease_blocking<'py>(
         &self,
         py: Python<'py>,
-        marketplace_id: &str,
-        posting_id: &str,
+        marketplace_id: &Bound<'py, PyAny>,
+        posting_id: &Bound<'py, PyAny>,
         terms: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         self.lease_in(py, Wait::Thread, marketplace_id, posting_id, terms)
@@ -110,23 +129,24 @@ impl LockManager {
     /// Takes all of several locks, or none.
     #[pyo3(
         signature = (names, **terms),
-        text_signature = "($self, names, *, holder_id, ttl, timeout, auto_renew, max_hold)"
+        text_signature = "($self, names, *, holder_id, ttl, timeout, names_holder=False, auto_renew, max_hold)"
     )]
     fn lease_many<'py>(
         &self,
         py: Python<'py>,
-        names: Vec<(String, String)>,
+        names: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
         terms: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let terms = Terms::of(py, terms)?;
+        let terms = LeaseTerms::of(py, terms)?;
         let wanted = names
             .iter()
-            .map(|(marketplace_id, posting_id)| terms.wanted(marketplace_id, posting_id))
+            .map(|(marketplace_id, posting_id)| terms.terms.wanted(marketplace_id, posting_id))
             .collect::<Result<Vec<_>, _>>()?;
         let keeping = terms.keeping()?;
         let manager = self.manager()?;
         awaitable(py, async move {
-            manager.lease_many(wanted, keeping).await.map(Leases)
+            let leases = manager.lease_many(wanted, keeping).await.map(Leases);
+            explained(leases, terms.terms.names_holder, &manager).await
         })
     }
 
@@ -134,12 +154,12 @@ impl LockManager {
     fn release<'py>(
         &self,
         py: Python<'py>,
-        marketplace_id: &str,
-        posting_id: &str,
-        holder_id: &str,
+        marketplace_id: &Bound<'py, PyAny>,
+        posting_id: &Bound<'py, PyAny>,
+        holder_id: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let name = LockName::new(marketplace_id, posting_id)?;
-        let holder = lock::holder(holder_id)?;
+        let name = lock_name(marketplace_id, posting_id)?;
+        let holder = lock::holder(&text(holder_id, "holder_id")?)?;
         // Begun now, so that it is carried through whatever becomes of the awaitable.
         receive(py, self.manager()?.release(&name, holder))
     }
@@ -149,10 +169,10 @@ impl LockManager {
     fn release_own<'py>(
         &self,
         py: Python<'py>,
-        marketplace_id: &str,
-        posting_id: &str,
+        marketplace_id: &Bound<'py, PyAny>,
+        posting_id: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let name = LockName::new(marketplace_id, posting_id)?;
+        let name = lock_name(marketplace_id, posting_id)?;
         // Begun now, as in `release`.
         awaitable(py, self.manager()?.release_own(&name))
     }
@@ -167,8 +187,8 @@ impl LockManager {
     }
 
     /// Deletes the row of a key, whoever holds it.
-    fn break_lock<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Bound<'py, PyAny>> {
-        let name = LockName::from_key(key)?;
+    fn break_lock<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let name = LockName::from_key(&text(key, "key")?)?;
         let manager = self.manager()?;
         awaitable(py, async move { manager.break_lock(&name.key).await })
     }
@@ -274,6 +294,7 @@ impl LockManager {
             database,
             figures: Arc::default(),
             slot: PerProcess::new(),
+            _last: LetGoOfUnused,
         }
     }
 
@@ -289,15 +310,19 @@ impl LockManager {
         &self,
         py: Python<'py>,
         wait: Wait,
-        marketplace_id: &str,
-        posting_id: &str,
+        marketplace_id: &Bound<'py, PyAny>,
+        posting_id: &Bound<'py, PyAny>,
         terms: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let terms = Terms::of(py, terms)?;
-        let wanted = terms.wanted(marketplace_id, posting_id)?;
+        let terms = LeaseTerms::of(py, terms)?;
+        let wanted = terms.terms.wanted(marketplace_id, posting_id)?;
         // Called now, as in `acquire`.
-        let leasing = self.manager()?.lease(wanted, terms.keeping()?);
-        wait.run(py, async move { leasing.await.map(Lease::new) })
+        let manager = self.manager()?;
+        let leasing = manager.lease(wanted, terms.keeping()?);
+        wait.run(py, async move {
+            let lease = leasing.await.map(Lease::new);
+            explained(lease, terms.terms.names_holder, &manager).await
+        })
     }
 
     fn active_locks_in<'py>(&self, py: Python<'py>, wait: Wait, seconds: f64) -> PyResult<Bound<'py, PyAny>> {
@@ -312,7 +337,9 @@ impl LockManager {
         let patience = lock::waiting_time("seconds", seconds)?;
         let slot = self.slot.get_or_init(Arc::default).clone();
         wait.run(py, async move {
-            Ok::<_, LockError>(slot.close(&process().locks, patience).await)
+            let closed = slot.close(&process().locks, patience).await;
+            lock::unused_files_are_closed(patience).await;
+            Ok::<_, LockError>(closed)
         })
     }
 }
@@ -328,24 +355,30 @@ fn as_tuple(row: lock::LockRow) -> (String, String, f64, f64, f64) {
     )
 }
 
-/// Releases all that this process holds, for so many seconds at most.
+/// Releases all that this process holds, and closes its files, for so many seconds at most each.
 #[pyfunction]
 pub fn release_all_locks(py: Python<'_>, seconds: f64) -> PyResult<()> {
     let patience = lock::waiting_time("seconds", seconds)?;
     // The runtime is not started at exit only to find that there is nothing to release.
-    if !process().locks.in_use() {
-        return Ok(());
+    if process().locks.in_use() {
+        let release = process().locks.release_everything(patience);
+        block_on(py, async move {
+            release.await;
+            Ok::<_, LockError>(())
+        })?;
     }
-    let release = process().locks.release_everything(patience);
-    block_on(py, async move {
-        release.await;
-        Ok::<_, LockError>(())
-    })
+    py.detach(|| lock::close_files(patience));
+    Ok(())
 }
 
-/// Checks a time to live given ahead of its use.
-#[pyfunction]
-pub fn check_lock_ttl(ttl: f64) -> PyResult<()> {
-    lock::lasting_time("ttl", ttl)?;
-    Ok(())
+/// Adds to a timeout who holds the lock, if that is wanted.
+async fn explained<T>(
+    outcome: Result<T, LockError>,
+    names_holder: bool,
+    manager: &Manager,
+) -> Result<T, LockError> {
+    match outcome {
+        Err(error) if names_holder => Err(lock::name_holder(manager, error).await),
+        outcome => outcome,
+    }
 }

@@ -14,5 +14,5 @@ pub mod stream;
 mod call;
 mod convert;
 mod json;
-mod lock_terms;
+pub mod lock_terms;
 mod process;

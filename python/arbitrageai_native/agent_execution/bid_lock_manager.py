@@ -17,8 +17,9 @@ from arbitrageai_native import _native, defaults, drop_in
 from arbitrageai_native._safe_text import in_one_line
 from arbitrageai_native.exceptions import LockBackendError, LockTimeoutError
 from arbitrageai_native.locks import application, keys, overview
+from arbitrageai_native.locks.blocks import LockContext, SyncLockContext
 from arbitrageai_native.locks.databases import Databases
-from arbitrageai_native.locks.leases import Lease, LockContext, OnLost, SyncLockContext, check_on_lost
+from arbitrageai_native.locks.leases import Lease, OnLost, check_on_lost
 
 __all__ = ["BidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
 
@@ -90,16 +91,17 @@ class BidLockManager:
                 found by polling (0.3 s), unless `listen_url` is given.
 
         Raises:
-            ValueError: `ttl`, `max_hold`, `on_lost`, `database_url`, `listen_url` or `max_connections` is
-                invalid, or the `.env` file can't be read.
+            ValueError: an argument makes no sense, or the `.env` file can't be read.
+            TypeError: an argument has a wrong type.
         """
-        _native.check_lock_ttl(ttl)
+        limits = {"max_connections": max_connections, "listen_url": listen_url}
+        self._databases = Databases(**limits, statement_cache=statement_cache)
+        self._databases.check(ttl, auto_renew, None if max_hold is _BY_TTL else max_hold)
         check_on_lost(on_lost)
         self.ttl = ttl
         self.auto_renew = auto_renew
         self.on_lost: OnLost = on_lost
         self._max_hold = max_hold
-        self._databases = Databases(max_connections, listen_url, statement_cache)
         self._database_url = database_url
         self._own_place = None if database_url is None else application.Place(database_url)
         self._active_locks = 0
@@ -182,9 +184,8 @@ class BidLockManager:
         """
         try:
             locks, left = await self._databases.answered_within(self._place(), timeout)
-            grant = await locks.acquire(
-                marketplace_id, posting_id, holder_id=holder_id, ttl=self.ttl, timeout=left
-            )
+            terms: dict[str, Any] = {"holder_id": holder_id, "ttl": self.ttl, "timeout": left}
+            grant = await locks.acquire(marketplace_id, posting_id, **terms, names_holder=raise_on_error)
         except (LockTimeoutError, LockBackendError) as error:
             if raise_on_error:
                 raise
@@ -234,9 +235,10 @@ class BidLockManager:
         """`async with manager.with_lock(...) as lease:` holds the lock while the body runs.
 
         It is renewed meanwhile (unless `auto_renew` is False) and released at exit, whatever the body raised.
+        As a decorator of a coroutine function it holds the lock during each call.
 
         Raises:
-            LockTimeoutError: on entry: a `TimeoutError`, "Failed to acquire lock for M:P within Ts".
+            LockTimeoutError: on entry: a `TimeoutError`, "Failed to acquire lock for M:P within Ts: …".
             LockBackendError: on entry: a `TimeoutError` as well.
             LockLostError: on exit, if the lock was lost and `on_lost` says so.
         """
@@ -283,13 +285,15 @@ class BidLockManager:
     ) -> Lease:
         """Acquire a lock as a lease: keep the lease (`lease = await ...`), and release it.
 
-        Dropping a lease that is still held releases the lock in the background, with a `ResourceWarning`.
+        `async with await locks.acquire_lease(...) as lease:` releases it at the end of the block. Dropping a
+        lease that is still held releases the lock in the background, with a `ResourceWarning`.
 
         Raises:
             LockTimeoutError: it was still held `timeout` seconds later.
             LockBackendError: the database could not be reached in that time.
         """
-        return Lease(await self._lease(marketplace_id, posting_id, timeout, holder_id, auto_renew))
+        lease = await self._lease(marketplace_id, posting_id, timeout, holder_id, auto_renew)
+        return Lease(lease, self.on_lost)
 
     async def try_lock(
         self,
@@ -301,22 +305,18 @@ class BidLockManager:
     ) -> Lease | None:
         """Acquire a lock as a lease if it is free now; None if it is held.
 
-        Keep the lease: `if await locks.try_lock(...):` drops it at once, which releases the lock.
-
-            lease = await locks.try_lock("jobs", "nightly")
-            if lease is not None:
-                try:
-                    ...
-                finally:
-                    await lease.release()
+        Keep the lease: `if await locks.try_lock(...):` drops it at once, which releases the lock. If there is
+        one, `async with lease:` releases it at the end of the block.
 
         Raises:
             LockBackendError: the database could not be asked.
         """
+        lock = (marketplace_id, posting_id, 0.0, holder_id)
         try:
-            return Lease(await self._lease(marketplace_id, posting_id, 0.0, holder_id, auto_renew))
+            lease = await self._lease(*lock, auto_renew, names_holder=False)
         except LockTimeoutError:
             return None
+        return Lease(lease, self.on_lost)
 
     async def lock_many(
         self,
@@ -336,11 +336,12 @@ class BidLockManager:
             LockBackendError: the database could not be reached in that time.
             ValueError: a lock is named twice.
         """
+        asked_for = keys.pairs(names)
         locks, left = await self._databases.answered_within(self._place(), timeout)
         leases = await locks.lease_many(
-            list(names), holder_id=holder_id, timeout=left, **self._keeping(auto_renew)
+            asked_for, holder_id=holder_id, timeout=left, **self._keeping(auto_renew)
         )
-        return [Lease(lease) for lease in leases]
+        return [Lease(lease, self.on_lost) for lease in leases]
 
     def with_lock_sync(
         self,
@@ -354,8 +355,8 @@ class BidLockManager:
     ) -> SyncLockContext:
         """As `with_lock`, for threads: a plain `with`, which waits in the calling thread.
 
-        A thread can't be cancelled or interrupted. So the end of the block applies `on_lost`, and "cancel"
-        means the same as "raise".
+        A thread can't be cancelled or interrupted, so that "cancel" means the same as "raise". A callable
+        `on_lost` is called from another thread as soon as the loss is detected.
         """
 
         def acquire() -> _native.Lease:
@@ -367,21 +368,21 @@ class BidLockManager:
         return SyncLockContext(acquire, self.on_lost if on_lost is None else on_lost, message)
 
     async def _lease(
-        self, marketplace_id: str, posting_id: str, timeout: float, holder_id: str, auto_renew: bool | None
+        self, marketplace_id: str, posting_id: str, timeout: float, holder_id: str, *how: Any, **also: Any
     ) -> _native.Lease:
         locks, left = await self._databases.answered_within(self._place(), timeout)
-        return await locks.lease(
-            marketplace_id, posting_id, holder_id=holder_id, timeout=left, **self._keeping(auto_renew)
-        )
+        terms = self._keeping(*how, **also)
+        return await locks.lease(marketplace_id, posting_id, holder_id=holder_id, timeout=left, **terms)
 
     @property
     def max_hold(self) -> float | None:
         """Seconds for which a lock is renewed at most; None for no limit."""
         return defaults.MAX_HOLD_TTLS * self.ttl if self._max_hold is _BY_TTL else self._max_hold
 
-    def _keeping(self, auto_renew: bool | None) -> dict[str, Any]:
+    def _keeping(self, auto_renew: bool | None, *, names_holder: bool = True) -> dict[str, Any]:
         renew = self.auto_renew if auto_renew is None else auto_renew
-        return {"ttl": self.ttl, "auto_renew": renew, "max_hold": self.max_hold}
+        kept = {"ttl": self.ttl, "auto_renew": renew, "max_hold": self.max_hold}
+        return kept | {"names_holder": names_holder}
 
     # --- overview, metrics, end ---
 

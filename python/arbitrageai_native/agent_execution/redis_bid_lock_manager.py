@@ -20,7 +20,8 @@ from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.environment import load_dotenv_file_once, redis_url
 from arbitrageai_native.exceptions import LockBackendError
 from arbitrageai_native.locks import keys
-from arbitrageai_native.locks.leases import LockContext, OnLost
+from arbitrageai_native.locks.blocks import LockContext
+from arbitrageai_native.locks.leases import OnLost
 
 __all__ = ["RedisBidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
 
@@ -66,6 +67,8 @@ class RedisBidLockManager:
             ValueError: `redis_url`, `ttl` or `on_lost` makes no sense.
         """
         url = redis_url or _url_of_the_environment()
+        if not isinstance(url, str):
+            raise TypeError(f"argument 'redis_url': {url!r} is not a string")
         check_text("redis_url", url)
         if url.partition("://")[0].partition("+")[0].lower() not in _SCHEMES:
             raise ValueError(

@@ -70,6 +70,9 @@ def _reachable(check: str, found: dict[str, Any]) -> list[Finding]:
 
 # Words of an obstacle or a caution, and what to do about it.
 _REMEDIES: Final = (
+    ("hard link", "Let DATABASE_URL name the file in the same way for every process."),
+    ("mounted alone", "Mount the folder of the file."),
+    ("not a file", "Let DATABASE_URL name a file."),
     ("standby", "Point DATABASE_URL at the primary server."),
     ("replica", "Point REDIS_URL at the primary server."),
     (

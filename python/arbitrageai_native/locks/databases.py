@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from arbitrageai_native import _native, defaults
-from arbitrageai_native._safe_text import check_text, in_one_line
+from arbitrageai_native._safe_text import in_one_line
 from arbitrageai_native.locks.application import Place, Unasked
 
 __all__ = ["Databases"]
@@ -40,13 +40,13 @@ atexit.register(_native.release_all_locks, _RELEASE_AT_EXIT_SECONDS)
 class Databases:
     """Native managers by the place of their locks, each made when it is first needed."""
 
-    def __init__(self, max_connections: int, listen_url: str | None, statement_cache: bool) -> None:
-        self._options: dict[str, Any] = {
-            "max_connections": max_connections,
-            "listen_url": listen_url,
-            "statement_cache": statement_cache,
-        }
+    def __init__(self, **options: Any) -> None:
+        self._options = options
         self._managers: dict[object, _native.LockManager] = {}
+
+    def check(self, ttl: float, auto_renew: bool, max_hold: float | None) -> None:
+        """Raise `ValueError` or `TypeError` for a setting that makes no sense; the error names it."""
+        _native.check_lock_settings(ttl=ttl, auto_renew=auto_renew, max_hold=max_hold, **self._options)
 
     def __iter__(self) -> Iterator[_native.LockManager]:
         return iter(list(self._managers.values()))
@@ -61,8 +61,6 @@ class Databases:
             return self._in_memory_of(place.memory_engine)
         manager = self._managers.get(place.url)
         if manager is None:
-            check_text("database_url", place.url)
-            check_text("listen_url", self._options["listen_url"])
             manager = self._managers[place.url] = _native.LockManager(place.url, **self._options)
             if place.url is None:
                 _warn_of_the_default_file()

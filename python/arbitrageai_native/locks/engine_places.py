@@ -75,9 +75,9 @@ def _file_of(connection: Any, schema: str | None) -> str | None:
         raise ValueError(f"has its table in the schema {schema!r}, but no attached database has that name")
     found = schema if schema is not None else _database_with_the_table(connection, list(files))
     file: str = files[found] or ""
-    if "?" in file:
-        raise ValueError("is on a file with a question mark in its name, which is not supported")
-    return f"sqlite:///{file}" if file else None
+    # Both characters have a meaning in a URL.
+    escaped = file.replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{escaped}" if file else None
 
 
 def _database_with_the_table(connection: Any, names: list[str]) -> str:

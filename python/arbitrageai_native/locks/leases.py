@@ -1,4 +1,4 @@
-"""Leases: what a holder has of a lock, and the context managers that give one.
+"""Leases: what a holder has of a lock, and what becomes of a block whose lease is lost.
 
 A lease is kept by the native side: renewed at a third of its time to live while it is held, released when the
 block is left. If it is lost nevertheless (the process was stopped for too long, the row was deleted, the
@@ -12,15 +12,16 @@ import asyncio
 import inspect
 import logging
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal
 
 from arbitrageai_native import _native
 from arbitrageai_native._safe_text import in_one_line, printable
-from arbitrageai_native.exceptions import LockLostError, LockTimeoutError
+from arbitrageai_native._typing import Self
+from arbitrageai_native.exceptions import LockLostError
 
-__all__ = ["Lease", "LockContext", "OnLost", "SyncLease", "SyncLockContext"]
+__all__ = ["Lease", "OnLost", "SyncLease"]
 
 logger = logging.getLogger(__name__)
 logger.addFilter(in_one_line)
@@ -41,15 +42,20 @@ def check_on_lost(on_lost: object) -> None:
 class Lease:
     """A lock that is held until the lease is released or dropped.
 
+    `async with lease:` releases it at the end of the block, and applies the manager's `on_lost` as
+    `with_lock` does.
+
     When the last reference to the lease is dropped while the lock is held, the lock is released in the
     background, with a `ResourceWarning` and a logged warning, since the code runs on without the lock. So
     `if await locks.try_lock(...):` protects nothing; keep the lease and release it, or use `with_lock`.
     """
 
-    __slots__ = ("__weakref__", "_native")
+    __slots__ = ("__weakref__", "_block", "_native", "_on_lost")
 
-    def __init__(self, native: _native.Lease) -> None:
+    def __init__(self, native: _native.Lease, on_lost: OnLost = "log") -> None:
         self._native = native
+        self._on_lost = on_lost
+        self._block: Block | None = None
 
     def __del__(self) -> None:
         """Release the lock and warn, if the lock is still held."""
@@ -141,6 +147,29 @@ class Lease:
         """
         return await self._native.release()
 
+    async def __aenter__(self) -> Self:
+        """Begin a block at whose end the lock is released.
+
+        Raises:
+            LockLostError: the lease is not held any more.
+            RuntimeError: the lease is in another block.
+        """
+        if self._block is not None:
+            raise RuntimeError("this lease is in a block already")
+        if not self.is_held:
+            why = self.loss or "it has been released"
+            raise LockLostError(f"the lock {printable(self.key)} is not held: {printable(why)}")
+        self._block = Block(self, self._on_lost)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Release the lock, and report its loss if it was lost."""
+        block, self._block = self._block, None
+        if block is not None:
+            await block.end(kind, error)
+
     async def lost(self) -> str | None:
         """Wait until the lease ends; return the reason if it was lost, None if it was released.
 
@@ -163,51 +192,29 @@ OnLost = Literal["log", "raise", "cancel"] | Callable[[Lease], object]
 loss is detected, on the event loop, and exactly once; an exception that it raises is logged.
 
 If the loss is detected only at the release, or if the body never let the loop run, the end of the block acts
-instead: `"cancel"` raises `LockLostError` there, and the callable is called there. In a thread
-(`with_lock_sync`) the end of the block always acts, as a thread can't be cancelled or interrupted. When the
-body itself raised an exception, the block raises that exception, and the loss is logged.
+instead: `"cancel"` raises `LockLostError` there, and the callable is called there. For `with_lock_sync` a
+callable is called from another thread at once, and `"cancel"` means `"raise"`, as a thread can't be cancelled
+or interrupted. When the body itself raised an exception, the block raises that exception, and the loss is
+logged.
 """
 
 
-class LockContext:
-    """`async with` over a lock: acquired on entry, kept meanwhile, released on exit."""
+class Block:
+    """A body that runs while a lease is held, in the task that makes this object."""
 
-    def __init__(
-        self, acquire: Callable[[], Awaitable[_native.Lease]], on_lost: OnLost, timeout_message: str
-    ) -> None:
-        check_on_lost(on_lost)
-        self._acquire = acquire
+    def __init__(self, lease: Lease, on_lost: OnLost) -> None:
+        self._lease = lease
         self._on_lost = on_lost
-        self._timeout_message = timeout_message
-        self._lease: Lease | None = None
-        self._guard: _Guard | None = None
+        acts_at_once = on_lost != "log" and on_lost != "raise"
+        self._guard = _Guard(lease, on_lost) if acts_at_once else None
 
-    async def __aenter__(self) -> Lease:
-        """Acquire the lock.
+    async def end(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
+        """Release the lock, and act on its loss if it was lost.
 
         Raises:
-            LockTimeoutError: it was still held when the time was up.
-            LockBackendError: the database could not be reached in that time.
+            LockLostError: `on_lost` says so.
         """
-        if self._lease is not None:
-            raise RuntimeError("this lock context has been entered already")
-        try:
-            lease = Lease(await self._acquire())
-        except LockTimeoutError:
-            raise LockTimeoutError(self._timeout_message) from None
-        self._lease = lease
-        if self._on_lost != "log" and self._on_lost != "raise":
-            self._guard = _Guard(lease, self._on_lost)
-        return lease
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        """Release the lock, and report its loss if it was lost."""
-        lease, self._lease = self._lease, None
-        guard, self._guard = self._guard, None
-        if lease is None:
-            return
+        lease, guard = self._lease, self._guard
         cancelled_here = guard is not None and guard.stop()
         called = guard is not None and guard.has_acted
         try:
@@ -216,15 +223,15 @@ class LockContext:
             # Carried through natively; our own cancellation, arriving late, is no reason to cancel what is
             # around us.
             if not cancelled_here or error is not None:
-                _act_on_loss(lease, self._on_lost, error or cancellation, called=called)
+                act_on_loss(lease, self._on_lost, error or cancellation, called=called)
                 raise
         except Exception as failure:
             logger.warning("Failed to release lock %s, it goes on in the background: %s", lease.key, failure)
         ours = cancelled_here and kind is asyncio.CancelledError
-        _act_on_loss(lease, self._on_lost, error, called=called, replaces_error=ours)
+        act_on_loss(lease, self._on_lost, error, called=called, replaces_error=ours)
 
 
-def _act_on_loss(
+def act_on_loss(
     lease: Lease,
     on_lost: OnLost,
     error: BaseException | None,
@@ -251,10 +258,10 @@ def _act_on_loss(
         raise LockLostError(f"the lock {printable(lease.key)} was lost: {printable(loss)}") from error
     logger.warning("Lock %s was lost before it was released: %s", lease.key, loss)
     if not isinstance(on_lost, str) and not called:
-        _call(on_lost, lease)
+        call_on_lost(on_lost, lease)
 
 
-def _call(on_lost: Callable[[Lease], object], lease: Lease) -> None:
+def call_on_lost(on_lost: Callable[[Lease], object], lease: Lease) -> None:
     try:
         on_lost(lease)
     except Exception:
@@ -277,7 +284,7 @@ class _Guard:
             return
         self.has_acted = True
         if self._on_lost != "cancel":
-            _call(self._on_lost, self._lease)
+            call_on_lost(self._on_lost, self._lease)
         elif self._body is not None:
             self._cancelled = True
             self._body.cancel()
@@ -290,45 +297,6 @@ class _Guard:
         # Python 3.10 does not count cancellations: there, a second one at the same moment is taken for ours.
         uncancel = getattr(self._body, "uncancel", None)
         return uncancel is None or uncancel() == 0
-
-
-class SyncLockContext:
-    """`with` over a lock, for threads. Kept natively meanwhile, as the asynchronous one is."""
-
-    def __init__(self, acquire: Callable[[], _native.Lease], on_lost: OnLost, timeout_message: str) -> None:
-        check_on_lost(on_lost)
-        self._acquire = acquire
-        self._on_lost = on_lost
-        self._timeout_message = timeout_message
-        self._lease: SyncLease | None = None
-
-    def __enter__(self) -> SyncLease:
-        """Acquire the lock, waiting in this thread.
-
-        Raises:
-            LockTimeoutError: it was still held when the time was up.
-            LockBackendError: the database could not be reached in that time.
-        """
-        if self._lease is not None:
-            raise RuntimeError("this lock context has been entered already")
-        try:
-            self._lease = SyncLease(self._acquire())
-        except LockTimeoutError:
-            raise LockTimeoutError(self._timeout_message) from None
-        return self._lease
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        """Release the lock, and report its loss if it was lost."""
-        lease, self._lease = self._lease, None
-        if lease is None:
-            return
-        try:
-            lease.release_sync()
-        except Exception as failure:
-            logger.warning("Failed to release lock %s, it goes on in the background: %s", lease.key, failure)
-        _act_on_loss(lease, self._on_lost, error)
 
 
 class SyncLease(Lease):

@@ -1,7 +1,9 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use sqlx::postgres::PgSslMode;
 
+use super::parts::Parts;
 use super::*;
 
 fn parse(url: &str) -> Result<Database, LockError> {
@@ -39,7 +41,7 @@ fn memory_has_many_names() {
         "sqlite:///:memory:",
         "sqlite+pysqlite:///file:x?mode=memory&uri=true",
     ] {
-        assert_eq!(parse(url).unwrap(), Database::Sqlite(Location::Memory), "{url}");
+        assert_eq!(parse(url).unwrap().identity(), Identity::Memory, "{url}");
     }
 }
 
@@ -52,6 +54,63 @@ fn one_file_is_one_database_whatever_the_path() {
         path(&format!("sqlite:///{}/sub/../locks.db", folder.path().display())),
         direct
     );
+}
+
+#[cfg(unix)]
+#[test]
+fn one_file_is_one_database_before_it_exists() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().canonicalize().unwrap();
+    symlink(place.join("real"), place.join("folder")).unwrap();
+    symlink("folder/locks.db", place.join("dangling.db")).unwrap();
+    symlink("loop", place.join("loop")).unwrap();
+    for name in [
+        "real/locks.db",
+        "folder/locks.db",
+        "dangling.db",
+        "real/./sub/../locks.db",
+        "folder//../real/locks.db",
+    ] {
+        let found = path(&format!("sqlite:///{}/{name}", place.display()));
+        assert_eq!(found, place.join("real/locks.db"), "{name}");
+    }
+    // A link that leads nowhere is an error of the operating system, later.
+    path(&format!("sqlite:///{}/loop", place.display()));
+}
+
+#[test]
+fn a_senseless_number_of_connections_is_refused() {
+    for number in [0, -1, i64::MIN, 1 << 40] {
+        let error = connections(number).unwrap_err().to_string();
+        assert!(error.contains(&format!("max_connections must be from 1 to 262143, not {number}")));
+    }
+    assert_eq!(connections(1).unwrap(), 1);
+}
+
+#[test]
+fn a_url_to_listen_at_is_checked_without_a_database() {
+    let listening = |url: &str| {
+        Options {
+            listen_url: Some(url.into()),
+            ..Options::default()
+        }
+        .check()
+    };
+    assert!(listening("postgresql+asyncpg://me:secret@h/d").is_ok());
+    for url in [
+        "bogus://",
+        "",
+        "postgresqls://h",
+        "redis://h",
+        "postgresql://me:secret@h:port",
+    ] {
+        let error = listening(url).unwrap_err().to_string();
+        assert!(
+            error.starts_with("listen_url") && !error.contains("secret"),
+            "{error}"
+        );
+    }
 }
 
 #[test]
@@ -229,15 +288,18 @@ fn nothing_before_an_at_is_shown() {
 
 #[test]
 fn a_plus_in_parameters_is_a_space() {
-    let plain = settings("postgresql://h/d?options=-c+search_path%3Dapp+-c+lock_timeout%3D5s");
+    let plain = parse("postgresql://h/d?options=-c+search_path%3Dapp+-c+lock_timeout%3D5s").unwrap();
     for same in [
         "postgresql://h/d?options=-csearch_path=app%20--lock-timeout=5s",
         "postgresql+asyncpg://h/d?options=-c%20search_path=x%20-c%20lock_timeout=5s%20-c%20SEARCH_PATH=app",
         "postgres:///d?host=h&options=-c+lock_timeout=5s+-c+search_path=a\\pp",
     ] {
-        assert_eq!(plain, settings(same), "{same}");
+        assert_eq!(plain, parse(same).unwrap(), "{same}");
     }
-    assert_ne!(plain, settings("postgresql://h/d?options=-c+lock_timeout%3D5s"));
+    assert_ne!(
+        plain,
+        parse("postgresql://h/d?options=-c+lock_timeout%3D5s").unwrap()
+    );
     let spaced = settings("postgresql://h/d?options=-c+search_path=a,\\+b");
     assert_eq!(spaced.connect.get_options(), Some("-c search_path=a,\\ b"));
     let password = settings("postgresql://me:a+b@h/d+b");
@@ -246,20 +308,23 @@ fn a_plus_in_parameters_is_a_space() {
 
 #[test]
 fn one_server_is_one_database_however_it_is_written() {
-    assert_eq!(
-        settings("postgresql://me@h/d"),
-        settings("postgres://me@h:5432/d?")
-    );
-    assert_eq!(
-        settings("postgresql://me:x@h:7/d"),
-        settings("postgresql+psycopg2:///d?host=h:7&user=me&password=x")
-    );
-    assert_ne!(
-        settings("postgresql://me:x@h/d"),
-        settings("postgresql://me:y@h/d")
-    );
-    assert_eq!(redis_settings("redis://h"), redis_settings("redis://h:6379/0"));
-    assert_ne!(redis_settings("redis://h"), redis_settings("rediss://h"));
+    for (one, other, same) in [
+        ("postgresql://me@h/d", "postgres://me@h:5432/d?", true),
+        (
+            "postgresql://me:x@h:7/d",
+            "postgresql+psycopg2:///d?host=h:7&user=me&password=x",
+            true,
+        ),
+        ("postgresql://me:x@h/d", "postgresql://me:y@h/d", false),
+        ("redis://h", "redis://h:6379/0", true),
+        ("redis://h", "rediss://h", false),
+    ] {
+        assert_eq!(
+            parse(one).unwrap() == parse(other).unwrap(),
+            same,
+            "{one} {other}"
+        );
+    }
 }
 
 #[test]
@@ -290,8 +355,11 @@ fn several_hosts_are_refused_by_name() {
 #[test]
 fn a_file_is_a_uri_only_where_the_url_says_so() {
     let here = |name: &str| std::env::current_dir().unwrap().join(name);
-    assert_eq!(path("sqlite:///file:a%20b"), here("file:a%20b"));
-    assert_eq!(path("sqlite:///file:a%20b?uri=true"), here("a b"));
+    assert_eq!(path("sqlite:///file:a%20b"), here("file:a b"));
+    assert_eq!(path("sqlite:///file:a?mode=memory"), here("file:a"));
+    assert_eq!(path("sqlite:///file:a%2520b?uri=true"), here("a b"));
+    assert_eq!(path("sqlite:///file:a%3Fmode=rw%23x?uri=true"), here("a"));
+    assert_eq!(path("sqlite:///a%2520b"), here("a%20b"));
     assert_eq!(
         path("sqlite:///file:///no/such/a?mode=rw&uri=1"),
         Path::new("/no/such/a")

@@ -83,6 +83,29 @@ async def locks(manager: BidLockManager) -> None:
     taken = await manager.try_lock("upwork", "1")
     if taken is not None:
         await taken.release()
+    if held := await manager.try_lock("upwork", "1"):
+        async with held as again:
+            print(again.remaining)
+    async with await manager.acquire_lease("upwork", "1") as lease:
+        print(lease.holder_id)
+
+
+def decorated(manager: BidLockManager) -> None:
+    @manager.with_lock("upwork", "1", timeout=5)
+    async def place(posting: str, *, price: int = 1) -> str:
+        return posting * price
+
+    @manager.with_lock_sync("upwork", "1")
+    def place_in_a_thread(posting: str) -> str:
+        return posting
+
+    async def use() -> None:
+        print((await place("a", price=2)).upper(), place_in_a_thread("b").upper())
+        # The parameters keep their types: otherwise mypy would call these comments superfluous.
+        await place(5)  # type: ignore[arg-type]
+        place_in_a_thread(5)  # type: ignore[arg-type]
+
+    asyncio.run(use())
 
 
 async def errors(service: LLMService) -> None:

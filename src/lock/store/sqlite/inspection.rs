@@ -9,7 +9,8 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Row};
 
-use super::worker::store_error;
+use super::database::{obstacle, store_error};
+use super::identity::other_names;
 use super::{Location, neighbours, schema, statements, system_clock};
 use crate::lock::error::StoreError;
 use crate::lock::inspection::{Inspection, Tables};
@@ -28,10 +29,12 @@ pub(in crate::lock) fn inspect(location: &Location) -> Result<Inspection, StoreE
         ..blank()
     };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if path.is_dir() {
-        found.obstacles.push("it is a directory".to_owned());
+    let obstacle = obstacle(path).filter(|_| path.exists());
+    if let Some(obstacle) = obstacle {
+        found.obstacles.push(obstacle);
     } else if path.exists() {
         found.tables = tables(location, path)?;
+        found.cautions.extend(other_names(path));
         if !is_writable(path) {
             found
                 .obstacles
@@ -62,7 +65,7 @@ fn blank() -> Inspection {
         place: "SQLite database in memory".to_owned(),
         server: format!("SQLite {}", rusqlite::version()),
         tables: Tables::Usable {
-            missing: schema::TABLES.to_vec(),
+            missing: schema::tables().collect(),
         },
         clock_ahead: None,
         encrypted: None,

@@ -7,7 +7,6 @@
 //! The journal is WAL with `synchronous=NORMAL`: a lock is worthless once the machine has died, so that waiting for the disk
 //! at each commit would buy nothing.
 
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -18,20 +17,26 @@ use tokio::runtime::Handle;
 use super::{Listener, Store};
 use crate::lock::operation::Operation;
 
+mod batch;
 mod change_watch;
+mod database;
+mod files;
+mod identity;
 mod inspection;
 mod neighbours;
 mod schema;
 mod statements;
+mod turns;
 mod worker;
 
 use crate::mutex::lock;
 use change_watch::ChangeWatch;
+use files::Entry;
+pub use files::{close_files, unused_files_are_closed};
 pub(in crate::lock) use inspection::{inspect, inspect_memory, look};
-use worker::{Message, Worker};
+use worker::{End, Message, Worker};
 
-/// The location of a SQLite database. Two locations are equal if they name the same database; the
-/// store then keeps the `create_folders` of the first one.
+/// The location of a SQLite database.
 #[derive(Debug, Clone)]
 pub enum Location {
     File {
@@ -49,20 +54,6 @@ impl Location {
             Self::File { path, .. } => Some(path),
             Self::Memory => None,
         }
-    }
-}
-
-impl PartialEq for Location {
-    fn eq(&self, other: &Self) -> bool {
-        self.path() == other.path()
-    }
-}
-
-impl Eq for Location {}
-
-impl Hash for Location {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.path().hash(state);
     }
 }
 
@@ -94,6 +85,8 @@ enum State {
     Running {
         inbox: mpsc::Sender<Message>,
         watch: Option<ChangeWatch>,
+        /// The place in the list of open files; none in memory.
+        number: Option<u64>,
     },
     Closed,
 }
@@ -119,7 +112,7 @@ impl SqliteStore {
             }
         }
         match &*state {
-            State::Running { inbox, watch } => {
+            State::Running { inbox, watch, .. } => {
                 if let (Some(watch), Message::Watch { waiting, .. }) = (watch, &message) {
                     watch.count(*waiting);
                 }
@@ -133,14 +126,21 @@ impl SqliteStore {
 
     fn start(&self) -> std::io::Result<State> {
         let (inbox, messages) = mpsc::channel();
+        neighbours::install();
+        let entry = self.location.path().map(|path| Entry::new(path, inbox.clone()));
+        let number = entry.as_ref().map(Entry::number);
         let worker = Worker::new(
             self.location.clone(),
             Arc::clone(&self.clock),
             Arc::clone(&self.listener),
+            number,
         );
         std::thread::Builder::new()
             .name("arbitrageai-sqlite".into())
-            .spawn(move || worker.run(&messages))?;
+            .spawn(move || {
+                worker.run(&messages);
+                drop(entry);
+            })?;
         let watch = match &self.location {
             Location::File { path, .. } => {
                 let listener = Arc::clone(&self.listener);
@@ -153,7 +153,7 @@ impl SqliteStore {
             }
             Location::Memory => None,
         };
-        Ok(State::Running { inbox, watch })
+        Ok(State::Running { inbox, watch, number })
     }
 }
 
@@ -163,7 +163,7 @@ impl Store for SqliteStore {
     }
 
     fn watch(&self, key: &Arc<str>, waiting: bool) {
-        if self.location != Location::Memory {
+        if self.location.path().is_some() {
             self.send(Message::Watch {
                 key: Arc::clone(key),
                 waiting,
@@ -173,8 +173,11 @@ impl Store for SqliteStore {
 
     fn close(&self) {
         let mut state = lock(&self.state);
-        if let State::Running { inbox, .. } = std::mem::replace(&mut *state, State::Closed) {
-            let _ = inbox.send(Message::Close);
+        if let State::Running { inbox, number, .. } = std::mem::replace(&mut *state, State::Closed) {
+            if let Some(number) = number {
+                files::closing(number);
+            }
+            let _ = inbox.send(Message::End(End::Close));
         }
     }
 }

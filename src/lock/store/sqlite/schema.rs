@@ -16,7 +16,17 @@ const MAKE: &str = "\
 const MAKE_FENCES: &str = "\
     CREATE TABLE IF NOT EXISTS arbitrageai_lock_fences (bucket INTEGER PRIMARY KEY, token BIGINT NOT NULL)";
 
-pub(super) const TABLES: [&str; 2] = [LOCK_TABLE, "arbitrageai_lock_fences"];
+/// Who waits in other processes: see [`super::turns`].
+const MAKE_WAITERS: &str = "\
+    CREATE TABLE IF NOT EXISTS arbitrageai_lock_waiters (lock_key VARCHAR NOT NULL, process VARCHAR NOT NULL, \
+    since FLOAT NOT NULL, until FLOAT NOT NULL, PRIMARY KEY (lock_key, process))";
+
+/// The tables, and the statements that make them.
+const MAKING: [(&str, &str); 3] = [
+    (LOCK_TABLE, MAKE),
+    ("arbitrageai_lock_fences", MAKE_FENCES),
+    ("arbitrageai_lock_waiters", MAKE_WAITERS),
+];
 pub(super) const LOCK_TABLE: &str = "distributed_locks";
 
 const NO_UNIQUE_KEY: &str = "lock_key has no unique index";
@@ -62,8 +72,7 @@ pub(super) fn prepare(connection: &Connection) -> Result<(), StoreError> {
         }
         Tables::AnotherShape(difference) => return Err(StoreError::permanent(difference)),
         Tables::Usable { missing } => {
-            for table in missing {
-                let making = if table == LOCK_TABLE { MAKE } else { MAKE_FENCES };
+            for (_, making) in MAKING.iter().filter(|(table, _)| missing.contains(table)) {
                 connection.execute_batch(making).map_err(failed)?;
             }
         }
@@ -72,10 +81,15 @@ pub(super) fn prepare(connection: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// The names of the tables.
+pub(super) fn tables() -> impl Iterator<Item = &'static str> {
+    MAKING.iter().map(|(table, _)| *table)
+}
+
 /// What is there, without making anything.
 pub(super) fn look(connection: &Connection) -> rusqlite::Result<Tables> {
     let mut missing = Vec::new();
-    for table in TABLES {
+    for table in tables() {
         let found = columns(connection, table)?;
         if found.is_empty() {
             missing.push(table);
