@@ -18,13 +18,27 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
+
+from testing_support.threads import Meter
 
 PAUSE = 0.001
 
-# On which processor, when it ended (the monotonic clock is the machine's, alike in all processes), and by how
-# much it was too long.
-Wait = tuple[int, float, float]
-_RECORD = struct.Struct("qdd")
+
+
+class Wait(NamedTuple):
+    """One tick of the control. The monotonic clock is the machine's, alike in all processes."""
+
+    processor: int
+    end: float
+    late: float
+    queued: float
+    """For how much of that the ticker could have run, and something else had the processor."""
+    state: str
+    """That of the first thread of whoever has the control, when the tick ended: R, S, D, …"""
+
+
+_RECORD = struct.Struct("qdddc")
 
 
 @dataclass
@@ -91,20 +105,24 @@ class Control:
             raise
 
     def waits_between(self, start: float, end: float) -> list[float]:
+        """By how much its ticks of that time came late; what is older is forgotten."""
+        return [wait.late for wait in self.between(start, end)]
+
+    def between(self, start: float, end: float) -> list[Wait]:
         """Return its waits of that time; what is older is forgotten."""
         processors = os.sched_getaffinity(0)
         # A tick that the machine holds up is noted only after it.
-        while not processors <= {processor for processor, at, *_ in self._waits if at >= end}:
+        while not processors <= {wait.processor for wait in self._waits if wait.end >= end}:
             if self._process.poll() is not None:
                 raise RuntimeError("the control ticker has ended")
             self._file.seek(self._read)
             recorded = self._file.read()
             recorded = recorded[: len(recorded) - len(recorded) % _RECORD.size]
             self._read += len(recorded)
-            self._waits.extend(_RECORD.iter_unpack(recorded))
+            self._waits.extend(_wait(*fields) for fields in _RECORD.iter_unpack(recorded))
             time.sleep(PAUSE)
-        self._waits = [wait for wait in self._waits if wait[1] >= start]
-        return [late for _, at, late in self._waits if at - late - PAUSE <= end]
+        self._waits = [wait for wait in self._waits if wait.end >= start]
+        return [wait for wait in self._waits if wait.end - wait.late - PAUSE <= end]
 
     def close(self) -> None:
         """End the process."""
@@ -120,14 +138,25 @@ def control() -> Iterator[Control]:
         yield made
 
 
+def _wait(processor: int, end: float, late: float, queued: float, state: bytes) -> Wait:
+    return Wait(processor, end, late, queued, state.decode())
+
+
 def _record(path: Path, parent: int, processor: int) -> None:
     os.sched_setaffinity(0, {processor})
+    meter = Meter()
+    states = os.open(f"/proc/{parent}/task/{parent}/stat", os.O_RDONLY)
     with path.open("ab", buffering=0) as file:
         while os.getppid() == parent:
-            start = time.monotonic()
+            start = meter.now()
             time.sleep(PAUSE)
-            end = time.monotonic()
-            file.write(_RECORD.pack(processor, end, end - start - PAUSE))
+            end = meter.now()
+            try:
+                state = os.pread(states, 512, 0).rpartition(b") ")[2][:1]
+            except ProcessLookupError:  # the parent has ended
+                return
+            late = end.time - start.time - PAUSE
+            file.write(_RECORD.pack(processor, end.time, late, end.queued - start.queued, state))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ def pytest_runtest_makereport() -> Iterator[None]:
     return secret_watch.checked(report)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if _CONTROL in session.config.stash:
-        session.config.stash[_CONTROL].close()
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    yield
+    # The control has a thousand ticks a second: it lives only as long as there are tests that it is for.
+    if _CONTROL in item.config.stash and (nextitem is None or nextitem.path.parent != item.path.parent):
+        item.config.stash[_CONTROL].close()
+        del item.config.stash[_CONTROL]
