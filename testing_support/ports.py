@@ -21,7 +21,8 @@ def free_port() -> int:
     Raises:
         RuntimeError: all ports are taken.
     """
-    for port in random.sample(_PORTS, len(_PORTS)):
+    first = random.randrange(len(_PORTS))
+    for port in (*_PORTS[first:], *_PORTS[:first]):
         if port not in _given and _is_free(port) and _keep(port):
             _given.add(port)
             return port

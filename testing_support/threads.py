@@ -7,7 +7,6 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Iterable
 from typing import NamedTuple
 
 _NANOSECONDS = 1e-9
@@ -45,30 +44,33 @@ class Meter:
         os.close(self._file)
 
 
-class PythonThreads:
-    """The threads of this process that may hold the interpreter's lock, without the given ones."""
+class OtherThreads:
+    """For how long all threads of this process but the calling one waited for a processor, and ran."""
 
-    def __init__(self, without: Iterable[int]) -> None:
-        self._without = set(without)
+    def __init__(self) -> None:
+        self._own = threading.get_native_id()
         self._files: dict[int, int] = {}
 
-    def busy(self) -> dict[int, float]:
-        """For how many seconds each, by its id, has run or waited for a processor since its start."""
+    def queued(self) -> dict[int, int]:
+        """The nanoseconds for which each, by its id, waited for a processor since its start."""
         found = {}
-        for thread in threading.enumerate():
-            number = thread.native_id
-            if number is None or number in self._without:
+        for thread in map(int, os.listdir("/proc/self/task")):  # noqa: PTH208 - a path takes longer
+            if thread == self._own:
                 continue
             with contextlib.suppress(OSError):  # it has ended meanwhile
-                if number not in self._files:
-                    self._files[number] = os.open(f"/proc/self/task/{number}/schedstat", os.O_RDONLY)
-                ran, queued, _ = os.pread(self._files[number], 64, 0).split()
-                found[number] = (int(ran) + int(queued)) * _NANOSECONDS
+                if thread not in self._files:
+                    self._files[thread] = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY)
+                found[thread] = int(os.pread(self._files[thread], 64, 0).split()[1])
         return found
 
-    def busy_since(self, before: dict[int, float]) -> float:
-        """For how many seconds all together have done so since they were `before`."""
-        return sum(now - before.get(thread, 0.0) for thread, now in self.busy().items())
+    def queued_since(self, before: dict[int, int]) -> float:
+        """For how many seconds all together waited since they were `before`."""
+        return sum(now - before.get(thread, 0) for thread, now in self.queued().items()) * _NANOSECONDS
+
+    @staticmethod
+    def ran() -> float:
+        """For how many seconds all together have run, those that have ended included."""
+        return time.process_time() - time.thread_time()
 
     def close(self) -> None:
         """Close the files."""

@@ -25,7 +25,6 @@ from testing_support.threads import Meter
 PAUSE = 0.001
 
 
-
 class Wait(NamedTuple):
     """One tick of the control. The monotonic clock is the machine's, alike in all processes."""
 
@@ -35,7 +34,7 @@ class Wait(NamedTuple):
     queued: float
     """For how much of that the ticker could have run, and something else had the processor."""
     state: str
-    """That of the first thread of whoever has the control, when the tick ended: R, S, D, …"""
+    """What the first thread of whoever has the control did when the tick ended: see `_Looker`."""
 
 
 _RECORD = struct.Struct("qdddc")
@@ -142,21 +141,45 @@ def _wait(processor: int, end: float, late: float, queued: float, state: bytes) 
     return Wait(processor, end, late, queued, state.decode())
 
 
+class _Looker:
+    """Looks at what the first thread of a process does.
+
+    It runs, or could run ("R"); it sleeps on a lock ("L", also if the system does not tell) or for something
+    else ("S"); it waits for the disk, or for something else that cannot be interrupted ("D").
+    """
+
+    def __init__(self, process: int) -> None:
+        folder = f"/proc/{process}/task/{process}"
+        self._state, self._sleeps_in = (
+            os.open(f"{folder}/{name}", os.O_RDONLY) for name in ("stat", "wchan")
+        )
+
+    def look(self) -> bytes:
+        """Return the letter.
+
+        Raises:
+            ProcessLookupError: the process has ended.
+        """
+        sleeps_in = os.pread(self._sleeps_in, 64, 0)
+        if b"epoll" in sleeps_in:  # nearly always, so the second look is saved
+            return b"S"
+        state = os.pread(self._state, 512, 0).rpartition(b") ")[2][:1]
+        if state == b"S" and (b"futex" in sleeps_in or sleeps_in == b"0"):
+            return b"L"
+        return state
+
+
 def _record(path: Path, parent: int, processor: int) -> None:
     os.sched_setaffinity(0, {processor})
     meter = Meter()
-    states = os.open(f"/proc/{parent}/task/{parent}/stat", os.O_RDONLY)
-    with path.open("ab", buffering=0) as file:
+    looker = _Looker(parent)
+    with path.open("ab", buffering=0) as file, contextlib.suppress(ProcessLookupError):
         while os.getppid() == parent:
             start = meter.now()
             time.sleep(PAUSE)
             end = meter.now()
-            try:
-                state = os.pread(states, 512, 0).rpartition(b") ")[2][:1]
-            except ProcessLookupError:  # the parent has ended
-                return
             late = end.time - start.time - PAUSE
-            file.write(_RECORD.pack(processor, end.time, late, end.queued - start.queued, state))
+            file.write(_RECORD.pack(processor, end.time, late, end.queued - start.queued, looker.look()))
 
 
 if __name__ == "__main__":

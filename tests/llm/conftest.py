@@ -13,6 +13,11 @@ from tests.llm import loop_watch, secret_watch
 _CONTROL = pytest.StashKey[ticker.Control]()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    secret_watch.forget_servers()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     with secret_watch.watched():

@@ -1,6 +1,7 @@
 """Watches every event loop that an LLM test runs: nothing may hold it up.
 
-Two things are measured, and judged after the test by what the loop's thread did, not by the clock on the wall:
+Two things are measured. After the test they are judged by what the loop's thread did, not by the clock on
+the wall:
 
 - Every callback: for how long it ran, and for how long it slept. A callback has no excuse for either, however
   busy the machine is.
@@ -8,14 +9,14 @@ Two things are measured, and judged after the test by what the loop's thread did
   a busy machine there are more of them, since more comes due while the thread has no processor: a quarter of
   that time is subtracted.
 
-The garbage collector's work on this process's whole heap does not count, and a thread may sleep for causes
-that are not its callback's:
+Whether a thread sleeps is seen: a process beside this one, the control, looks at it every millisecond. A
+thread that neither ran nor slept had no processor, or one that stood still. The garbage collector's work on
+this process's whole heap does not count. Nor does
 
-- It waited for the interpreter's lock while other Python threads ran, or waited for a processor. A thread that
-  waits for the lock wakes up every few milliseconds to ask for it, so one long sleep is no such wait.
-- It waited for the disk, to read a page or a module: the system counts such waits, and a process beside this
-  one, the control, looks at the thread's state every millisecond.
-- The virtual machine's processor stood still: the control's ticks are late, too.
+- a wait for a lock, while another thread of this process had no processor; and while another ran, if it was
+  the interpreter's lock. Whoever waits for that wakes up every few milliseconds to ask for it: one long sleep
+  is no such wait;
+- a wait for the disk, to read a page or a module. What a callback writes itself is its own.
 
 A thread of this process looks where a loop is that does not come back, for the message.
 
@@ -32,25 +33,31 @@ import inspect
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import FrameType
 
 import pytest
 
 from arbitrageai_native import llm_service
 from testing_support import ticker
-from testing_support.threads import Meter, Moment, PythonThreads
+from testing_support.threads import Meter, Moment, OtherThreads
 
 # In seconds.
 PAUSE = 0.002
 MOST = 0.02
 # A callback that takes less is not looked at; and how old the figures before it may be.
 _SHORT = 0.0005
-# How long a callback has taken when it is looked at where it is.
-_OVERDUE = 0.008
+# How old the figures of other threads before it may be.
+_OLD = 0.01
+# How often it is looked where a loop is. That takes the interpreter's lock, for which the loop waits then.
+_LOOK_EVERY = MOST
+# How long a callback has taken when this is noted.
+_OVERDUE = 0.005
 # How long a thread sleeps at most until it asks for the interpreter's lock again.
 _ASKS_AGAIN = sys.getswitchinterval() + 0.0005
+# Of so few looks at the thread's state nothing follows.
+_FEW_STATES = 3
 
 
 class LoopHeldUpError(AssertionError):
@@ -73,8 +80,10 @@ class Span:
     reads: int
     """How often it had to wait for the disk."""
     writes: int
-    others: float
-    """For how long other Python threads ran, or could have run."""
+    others_ran: float
+    """For how long other threads ran."""
+    others_queued: float
+    """For how long other threads could have run, and had no processor."""
     is_main_thread: bool = True
 
     def asleep_by_itself(self, control: Sequence[ticker.Wait]) -> float:
@@ -82,23 +91,20 @@ class Span:
 
         `control` are the waits of an idle process at that time.
         """
-        stood_still = max((wait.late - wait.queued for wait in control), default=0.0)
-        slept = self.slept - self._waited_for_disk(control)
-        return max(0.0, slept - self._waited_for_python(slept) - max(0.0, stood_still))
+        states = [wait.state for wait in control if self.start <= wait.end <= self.end]
+        if not self.is_main_thread or len(states) < _FEW_STATES:
+            return 0.0 if self.reads else self._without_lock_of_another(self.slept)
+        # What is written in a callback is the callback's; other waits for the disk are not.
+        asleep = sum(state in ("SD" if self.writes else "S") for state in states) / len(states)
+        asleep = min(self.slept, asleep * (self.end - self.start))
+        on_locks = states.count("L") / len(states) * (self.end - self.start)
+        return asleep + self._without_lock_of_another(min(self.slept - asleep, on_locks))
 
-    def _waited_for_disk(self, control: Sequence[ticker.Wait]) -> float:
-        if self.writes:  # what is written in a callback is the callback's
-            return 0.0
-        states = [wait.state for wait in control if self.start <= wait.end <= self.end and wait.state in "SD"]
-        if states and self.is_main_thread:
-            return self.slept * states.count("D") / len(states)
-        return self.slept if self.reads else 0.0
-
-    def _waited_for_python(self, slept: float) -> float:
-        sleeps = self.switches
-        if slept > sleeps * _ASKS_AGAIN:  # one at least was another sleep
-            sleeps -= 1
-        return min(self.others, max(0, sleeps) * _ASKS_AGAIN)
+    def _without_lock_of_another(self, slept: float) -> float:
+        asked = self.switches * _ASKS_AGAIN
+        if slept > asked:  # one sleep at least was another one
+            asked = max(0.0, asked - _ASKS_AGAIN)
+        return max(0.0, slept - self.others_queued - min(self.others_ran, asked))
 
 
 @dataclass(frozen=True)
@@ -147,16 +153,18 @@ class Watch:
             here = late.caused_here(waits)
             if here > MOST:
                 places = [where for at, where in self.seen if late.span.start <= at <= late.span.end]
+                states = "".join(wait.state for wait in waits)
                 raise LoopHeldUpError(
                     f"a loop was kept waiting for {here * 1000:.0f} ms by {late.what}\n"
-                    f"It was at {' and then at '.join(places) or 'a place that nobody saw'}\n{late}\n{waits}"
+                    f"It was at {' and then at '.join(places) or 'a place that nobody saw'}\n"
+                    f"{late.span}, states {states}"
                 )
 
     def tick_in(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
         """Watch a loop from its own thread; what is returned ends it."""
         if self._sampler is None:
             self._sampler = _Sampler(self)
-        watched = self.loops[loop] = _Loop(self, loop, self._sampler.native_id)
+        watched = self.loops[loop] = _Loop(self, loop)
 
         def stop() -> None:
             del self.loops[loop]
@@ -192,25 +200,25 @@ class Watch:
 class _Loop:
     """Measures one loop, in its own thread."""
 
-    def __init__(self, watch: Watch, loop: asyncio.AbstractEventLoop, sampler: int) -> None:
+    def __init__(self, watch: Watch, loop: asyncio.AbstractEventLoop) -> None:
         self.thread = threading.get_ident()
         self.callback_since = 0.0
         self._callback_is_pardoned = self._tick_is_pardoned = False
         self._watch = watch
         self._loop = loop
         self._meter = Meter()
-        self._threads = PythonThreads({threading.get_native_id(), sampler})
+        self._others = OtherThreads()
         self._is_main_thread = threading.current_thread() is threading.main_thread()
         self._collecting = self._collection_start = 0.0
         self._before = self._meter.now(), self._collecting
         self._slept = 0.0
-        self._others = self._threads.busy()
+        self._note_others()
         self._expect_tick()
 
     def close(self) -> None:
         self._handle.cancel()
         self._meter.close()
-        self._threads.close()
+        self._others.close()
 
     def pardon(self) -> None:
         self._callback_is_pardoned = self._tick_is_pardoned = True
@@ -244,6 +252,8 @@ class _Loop:
         ran, queued = now.ran - before.ran, now.queued - before.queued
         switches = now.switches - before.switches
         slept = now.time - before.time - ran - queued
+        is_long = now.time - before.time > MOST
+        others_ran, others_queued = self._others_before
         return Span(
             start=before.time,
             end=now.time,
@@ -253,7 +263,8 @@ class _Loop:
             switches=switches,
             reads=now.reads - before.reads,
             writes=now.writes - before.writes,
-            others=self._threads.busy_since(self._others) if now.time - before.time > MOST else 0.0,
+            others_ran=self._others.ran() - others_ran,
+            others_queued=self._others.queued_since(others_queued) if is_long else 0.0,
             is_main_thread=self._is_main_thread,
         )
 
@@ -271,8 +282,13 @@ class _Loop:
             slept = {**vars(span), "slept": self._slept}  # not the loop itself, which sleeps when it may
             self._watch.late.append(LateTick(late, Span(**slept)))
         self._tick_is_pardoned = False
-        self._others = self._threads.busy()
+        if time.monotonic() - self._others_at > _OLD:
+            self._note_others()
         self._expect_tick()
+
+    def _note_others(self) -> None:
+        self._others_at = time.monotonic()
+        self._others_before = self._others.ran(), self._others.queued()
 
     def note_collection(self, phase: str) -> None:
         if phase == "start":
@@ -289,22 +305,27 @@ class _Sampler:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
-        assert self._thread.native_id is not None
-        self.native_id = self._thread.native_id
 
     def _look(self) -> None:
-        while not self._ended.wait(_OVERDUE):
+        while not self._ended.wait(_LOOK_EVERY):
             now = time.monotonic()
             for watched in list(self._watch.loops.values()):
                 if watched.callback_since and now - watched.callback_since > _OVERDUE:
-                    frame = sys._current_frames().get(watched.thread)
-                    places = traceback.extract_stack(frame, limit=3) if frame is not None else []
-                    where = " < ".join(f"{at.filename}:{at.lineno} {at.name}" for at in reversed(places))
-                    self._watch.seen.append((now, where))
+                    self._watch.seen.append((now, _place(sys._current_frames().get(watched.thread))))
 
     def close(self) -> None:
         self._ended.set()
         self._thread.join()
+
+
+def _place(frame: FrameType | None) -> str:
+    # Not by `traceback`, which reads the files: this holds the interpreter's lock.
+    places = []
+    while frame is not None and len(places) < 3:
+        code = frame.f_code
+        places.append(f"{code.co_filename}:{frame.f_lineno} {code.co_name}")
+        frame = frame.f_back
+    return " < ".join(places)
 
 
 @contextlib.contextmanager

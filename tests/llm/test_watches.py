@@ -148,10 +148,11 @@ def test_the_control_ticks_all_the_time() -> None:
     assert ticked > (end - start) * len(os.sched_getaffinity(0)) / 2
 
 
-# One that waits, in the ways in which a callback may: every one of them for 30 ms.
+# What a callback must not do, and is found if it does so for 30 ms. A wait for a lock may be that for a thread
+# that has no processor: it has to be longer to be found on a busy machine.
 PLANTED: dict[str, Callable[[], object]] = {
     "asleep": lambda: time.sleep(0.03),
-    "waiting for a lock": lambda: held_lock().acquire(timeout=0.03),
+    "waiting for a lock": lambda: held_lock().acquire(timeout=0.3),
     "waiting for a descriptor": lambda: select.select([], [], [], 0.03),
     "running": lambda: run_for(0.03),
 }
@@ -198,10 +199,10 @@ def busy_processes(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.holds_the_loop("what is planted has to be found by a watch of the test's own")
 @pytest.mark.usefixtures("busy_processes")
 @pytest.mark.parametrize("busy_processes", [0, 2], ids=["alone", "beside two busy processes"], indirect=True)
-def test_what_holds_a_loop_up_for_30_ms_is_found_and_what_does_not_is_not() -> None:
+def test_what_holds_a_loop_up_is_found_and_what_does_not_is_not() -> None:
     with ticker.control() as control:
         for name, callback in PLANTED.items():
-            alarms = [alarm(control, callback) for _ in range(10)]
+            alarms = [alarm(control, callback) for _ in range(5)]
             assert all(alarms), (name, alarms)
             assert any(f"{__file__}:" in told for told in alarms), (name, alarms)
         innocent = [alarm(control, lambda: run_for(0.002)) for _ in range(50)]
@@ -222,44 +223,43 @@ def test_waiting_for_python_is_no_fault_of_the_loop() -> None:
 
 
 def span(**causes: Any) -> loop_watch.Span:
-    nothing = dict.fromkeys(["ran", "queued", "slept", "others"], 0.0)
+    nothing = dict.fromkeys(["ran", "queued", "slept", "others_ran", "others_queued"], 0.0)
     counts = {"switches": 1, "reads": 0, "writes": 0}
     return loop_watch.Span(**{"start": 0.0, "end": 0.1, **nothing, **counts, **causes})
 
 
-def idle(late: float = 0.0, queued: float = 0.0, states: str = "SSSS") -> list[ticker.Wait]:
-    return [
-        ticker.Wait(0, 0.02 * number, late, queued, state) for number, state in enumerate(states, start=1)
-    ]
+def looks(states: str) -> list[ticker.Wait]:
+    return [ticker.Wait(0, 0.02 * number, 0.0, 0.0, state) for number, state in enumerate(states, start=1)]
 
 
 @pytest.mark.parametrize(
-    ("span", "control", "caused_here"),
+    ("span", "states", "caused_here"),
     [
-        (span(ran=0.1), idle(), 0.1),
-        (span(ran=0.1), idle(late=0.1), 0.1),  # who runs has a processor
-        (span(ran=0.1, others=0.5), idle(), 0.1),
-        (span(ran=0.03, queued=0.07), idle(), 0.03),
-        (span(slept=0.1), idle(), 0.1),
-        (span(slept=0.1), idle(late=0.04), 0.06),  # the machine stood still
-        (span(slept=0.1), idle(late=0.04, queued=0.04), 0.1),  # it was busy
-        (span(slept=0.02, switches=4, others=0.02), idle(), 0.0),  # it asked for the lock four times
-        (span(slept=0.02, switches=4, others=0.005), idle(), 0.015),
-        (span(slept=0.1, switches=1, others=0.1), idle(), 0.1),  # one sleep, however busy others are
-        (span(slept=0.1, switches=2, others=0.1), idle(), 0.0945),
-        (span(slept=0.1), idle(states="DDDD"), 0.0),
-        (span(slept=0.1), idle(states="DDSS"), 0.05),
-        (span(slept=0.1), idle(states="DDRR"), 0.0),
-        (span(slept=0.1, writes=1), idle(states="DDDD"), 0.1),  # what it wrote itself
-        (span(slept=0.1, reads=1), idle(states="SSSS"), 0.1),
-        (span(slept=0.1, reads=1), [], 0.0),
-        (span(slept=0.1, is_main_thread=False), idle(states="DDDD"), 0.1),  # that was another thread
+        (span(ran=0.1), "RRRR", 0.1),
+        (span(ran=0.1, others_ran=0.5, others_queued=0.5), "RRRR", 0.1),
+        (span(ran=0.03, queued=0.07), "RRRR", 0.03),
+        (span(slept=0.1), "SSSS", 0.1),
+        (span(slept=0.1), "", 0.1),
+        (span(slept=0.1), "RRRR", 0.0),  # its processor stood still
+        (span(slept=0.1), "RRRS", 0.025),
+        (span(slept=0.1, others_queued=0.04), "SSSS", 0.1),  # on no lock
+        (span(slept=0.1), "LLLL", 0.1),  # which nobody had
+        (span(slept=0.1, others_queued=0.04), "LLLL", 0.06),
+        (span(slept=0.1, others_queued=0.04), "SSLL", 0.06),
+        (span(slept=0.02, switches=4, others_ran=0.02), "LLLL", 0.0),  # it asked for the lock four times
+        (span(slept=0.02, switches=4, others_ran=0.005), "LLLL", 0.015),
+        (span(slept=0.1, switches=1, others_ran=0.1), "LLLL", 0.1),  # one sleep, however busy others are
+        (span(slept=0.1, switches=2, others_ran=0.1), "LLLL", 0.0945),
+        (span(slept=0.1), "DDDD", 0.0),
+        (span(slept=0.1), "DDSS", 0.05),
+        (span(slept=0.1, writes=1), "DDDD", 0.1),  # what it wrote itself
+        (span(slept=0.1, reads=1), "SSSS", 0.1),
+        (span(slept=0.1, reads=1), "", 0.0),
+        (span(slept=0.1, is_main_thread=False), "DDDD", 0.1),  # that was another thread
     ],
 )
-def test_a_callback_is_judged_by_what_it_did(
-    span: loop_watch.Span, control: list[ticker.Wait], caused_here: float
-) -> None:
-    assert loop_watch.LateCallback("it", span).caused_here(control) == pytest.approx(caused_here)
+def test_a_callback_is_judged_by_what_it_did(span: loop_watch.Span, states: str, caused_here: float) -> None:
+    assert loop_watch.LateCallback("it", span).caused_here(looks(states)) == pytest.approx(caused_here)
 
 
 @pytest.mark.parametrize(
@@ -268,8 +268,8 @@ def test_a_callback_is_judged_by_what_it_did(
         (span(ran=0.1), 0.098),
         (span(ran=0.06, queued=0.04), 0.05),  # a quarter of what it was late came due meanwhile
         (span(slept=0.03), 0.03),
-        (span(slept=0.03, switches=7, others=0.5), 0.0),
+        (span(slept=0.03, switches=7, others_ran=0.5), 0.0),
     ],
 )
 def test_many_callbacks_are_judged_together(span: loop_watch.Span, caused_here: float) -> None:
-    assert loop_watch.LateTick(0.098, span).caused_here(idle()) == pytest.approx(caused_here)
+    assert loop_watch.LateTick(0.098, span).caused_here([]) == pytest.approx(caused_here)
