@@ -17,6 +17,7 @@ import arbitrageai_native
 from arbitrageai_native import LLMService
 from arbitrageai_native.llm.results import ServiceMetrics
 from arbitrageai_native.process_metrics import ProcessMetrics
+from testing_support.types import mypy
 
 USER_CODE = Path(__file__).parent / "user_code"
 FILES = ("correct.py", "mistaken.py")
@@ -26,15 +27,9 @@ MARK = "# mistake: "
 Lines = dict[str, set[int]]
 
 
-def mypy_errors(folder: Path) -> Lines:
+def mypy_errors(_: Path) -> Lines:
     """The lines with errors by file, as a user's mypy finds them with `--strict`."""
-    options = ["--strict", "--config-file=", "--output=json", f"--cache-dir={folder}"]
-    checked = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, *FILES], capture_output=True, text=True, cwd=USER_CODE
-    )
-    assert checked.returncode == 1, checked.stdout + checked.stderr
-    errors = [json.loads(line) for line in checked.stdout.splitlines()]
-    return by_file((one["file"], one["line"]) for one in errors if one["severity"] == "error")
+    return by_file((file, line) for file, line, _ in mypy(USER_CODE, FILES))
 
 
 def pyright_errors(folder: Path) -> Lines:
@@ -92,7 +87,9 @@ def test_the_types_of_metrics_have_the_keys_of_the_metrics() -> None:
 
 def completed(code: str) -> set[str]:
     """The names that an editor offers at the end of the code."""
-    return {completion.name for completion in jedi.Script(code).complete()}
+    # In this process: otherwise it starts one that stays until the tests have ended.
+    script = jedi.Script(code, environment=jedi.InterpreterEnvironment())
+    return {completion.name for completion in script.complete()}
 
 
 def test_an_editor_completes_the_public_names() -> None:
