@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import get_type_hints
 
@@ -85,14 +86,19 @@ def test_the_types_of_metrics_have_the_keys_of_the_metrics() -> None:
             assert metrics[name].keys() == get_type_hints(kind).keys()  # type: ignore[literal-required]
 
 
-def completed(code: str) -> set[str]:
-    """The names that an editor offers at the end of the code."""
-    # In this process: otherwise it starts one that stays until the tests have ended.
-    script = jedi.Script(code, environment=jedi.InterpreterEnvironment())
-    return {completion.name for completion in script.complete()}
+Completed = Callable[[str], set[str]]
 
 
-def test_an_editor_completes_the_public_names() -> None:
+@pytest.fixture(scope="module")
+def completed() -> Iterator[Completed]:
+    """Gives the names that an editor offers at the end of the code."""
+    environment = jedi.create_environment(sys.prefix, safe=False)
+    yield lambda code: {name.name for name in jedi.Script(code, environment=environment).complete()}
+    del environment
+    gc.collect()  # its process ends with it
+
+
+def test_an_editor_completes_the_public_names(completed: Completed) -> None:
     assert set(arbitrageai_native.__all__) <= completed("import arbitrageai_native\narbitrageai_native.")
     names = {name for name in vars(LLMService) if not name.startswith("_")}
     assert len(names) > 20
@@ -101,7 +107,7 @@ def test_an_editor_completes_the_public_names() -> None:
 
 
 @pytest.mark.parametrize(("client", "call"), [("OpenAI", ""), ("AsyncOpenAI", "await ")])
-def test_an_editor_completes_the_members_of_a_client(client: str, call: str) -> None:
+def test_an_editor_completes_the_members_of_a_client(client: str, call: str, completed: Completed) -> None:
     program = f"from arbitrageai_native import {client}\nclient = {client}(api_key='x')\n"
     assert "chat" in completed(f"{program}client.")
     assert "completions" in completed(f"{program}client.chat.")
