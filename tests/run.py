@@ -2,9 +2,11 @@
 
 A run has twice as many workers as the machine has cores, since tests mostly wait; a single file runs without
 any. All tests of a file run in one worker. With a number in the variable `ARBITRAGEAI_TEST_ORDER` the files,
-and the tests of each, run in a random order, which that number gives again. A worker that dies is not started again: the test that ended it
-would end the next one, too. A test that measures time or the processor is marked `serial`: it comes last, and
-no other test runs at the same time, in any worker.
+and the tests of each, run in a random order, which that number gives again.
+
+A worker that dies is not started again: the test that ended it would end the next one, too. A test that
+measures time or the processor is marked `serial`: it comes last, and no other test runs at the same time, in
+any worker.
 """
 
 from __future__ import annotations

@@ -148,8 +148,8 @@ def test_the_control_ticks_all_the_time() -> None:
     assert ticked > (end - start) * len(os.sched_getaffinity(0)) / 2
 
 
-# What a callback must not do, and is found if it does so for 30 ms. A wait for a lock may be that for a thread
-# that has no processor: it has to be longer to be found on a busy machine.
+# What a callback must not do, and is found if it does so for 30 ms. A wait for a lock has to be longer to be
+# found on a busy machine: it may be a wait for a thread that has no processor.
 PLANTED: dict[str, Callable[[], object]] = {
     "asleep": lambda: time.sleep(0.03),
     "waiting for a lock": lambda: held_lock().acquire(timeout=0.3),

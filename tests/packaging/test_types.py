@@ -92,9 +92,9 @@ Completed = Callable[[str], set[str]]
 @pytest.fixture(scope="module")
 def completed() -> Iterator[Completed]:
     """Gives the names that an editor offers at the end of the code."""
-    environment = jedi.create_environment(sys.prefix, safe=False)
-    yield lambda code: {name.name for name in jedi.Script(code, environment=environment).complete()}
-    del environment
+    environments = [jedi.create_environment(sys.prefix, safe=False)]
+    yield lambda code: {name.name for name in jedi.Script(code, environment=environments[0]).complete()}
+    environments.clear()
     gc.collect()  # its process ends with it
 
 
