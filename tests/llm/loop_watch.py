@@ -235,7 +235,7 @@ class _Loop:
             run(handle)
         finally:
             self.callback_since = 0.0
-            if time.monotonic() - start > _SHORT:
+            if time.monotonic() - start > _SHORT and self._loop in self._watch.loops:
                 self._note_callback(handle, start)
 
     def _note_callback(self, handle: asyncio.Handle, start: float) -> None:

@@ -16,6 +16,7 @@ from arbitrageai_native import LLMService, _native, exceptions
 from testing_support.keys import KEY
 from testing_support.servers import faulty_http as faulty
 from testing_support.servers.faulty_http import DONE, FaultyServer, chunk
+from testing_support.waiting import until
 
 DEADLINE = 0.6
 
@@ -259,14 +260,6 @@ async def test_nothing_is_left_under_way(serve: Callable[..., FaultyServer]) -> 
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     await until(lambda: _native.requests_under_way() == 0)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("the condition did not come true within 5 s")
 
 
 @pytest.fixture

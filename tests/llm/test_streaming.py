@@ -20,6 +20,7 @@ from arbitrageai_native import AsyncOpenAI, LLMService, OpenAI, _native, excepti
 from testing_support.keys import KEY
 from testing_support.servers import faulty_http as faulty
 from testing_support.servers.faulty_http import DONE, Connection, FaultyServer, chunk
+from testing_support.waiting import until
 
 Serve = Callable[..., FaultyServer]
 
@@ -33,14 +34,6 @@ def service(server: FaultyServer, **settings: Any) -> LLMService:
 
 async def collect(pieces: Any) -> list[str]:
     return [piece async for piece in pieces]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("the condition did not come true within 5 s")
 
 
 async def test_pieces_and_what_is_known_after_them(serve: Serve) -> None:
