@@ -287,7 +287,7 @@ async def fail_again_and_again(kind: str, base_url: str, start: float, end: floa
     await asyncio.sleep(start - time.monotonic())
     client = service(base_url)
     failures = 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or not failures:
         try:
             if kind.startswith("completion"):
                 await client.complete_async("hi", timeout=DEADLINE)
