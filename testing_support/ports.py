@@ -12,7 +12,7 @@ from pathlib import Path
 _PORTS = range(20_000, 32_000)
 
 # Not in the folder for temporary files, which is another one in some processes.
-_SHARED = Path("/tmp/arbitrageai-test-ports")
+_SHARED = Path(f"/tmp/arbitrageai-test-ports-{os.getuid()}")
 
 _given: set[int] = set()
 

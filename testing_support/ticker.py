@@ -164,7 +164,7 @@ class _Looker:
         if b"epoll" in sleeps_in:  # nearly always, so the second look is saved
             return b"S"
         state = os.pread(self._state, 512, 0).rpartition(b") ")[2][:1]
-        if state == b"S" and (b"futex" in sleeps_in or sleeps_in == b"0"):
+        if state == b"S" and (b"futex" in sleeps_in or sleeps_in in (b"", b"0")):
             return b"L"
         return state
 
