@@ -111,7 +111,7 @@ async def test_an_expired_lock_is_taken_over(manager: Any, redis_server: RedisSe
     redis_server.execute("SET", KEY, "an old process", "PX", 400)
     start = time.monotonic()
     assert await manager.acquire_lock("upwork", "p1", timeout=10, holder_id="me") is True
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
 
 
 async def test_an_old_processs_release_is_noticed(manager: Any, redis_server: RedisServer) -> None:
