@@ -45,7 +45,7 @@ class Meter:
 
 
 class OtherThreads:
-    """For how long all threads of this process but the calling one waited for a processor, and ran."""
+    """For how long threads of this process, but not the calling one, waited for a processor, and ran."""
 
     def __init__(self) -> None:
         self._own = threading.get_native_id()
@@ -64,8 +64,9 @@ class OtherThreads:
         return found
 
     def queued_since(self, before: dict[int, int]) -> float:
-        """For how many seconds all together waited since they were `before`."""
-        return sum(now - before.get(thread, 0) for thread, now in self.queued().items()) * _NANOSECONDS
+        """For how many seconds the one that waited longest has done so since they were `before`."""
+        waited = (now - before.get(thread, 0) for thread, now in self.queued().items())
+        return max(waited, default=0) * _NANOSECONDS
 
     @staticmethod
     def ran() -> float:

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from testing_support.threads import Meter
-
 PAUSE = 0.001
 
 
@@ -31,13 +29,11 @@ class Wait(NamedTuple):
     processor: int
     end: float
     late: float
-    queued: float
-    """For how much of that the ticker could have run, and something else had the processor."""
     state: str
     """What the first thread of whoever has the control did when the tick ended: see `_Looker`."""
 
 
-_RECORD = struct.Struct("qdddc")
+_RECORD = struct.Struct("qddc")
 
 
 @dataclass
@@ -137,8 +133,8 @@ def control() -> Iterator[Control]:
         yield made
 
 
-def _wait(processor: int, end: float, late: float, queued: float, state: bytes) -> Wait:
-    return Wait(processor, end, late, queued, state.decode())
+def _wait(processor: int, end: float, late: float, state: bytes) -> Wait:
+    return Wait(processor, end, late, state.decode())
 
 
 class _Looker:
@@ -171,15 +167,13 @@ class _Looker:
 
 def _record(path: Path, parent: int, processor: int) -> None:
     os.sched_setaffinity(0, {processor})
-    meter = Meter()
     looker = _Looker(parent)
     with path.open("ab", buffering=0) as file, contextlib.suppress(ProcessLookupError):
         while os.getppid() == parent:
-            start = meter.now()
+            start = time.monotonic()
             time.sleep(PAUSE)
-            end = meter.now()
-            late = end.time - start.time - PAUSE
-            file.write(_RECORD.pack(processor, end.time, late, end.queued - start.queued, looker.look()))
+            end = time.monotonic()
+            file.write(_RECORD.pack(processor, end, end - start - PAUSE, looker.look()))
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class Span:
     others_ran: float
     """For how long other threads ran."""
     others_queued: float
-    """For how long other threads could have run, and had no processor."""
+    """For how long another thread could have run, and had no processor: the one that had none longest."""
     is_main_thread: bool = True
 
     def asleep_by_itself(self, control: Sequence[ticker.Wait]) -> float:
@@ -94,11 +94,14 @@ class Span:
         states = [wait.state for wait in control if self.start <= wait.end <= self.end]
         if not self.is_main_thread or len(states) < _FEW_STATES:
             return 0.0 if self.reads else self._without_lock_of_another(self.slept)
-        # What is written in a callback is the callback's; other waits for the disk are not.
-        asleep = sum(state in ("SD" if self.writes else "S") for state in states) / len(states)
-        asleep = min(self.slept, asleep * (self.end - self.start))
-        on_locks = states.count("L") / len(states) * (self.end - self.start)
-        return asleep + self._without_lock_of_another(min(self.slept - asleep, on_locks))
+        # How long it slept is known; what for, by what was seen, or that it never did. What is written in a
+        # callback is the callback's; other waits for the disk are not.
+        seen = [state for state in states if state in "SLD"]
+        if not seen:
+            return 0.0
+        asleep = self.slept * sum(state in ("SD" if self.writes else "S") for state in seen) / len(seen)
+        on_locks = self.slept * seen.count("L") / len(seen)
+        return asleep + self._without_lock_of_another(on_locks)
 
     def _without_lock_of_another(self, slept: float) -> float:
         asked = self.switches * _ASKS_AGAIN

@@ -229,7 +229,7 @@ def span(**causes: Any) -> loop_watch.Span:
 
 
 def looks(states: str) -> list[ticker.Wait]:
-    return [ticker.Wait(0, 0.02 * number, 0.0, 0.0, state) for number, state in enumerate(states, start=1)]
+    return [ticker.Wait(0, 0.02 * number, 0.0, state) for number, state in enumerate(states, start=1)]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def looks(states: str) -> list[ticker.Wait]:
         (span(slept=0.1), "SSSS", 0.1),
         (span(slept=0.1), "", 0.1),
         (span(slept=0.1), "RRRR", 0.0),  # its processor stood still
-        (span(slept=0.1), "RRRS", 0.025),
+        (span(slept=0.1), "RRRS", 0.1),
         (span(slept=0.1, others_queued=0.04), "SSSS", 0.1),  # on no lock
         (span(slept=0.1), "LLLL", 0.1),  # which nobody had
         (span(slept=0.1, others_queued=0.04), "LLLL", 0.06),
