@@ -16,6 +16,7 @@ from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 
 from . import ticker
 from .reference.polling_lock import PollingLockManager, old_manager
+from .waiting import until_waiting
 
 
 @contextlib.asynccontextmanager
@@ -67,7 +68,7 @@ async def queue(url: str, waiters: int, hold: float) -> Queue:
 
         first = await manager.acquire_lease("m", "queue")
         tasks = [asyncio.create_task(wait()) for _ in range(waiters)]
-        await asyncio.sleep(0.1)
+        await until_waiting(manager, waiters)
         await first.release()
         started = time.monotonic()
         await asyncio.gather(*tasks)

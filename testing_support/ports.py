@@ -6,11 +6,13 @@ import fcntl
 import os
 import random
 import socket
-import tempfile
 from pathlib import Path
 
 # Below the ports that the systems give to outgoing connections.
 _PORTS = range(20_000, 32_000)
+
+# Not in the folder for temporary files, which is another one in some processes.
+_SHARED = Path(f"/tmp/arbitrageai-test-ports-{os.getuid()}")
 
 _given: set[int] = set()
 
@@ -21,7 +23,8 @@ def free_port() -> int:
     Raises:
         RuntimeError: all ports are taken.
     """
-    for port in random.sample(_PORTS, len(_PORTS)):
+    first = random.randrange(len(_PORTS))
+    for port in (*_PORTS[first:], *_PORTS[:first]):
         if port not in _given and _is_free(port) and _keep(port):
             _given.add(port)
             return port
@@ -42,7 +45,7 @@ def _keep(port: int) -> bool:
     """Lock the port's byte of a file that all processes share; the lock ends with this process."""
     global _locks, _locks_of
     if _locks_of != os.getpid():
-        _locks = os.open(Path(tempfile.gettempdir(), "arbitrageai-test-ports"), os.O_RDWR | os.O_CREAT, 0o666)
+        _locks = os.open(_SHARED, os.O_RDWR | os.O_CREAT, 0o666)
         _locks_of = os.getpid()
     try:
         fcntl.lockf(_locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)

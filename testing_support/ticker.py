@@ -18,13 +18,22 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 PAUSE = 0.001
 
-# On which processor, when it ended (the monotonic clock is the machine's, alike in all processes), and by how
-# much it was too long.
-Wait = tuple[int, float, float]
-_RECORD = struct.Struct("qdd")
+
+class Wait(NamedTuple):
+    """One tick of the control. The monotonic clock is the machine's, alike in all processes."""
+
+    processor: int
+    end: float
+    late: float
+    state: str
+    """What the first thread of whoever has the control did when the tick ended: see `_Looker`."""
+
+
+_RECORD = struct.Struct("qddc")
 
 
 @dataclass
@@ -91,20 +100,24 @@ class Control:
             raise
 
     def waits_between(self, start: float, end: float) -> list[float]:
+        """By how much its ticks of that time came late; what is older is forgotten."""
+        return [wait.late for wait in self.between(start, end)]
+
+    def between(self, start: float, end: float) -> list[Wait]:
         """Return its waits of that time; what is older is forgotten."""
         processors = os.sched_getaffinity(0)
         # A tick that the machine holds up is noted only after it.
-        while not processors <= {processor for processor, at, *_ in self._waits if at >= end}:
+        while not processors <= {wait.processor for wait in self._waits if wait.end >= end}:
             if self._process.poll() is not None:
                 raise RuntimeError("the control ticker has ended")
             self._file.seek(self._read)
             recorded = self._file.read()
             recorded = recorded[: len(recorded) - len(recorded) % _RECORD.size]
             self._read += len(recorded)
-            self._waits.extend(_RECORD.iter_unpack(recorded))
+            self._waits.extend(_wait(*fields) for fields in _RECORD.iter_unpack(recorded))
             time.sleep(PAUSE)
-        self._waits = [wait for wait in self._waits if wait[1] >= start]
-        return [late for _, at, late in self._waits if at - late - PAUSE <= end]
+        self._waits = [wait for wait in self._waits if wait.end >= start]
+        return [wait for wait in self._waits if wait.end - wait.late - PAUSE <= end]
 
     def close(self) -> None:
         """End the process."""
@@ -120,14 +133,47 @@ def control() -> Iterator[Control]:
         yield made
 
 
+def _wait(processor: int, end: float, late: float, state: bytes) -> Wait:
+    return Wait(processor, end, late, state.decode())
+
+
+class _Looker:
+    """Looks at what the first thread of a process does.
+
+    It runs, or could run ("R"); it sleeps on a lock ("L", also if the system does not tell) or for something
+    else ("S"); it waits for the disk, or for something else that cannot be interrupted ("D").
+    """
+
+    def __init__(self, process: int) -> None:
+        folder = f"/proc/{process}/task/{process}"
+        self._state, self._sleeps_in = (
+            os.open(f"{folder}/{name}", os.O_RDONLY) for name in ("stat", "wchan")
+        )
+
+    def look(self) -> bytes:
+        """Return the letter.
+
+        Raises:
+            ProcessLookupError: the process has ended.
+        """
+        sleeps_in = os.pread(self._sleeps_in, 64, 0)
+        if b"epoll" in sleeps_in:  # nearly always, so the second look is saved
+            return b"S"
+        state = os.pread(self._state, 512, 0).rpartition(b") ")[2][:1]
+        if state == b"S" and (b"futex" in sleeps_in or sleeps_in in (b"", b"0")):
+            return b"L"
+        return state
+
+
 def _record(path: Path, parent: int, processor: int) -> None:
     os.sched_setaffinity(0, {processor})
-    with path.open("ab", buffering=0) as file:
+    looker = _Looker(parent)
+    with path.open("ab", buffering=0) as file, contextlib.suppress(ProcessLookupError):
         while os.getppid() == parent:
             start = time.monotonic()
             time.sleep(PAUSE)
             end = time.monotonic()
-            file.write(_RECORD.pack(processor, end, end - start - PAUSE))
+            file.write(_RECORD.pack(processor, end, end - start - PAUSE, looker.look()))
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 def postgres_url(postgres_server: PostgresServer) -> str:
     """That server without tables; the name in the URL gives the test connections of its own, too."""
     tables = ("distributed_locks", "arbitrageai_lock_fences", "arbitrageai_lock_waiters")
-    postgres_server.execute(f"DROP TABLE IF EXISTS {', '.join(tables)}")
+    postgres_server.run(f"DROP TABLE IF EXISTS {', '.join(tables)}")
     return f"{postgres_server.url()}?application_name=test-{next(_numbers)}"
 
 

@@ -1,16 +1,21 @@
 """How the tests run: in parallel, those that measure alone after the others, and without leaving a process.
 
 A run has twice as many workers as the machine has cores, since tests mostly wait; a single file runs without
-any. All tests of a file run in one worker. A worker that dies is not started again: the test that ended it
-would end the next one, too. A test that measures time or the processor is marked `serial`: it comes last, and
-no other test runs at the same time, in any worker.
+any. All tests of a file run in one worker. With a number in the variable `ARBITRAGEAI_TEST_ORDER` the files,
+and the tests of each, run in a random order, which that number gives again.
+
+A worker that dies is not started again: the test that ended it would end the next one, too. A test that
+measures time or the processor is marked `serial`: it comes last, and no other test runs at the same time, in
+any worker.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
+import random
 import signal
 import tempfile
 import time
@@ -20,6 +25,20 @@ from pathlib import Path
 import pytest
 
 SECONDS_TO_END = 5.0
+
+ORDER = "ARBITRAGEAI_TEST_ORDER"
+
+# What takes longest begins first, so that no worker is at work long after the others.
+LONGEST = (
+    "docs/test_blocks_run.py",
+    "demo/test_terminal.py",
+    "docs/test_types.py",
+    "packaging/test_types.py",
+    "demo/test_run.py",
+    "locks/test_processes.py",
+    "drop_in/test_install.py",
+    "docs/test_example_arbitrage_app.py",
+)
 
 # In the environment of all that this run starts; and the file whose lock is the right to run.
 _RUN = "ARBITRAGEAI_TEST_RUN"
@@ -53,9 +72,29 @@ def is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=is_serial)
+def pytest_report_header() -> str | None:
+    return f"random order: {ORDER}={os.environ[ORDER]}" if ORDER in os.environ else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    if ORDER in os.environ:
+        shuffle(items, os.environ[ORDER])
+    yield  # meanwhile pytest brings together the tests that share a costly fixture
+    items.sort(key=lambda item: (is_serial(item), not str(item.path).endswith(LONGEST)))
+
+
+def shuffle(items: list[pytest.Item], seed: str) -> None:
+    """Put the files, and the tests of each, in an order that depends on the seed alone."""
+    chance = random.Random(seed)
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    shuffled = list(files.values())
+    chance.shuffle(shuffled)
+    for tests in shuffled:
+        chance.shuffle(tests)
+    items[:] = itertools.chain.from_iterable(shuffled)
 
 
 def is_serial(item: pytest.Item) -> bool:

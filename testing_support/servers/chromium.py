@@ -53,14 +53,25 @@ class Chromium:
         command = [str(program), *_OPTIONS, f"--user-data-dir={self._profile}", "about:blank"]
         self._process, self._commands, self._answers = _spawn(command)
         try:
-            page = self._first_page()
-            self._session = self._send("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
-            for domain in ("Page", "Runtime", "Log", "Network"):
-                self.call(f"{domain}.enable")
-            self.resize(width, height)
+            self._attach(self._first_page(), width, height)
         except BaseException:
             self.close()
             raise
+
+    def new_page(self, width: int = 1000, height: int = 800) -> None:
+        """Replace the page by another, which shares nothing with it."""
+        context = self._send("Target.createBrowserContext")["browserContextId"]
+        page = self._send("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
+        self._send("Target.closeTarget", targetId=self._page)
+        self.events.clear()
+        self._attach(page, width, height)
+
+    def _attach(self, page: str, width: int, height: int) -> None:
+        self._page = page
+        self._session = self._send("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+        self.resize(width, height)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One command to the page, and its result."""

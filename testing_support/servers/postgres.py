@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psycopg2
+
 from testing_support.ports import free_port
 
 from .system import as_nobody
@@ -125,6 +127,15 @@ class PostgresServer:
         return subprocess.run(
             command, check=True, capture_output=True, text=True, env=_environment()
         ).stdout.strip()
+
+    def run(self, statement: str) -> None:
+        """Run SQL without an answer, from this process: that takes a tenth of `execute`'s time."""
+        connection = psycopg2.connect(self._local_url("postgres"))
+        connection.autocommit = True
+        try:
+            connection.cursor().execute(statement)
+        finally:
+            connection.close()
 
     def _local_url(self, database: str) -> str:
         """By the Unix socket, which stays open to us however the server is configured."""

@@ -46,6 +46,7 @@ class RedisServer:
             "appendonly": "yes" if durable else "no",
             "appendfsync": "always",
             "requirepass": password,
+            "set-proc-title": "no",  # its title would stand where its environment is looked for
             **(settings or {}),
         }
         self.client: redis.Redis = redis.Redis(port=self.port, password=password, decode_responses=True)
@@ -109,6 +110,7 @@ class RedisServer:
 
     def _answers(self) -> bool:
         try:
-            return bool(self.client.ping())
+            # On a port that is taken another server answers.
+            return bool(self.client.info("server")["process_id"] == self._process.pid)
         except redis.ConnectionError:
             return False

@@ -1,6 +1,6 @@
 """Cancelling an awaitable at any moment drops the Rust work, or its result, and leaves nothing behind.
 
-`Probe.guarded(seconds)` holds a guard while it runs, then gives it away as its result; `Probe.live_guards()`
+`Probe.guarded(seconds)` holds a guard while it runs, then gives it away as its result; `live_guards()`
 counts them.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from arbitrageai_native._native import Probe
-from testing_support.bridge import nothing_left, receive, run, wait_until
+from testing_support.bridge import live_calls, live_guards, nothing_left, receive, run, wait_until
 from testing_support.loops import LoopFactory
 
 
@@ -25,7 +25,7 @@ def test_cancelling_a_call_in_flight_drops_its_future(new_loop: LoopFactory) -> 
     async def main() -> None:
         task = asyncio.ensure_future(Probe.guarded(60))
         await asyncio.sleep(0)
-        assert wait_until(lambda: Probe.live_guards() == 1)
+        assert wait_until(lambda: live_guards() == 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -40,28 +40,28 @@ def test_a_task_cancelled_before_its_first_step_starts_nothing(new_loop: LoopFac
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert Probe.live_calls() == 0
+        assert live_calls() == 0
 
     run(new_loop, main())
 
 
 def test_an_awaitable_never_awaited_starts_nothing() -> None:
     awaitable = Probe.guarded(60)
-    assert Probe.live_calls() == 0
+    assert live_calls() == 0
     del awaitable
-    assert Probe.live_guards() == 0
+    assert live_guards() == 0
 
 
 def test_a_result_that_ended_but_was_not_delivered_is_dropped(new_loop: LoopFactory) -> None:
     async def main() -> None:
         task = asyncio.ensure_future(Probe.guarded(0))
         await asyncio.sleep(0)
-        assert wait_until(lambda: Probe.live_calls() == 0), "the call ends while the loop is held up"
-        assert Probe.live_guards() == 1
+        assert wait_until(lambda: live_calls() == 0), "the call ends while the loop is held up"
+        assert live_guards() == 1
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert Probe.live_guards() == 0
+        assert live_guards() == 0
 
     run(new_loop, main())
 
@@ -70,13 +70,13 @@ def test_a_result_delivered_but_not_received_is_dropped(new_loop: LoopFactory) -
     async def main() -> None:
         task = asyncio.ensure_future(Probe.guarded(0))
         await asyncio.sleep(0)
-        assert wait_until(lambda: Probe.live_calls() == 0)
+        assert wait_until(lambda: live_calls() == 0)
         drain()  # the waiter is done, and the task about to resume
         assert not task.done()
         task.cancel()  # too late to cancel the waiter: the task is told at its next step
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert Probe.live_guards() == 0
+        assert live_guards() == 0
 
     run(new_loop, main())
 
@@ -85,10 +85,10 @@ def test_a_result_of_a_finished_inner_task_is_dropped_with_the_task(new_loop: Lo
     async def main() -> None:
         inner = asyncio.ensure_future(Probe.guarded(0))
         await inner
-        assert Probe.live_guards() == 1, "the inner task keeps what nobody has taken from it"
+        assert live_guards() == 1, "the inner task keeps what nobody has taken from it"
         del inner
         await asyncio.sleep(0)  # until then the callback that resumed this task holds it
-        assert Probe.live_guards() == 0
+        assert live_guards() == 0
 
     run(new_loop, main())
 
@@ -100,7 +100,7 @@ def test_closing_the_coroutine_around_an_await_drops_the_future(new_loop: LoopFa
         )  # a reference: the future is dropped at once, not when the awaitable is freed
         coroutine = receive(call)
         coroutine.send(None)
-        assert wait_until(lambda: Probe.live_guards() == 1)
+        assert wait_until(lambda: live_guards() == 1)
         coroutine.close()
         assert nothing_left()
         del call
@@ -164,8 +164,8 @@ def test_ten_thousand_calls_half_of_them_cancelled_leave_nothing(new_loop: LoopF
         results = await asyncio.gather(*tasks, return_exceptions=True)
         received = [result for result in results if not isinstance(result, BaseException)]
         assert len(received) >= 5_000
-        assert wait_until(lambda: Probe.live_calls() == 0)
-        assert Probe.live_guards() == len(received), "a guard exists exactly where somebody received it"
+        assert wait_until(lambda: live_calls() == 0)
+        assert live_guards() == len(received), "a guard exists exactly where somebody received it"
 
     run(new_loop, main())
     gc.collect()

@@ -12,7 +12,7 @@ import weakref
 import pytest
 
 from arbitrageai_native._native import Probe
-from testing_support.bridge import nothing_left, open_descriptors, receive, run, wait_until
+from testing_support.bridge import live_calls, nothing_left, open_descriptors, receive, run, wait_until
 from testing_support.loops import LoopFactory, LoopWithoutReaders
 
 
@@ -65,7 +65,7 @@ def test_a_late_result_for_a_closed_loop_is_dropped_in_silence(
     task._log_destroy_pending = False  # this warning would be asyncio's own
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
-    assert wait_until(lambda: Probe.live_calls() == 0)
+    assert wait_until(lambda: live_calls() == 0)
     time.sleep(0.1)  # time for a report on stderr, were there one
     del task, coroutine, loop
     gc.collect()
@@ -134,7 +134,7 @@ def test_a_burst_of_completions_is_delivered_in_bounded_batches(new_loop: LoopFa
                 loop.call_soon(tick)
 
         await asyncio.sleep(0)
-        assert wait_until(lambda: Probe.live_calls() == 0), "all of them end while the loop is held up"
+        assert wait_until(lambda: live_calls() == 0), "all of them end while the loop is held up"
         loop.call_soon(tick)
         await calls
 
@@ -153,9 +153,9 @@ def test_workers_finish_their_calls_without_the_gil(new_loop: LoopFactory) -> No
             calls = asyncio.gather(*(Probe.noop() for _ in range(200)))
             await asyncio.sleep(0)
             deadline = time.monotonic() + 10
-            while Probe.live_calls() > 0 and time.monotonic() < deadline:
+            while live_calls() > 0 and time.monotonic() < deadline:
                 pass
-            assert Probe.live_calls() == 0
+            assert live_calls() == 0
         finally:
             sys.setswitchinterval(switch_interval)
         await calls
@@ -202,7 +202,7 @@ def test_a_loop_that_polls_nothing_takes_one_wakeup_for_many_completions() -> No
     async def main() -> None:
         calls = asyncio.gather(*(Probe.noop() for _ in range(1_000)))
         await asyncio.sleep(0)
-        assert wait_until(lambda: Probe.live_calls() == 0)
+        assert wait_until(lambda: live_calls() == 0)
         await calls
 
     run(CountingLoop, main())

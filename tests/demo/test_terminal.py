@@ -20,6 +20,7 @@ import pytest
 from arbitrageai_native.testing import Failure, ModelServer
 from testing_support.terminal import on_a_terminal
 from tests.demo.support import (
+    ALONE,
     COMMAND,
     POSTINGS,
     QUICK,
@@ -124,7 +125,7 @@ def test_scanners_and_prices_are_whole_on_a_narrow_terminal(tmp_path: Path, colu
     titled = [
         {**posting, "title": "A title that is as long as there is room for one"} for posting in POSTINGS
     ]
-    command = [*COMMAND, "--postings", str(write_postings(tmp_path, titled)), *QUICK]
+    command = [*COMMAND, "--postings", str(write_postings(tmp_path, titled)), *ALONE]
     status, output = on_a_terminal(command, columns=columns)
     assert status == 0
     frame = last_frame(output.encode())
@@ -134,7 +135,7 @@ def test_scanners_and_prices_are_whole_on_a_narrow_terminal(tmp_path: Path, colu
 
 
 def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path, marker: dict[str, str]) -> None:
-    options = ("--postings", str(write_postings(tmp_path)), *QUICK)
+    options = ("--postings", str(write_postings(tmp_path)), *ALONE)
     with terminal(*options, environment={**marker, "TERM": "dumb"}) as shown:
         assert wait_for_exit(shown.process) == 0
         assert b"\x1b[1A" not in shown.raw
@@ -219,7 +220,7 @@ def test_the_api_key_is_shown_nowhere(tmp_path: Path, marker: dict[str, str]) ->
             server.base_url,
             "--api-key",
             key,
-            *QUICK,
+            *ALONE,
         )
         with terminal(*options, environment=marker) as shown:
             shown.wait_for_text("scanner-1")
@@ -235,7 +236,7 @@ def test_a_server_that_repeats_the_key_does_not_get_it_shown(
     tmp_path: Path, marker: dict[str, str], by_environment: bool
 ) -> None:
     key = "sk-demo-9d2a4b"
-    options = ("--postings", str(write_postings(tmp_path)), *QUICK)
+    options = ("--postings", str(write_postings(tmp_path)), *ALONE)
     if by_environment:
         marker = {**marker, "API_KEY": key}
     else:

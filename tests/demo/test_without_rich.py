@@ -15,7 +15,7 @@ import arbitrageai_native
 from arbitrageai_native import BidLockManager
 from arbitrageai_native.testing import ModelServer
 from testing_support.terminal import on_a_terminal
-from tests.demo.support import QUICK, write_postings
+from tests.demo.support import ALONE, write_postings
 
 HINT = "for the display: pip install 'arbitrageai-native[cli]'\n"
 COMMAND = (sys.executable, "-m", "arbitrageai_native")
@@ -33,7 +33,7 @@ class Environment:
         """The command line, for what the test calls it."""
         url = f"sqlite:///{self.folder}/locks.db"
         return {
-            "demo": ["demo", "--postings", str(write_postings(self.folder)), *QUICK],
+            "demo": ["demo", "--postings", str(write_postings(self.folder)), *ALONE],
             "locks": ["locks", "--database-url", url],
             "watch": ["locks", "watch", "--every", "0.05", "--database-url", url],
             "doctor": ["doctor", "--database-url", url],

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from textwrap import indent
 
+from testing_support.types import mypy
 from tests.docs.blocks import PAGES, Block, blocks, name_of
-
-# What mypy finds without `--strict`, in functions without annotations, too. A later section of a page may
-# import a name from elsewhere.
-OPTIONS = [
-    "--config-file=",
-    "--check-untyped-defs",
-    "--ignore-missing-imports",
-    "--disable-error-code=no-redef",
-    "--output=json",
-]
 
 
 def programs() -> dict[str, list[Block]]:
@@ -45,23 +32,23 @@ def as_one(parts: list[Block]) -> str:
     return text
 
 
-def errors(folder: Path, files: dict[str, str]) -> Iterator[str]:
-    """What mypy finds in the files."""
+def errors(folder: Path, files: dict[str, str]) -> list[str]:
+    """What mypy finds in the files; a later section of a page may import a name from elsewhere."""
+    pages = folder / "pages"
+    pages.mkdir()
+    (pages / "__init__.py").touch()
     for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "mypy", *OPTIONS, f"--cache-dir={folder / 'cache'}", *files]
-    checked = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-    assert checked.returncode in (0, 1), checked.stdout + checked.stderr
-    for line in filter(None, checked.stdout.splitlines()):  # one that is empty, if there are none
-        one = json.loads(line)
-        if one["severity"] == "error":
-            yield f"{one['file']}:{one['line']}: {one['message']}"
+        (pages / name).write_text(text, encoding="utf-8")
+    return [
+        f"{file}:{line}: {message}"
+        for file, line, message in mypy(folder, [f"pages/{name}" for name in files])
+    ]
 
 
 def test_the_code_of_the_pages_has_no_type_errors(tmp_path: Path) -> None:
     found = programs()
     assert {"docs_tutorial_md_scanner.py", "README_md_the_page.py"} <= found.keys()
-    assert list(errors(tmp_path, {name: as_one(parts) for name, parts in found.items()})) == []
+    assert errors(tmp_path, {name: as_one(parts) for name, parts in found.items()}) == []
 
 
 def test_mistakes_are_found(tmp_path: Path) -> None:

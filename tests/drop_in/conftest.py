@@ -34,6 +34,11 @@ def is_watched(item: pytest.Item) -> bool:
     return runs_over(item) == "native" and not {"llm_service", "health"}.isdisjoint(item.fixturenames)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    secret_watch.forget_servers()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     mark = item.get_closest_marker("better")

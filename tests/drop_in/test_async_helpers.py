@@ -9,7 +9,7 @@ from typing import Any
 async def test_safe_sleep_sleeps(async_helpers: Any) -> None:
     start = time.monotonic()
     assert await async_helpers.safe_sleep(0.1) is None
-    assert 0.09 <= time.monotonic() - start < 2
+    assert 0.09 <= time.monotonic() - start < 30
 
 
 async def test_safe_sleep_does_not_block_the_loop(async_helpers: Any) -> None:

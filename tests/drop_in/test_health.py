@@ -408,7 +408,7 @@ async def test_backoff_wait(health: Any) -> None:
     backoff = health.ExponentialBackoff(initial_delay_ms=100, jitter_factor=0)
     start = time.monotonic()
     await backoff.wait(0)
-    assert 0.09 <= time.monotonic() - start < 2
+    assert 0.09 <= time.monotonic() - start < 30
     with patch.object(backoff, "get_delay_ms", return_value=1) as delay:
         await backoff.wait(5)
     delay.assert_called_once_with(5)

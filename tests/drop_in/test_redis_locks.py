@@ -15,6 +15,7 @@ import pytest
 from testing_support.ports import free_port
 from testing_support.servers.redis import RedisServer
 from testing_support.servers.tcp_proxy import TcpProxy
+from testing_support.waiting import until
 
 KEY = "bid_lock:upwork:p1"
 
@@ -110,7 +111,7 @@ async def test_an_expired_lock_is_taken_over(manager: Any, redis_server: RedisSe
     redis_server.execute("SET", KEY, "an old process", "PX", 400)
     start = time.monotonic()
     assert await manager.acquire_lock("upwork", "p1", timeout=10, holder_id="me") is True
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
 
 
 async def test_an_old_processs_release_is_noticed(manager: Any, redis_server: RedisServer) -> None:
@@ -187,7 +188,7 @@ async def test_release_without_a_holder_leaves_a_successor_alone(
 ) -> None:
     manager.ttl = 0.1
     await manager.acquire_lock("upwork", "p1")
-    await asyncio.sleep(0.2)
+    await until(lambda: not redis_server.execute("EXISTS", KEY))
     redis_server.execute("SET", KEY, "successor", "NX", "EX", 300)
     assert await manager.release_lock("upwork", "p1") is False
     assert redis_server.execute("GET", KEY) == "successor"
@@ -289,8 +290,7 @@ async def test_with_lock_renews_while_the_body_runs(manager: Any, redis_server: 
 async def test_auto_renew_false_gives_the_originals_expiry(manager: Any, redis_server: RedisServer) -> None:
     manager.ttl = 0.4
     async with manager.with_lock("upwork", "p1", auto_renew=False):
-        await asyncio.sleep(0.8)
-        assert redis_server.execute("EXISTS", KEY) == 0
+        await until(lambda: redis_server.execute("EXISTS", KEY) == 0)
 
 
 # Health, metrics, errors

@@ -13,6 +13,11 @@ from tests.llm import loop_watch, secret_watch
 _CONTROL = pytest.StashKey[ticker.Control]()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    secret_watch.forget_servers()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     with secret_watch.watched():
@@ -33,6 +38,10 @@ def pytest_runtest_makereport() -> Iterator[None]:
     return secret_watch.checked(report)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if _CONTROL in session.config.stash:
-        session.config.stash[_CONTROL].close()
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    yield
+    # The control has a thousand ticks a second: it lives only as long as there are tests that it is for.
+    if _CONTROL in item.config.stash and (nextitem is None or nextitem.path.parent != item.path.parent):
+        item.config.stash[_CONTROL].close()
+        del item.config.stash[_CONTROL]

@@ -1,20 +1,27 @@
 """Watches every event loop that an LLM test runs: nothing may hold it up.
 
-A ticker of callbacks, no task, is put into each loop. A tick that comes too late is judged by its cause: what
-the machine has caused is subtracted, and so is the garbage collector's work on this process's whole heap.
-The machine has caused
+Two things are measured. After the test they are judged by what the loop's thread did, not by the clock on
+the wall:
 
-- the time for which the loop's thread could have run and did not (its wait in the run queue), and up to a
-  quarter of that again: what came due meanwhile is done in one go;
-- while the loop's thread slept, the same time of this process's other threads, one of which may have had the
-  interpreter's lock, and what an idle process saw at that moment: a virtual machine's processor may have
-  stood still.
+- Every callback: for how long it ran, and for how long it slept. A callback has no excuse for either, however
+  busy the machine is.
+- A ticker of callbacks, no task, in each loop. A tick that comes too late shows many callbacks in one go. On
+  a busy machine there are more of them, since more comes due while the thread has no processor: a quarter of
+  that time is subtracted.
 
-What remains, the loop's thread has spent in a callback, running or asleep.
+Whether a thread sleeps is seen: a process beside this one, the control, looks at it every millisecond. A
+thread that neither ran nor slept had no processor, or one that stood still. The garbage collector's work on
+this process's whole heap does not count. Nor does
 
-During the test only numbers are noted; they are judged after it. A test that holds its loop up itself is
-marked: `@pytest.mark.holds_the_loop("why")`. The blocking methods that a test calls from a loop need no mark:
-they are meant to.
+- a wait for a lock, while another thread of this process had no processor; and while another ran, if it was
+  the interpreter's lock. Whoever waits for that wakes up every few milliseconds to ask for it: one long sleep
+  is no such wait;
+- a wait for the disk, to read a page or a module. What a callback writes itself is its own.
+
+A thread of this process looks where a loop is that does not come back, for the message.
+
+A test that holds its loop up itself is marked: `@pytest.mark.holds_the_loop("why")`. The blocking methods
+that a test calls from a loop need no mark: they are meant to.
 """
 
 from __future__ import annotations
@@ -23,20 +30,34 @@ import asyncio
 import contextlib
 import gc
 import inspect
-import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import FrameType
 
 import pytest
 
 from arbitrageai_native import llm_service
 from testing_support import ticker
+from testing_support.threads import Meter, Moment, OtherThreads
 
 # In seconds.
 PAUSE = 0.002
 MOST = 0.02
+# A callback that takes less is not looked at; and how old the figures before it may be.
+_SHORT = 0.0005
+# How old the figures of other threads before it may be.
+_OLD = 0.01
+# How often it is looked where a loop is. That takes the interpreter's lock, for which the loop waits then.
+_LOOK_EVERY = MOST
+# How long a callback has taken when this is noted.
+_OVERDUE = 0.005
+# How long a thread sleeps at most until it asks for the interpreter's lock again.
+_ASKS_AGAIN = sys.getswitchinterval() + 0.0005
+# Of so few looks at the thread's state nothing follows.
+_FEW_STATES = 3
 
 
 class LoopHeldUpError(AssertionError):
@@ -44,120 +65,278 @@ class LoopHeldUpError(AssertionError):
 
 
 @dataclass(frozen=True)
-class LateTick:
-    """A tick that came more than `MOST` too late. All is in seconds, since the tick before."""
+class Span:
+    """What the loop's thread did from one moment to another. All times are in seconds."""
 
     start: float
     end: float
-    late: float
-    collecting: float
-    """The garbage collector's time."""
     ran: float
-    """The processor's time of the loop's thread."""
+    """Without the garbage collector's time."""
     queued: float
-    """The time for which the loop's thread could have run and did not."""
+    """It could have run, and had no processor."""
+    slept: float
+    switches: int
+    """How often it began to sleep."""
+    reads: int
+    """How often it had to wait for the disk."""
+    writes: int
+    others_ran: float
+    """For how long other threads ran."""
     others_queued: float
-    """The same of all other threads."""
+    """For how long another thread could have run, and had no processor: the one that had none longest."""
+    is_main_thread: bool = True
 
-    def caused_here(self, idle: float) -> float:
-        """Return what neither the machine nor the collector has caused.
+    def asleep_by_itself(self, control: Sequence[ticker.Wait]) -> float:
+        """Return for how long it slept for no cause that is known.
 
-        An idle process came too late by `idle` at that moment.
+        `control` are the waits of an idle process at that time.
         """
-        asleep = max(0.0, self.end - self.start - self.ran - self.queued)
-        machine = self.queued + min(self.ran, self.queued / 4) + min(asleep, self.others_queued + idle)
-        return self.late - self.collecting - machine
+        states = [wait.state for wait in control if self.start <= wait.end <= self.end]
+        if not self.is_main_thread or len(states) < _FEW_STATES:
+            return 0.0 if self.reads else self._without_lock_of_another(self.slept)
+        # How long it slept is known; what for, by what was seen, or that it never did. What is written in a
+        # callback is the callback's; other waits for the disk are not.
+        seen = [state for state in states if state in "SLD"]
+        if not seen:
+            return 0.0
+        asleep = self.slept * sum(state in ("SD" if self.writes else "S") for state in seen) / len(seen)
+        on_locks = self.slept * seen.count("L") / len(seen)
+        return asleep + self._without_lock_of_another(on_locks)
+
+    def _without_lock_of_another(self, slept: float) -> float:
+        asked = self.switches * _ASKS_AGAIN
+        if slept > asked:  # one sleep at least was another one
+            asked = max(0.0, asked - _ASKS_AGAIN)
+        return max(0.0, slept - self.others_queued - min(self.others_ran, asked))
+
+
+@dataclass(frozen=True)
+class LateCallback:
+    """A callback that took longer than `MOST`."""
+
+    what: str
+    span: Span
+
+    def caused_here(self, control: Sequence[ticker.Wait]) -> float:
+        """Return for how long it ran, and slept for no cause that is known."""
+        return self.span.ran + self.span.asleep_by_itself(control)
+
+
+@dataclass(frozen=True)
+class LateTick:
+    """A tick that came more than `MOST` too late, and what the callbacks since the tick before did."""
+
+    late: float
+    span: Span
+
+    @property
+    def what(self) -> str:
+        """As of a callback."""
+        return "many callbacks in one go"
+
+    def caused_here(self, control: Sequence[ticker.Wait]) -> float:
+        """Return for how long they ran, without what came due meanwhile, and slept for no known cause."""
+        ran = self.span.ran - min(self.span.ran, self.span.queued / 4)
+        return min(self.late, ran + self.span.asleep_by_itself(control))
 
 
 class Watch:
-    """The late ticks of every loop since it began."""
+    """What was late in every loop since it began."""
 
     def __init__(self) -> None:
-        self.start = time.monotonic()
-        self.late: list[LateTick] = []
-        self.pardoned = False
-        self._collecting = 0.0
-        self._collection_start = 0.0
+        self.late: list[LateCallback | LateTick] = []
+        self.loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
+        self.seen: list[tuple[float, str]] = []
+        self._sampler: _Sampler | None = None
 
     def judge(self, control: ticker.Control) -> None:
         """Raise `LoopHeldUpError` if a loop was held up."""
-        for tick in self.late:
-            idle = max(control.waits_between(tick.start, tick.end), default=0.0)
-            here = tick.caused_here(idle)
+        for late in self.late:
+            waits = control.between(late.span.start, late.span.end)
+            here = late.caused_here(waits)
             if here > MOST:
-                raise LoopHeldUpError(f"a loop was kept waiting for {here * 1000:.0f} ms: {tick}, {idle=}")
+                places = [where for at, where in self.seen if late.span.start <= at <= late.span.end]
+                states = "".join(wait.state for wait in waits)
+                raise LoopHeldUpError(
+                    f"a loop was kept waiting for {here * 1000:.0f} ms by {late.what}\n"
+                    f"It was at {' and then at '.join(places) or 'a place that nobody saw'}\n"
+                    f"{late.span}, states {states}"
+                )
 
     def tick_in(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
-        """Start ticking; what is returned ends it."""
-        handle: asyncio.TimerHandle
-        queues = _RunQueues()
-
-        def expect() -> None:
-            nonlocal handle
-            handle = loop.call_later(
-                PAUSE, tick, loop.time(), self._collecting, time.thread_time(), queues.seconds()
-            )
-
-        def tick(start: float, collecting: float, ran: float, queued: dict[int, float]) -> None:
-            end = loop.time()
-            late = end - start - PAUSE
-            if late > MOST and not self.pardoned:
-                own, others = queues.since(queued)
-                ran = time.thread_time() - ran
-                collecting = self._collecting - collecting
-                self.late.append(LateTick(start, end, late, collecting, ran, own, others))
-            self.pardoned = False
-            expect()
+        """Watch a loop from its own thread; what is returned ends it."""
+        if self._sampler is None:
+            self._sampler = _Sampler(self)
+        watched = self.loops[loop] = _Loop(self, loop)
 
         def stop() -> None:
-            handle.cancel()
-            queues.close()
+            del self.loops[loop]
+            watched.close()
 
-        expect()
         return stop
+
+    def run_callback(self, handle: asyncio.Handle, run: Callable[[asyncio.Handle], None]) -> None:
+        """Run a callback, of any loop."""
+        watched = self.loops.get(handle._loop)  # type: ignore[attr-defined]
+        if watched is None:
+            run(handle)
+        else:
+            watched.run_callback(handle, run)
+
+    def pardon(self) -> None:
+        """Let the callback that runs now take its time."""
+        self.loops[asyncio.get_running_loop()].pardon()
 
     def note_collection(self, phase: str, _information: object) -> None:
         """Sum up the garbage collector's time: for `gc.callbacks`."""
-        if phase == "start":
-            self._collection_start = time.monotonic()
-        else:
-            self._collecting += time.monotonic() - self._collection_start
-
-
-class _RunQueues:
-    """For how long each thread of this process could have run and did not."""
-
-    def __init__(self) -> None:
-        self._own = threading.get_native_id()
-        self._files: dict[int, int] = {}
-
-    def seconds(self) -> dict[int, float]:
-        """Return the time since each thread's start, by its id."""
-        found = {}
-        for thread in map(int, os.listdir("/proc/self/task")):  # noqa: PTH208 - a path takes longer
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                if thread not in self._files:
-                    self._files[thread] = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY)
-                found[thread] = int(os.pread(self._files[thread], 64, 0).split()[1]) / 1e9
-        return found
-
-    def since(self, before: dict[int, float]) -> tuple[float, float]:
-        """Return how much longer this thread has waited by now, and all others together."""
-        waited = {thread: now - before.get(thread, 0.0) for thread, now in self.seconds().items()}
-        own = waited.pop(self._own)
-        return own, sum(waited.values())
+        here = threading.get_ident()
+        for watched in list(self.loops.values()):
+            if watched.thread == here:
+                watched.note_collection(phase)
 
     def close(self) -> None:
-        """Close the files."""
-        for file in self._files.values():
-            os.close(file)
+        """End what looks at the loops."""
+        if self._sampler is not None:
+            self._sampler.close()
+
+
+class _Loop:
+    """Measures one loop, in its own thread."""
+
+    def __init__(self, watch: Watch, loop: asyncio.AbstractEventLoop) -> None:
+        self.thread = threading.get_ident()
+        self.callback_since = 0.0
+        self._callback_is_pardoned = self._tick_is_pardoned = False
+        self._watch = watch
+        self._loop = loop
+        self._meter = Meter()
+        self._others = OtherThreads()
+        self._is_main_thread = threading.current_thread() is threading.main_thread()
+        self._collecting = self._collection_start = 0.0
+        self._before = self._meter.now(), self._collecting
+        self._slept = 0.0
+        self._note_others()
+        self._expect_tick()
+
+    def close(self) -> None:
+        self._handle.cancel()
+        self._meter.close()
+        self._others.close()
+
+    def pardon(self) -> None:
+        self._callback_is_pardoned = self._tick_is_pardoned = True
+
+    # A callback
+
+    def run_callback(self, handle: asyncio.Handle, run: Callable[[asyncio.Handle], None]) -> None:
+        start = time.monotonic()
+        if start - self._before[0].time > _SHORT:
+            self._before = self._meter.now(), self._collecting
+        self.callback_since = start
+        self._callback_is_pardoned = False
+        try:
+            run(handle)
+        finally:
+            self.callback_since = 0.0
+            if time.monotonic() - start > _SHORT and self._loop in self._watch.loops:
+                self._note_callback(handle, start)
+
+    def _note_callback(self, handle: asyncio.Handle, start: float) -> None:
+        moment, collected = self._before
+        span = self._span(moment._replace(time=start), collected)
+        self._before = self._meter.now(), self._collecting
+        self._slept += span.slept
+        if span.end - start > MOST and not self._callback_is_pardoned:
+            what = getattr(handle._callback, "__self__", handle)  # type: ignore[attr-defined]
+            self._watch.late.append(LateCallback(repr(what), span))
+
+    def _span(self, before: Moment, collected: float) -> Span:
+        now = self._meter.now()
+        ran, queued = now.ran - before.ran, now.queued - before.queued
+        switches = now.switches - before.switches
+        slept = now.time - before.time - ran - queued
+        is_long = now.time - before.time > MOST
+        others_ran, others_queued = self._others_before
+        return Span(
+            start=before.time,
+            end=now.time,
+            ran=ran - (self._collecting - collected),
+            queued=queued,
+            slept=slept if switches and slept > 0 else 0.0,
+            switches=switches,
+            reads=now.reads - before.reads,
+            writes=now.writes - before.writes,
+            others_ran=self._others.ran() - others_ran,
+            others_queued=self._others.queued_since(others_queued) if is_long else 0.0,
+            is_main_thread=self._is_main_thread,
+        )
+
+    # A tick
+
+    def _expect_tick(self) -> None:
+        self._slept = 0.0
+        before = self._meter.now(), self._collecting
+        self._handle = self._loop.call_later(PAUSE, self._tick, *before)
+
+    def _tick(self, before: Moment, collected: float) -> None:
+        late = time.monotonic() - before.time - PAUSE
+        if late > MOST and not self._tick_is_pardoned:
+            span = self._span(before, collected)
+            slept = {**vars(span), "slept": self._slept}  # not the loop itself, which sleeps when it may
+            self._watch.late.append(LateTick(late, Span(**slept)))
+        self._tick_is_pardoned = False
+        if time.monotonic() - self._others_at > _OLD:
+            self._note_others()
+        self._expect_tick()
+
+    def _note_others(self) -> None:
+        self._others_at = time.monotonic()
+        self._others_before = self._others.ran(), self._others.queued()
+
+    def note_collection(self, phase: str) -> None:
+        if phase == "start":
+            self._collection_start = time.thread_time()
+        else:
+            self._collecting += time.thread_time() - self._collection_start
+
+
+class _Sampler:
+    """A thread that looks where loops are that do not come back from a callback."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._ended.wait(_LOOK_EVERY):
+            now = time.monotonic()
+            for watched in list(self._watch.loops.values()):
+                if watched.callback_since and now - watched.callback_since > _OVERDUE:
+                    self._watch.seen.append((now, _place(sys._current_frames().get(watched.thread))))
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+def _place(frame: FrameType | None) -> str:
+    # Not by `traceback`, which reads the files: this holds the interpreter's lock.
+    places = []
+    while frame is not None and len(places) < 3:
+        code = frame.f_code
+        places.append(f"{code.co_filename}:{frame.f_lineno} {code.co_name}")
+        frame = frame.f_back
+    return " < ".join(places)
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[Watch]:
-    """Puts a ticker into each of asyncio's loops that runs during the block."""
+    """Watches each of asyncio's loops that begins to run during the block."""
     watch = Watch()
     run_forever = asyncio.BaseEventLoop.run_forever
+    run_callback = asyncio.Handle._run  # type: ignore[attr-defined]
     in_event_loop = llm_service._in_event_loop
 
     def run_watched(self: asyncio.BaseEventLoop) -> None:
@@ -173,14 +352,16 @@ def watched() -> Iterator[Watch]:
         caller = caller and caller.f_back and caller.f_back.f_back
         found = in_event_loop()
         if found and caller is not None and "arbitrageai_native" not in str(caller.f_globals.get("__name__")):
-            watch.pardoned = True
+            watch.pardon()
         return found
 
     gc.callbacks.append(watch.note_collection)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(asyncio.BaseEventLoop, "run_forever", run_watched)
+            patch.setattr(asyncio.Handle, "_run", lambda handle: watch.run_callback(handle, run_callback))
             patch.setattr(llm_service, "_in_event_loop", in_event_loop_on_purpose)
             yield watch
     finally:
         gc.callbacks.remove(watch.note_collection)
+        watch.close()

@@ -63,6 +63,11 @@ def checked(report: Any) -> Any:
     return report
 
 
+def forget_servers() -> None:
+    """Begin with a test: what servers of the tests before it were sent is none of its."""
+    _servers.clear()
+
+
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
     """Looks at all that the block logs, shows, raises and sends."""

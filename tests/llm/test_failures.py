@@ -16,6 +16,7 @@ from arbitrageai_native import LLMService, _native, exceptions
 from testing_support.keys import KEY
 from testing_support.servers import faulty_http as faulty
 from testing_support.servers.faulty_http import DONE, FaultyServer, chunk
+from testing_support.waiting import until
 
 DEADLINE = 0.6
 
@@ -261,14 +262,6 @@ async def test_nothing_is_left_under_way(serve: Callable[..., FaultyServer]) -> 
     await until(lambda: _native.requests_under_way() == 0)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("the condition did not come true within 5 s")
-
-
 @pytest.fixture
 def servers_in_a_process_of_their_own() -> Iterator[dict[str, str]]:
     """Their base URLs by kind of failure; here their threads would hold this process's GIL."""
@@ -294,7 +287,7 @@ async def fail_again_and_again(kind: str, base_url: str, start: float, end: floa
     await asyncio.sleep(start - time.monotonic())
     client = service(base_url)
     failures = 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or not failures:
         try:
             if kind.startswith("completion"):
                 await client.complete_async("hi", timeout=DEADLINE)

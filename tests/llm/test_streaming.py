@@ -20,6 +20,7 @@ from arbitrageai_native import AsyncOpenAI, LLMService, OpenAI, _native, excepti
 from testing_support.keys import KEY
 from testing_support.servers import faulty_http as faulty
 from testing_support.servers.faulty_http import DONE, Connection, FaultyServer, chunk
+from testing_support.waiting import until
 
 Serve = Callable[..., FaultyServer]
 
@@ -33,14 +34,6 @@ def service(server: FaultyServer, **settings: Any) -> LLMService:
 
 async def collect(pieces: Any) -> list[str]:
     return [piece async for piece in pieces]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("the condition did not come true within 5 s")
 
 
 async def test_pieces_and_what_is_known_after_them(serve: Serve) -> None:
@@ -392,10 +385,10 @@ async def test_a_loop_that_a_time_limit_ends_can_be_taken_up_again(serve: Serve)
     assert rounds > 3
 
 
-async def give_up(waiting: Any) -> BaseException:
+async def give_up(waiting: Any, when: Callable[[], bool] | None = None) -> BaseException:
     """Cancel an awaitable. Returns the exception, whose traceback keeps the frames and their objects."""
     task = asyncio.ensure_future(waiting)
-    await asyncio.sleep(0.05)
+    await (asyncio.sleep(0.05) if when is None else until(when))
     task.cancel()
     try:
         await task
@@ -465,7 +458,13 @@ async def test_a_loop_that_was_left_by_a_cancellation_and_not_taken_up_is_closed
     else:
         client = AsyncOpenAI(base_url=server.base_url, api_key=KEY)
         pieces = await client.chat.completions.create(model="m", messages=[], stream=True)
-    kept = await give_up(collect(pieces))
+    received = []
+
+    async def read() -> None:
+        async for piece in pieces:
+            received.append(piece)
+
+    kept = await give_up(read(), lambda: len(received) == 2)
     await until(action.left.is_set)
     await until(lambda: _native.requests_under_way() == 0)
     with pytest.raises(exceptions.ClientClosedError, match="continued the iteration within 1 s"):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import select
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from testing_support import ticker
-from tests.llm.loop_watch import LateTick
+from tests.llm import loop_watch
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,24 +148,128 @@ def test_the_control_ticks_all_the_time() -> None:
     assert ticked > (end - start) * len(os.sched_getaffinity(0)) / 2
 
 
-def late(**causes: float) -> LateTick:
-    nothing = {"collecting": 0.0, "ran": 0.0, "queued": 0.0, "others_queued": 0.0}
-    return LateTick(start=0.0, end=0.1, late=0.098, **{**nothing, **causes})
+# What a callback must not do, and is found if it does so for 30 ms. A wait for a lock has to be longer to be
+# found on a busy machine: it may be a wait for a thread that has no processor.
+PLANTED: dict[str, Callable[[], object]] = {
+    "asleep": lambda: time.sleep(0.03),
+    "waiting for a lock": lambda: held_lock().acquire(timeout=0.3),
+    "waiting for a descriptor": lambda: select.select([], [], [], 0.03),
+    "running": lambda: run_for(0.03),
+}
+
+
+def held_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+def run_for(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def alarm(control: ticker.Control, callback: Callable[[], object]) -> str:
+    """What the watch says of a loop with this callback."""
+
+    async def main() -> None:
+        await asyncio.sleep(0.005)
+        callback()
+        await asyncio.sleep(0.005)
+
+    with loop_watch.watched() as watch:
+        asyncio.run(main())
+    try:
+        watch.judge(control)
+    except loop_watch.LoopHeldUpError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture
+def busy_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(request.param)]
+    yield
+    for process in spinning:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.holds_the_loop("what is planted has to be found by a watch of the test's own")
+@pytest.mark.usefixtures("busy_processes")
+@pytest.mark.parametrize("busy_processes", [0, 2], ids=["alone", "beside two busy processes"], indirect=True)
+def test_what_holds_a_loop_up_is_found_and_what_does_not_is_not() -> None:
+    with ticker.control() as control:
+        for name, callback in PLANTED.items():
+            alarms = [alarm(control, callback) for _ in range(5)]
+            assert all(alarms), (name, alarms)
+            assert any(f"{__file__}:" in told for told in alarms), (name, alarms)
+        innocent = [alarm(control, lambda: run_for(0.002)) for _ in range(50)]
+    assert not any(innocent), innocent
+
+
+@pytest.mark.holds_the_loop("what is planted has to be found by a watch of the test's own")
+def test_waiting_for_python_is_no_fault_of_the_loop() -> None:
+    ended = threading.Event()
+    busy = threading.Thread(target=lambda: [None for _ in iter(ended.is_set, True)])
+    with ticker.control() as control:
+        busy.start()
+        # Each of them gives the interpreter's lock away, and has to wait for it again.
+        innocent = [alarm(control, lambda: [time.sleep(0) for _ in range(4)]) for _ in range(10)]
+        ended.set()
+        busy.join()
+    assert not any(innocent), innocent
+
+
+def span(**causes: Any) -> loop_watch.Span:
+    nothing = dict.fromkeys(["ran", "queued", "slept", "others_ran", "others_queued"], 0.0)
+    counts = {"switches": 1, "reads": 0, "writes": 0}
+    return loop_watch.Span(**{"start": 0.0, "end": 0.1, **nothing, **counts, **causes})
+
+
+def looks(states: str) -> list[ticker.Wait]:
+    return [ticker.Wait(0, 0.02 * number, 0.0, state) for number, state in enumerate(states, start=1)]
 
 
 @pytest.mark.parametrize(
-    ("tick", "idle", "caused_here"),
+    ("span", "states", "caused_here"),
     [
-        (late(), 0.0, 0.098),  # asleep in a callback
-        (late(), 0.05, 0.048),
-        (late(ran=0.1), 0.0, 0.098),
-        (late(ran=0.1), 0.1, 0.098),  # who runs has a processor
-        (late(ran=0.1, others_queued=0.5), 0.0, 0.098),
-        (late(ran=0.06, queued=0.04), 0.0, 0.048),
-        (late(others_queued=0.08), 0.0, 0.018),
-        (late(others_queued=0.5), 0.0, -0.002),
-        (late(ran=0.1, collecting=0.09), 0.0, 0.008),
+        (span(ran=0.1), "RRRR", 0.1),
+        (span(ran=0.1, others_ran=0.5, others_queued=0.5), "RRRR", 0.1),
+        (span(ran=0.03, queued=0.07), "RRRR", 0.03),
+        (span(slept=0.1), "SSSS", 0.1),
+        (span(slept=0.1), "", 0.1),
+        (span(slept=0.1), "RRRR", 0.0),  # its processor stood still
+        (span(slept=0.1), "RRRS", 0.1),
+        (span(slept=0.1, others_queued=0.04), "SSSS", 0.1),  # on no lock
+        (span(slept=0.1), "LLLL", 0.1),  # which nobody had
+        (span(slept=0.1, others_queued=0.04), "LLLL", 0.06),
+        (span(slept=0.1, others_queued=0.04), "SSLL", 0.06),
+        (span(slept=0.02, switches=4, others_ran=0.02), "LLLL", 0.0),  # it asked for the lock four times
+        (span(slept=0.02, switches=4, others_ran=0.005), "LLLL", 0.015),
+        (span(slept=0.1, switches=1, others_ran=0.1), "LLLL", 0.1),  # one sleep, however busy others are
+        (span(slept=0.1, switches=2, others_ran=0.1), "LLLL", 0.0945),
+        (span(slept=0.1), "DDDD", 0.0),
+        (span(slept=0.1), "DDSS", 0.05),
+        (span(slept=0.1, writes=1), "DDDD", 0.1),  # what it wrote itself
+        (span(slept=0.1, reads=1), "SSSS", 0.1),
+        (span(slept=0.1, reads=1), "", 0.0),
+        (span(slept=0.1, is_main_thread=False), "DDDD", 0.1),  # that was another thread
     ],
 )
-def test_a_late_tick_is_judged_by_its_cause(tick: LateTick, idle: float, caused_here: float) -> None:
-    assert tick.caused_here(idle) == pytest.approx(caused_here)
+def test_a_callback_is_judged_by_what_it_did(span: loop_watch.Span, states: str, caused_here: float) -> None:
+    assert loop_watch.LateCallback("it", span).caused_here(looks(states)) == pytest.approx(caused_here)
+
+
+@pytest.mark.parametrize(
+    ("span", "caused_here"),
+    [
+        (span(ran=0.1), 0.098),
+        (span(ran=0.06, queued=0.04), 0.05),  # a quarter of what it was late came due meanwhile
+        (span(slept=0.03), 0.03),
+        (span(slept=0.03, switches=7, others_ran=0.5), 0.0),
+    ],
+)
+def test_many_callbacks_are_judged_together(span: loop_watch.Span, caused_here: float) -> None:
+    assert loop_watch.LateTick(0.098, span).caused_here([]) == pytest.approx(caused_here)

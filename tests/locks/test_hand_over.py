@@ -6,11 +6,13 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
+from arbitrageai_native.exceptions import LockTimeoutError
 from arbitrageai_native.locks.leases import Lease
 from testing_support.servers.postgres import PostgresServer
 from testing_support.servers.redis import RedisServer
@@ -18,7 +20,7 @@ from testing_support.servers.tcp_proxy import TcpProxy
 from tests.conftest import MakeManager
 
 
-async def stand_in_line(manager: BidLockManager, **settings: str) -> asyncio.Task[Lease]:
+async def stand_in_line(manager: BidLockManager, **settings: Any) -> asyncio.Task[Lease]:
     """Someone who has asked for the lock, and been told that another has it."""
 
     async def conflicts() -> int:
@@ -30,6 +32,27 @@ async def stand_in_line(manager: BidLockManager, **settings: str) -> asyncio.Tas
     while await conflicts() == before:
         pass
     return waiting
+
+
+async def releases_to_one_in_line(
+    manager: BidLockManager,
+) -> AsyncIterator[tuple[Lease, asyncio.Task[Lease]]]:
+    """A lease and who waits for it, again and again: for a test that breaks the lock.
+
+    Who waits looks into the database now and then. A release at just that moment hands it nothing, and it is
+    told that another has the lock, which it waits for until its time is over.
+    """
+    for _ in range(20):
+        first = await manager.acquire_lease("m", "p")
+        waiting = await stand_in_line(manager, timeout=2)
+        yield first, waiting
+        await asyncio.wait([waiting])
+        if waiting.exception() is None:
+            return
+        with pytest.raises(LockTimeoutError):
+            await waiting
+        assert await manager.break_lock(first.key)
+    pytest.fail("nobody was handed the lock")
 
 
 async def until_held_by(manager: BidLockManager, *holders: str) -> None:
@@ -134,11 +157,10 @@ async def test_both_hear_of_it_when_the_lock_had_been_broken(
     postgres_server: PostgresServer, postgres_url: str
 ) -> None:
     manager = BidLockManager(database_url=postgres_url, on_lost=lambda lease: None)
-    first = await manager.acquire_lease("m", "p")
-    waiting = await stand_in_line(manager)
-    # By someone who tells nobody; who waits looks only now and then.
-    postgres_server.execute("UPDATE distributed_locks SET id = 'taken', holder_id = 'another'")
-    assert not await first.release()
+    async for first, waiting in releases_to_one_in_line(manager):  # noqa: B007
+        # By someone who tells nobody; who waits looks only now and then.
+        postgres_server.execute("UPDATE distributed_locks SET id = 'taken', holder_id = 'another'")
+        assert not await first.release()
     second = await waiting
     assert await second.lost() is not None
     assert not second.is_held
@@ -172,12 +194,10 @@ async def test_who_is_handed_a_lost_lock_comes_before_its_next_holder(
     another = BidLockManager(database_url=url.replace("test-", "another-"))
     await another.locks()  # creates the tables
     set_tokens_ahead(request, store)
-    first = await manager.acquire_lease("m", "p")
-    waiting = await stand_in_line(manager)
-    assert await another.break_lock(first.key)
-    taken = await another.acquire_lease("m", "p")
-    await asyncio.sleep(0.1)  # the waiter hears of the break, and is told that another has it
-    assert not await first.release()
+    async for first, waiting in releases_to_one_in_line(manager):  # noqa: B007
+        assert await another.break_lock(first.key)
+        taken = await another.acquire_lease("m", "p")
+        assert not await first.release()
     second = await waiting
     assert AHEAD < first.fencing_token < second.fencing_token < taken.fencing_token
     assert await second.lost() is not None

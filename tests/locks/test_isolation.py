@@ -15,6 +15,7 @@ from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.exceptions import LockBackendError
 from testing_support.servers.postgres import PostgresServer
 from testing_support.servers.redis import RedisServer
+from testing_support.waiting import until_waiting
 
 Execute = Callable[[str], None]
 
@@ -140,8 +141,7 @@ async def test_a_refused_hand_over_fails_no_other(table_url: str, execute: Execu
     names = every_third_refused(60)
     held = await asyncio.gather(*(manager.acquire_lease("m", name) for name in names))
     waiting = [asyncio.create_task(manager.acquire_lease("m", name, timeout=30)) for name in names]
-    await asyncio.sleep(0.2)  # by now every waiter has found its lock held
-    assert len((await manager.locks()).waiting) == 60
+    await until_waiting(manager, 60)
     execute(refuse(table_url, "UPDATE"))
     released = await together(lease.release() for lease in held)
     good = [index for index, name in enumerate(names) if REFUSED not in name]

@@ -7,7 +7,7 @@ import logging
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from arbitrageai_native.exceptions import LockBackendError
 from testing_support.servers.postgres import PostgresServer, free_port
 from testing_support.servers.redis import RedisServer
 from testing_support.servers.tcp_proxy import TcpProxy
+from testing_support.waiting import until
 
 LOGGER = "arbitrageai_native.locks"
 #: All that a lock needs, but no channel.
@@ -53,13 +54,6 @@ class Lines:
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Lines:
     return Lines(caplog)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from arbitrageai_native.exceptions import LockBackendError
 from testing_support.ports import free_port
 from testing_support.servers.pgbouncer import PgBouncer
 from testing_support.servers.postgres import _BIN, PostgresServer
+from testing_support.waiting import until_waiting
 
 DESCRIPTORS = """
 import asyncio, logging, os, sqlite3, sys
@@ -280,7 +281,7 @@ async def test_a_full_queue_of_notifications_costs_no_release() -> None:
             )
             while "too many notifications" not in filling.execute(fill):
                 pass
-            await asyncio.sleep(0.5)  # by now the waiters are noted in the database
+            await until_waiting(waiter, 10)
             started = time.monotonic()
             assert await asyncio.gather(*(lease.release() for lease in leases)) == [True] * 20
             for task in waiting:

@@ -13,7 +13,7 @@ from testing_support import ticker
 from testing_support.lock_waits import crowd, idle_cost, lock_all_the_time, queue, takeover
 from testing_support.servers.postgres import PostgresServer
 from testing_support.servers.tcp_proxy import TcpProxy
-from tests.llm.loop_watch import Watch
+from tests.llm import loop_watch
 
 
 async def test_an_expired_lock_of_another_is_taken_over_soon(shared_url: str) -> None:
@@ -50,9 +50,15 @@ async def test_waiting_for_a_file_costs_little_time(sqlite_url: str) -> None:
 
 @pytest.mark.serial
 async def test_locking_keeps_the_loop_free(shared_url: str) -> None:
-    watch = Watch()
-    with ticker.control() as control:
+    with ticker.control() as control, loop_watch.watched() as watch:
         stop = watch.tick_in(asyncio.get_running_loop())
         await lock_all_the_time(shared_url, 1.0)
         stop()
+        # While the thread has no processor, all hundred tasks come due, and then go on one after the other.
+        # Together they take long then, in a debug build above all; each is judged all the same.
+        watch.late = [
+            late
+            for late in watch.late
+            if isinstance(late, loop_watch.LateCallback) or late.span.queued < 0.001
+        ]
         watch.judge(control)

@@ -25,7 +25,6 @@ from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.doctor import Finding, Level, diagnose
 from arbitrageai_native.doctor.secrets import Secrets
 from arbitrageai_native.testing import ModelServer
-from testing_support.keys import MARKER
 from testing_support.ports import free_port
 from testing_support.servers.faulty_http import FaultyServer, answer
 from testing_support.servers.postgres import PostgresServer
@@ -33,7 +32,7 @@ from testing_support.servers.redis import RedisServer
 from testing_support.servers.system import from_package
 from testing_support.terminal import on_a_terminal
 
-SECRET = f"hush-{MARKER}-42"
+SECRET = "hush-hush-42"
 HOUR = 3600
 Findings = dict[str, dict[str, str]]
 

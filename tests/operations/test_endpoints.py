@@ -24,6 +24,7 @@ from arbitrageai_native.agent_execution.redis_bid_lock_manager import RedisBidLo
 from arbitrageai_native.integrations.fastapi import router
 from arbitrageai_native.integrations.starlette import routes
 from testing_support.servers.uvicorn import serving
+from testing_support.waiting import until_waiting
 from tests.conftest import MakeManager
 
 PATHS = ("/health", "/metrics", "/native", "/native/data")
@@ -62,7 +63,7 @@ async def test_the_locks_of_every_kind_of_database_are_told(make_manager: MakeMa
     manager = make_manager()
     async with asking(locks={"bids": manager}) as client, manager.with_lock("upwork", "7", holder_id="one"):
         waiting = asyncio.create_task(manager.acquire_lock("upwork", "7", 30, "two"))
-        await asyncio.sleep(0.1)
+        await until_waiting(manager, 1)
         told = (await client.get("/native/data")).json()
         waiting.cancel()
     (bids,) = told["locks"]
@@ -160,7 +161,7 @@ async def test_of_many_locks_the_first_are_told(sqlite_url: str) -> None:
     async with BidLockManager(60, sqlite_url) as manager, asking(locks=manager) as client:
         leases = await manager.lock_many([("upwork", f"{number:03}") for number in range(201)])
         waiting = [asyncio.create_task(manager.acquire_lock("upwork", "000", 30)) for _ in range(201)]
-        await asyncio.sleep(0.2)
+        await until_waiting(manager, 201)
         (locks,) = (await client.get("/native/data")).json()["locks"]
         for waiter in waiting:
             waiter.cancel()

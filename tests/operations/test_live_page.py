@@ -48,20 +48,27 @@ class Page:
         return await asyncio.to_thread(self.browser.text)
 
 
-@pytest.fixture
-def page() -> Iterator[Page]:
-    """A browser, which in the end has asked one server alone, and complained of nothing."""
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chromium]:
+    """Starts once; every test has a page of its own."""
     with Chromium() as browser:
-        page = Page(browser)
-        yield page
-        requested = [request["request"]["url"] for request in browser.reported("Network.requestWillBeSent")]
-        own = browser.evaluate("location.origin")
-        assert own.startswith("http://127.0.0.1:")
-        assert f"{own}/native/data" in requested
-        assert [url for url in requested if not url.startswith((f"{own}/native", "data:"))] == []
-        loaded = browser.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
-        assert set(loaded) <= {f"{own}/native/data", "data:,"}
-        assert complaints(page) == []
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Chromium) -> Iterator[Page]:
+    """A new page, which in the end has asked one server alone, and complained of nothing."""
+    browser.new_page()
+    page = Page(browser)
+    yield page
+    requested = [request["request"]["url"] for request in browser.reported("Network.requestWillBeSent")]
+    own = browser.evaluate("location.origin")
+    assert own.startswith("http://127.0.0.1:")
+    assert f"{own}/native/data" in requested
+    assert [url for url in requested if not url.startswith((f"{own}/native", "data:"))] == []
+    loaded = browser.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert set(loaded) <= {f"{own}/native/data", "data:,"}
+    assert complaints(page) == []
 
 
 def complaints(page: Page) -> list[dict[str, Any]]:

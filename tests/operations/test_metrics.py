@@ -30,6 +30,7 @@ from testing_support.keys import KEY
 from testing_support.ports import free_port
 from testing_support.servers import faulty_http as faulty
 from testing_support.servers.faulty_http import DONE, FaultyServer, chunk
+from testing_support.waiting import until
 from tests.bridge.test_fork import run_scenario
 
 Serve = Callable[..., FaultyServer]
@@ -54,13 +55,6 @@ def outcomes(model: str) -> dict[str, int]:
 def service(base_url: str, model: str, **settings: Any) -> LLMService:
     settings = {"max_retries": 0, "enable_circuit_breaker": False, **settings}
     return LLMService(base_url=base_url, api_key=KEY, model=model, **settings)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 # Calls

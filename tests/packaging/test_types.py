@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import pydoc
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 from unittest.mock import create_autospec
@@ -28,6 +29,7 @@ from arbitrageai_native.llm.settings import (
     ServiceSettings,
 )
 from arbitrageai_native.process_metrics import ProcessMetrics
+from testing_support.types import mypy
 
 USER_CODE = Path(__file__).parent / "user_code"
 FILES = ("conditions.py", "correct.py", "mistaken.py")
@@ -37,15 +39,9 @@ MARK = "# mistake: "
 Lines = dict[str, set[int]]
 
 
-def mypy_errors(folder: Path) -> Lines:
+def mypy_errors(_: Path) -> Lines:
     """The lines with errors by file, as a user's mypy finds them with `--strict`."""
-    options = ["--strict", "--config-file=", "--output=json", f"--cache-dir={folder}"]
-    checked = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, *FILES], capture_output=True, text=True, cwd=USER_CODE
-    )
-    assert checked.returncode == 1, checked.stdout + checked.stderr
-    errors = [json.loads(line) for line in checked.stdout.splitlines()]
-    return by_file((one["file"], one["line"]) for one in errors if one["severity"] == "error")
+    return by_file((file, line) for file, line, _ in mypy(USER_CODE, FILES))
 
 
 def pyright_errors(folder: Path) -> Lines:
@@ -112,12 +108,19 @@ def test_the_types_of_metrics_have_the_keys_of_the_metrics() -> None:
             assert metrics[name].keys() == get_type_hints(kind).keys()  # type: ignore[literal-required]
 
 
-def completed(code: str) -> set[str]:
-    """The names that an editor offers at the end of the code."""
-    return {completion.name for completion in jedi.Script(code).complete()}
+Completed = Callable[[str], set[str]]
 
 
-def test_an_editor_completes_the_public_names() -> None:
+@pytest.fixture(scope="module")
+def completed() -> Iterator[Completed]:
+    """Gives the names that an editor offers at the end of the code."""
+    environments = [jedi.create_environment(sys.prefix, safe=False)]
+    yield lambda code: {name.name for name in jedi.Script(code, environment=environments[0]).complete()}
+    environments.clear()
+    gc.collect()  # its process ends with it
+
+
+def test_an_editor_completes_the_public_names(completed: Completed) -> None:
     assert set(arbitrageai_native.__all__) <= completed("import arbitrageai_native\narbitrageai_native.")
     names = {name for name in vars(LLMService) if not name.startswith("_")}
     assert len(names) > 20
@@ -166,7 +169,7 @@ def test_a_shell_completes_the_keywords_of_a_call() -> None:
 
 
 @pytest.mark.parametrize(("client", "call"), [("OpenAI", ""), ("AsyncOpenAI", "await ")])
-def test_an_editor_completes_the_members_of_a_client(client: str, call: str) -> None:
+def test_an_editor_completes_the_members_of_a_client(client: str, call: str, completed: Completed) -> None:
     program = f"from arbitrageai_native import {client}\nclient = {client}(api_key='x')\n"
     assert "chat" in completed(f"{program}client.")
     assert "completions" in completed(f"{program}client.chat.")
