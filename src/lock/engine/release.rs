@@ -169,7 +169,6 @@ impl Engine {
             (None, _) => {
                 drop(table);
                 todo.carry_out(self);
-                self.look_for_late_row(&hold);
                 let (reply, answer) = oneshot::channel();
                 self.submit(Operation::Release(Release {
                     target: hold.target(),
@@ -336,7 +335,6 @@ impl Engine {
                 }
             }
         };
-        self.look_for_late_row(&unfinished.hold);
         drop(unfinished);
         let _ = told.send(released);
     }
@@ -404,5 +402,6 @@ impl Drop for Unfinished {
                 .delete_in_background(&self.hold.id, &self.hold.key, None);
         }
         self.engine.end_hold(&self.hold);
+        self.engine.look_for_late_row(&self.hold);
     }
 }
