@@ -87,10 +87,13 @@ impl Engine {
     }
 
     /// A statement whose answer was lost may still be on its way, and write the row after its
-    /// release: looks for it for as long as the row would last then.
-    pub(super) fn delete_if_it_comes(&self, target: ReleaseTarget, lasting: Duration) {
-        let looking = delete_later(Weak::clone(&self.weak), target, lasting, false);
-        drop(surroundings::spawn(&self.runtime, looking));
+    /// release: looks for it for as long as the row would last then. Not called while a successor
+    /// believes in a row that may still have this id.
+    pub(super) fn look_for_late_row(&self, hold: &Hold) {
+        if let Some(lasting) = hold.in_doubt {
+            let looking = delete_later(Weak::clone(&self.weak), hold.target(), lasting, false);
+            drop(surroundings::spawn(&self.runtime, looking));
+        }
     }
 
     /// Deletes a row that nobody owns any more; whether there was one. While the database is away, it

@@ -1,7 +1,7 @@
 //! What this process holds, so that a release by name deletes exactly what was acquired here and nothing else.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -45,6 +45,7 @@ pub(crate) struct Hold {
     pub(crate) token: i64,
     /// A statement that is still under way may write the row once more, for so long.
     pub(super) in_doubt: Option<Duration>,
+    is_given_away: AtomicBool,
     life: Mutex<Life>,
     changed: Notify,
     ledger: OnceLock<Arc<Ledger>>,
@@ -70,6 +71,7 @@ impl Hold {
             since: BootTime::now(),
             token,
             in_doubt: claim.in_doubt(),
+            is_given_away: AtomicBool::new(false),
             life: Mutex::new(life),
             changed: Notify::new(),
             ledger: OnceLock::new(),
@@ -202,6 +204,15 @@ impl Hold {
 
     pub(super) fn is_held_at(&self, now: BootTime) -> bool {
         self.life().is_held(now)
+    }
+
+    /// Its row goes to another acquisition of this process: it is not for this one to delete.
+    pub(super) fn give_away(&self) {
+        self.is_given_away.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_given_away(&self) -> bool {
+        self.is_given_away.load(Ordering::Acquire)
     }
 
     pub(super) fn is_on_its_way(&self) -> bool {

@@ -90,6 +90,8 @@ enum Begun {
     Deletion(Unfinished, oneshot::Receiver<Result<bool, StoreError>>),
     /// A task sees to it, which needs nobody to wait.
     InTheBackground(oneshot::Receiver<Result<Released, LockError>>),
+    /// The lock has been handed off before.
+    Before,
 }
 
 impl Engine {
@@ -100,7 +102,10 @@ impl Engine {
         hold: Arc<Hold>,
         may_be_handed_off: bool,
     ) -> impl Future<Output = Result<Released, LockError>> + Send + 'static + use<> {
-        let begun = if hold.is_on_its_way() {
+        let begun = if hold.is_given_away() {
+            // Until the database has carried out the hand-off, the row has this hold's id still.
+            Begun::Before
+        } else if hold.is_on_its_way() {
             self.release_on_arrival(hold, may_be_handed_off)
         } else {
             self.begin_release(hold, may_be_handed_off)
@@ -119,6 +124,7 @@ impl Engine {
                 }
                 released
             }
+            Begun::Before => Ok(Released::GoneOrDeleted),
             Begun::InTheBackground(outcome) => match timeout(RELEASE_PATIENCE, outcome).await {
                 Ok(Ok(released)) => released,
                 Ok(Err(_)) => Err(LockError::backend(StoreError::closed())),
@@ -128,9 +134,6 @@ impl Engine {
     }
 
     fn begin_release(self: &Arc<Self>, hold: Arc<Hold>, may_be_handed_off: bool) -> Begun {
-        if let Some(lasting) = hold.in_doubt {
-            self.delete_if_it_comes(hold.target(), lasting);
-        }
         let shown = self.clock.now();
         let event = Event::Release {
             id: Arc::clone(&hold.id),
@@ -142,16 +145,21 @@ impl Engine {
         let (told, outcome) = oneshot::channel();
         match (todo.hand_off.take(), shown) {
             (Some((seat, request, true)), Some(shown)) => {
+                hold.give_away();
                 let (passing, won) = self.hand_off_in_memory(&hold, &seat, &request, shown);
                 table.set_hold(Arc::clone(&passing.hold));
                 drop(table);
                 todo.carry_out(self);
                 request.won(won);
                 let engine = Arc::clone(self);
-                let passing = async move { engine.pass_on(passing, told).await };
+                let passing = async move {
+                    engine.pass_on(passing, told).await;
+                    engine.look_for_late_row(&hold);
+                };
                 surroundings::spawn(&self.runtime, passing);
             }
             (Some((_, request, _)), _) => {
+                hold.give_away();
                 drop(table);
                 todo.carry_out(self);
                 let engine = Arc::clone(self);
@@ -394,5 +402,6 @@ impl Drop for Unfinished {
                 .delete_in_background(&self.hold.id, &self.hold.key, None);
         }
         self.engine.end_hold(&self.hold);
+        self.engine.look_for_late_row(&self.hold);
     }
 }

@@ -1390,3 +1390,34 @@ async fn a_lease_whose_row_has_gone_is_lost_within_a_second_whatever_its_time_to
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_deletes_a_row_that_is_being_handed_off() {
+    let (engine, asked) = engine();
+    // Its first try may yet be carried out.
+    let acquiring = tokio::spawn(acquire(&engine));
+    asked.acquire().failed(StoreError::unknown_outcome("cut"));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    asked.acquire().won(won());
+    let lease = leased(acquiring.await.unwrap().unwrap());
+    engine.clock.heard(100.0, BootTime::now());
+    let mut waiter = acquire(&engine);
+    asked.acquire().held(theirs());
+    waits(&mut waiter).await;
+    let Known::Held(hold) = engine.hold_of(&"k".into(), "holder") else {
+        panic!("not known")
+    };
+    let by_name = tokio::spawn(hold.release(&engine));
+    let grant = waiter.await.unwrap();
+    others_run().await;
+    let hand_over = asked.hand_over();
+    assert!(!lease.release().await.unwrap());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(asked.is_empty() && grant.hold.is_held());
+    hand_over.reply.send(Ok(Some(won()))).unwrap();
+    assert!(by_name.await.unwrap().unwrap());
+    // Now the row has another id, and only a late one has that of the first.
+    let look = next_release(&asked, 1).await;
+    assert!(matches!(look.target, ReleaseTarget::Row { id, .. } if id == hand_over.from));
+    grant.keep();
+}

@@ -362,8 +362,9 @@ proptest! {
                     lease.on(Event::Renew { number: numbers, ttl: Duration::from_millis(ttl) })
                 }
                 Happening::Renewed => match (under_way.take(), row) {
-                    (Some(ttl), Some(end)) if lease.now < end => {
-                        row = row.map(writes(ttl, lease.now));
+                    // The database may have written it at once, whenever the answer comes.
+                    (Some((ttl, sent)), Some(end)) if sent < end => {
+                        row = row.map(writes(ttl, sent));
                         lease.on(Event::Answered(renewed()))
                     }
                     (Some(_), _) => lease.on(Event::Answered(Answer::Gone)),
@@ -374,7 +375,7 @@ proptest! {
                     lease.on(Event::Answered(Answer::Gone))
                 }
                 Happening::Fails { is_in_doubt, is_carried_out } => match under_way.take() {
-                    Some(ttl) => {
+                    Some((ttl, _)) => {
                         if is_in_doubt && is_carried_out {
                             row = row.map(writes(ttl, lease.now));
                         } else if is_in_doubt {
@@ -397,7 +398,7 @@ proptest! {
                 match effect {
                     Effect::Send { ttl, .. } => {
                         assert!(lease.life.is_held(lease.now) && under_way.is_none());
-                        under_way = Some(ttl);
+                        under_way = Some((ttl, lease.now));
                     }
                     Effect::Count(Counted::Loss) => losses += 1,
                     _ => {}
