@@ -17,7 +17,18 @@ def test_the_core_passes_its_suite_on_servers(
     postgres_server: PostgresServer, redis_server: RedisServer
 ) -> None:
     finished = subprocess.run(
-        ["cargo", "test", "--quiet", "--locked", "--no-default-features", "--lib", "lock::tests::"],
+        [
+            "cargo",
+            "test",
+            "--quiet",
+            "--locked",
+            "--no-default-features",
+            "--lib",
+            "lock::tests::",
+            "--",
+            "--test-threads",
+            "2",
+        ],
         cwd=Path(__file__).parents[2],
         env={
             **os.environ,
