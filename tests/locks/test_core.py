@@ -12,23 +12,14 @@ from testing_support.servers.postgres import PostgresServer
 from testing_support.servers.redis import RedisServer
 
 
+@pytest.mark.serial
 @pytest.mark.timeout(1200)  # it may have to be compiled
 def test_the_core_passes_its_suite_on_servers(
     postgres_server: PostgresServer, redis_server: RedisServer
 ) -> None:
+    command = ["cargo", "test", "--quiet", "--locked", "--no-default-features", "--lib"]
     finished = subprocess.run(
-        [
-            "cargo",
-            "test",
-            "--quiet",
-            "--locked",
-            "--no-default-features",
-            "--lib",
-            "lock::tests::",
-            "--",
-            "--test-threads",
-            "2",
-        ],
+        [*command, "--", "::postgres", "::redis", "--test-threads", "2"],
         cwd=Path(__file__).parents[2],
         env={
             **os.environ,
