@@ -56,19 +56,34 @@ macro_rules! on_each_store {
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn postgres() {
-                let Some(database) = super::postgres(stringify!($name)).await else { return };
-                let (one, other) = (super::Registry::default(), super::Registry::default());
-                super::$name(&super::manager(&one, &database), &super::manager(&other, &database)).await;
+                let Some(database) = super::postgres(stringify!($name)).await else {
+                    return;
+                };
+                super::on_a_server(database, async |one, other| super::$name(one, other).await).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn redis() {
-                let Some(database) = super::redis().await else { return };
-                let (one, other) = (super::Registry::default(), super::Registry::default());
-                super::$name(&super::manager(&one, &database), &super::manager(&other, &database)).await;
+                let Some(database) = super::redis().await else {
+                    return;
+                };
+                super::on_a_server(database, async |one, other| super::$name(one, other).await).await;
             }
         }
     )* };
+}
+
+/// Runs a test with managers that are connected: a connection takes longer than the shortest lease lasts.
+async fn on_a_server(database: Database, test: impl AsyncFnOnce(&Manager, &Manager)) {
+    let registries = (Registry::default(), Registry::default());
+    let (one, other) = (
+        manager(&registries.0, &database),
+        manager(&registries.1, &database),
+    );
+    for each in [&one, &other] {
+        each.rows().await.unwrap();
+    }
+    test(&one, &other).await;
 }
 
 /// A schema of its own on the server that the environment names, if it does.

@@ -1,7 +1,5 @@
 use std::future::pending;
 
-use tokio::sync::watch;
-
 use super::*;
 use crate::lock::store::Listener;
 use crate::lock::{Database, Options};
