@@ -13,7 +13,7 @@ use super::engine::Engine;
 use super::reporter::Reporter;
 use super::store::postgres::PostgresStore;
 use super::store::redis::RedisStore;
-use super::store::sqlite::{Location, SqliteStore, system_clock};
+use super::store::sqlite::{Location, SqliteStore, let_go_of_file, system_clock};
 use crate::figures::LockFigures;
 use crate::mutex::lock;
 use crate::notices::Notices;
@@ -76,13 +76,14 @@ impl Registry {
                     Database::Sqlite(Location::Memory) | Database::PrivateMemory(_)
                 );
             if !keep {
+                // A task may have the engine for a moment longer.
+                if let Database::Sqlite(Location::File { path, .. }) = database {
+                    let_go_of_file(path);
+                }
                 unused.push(shared.clone());
             }
             keep
         });
-        for shared in &unused {
-            shared.engine.close();
-        }
     }
 
     /// What all managers of this process have counted, those that are gone included.

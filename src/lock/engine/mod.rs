@@ -395,18 +395,10 @@ impl Engine {
     }
 }
 
-impl Engine {
-    /// Closes the store of an engine that nothing depends on any more. Otherwise that would wait
-    /// for the last task which still has the engine.
-    pub(crate) fn close(&self) {
-        self.overdue.stop();
-        self.store.close();
-    }
-}
-
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.close();
+        self.overdue.stop();
+        self.store.close();
     }
 }
 

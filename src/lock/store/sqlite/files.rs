@@ -93,6 +93,17 @@ pub(super) fn closing(number: u64) {
     }
 }
 
+/// Has a file closed until the next request, since nobody uses it any more.
+pub(in crate::lock) fn let_go_of_file(path: &Path) {
+    let _no_fork_meanwhile = neighbours::working();
+    let mut files = Files::of_this_process();
+    for open in files.open.iter_mut().filter(|open| open.path == path) {
+        open.is_closing = true;
+        let (done, _) = mpsc::channel();
+        drop(open.inbox.send(Message::End(End::LetGo(done))));
+    }
+}
+
 /// Notes which file a worker has found, and returns another name under which this process has
 /// the same file open. Called by workers, while the process can't fork.
 pub(super) fn found(number: u64, file: Option<Inode>) -> Option<PathBuf> {

@@ -32,6 +32,7 @@ mod worker;
 use crate::mutex::lock;
 use change_watch::ChangeWatch;
 use files::Entry;
+pub(in crate::lock) use files::let_go_of_file;
 pub use files::{close_files, unused_files_are_closed};
 pub(in crate::lock) use inspection::{inspect, inspect_memory, look};
 use worker::{End, Message, Worker};
