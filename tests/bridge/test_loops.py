@@ -53,7 +53,7 @@ def test_a_closed_loop_and_its_descriptors_are_freed(new_loop: LoopFactory) -> N
         return all(reference() is None for reference in loops)
 
     assert wait_until(all_are_freed)
-    assert open_descriptors() <= before
+    assert wait_until(lambda: open_descriptors() <= before)
 
 
 def test_a_late_result_for_a_closed_loop_is_dropped_in_silence(

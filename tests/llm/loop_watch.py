@@ -178,8 +178,8 @@ class Watch:
     def run_callback(self, handle: asyncio.Handle, run: Callable[[asyncio.Handle], None]) -> None:
         """Run a callback, of any loop."""
         watched = self.loops.get(handle._loop)  # type: ignore[attr-defined]
-        if watched is None:
-            run(handle)
+        if watched is None or getattr(handle._callback, "__self__", None) is watched:  # type: ignore[attr-defined]
+            run(handle)  # a tick is this watch's own
         else:
             watched.run_callback(handle, run)
 
