@@ -2,8 +2,9 @@
 
     python benchmarks/mutants.py arbitrageai_native.llm.fallback tests/llm/test_fallback.py --sample 50
 
-No file is changed: a mutant is made while it is imported, in a forked process of its own. The survivors are
-printed; each needs a test, or the reason why it behaves as the module does.
+An option of pytest is one word: `-kname`. No file is changed: a mutant is made while it is imported, in a
+forked process of its own. The survivors are printed; each needs a test, or the reason why it behaves as the
+module does.
 """
 
 from __future__ import annotations

@@ -202,6 +202,11 @@ fn the_servers_words_are_in_an_error_of_any_form() {
         assert_eq!(error.message, "Error code: 400 - too long");
     }
     assert_eq!(bad_request(b"[5]").message, "Error code: 400");
+    let elsewhere = Error::from_status(StatusCode::FOUND, HeaderMap::new(), b"");
+    assert_eq!(
+        elsewhere.to_string(),
+        "Error code: 302 - a redirect to another origin is not followed"
+    );
 }
 
 #[test]
