@@ -32,6 +32,9 @@ const CHANGING_HANDS: Duration = Duration::from_millis(5);
 /// How often in a row a lock goes from a holder to a waiter of the same process before other
 /// processes get their chance.
 const MOST_HAND_OFFS: u32 = 16;
+/// After how long a lock that has been handed off is not handed off again, before other processes
+/// get their chance.
+const LONGEST_TURN: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
@@ -41,13 +44,25 @@ pub(crate) struct Key {
     next: Next,
     /// The row that the poller compares with what it finds.
     seen: Option<Seen>,
-    /// How often in a row the lock has been handed off.
-    hand_offs: u32,
+    turn: Option<Turn>,
     /// How often in a row the database has failed.
     failures: u32,
     /// What the database last said, if it failed: what those behind the first are told when their
     /// time is up.
     failure: Option<StoreError>,
+}
+
+/// Hand-offs in a row within this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Turn {
+    began: BootTime,
+    hand_offs: u32,
+}
+
+impl Turn {
+    fn is_over(self, now: BootTime) -> bool {
+        self.hand_offs >= MOST_HAND_OFFS || self.began.until(now) >= LONGEST_TURN
+    }
 }
 
 /// When the first waiter asks.
@@ -344,14 +359,18 @@ impl Key {
             let first = first.id.clone();
             self.remove(now, &first, effects);
         }
-        let hand_offs = std::mem::take(&mut self.hand_offs);
+        let mut turn = self.turn.take().unwrap_or(Turn {
+            began: now.belief,
+            hand_offs: 0,
+        });
         let Some(next) = self.waiters.front() else {
             return effects.push(Effect::Delete);
         };
-        if self.asking.is_some() || hand_offs >= MOST_HAND_OFFS {
+        if self.asking.is_some() || turn.is_over(now.belief) {
             return effects.push(Effect::Delete);
         }
-        self.hand_offs = hand_offs + 1;
+        turn.hand_offs += 1;
+        self.turn = Some(turn);
         self.asking = Some(Asking::since(now, &next.id));
         let left = now.belief.until(ours.until);
         let is_optimistic = next.allows_optimistic_handoff && is_clock_known && left >= next.ttl / 2;

@@ -262,6 +262,30 @@ fn after_sixteen_hand_offs_others_get_their_chance() {
 }
 
 #[test]
+fn after_half_a_second_of_hand_offs_others_get_their_chance() {
+    let mut key = Told::new();
+    key.join("0", SECOND);
+    key.wins("0");
+    for (holder, next, is_handed_off) in [("0", "1", true), ("1", "2", true), ("2", "3", false)] {
+        key.join(next, SECOND * 60);
+        if key.key.asking.is_some() {
+            key.held(next, holder, TTL);
+        }
+        key.passes(SECOND * 3 / 10);
+        let effects = key.release(holder);
+        assert_eq!(
+            matches!(effects[..], [Effect::HandOff { .. }]),
+            is_handed_off,
+            "{holder}"
+        );
+        if is_handed_off {
+            key.answer(next, Answer::Won { until: None });
+            key.on(Event::Leave(id(next)));
+        }
+    }
+}
+
+#[test]
 fn nobody_whose_time_is_over_gets_the_lock() {
     let mut key = Told::new();
     key.join("a", SECOND);
