@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -16,6 +17,7 @@ use super::boot_time::BootTime;
 use super::engine::{Engine, Grant, Hold, Status};
 use super::error::{LockError, StoreError};
 use super::operation::{Operation, Renew, Won};
+use super::surroundings;
 use crate::figures::{Ledger, LockCounter};
 use crate::mutex::lock;
 
@@ -70,7 +72,7 @@ impl Lease {
             ledger,
         });
         if keeping.auto_renew {
-            tokio::spawn(keep(Arc::clone(&shared), keeping.max_hold));
+            surroundings::spawn(&Handle::current(), keep(Arc::clone(&shared), keeping.max_hold));
         }
         Self {
             shared,
@@ -140,7 +142,7 @@ impl Lease {
         let shared = Arc::clone(&self.shared);
         async move {
             let (answer, renewed) = oneshot::channel();
-            tokio::spawn(async move {
+            surroundings::spawn(&Handle::current(), async move {
                 let ttl = ttl.unwrap_or(shared.ttl);
                 drop(answer.send(shared.renew(ttl).await));
             });
@@ -303,6 +305,7 @@ async fn keep(shared: Arc<Shared>, max_hold: Option<Duration>) {
     loop {
         let pause = sleep(shared.ttl / 3);
         tokio::select! {
+            biased;
             () = shared.hold.ended() => return,
             () = pause => {}
         }

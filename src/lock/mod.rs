@@ -18,6 +18,7 @@ mod offer;
 mod operation;
 mod registry;
 mod reporter;
+mod surroundings;
 pub mod store;
 
 pub use database_url::{DEFAULT_URL, Database, Options};
@@ -32,5 +33,7 @@ pub use offer::Offer;
 pub use operation::LockRow;
 pub use registry::Registry;
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::boot_time::BootTime;
 use super::error::StoreError;
+use super::surroundings;
 
 pub type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -205,7 +206,7 @@ impl Claim {
     /// A claim on `key`, with an id of its own.
     pub fn new(key: Arc<str>, holder: Arc<str>, ttl: Duration, owner: Arc<dyn Abandoned>) -> Self {
         Self {
-            id: new_row_id(),
+            id: surroundings::new_id(),
             key,
             holder,
             ttl,
@@ -229,12 +230,4 @@ impl Drop for Claim {
             ClaimState::Written => self.owner.abandoned(&self.id, &self.key, None),
         }
     }
-}
-
-/// A name for one acquisition, from the operating system's randomness: a generator of our own, copied by a fork, would give
-/// parent and child the same names.
-fn new_row_id() -> Arc<str> {
-    let mut buffer = uuid::Uuid::encode_buffer();
-    let text: &str = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
-    text.into()
 }

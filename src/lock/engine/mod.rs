@@ -21,6 +21,7 @@ use super::error::{LockError, StoreError};
 use super::operation::{Abandoned, Acquire, Attempt, Claim, LockRow, Operation, Reply, Won};
 use super::reporter::Reporter;
 use super::store::{Listener, Store, key_hash};
+use super::surroundings;
 use crate::notices::Trouble;
 
 mod arrivals;
@@ -488,7 +489,7 @@ impl Abandoned for Engine {
         let (id, key) = (Arc::clone(id), Arc::clone(key));
         engine.abandoned.fetch_add(1, Ordering::AcqRel);
         // Dropped on any thread, perhaps one outside the runtime.
-        self.runtime.spawn(async move {
+        surroundings::spawn(&self.runtime, async move {
             // Handed over in memory, and never received.
             let unreceived = engine.queues().hold_with(&key, &id);
             if let Some(hold) = unreceived {

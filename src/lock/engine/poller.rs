@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rand::RngExt as _;
 use tokio::sync::Notify;
 
 use super::Engine;
 use crate::lock::operation::Operation;
+use crate::lock::surroundings;
 
 const FIRST: Duration = Duration::from_millis(25);
 const SLOWEST: Duration = Duration::from_millis(290);
@@ -29,7 +29,7 @@ impl Poller {
     /// Starts looking, unless it does already. Called within the runtime.
     pub(super) fn start(&self, engine: &Arc<Engine>) {
         if !self.running.swap(true, Ordering::AcqRel) {
-            engine.runtime.spawn(run(Arc::clone(engine)));
+            drop(surroundings::spawn(&engine.runtime, run(Arc::clone(engine))));
         }
     }
 
@@ -50,8 +50,9 @@ async fn run(engine: Arc<Engine>) {
         if engine.poller.quick.swap(false, Ordering::AcqRel) {
             pause = FIRST;
         }
-        let wait = pause.mul_f64(rand::rng().random_range(0.85..1.0));
+        let wait = surroundings::jitter(pause, 0.85..1.0);
         tokio::select! {
+            biased;
             () = tokio::time::sleep(wait) => pause = (pause * 2).min(SLOWEST),
             () = engine.poller.soon.notified() => {}
         }

@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use super::holds::{Hold, Status, Tombstones};
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Attempt, Claim, LockRow, Won};
+use crate::lock::surroundings::Map;
 use crate::mutex::lock;
 
 mod overdue;
@@ -50,7 +51,7 @@ pub struct Waiting {
 
 #[derive(Default)]
 pub(super) struct Queues {
-    keys: HashMap<Arc<str>, Key>,
+    keys: Map<Arc<str>, Key>,
     over: Tombstones,
     sweep_at: usize,
     /// When the next look for waiters to remove is due; None while nobody looks.
@@ -291,7 +292,7 @@ impl Queues {
 
     /// The requests of those whose row has gone, has been followed by another, or expires sooner than was seen.
     pub(super) fn compare(&self, asked: &[Arc<str>], rows: &[LockRow]) -> Vec<Acquire> {
-        let rows: HashMap<&str, &LockRow> = rows.iter().map(|row| (&*row.key, row)).collect();
+        let rows: Map<&str, &LockRow> = rows.iter().map(|row| (&*row.key, row)).collect();
         let request = |key: &Arc<str>| {
             let first = self.keys.get(key)?.waiters.front()?;
             let as_seen = match (&*first.seen(), rows.get(&**key)) {

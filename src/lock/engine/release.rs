@@ -19,6 +19,7 @@ use super::retry::{self, Backoff};
 use super::{Answered, Engine, FIRST_LOOK, RELEASE_PATIENCE, SELDOM_LOOK};
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::{LockError, StoreError};
+use crate::lock::surroundings;
 use crate::lock::operation::{Acquire, HandOver, Operation, Release, ReleaseTarget, Reply, Won};
 use crate::notices::Trouble;
 
@@ -145,7 +146,7 @@ impl Engine {
                         .hand_over_when_answered(hold, successor.acquire, told)
                         .await
                 };
-                self.runtime.spawn(handing_over);
+                surroundings::spawn(&self.runtime, handing_over);
             }
         }
         Begun::InTheBackground(outcome)
@@ -160,7 +161,7 @@ impl Engine {
     ) -> Begun {
         let (told, outcome) = oneshot::channel();
         let engine = Arc::clone(self);
-        self.runtime.spawn(async move {
+        surroundings::spawn(&self.runtime, async move {
             let arrived = arrival.settled().await;
             let may_be_handed_over =
                 arrived == Arrived::Yes && may_be_handed_over && !hold.remaining().is_zero();
@@ -196,8 +197,7 @@ impl Engine {
         self.queues().hold(Arc::clone(&hold));
         successor.receive(hold, won);
         let engine = Arc::clone(self);
-        self.runtime
-            .spawn(async move { engine.pass_on(passing, told).await });
+        surroundings::spawn(&self.runtime, async move { engine.pass_on(passing, told).await });
     }
 
     /// Tells the database of a lock that has been handed over.
@@ -373,7 +373,7 @@ impl Engine {
         };
         let arrival = engine.arrivals.of(id);
         engine.abandoned.fetch_add(1, Ordering::AcqRel);
-        self.runtime.spawn(async move {
+        surroundings::spawn(&self.runtime, async move {
             if let Some(arrival) = arrival {
                 arrival.settled().await;
             }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use rand::RngExt as _;
 use tokio::time::Instant;
+
+use crate::lock::surroundings;
 
 const FIRST: Duration = Duration::from_millis(20);
 const MOST: Duration = Duration::from_millis(500);
@@ -24,7 +25,7 @@ impl Default for Backoff {
 impl Backoff {
     /// When to try next.
     pub(super) fn next(&mut self) -> Instant {
-        let wait = self.wait.mul_f64(rand::rng().random_range(0.5..1.0));
+        let wait = surroundings::jitter(self.wait, 0.5..1.0);
         self.wait = (self.wait * 2).min(MOST);
         Instant::now() + wait
     }

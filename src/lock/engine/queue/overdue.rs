@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Answered, Expected, Key, Queues, Request, Successor, Waiter};
 use crate::lock::engine::{Engine, GRACE};
 use crate::lock::operation::Acquire;
+use crate::lock::surroundings;
 
 /// The task that looks for waiters to remove.
 #[derive(Default)]
@@ -34,6 +35,7 @@ impl Overdue {
 async fn look(engine: Weak<Engine>, sooner: Arc<Notify>, mut next: Instant) {
     loop {
         tokio::select! {
+            biased;
             () = sleep_until(next) => {}
             () = sooner.notified() => {}
         }
@@ -61,10 +63,10 @@ impl Engine {
         match queues.next_look {
             Some(next) if next <= due => return,
             Some(_) => sooner.notify_one(),
-            None => drop(
-                self.runtime
-                    .spawn(look(Weak::clone(&self.weak), Arc::clone(sooner), due)),
-            ),
+            None => drop(surroundings::spawn(
+                &self.runtime,
+                look(Weak::clone(&self.weak), Arc::clone(sooner), due),
+            )),
         }
         queues.next_look = Some(due);
     }

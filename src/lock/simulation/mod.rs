@@ -1,0 +1,24 @@
+//! A simulation of the lock engine: the real engines, leases and tasks over a simulated database, in simulated time.
+//!
+//! A seed decides everything: who wants what, how long every statement travels, which are lost, late or repeated, when a
+//! process pauses or dies. After every step a judge looks at what must hold. A seed that fails prints its history, and is
+//! shrunk to the few steps and faults without which it does not fail.
+//!
+//! - `cargo test --no-default-features simulation` tries the seeds of the test command;
+//! - `SIMULATION_SEED=N cargo test --no-default-features simulation::tests::one_seed -- --ignored --nocapture` replays one;
+//! - `SIMULATION_SEEDS=1000000 cargo test --release --no-default-features simulation::tests::many_seeds -- --ignored --nocapture`
+//!   is the long form.
+
+mod adapter;
+mod chance;
+mod client;
+pub(super) mod context;
+mod database;
+mod judge;
+pub(super) mod plants;
+mod run;
+mod scenario;
+mod shrink;
+#[cfg(test)]
+mod tests;
+mod world;
