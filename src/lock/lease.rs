@@ -17,7 +17,7 @@ use super::boot_time::BootTime;
 use super::engine::{Engine, Grant, Hold, Status};
 use super::error::{LockError, StoreError};
 use super::operation::{Operation, Renew, Won};
-use super::surroundings;
+use super::surroundings::{self, planted};
 use crate::figures::{Ledger, LockCounter};
 use crate::mutex::lock;
 
@@ -254,7 +254,12 @@ impl Shared {
             let before = self.hold.valid_until();
             let sent = BootTime::now();
             // If the answer is lost, the shorter of the two times must be believed.
-            self.hold.set_valid_until(before.min(sent + ttl));
+            self.hold
+                .set_valid_until(if planted!(RenewalThatUndoesALongerOne) {
+                    before
+                } else {
+                    before.min(sent + ttl)
+                });
             let (reply, answer) = oneshot::channel();
             self.engine.submit(Operation::Renew(Renew {
                 id: Arc::clone(&self.hold.row),
@@ -273,12 +278,14 @@ impl Shared {
                     self.ledger.add(LockCounter::Renewals);
                     return Ok(expires_at);
                 }
+                Ok(Ok(Ok(None))) if planted!(RenewalThatRevives) => self.hold.set_valid_until(sent + ttl),
                 Ok(Ok(Ok(None))) => {
                     if self.hold.status() == Status::Held {
                         self.lose("another holder has it, or its row was deleted or expired");
                     }
                     return Err(self.lost_error());
                 }
+                Ok(Ok(Err(error))) if planted!(OneFailedRenewalIsALoss) => self.lose(&error.message),
                 Ok(Ok(Err(error))) => {
                     if error.outcome_unknown {
                         *in_doubt = ttl.min(*in_doubt);

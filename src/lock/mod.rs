@@ -18,8 +18,8 @@ mod offer;
 mod operation;
 mod registry;
 mod reporter;
-mod surroundings;
 pub mod store;
+mod surroundings;
 
 pub use database_url::{DEFAULT_URL, Database, Options};
 pub use engine::Grant;

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::boot_time::BootTime;
 use super::error::StoreError;
-use super::surroundings;
+use super::surroundings::{self, planted};
 
 pub type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -69,7 +69,7 @@ impl Acquire {
 
     /// The store failed.
     pub fn failed(mut self, error: StoreError) {
-        if error.outcome_unknown && self.claim.state == ClaimState::Unwritten {
+        if error.outcome_unknown && !planted!(ForgottenDoubt) && self.claim.state == ClaimState::Unwritten {
             self.claim.state = ClaimState::InDoubt;
         }
         let _ = self.reply.send((self.claim, Err(error)));

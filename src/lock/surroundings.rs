@@ -58,7 +58,8 @@ where
 macro_rules! planted {
     ($fault:ident) => {{
         #[cfg(test)]
-        let planted = crate::lock::simulation::plants::is_planted(crate::lock::simulation::plants::Plant::$fault);
+        let planted =
+            crate::lock::simulation::plants::is_planted(crate::lock::simulation::plants::Plant::$fault);
         #[cfg(not(test))]
         let planted = false;
         planted

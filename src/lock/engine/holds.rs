@@ -13,6 +13,7 @@ use crate::lock::boot_time::BootTime;
 use crate::lock::error::LockError;
 use crate::lock::operation::{Claim, ReleaseTarget, Won};
 use crate::lock::store::key_hash;
+use crate::lock::surroundings::planted;
 
 /// How many past acquisitions are remembered; beyond it, a release by name goes by the holder's name alone.
 const REMEMBERED: usize = 65_536;
@@ -117,7 +118,7 @@ impl Hold {
             .status
             .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire)
             .is_ok();
-        if ended {
+        if ended && !planted!(UnreportedLoss) {
             self.changed.notify_waiters();
         }
         ended
@@ -154,7 +155,7 @@ impl Hold {
         let releasing = engine.release_hold(Arc::clone(&self), may_be_handed_over);
         async move {
             let released = releasing.await?;
-            if is_first && released == Released::Gone {
+            if is_first && released == Released::Gone && !planted!(IgnoredAnswerOfARelease) {
                 self.found_gone();
             }
             Ok(released == Released::Deleted)

@@ -21,7 +21,7 @@ use super::error::{LockError, StoreError};
 use super::operation::{Abandoned, Acquire, Attempt, Claim, LockRow, Operation, Reply, Won};
 use super::reporter::Reporter;
 use super::store::{Listener, Store, key_hash};
-use super::surroundings;
+use super::surroundings::{self, planted};
 use crate::notices::Trouble;
 
 mod arrivals;
@@ -180,7 +180,7 @@ impl Engine {
         loop {
             let under_way = place.under_way_since();
             let until = match under_way {
-                Some(since) => deadline.max(since + GRACE),
+                Some(since) => deadline.max(since + GRACE * if planted!(LateTimeout) { 5 } else { 1 }),
                 None => ask_at.min(deadline),
             };
             if under_way.is_none() && place.is_first() {
@@ -226,7 +226,7 @@ impl Engine {
                 },
                 () = place.changed() => ask_at = place.ask_at(deadline),
                 () = sleep_until(until) => {
-                    let is_over = Instant::now() >= deadline;
+                    let is_over = Instant::now() >= deadline || planted!(EarlyTimeout);
                     match (place.under_way_since(), place.held_here()) {
                         (Some(_), _) if under_way.is_none() => {} // another task has just sent the request
                         (Some(_), _) => {
@@ -252,7 +252,12 @@ impl Engine {
     /// Notes a lock that the database has just given.
     fn hold(&self, claim: &Claim, manager: u64, won: Won) -> Arc<Hold> {
         self.clock.heard(won.acquired_at, claim.sent_at);
-        let hold = Arc::new(Hold::new(claim, manager, won, claim.sent_at + claim.ttl));
+        let sent = if planted!(BeliefFromTheAnswer) {
+            BootTime::now()
+        } else {
+            claim.sent_at
+        };
+        let hold = Arc::new(Hold::new(claim, manager, won, sent + claim.ttl));
         self.queues().hold(Arc::clone(&hold));
         hold
     }
@@ -305,7 +310,7 @@ impl Engine {
             if !failure.transient || Instant::now() >= deadline {
                 return Err(failure);
             }
-            carried_out_before |= failure.outcome_unknown;
+            carried_out_before |= failure.outcome_unknown && !planted!(ForgottenEarlierTry);
             failed_before = Some(failure);
             tokio::time::sleep_until(backoff.next().min(deadline)).await;
         }

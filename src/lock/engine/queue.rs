@@ -4,8 +4,8 @@
 //! waiter's own task, on an event loop perhaps, runs again only when there is an answer.
 
 use std::cmp::Reverse;
-use std::collections::hash_map::Entry;
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::holds::{Hold, Status, Tombstones};
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Attempt, Claim, LockRow, Won};
-use crate::lock::surroundings::Map;
+use crate::lock::surroundings::{Map, planted};
 use crate::mutex::lock;
 
 mod overdue;
@@ -266,7 +266,7 @@ impl Queues {
             state.waiters.retain(|other| !Arc::ptr_eq(other, waiter));
         }
         if let Some(next) = state.waiters.front() {
-            if !next.first.swap(true, Ordering::AcqRel) {
+            if !next.first.swap(true, Ordering::AcqRel) && !planted!(ForgottenSuccessor) {
                 next.changed.notify_one();
                 if !state.is_held() && !state.is_being_released() {
                     return next.hear();
@@ -300,7 +300,11 @@ impl Queues {
                 (Some(_), None) => false,
                 (None, _) => true,
             };
-            if as_seen { None } else { first.hear() }
+            if as_seen || planted!(BlindPoller) {
+                None
+            } else {
+                first.hear()
+            }
         };
         asked.iter().filter_map(request).collect()
     }
@@ -386,7 +390,7 @@ impl Queues {
     pub(super) fn end_hold(&mut self, hold: &Hold) -> Option<Acquire> {
         self.forget_hold(hold);
         let state = self.keys.get(&hold.key)?;
-        if state.is_held() || state.is_being_released() {
+        if state.is_held() || state.is_being_released() || planted!(LostWakeUp) {
             return None;
         }
         state.waiters.front()?.hear()

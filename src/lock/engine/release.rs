@@ -19,8 +19,8 @@ use super::retry::{self, Backoff};
 use super::{Answered, Engine, FIRST_LOOK, RELEASE_PATIENCE, SELDOM_LOOK};
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::{LockError, StoreError};
-use crate::lock::surroundings;
 use crate::lock::operation::{Acquire, HandOver, Operation, Release, ReleaseTarget, Reply, Won};
+use crate::lock::surroundings::{self, planted};
 use crate::notices::Trouble;
 
 /// Where the holder hears whether the lock was still there.
@@ -180,9 +180,13 @@ impl Engine {
     fn hand_over_now(self: &Arc<Self>, from: &Arc<Hold>, successor: Successor, acquired_at: f64, told: Told) {
         let claim = &successor.acquire.claim;
         let (now, until) = (BootTime::now(), from.valid_until());
-        let lasting = now.until(until).min(claim.ttl);
+        let lasting = if planted!(HandOffThatTrustsTooLong) {
+            claim.ttl
+        } else {
+            now.until(until).min(claim.ttl)
+        };
         let won = Won {
-            token: from.token.saturating_add(1),
+            token: from.token.saturating_add(i64::from(!planted!(TokenOutOfOrder))),
             acquired_at,
             expires_at: from.expires_at().min(acquired_at + claim.ttl.as_secs_f64()),
         };
@@ -388,6 +392,7 @@ impl Engine {
             }
             engine.abandoned.fetch_sub(1, Ordering::AcqRel);
             if let Some(lasting) = in_doubt
+                && !planted!(LateStatement)
                 && !deleted.unwrap_or(false)
             {
                 let weak = Weak::clone(&engine.weak);
@@ -446,7 +451,7 @@ impl Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if !self.done {
+        if !self.done && !planted!(AbandonedRelease) {
             self.engine
                 .delete_in_background(&self.hold.row, &self.hold.key, None);
         }

@@ -9,6 +9,7 @@ use tokio::time::{sleep, sleep_until};
 
 use super::adapter::{Asked, Belief, Ended, Held, Locks};
 use super::context::{self, Process};
+use super::database::after_beginning;
 use super::scenario::{Cancel, End, How, Step, Task};
 use super::world::World;
 
@@ -83,25 +84,34 @@ async fn takes(world: &Arc<World>, process: &Arc<Process>, locks: &Locks, step: 
     match outcome {
         None => {
             world.notes(|| format!("{number} is cancelled"));
-            world.state().judge.left(number);
+            world.state().judge.left(number, now);
         }
         Some(Err(ended)) => {
             world.notes(|| format!("{number} ends: {ended:?}"));
             world.state().judge.fails(number, &ended, now);
         }
         Some(Ok(held)) => {
-            world.notes(|| format!("{number} holds with token {}", held.token));
-            let is_renewed = matches!(step.how, How::Lease { renewed: true, max_hold: None });
+            world.notes(|| format!("{number} holds with token {}", after_beginning(held.token)));
+            let is_renewed = matches!(
+                step.how,
+                How::Lease {
+                    renewed: true,
+                    max_hold: None
+                }
+            );
             let is_lease = matches!(step.how, How::Lease { .. });
             let belief: Belief = held.belief.clone();
             let of_lease = (step.ttl, is_renewed, is_lease);
-            world.state().judge.granted(number, belief, held.token, of_lease, now);
+            world
+                .state()
+                .judge
+                .granted(number, belief, held.token, of_lease, now);
             holds(world, process, held, step, number).await;
         }
     }
 }
 
-async fn holds(world: &Arc<World>, process: &Arc<Process>, mut held: Held, step: &Step, number: usize) {
+async fn holds(world: &Arc<World>, process: &Arc<Process>, held: Held, step: &Step, number: usize) {
     if let Some(lost) = held.lost() {
         let world = Arc::clone(world);
         tokio::spawn(process.runs(async move {
@@ -154,7 +164,13 @@ async fn ends(world: &Arc<World>, mut held: Held, step: &Step, number: usize) {
             let mut state = world.state();
             let now = context::milliseconds();
             state.judge.released(number, believed, &outcome, loss.as_deref());
-            let process = state.judge.processes.iter().map(|one| one.resumed_at).max().unwrap_or(0);
+            let process = state
+                .judge
+                .processes
+                .iter()
+                .map(|one| one.resumed_at)
+                .max()
+                .unwrap_or(0);
             if now > began.max(process) + 7000 {
                 let what = format!("the release of {number} took from {began} to {now} ms");
                 state.judge.violated("no timeout late", what);

@@ -1,10 +1,12 @@
 //! The simulated database: what a statement does to the rows. It keeps the promises that the real ones keep.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::scenario::Flavour;
+use crate::lock::error::StoreError;
 use crate::lock::operation::{LockRow, ReleaseTarget, Won};
 
 /// What the database's clock shows when a run begins, in Unix seconds.
@@ -50,6 +52,57 @@ pub(super) enum Outcome {
     Other,
 }
 
+impl fmt::Display for Statement {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Acquire { id, key, ttl, .. } => write!(formatter, "acquire {key} as {id} for {ttl:?}"),
+            Self::Renew { id, key, ttl } => write!(formatter, "renew {key} of {id} for {ttl:?}"),
+            Self::Release(ReleaseTarget::Row { id, key }) => write!(formatter, "release {key} of {id}"),
+            Self::Release(target) => write!(formatter, "release {target:?}"),
+            Self::HandOver {
+                from,
+                id,
+                key,
+                ttl,
+                token,
+                ..
+            } => write!(
+                formatter,
+                "hand {key} over from {from} to {id} for {ttl:?} with {}",
+                after_beginning(*token)
+            ),
+            Self::Observe(keys) => write!(formatter, "look at {keys:?}"),
+            Self::Other => formatter.write_str("something else"),
+        }
+    }
+}
+
+/// A token, as a number that can be read.
+pub(super) fn after_beginning(token: i64) -> i64 {
+    #[allow(clippy::cast_possible_truncation, reason = "exact")]
+    let beginning = (BEGINNING * 1e6) as i64;
+    token - beginning
+}
+
+/// An answer, for a history.
+pub(super) fn brief(outcome: &Result<Outcome, StoreError>) -> String {
+    let row = |row: &LockRow| format!("{}, {:.3} s left", row.id, row.expires_in);
+    let won = |won: &Won| {
+        let (until, token) = (won.expires_at - BEGINNING, after_beginning(won.token));
+        format!("until {until:.3} with {token}")
+    };
+    match outcome {
+        Ok(Outcome::Won(it)) => format!("won {}", won(it)),
+        Ok(Outcome::Held(by)) => format!("held by {}", by.as_ref().map_or("nobody".into(), row)),
+        Ok(Outcome::Renewed(until)) => format!("renewed {:?}", until.map(|until| until - BEGINNING)),
+        Ok(Outcome::Released(released)) => format!("released {released}"),
+        Ok(Outcome::HandedOver(it)) => it.as_ref().map_or("not ours".into(), won),
+        Ok(Outcome::Rows(rows)) => rows.iter().map(row).collect::<Vec<_>>().join("; "),
+        Ok(Outcome::Other) => String::new(),
+        Err(error) => format!("error: {}", error.message),
+    }
+}
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) id: Arc<str>,
@@ -76,6 +129,7 @@ pub(super) struct Database {
     fences: BTreeMap<Arc<str>, i64>,
     /// How far its clock has been set, in microseconds.
     set_by: i64,
+    set_at: u64,
     commits: Vec<Commit>,
     /// Since when a key has had no row.
     pub(super) deleted_at: BTreeMap<Arc<str>, u64>,
@@ -99,6 +153,7 @@ impl Database {
             rows: BTreeMap::new(),
             fences: BTreeMap::new(),
             set_by: 0,
+            set_at: 0,
             commits: Vec::new(),
             deleted_at: BTreeMap::new(),
             news: Vec::new(),
@@ -110,7 +165,8 @@ impl Database {
         i64::try_from(now * 1000).unwrap() + self.set_by
     }
 
-    pub(super) fn set_clock(&mut self, by: i64) {
+    pub(super) fn set_clock(&mut self, by: i64, now: u64) {
+        self.set_at = now;
         self.set_by += by * 1000;
     }
 
@@ -119,8 +175,8 @@ impl Database {
         match self.rows.get(key) {
             Some(row) => {
                 let expired_for = self.clock(now) - row.expires_at;
-                (expired_for >= 0)
-                    .then(|| now.saturating_sub(u64::try_from(expired_for / 1000).unwrap_or(0)))
+                let since = now.saturating_sub(u64::try_from(expired_for / 1000).unwrap_or(0));
+                (expired_for >= 0).then(|| since.max(self.set_at))
             }
             None => Some(self.deleted_at.get(key).copied().unwrap_or(0)),
         }
@@ -183,7 +239,9 @@ impl Database {
             });
         }
         match statement {
-            Statement::Acquire { id, key, holder, ttl } => self.acquire((id, key, holder), *ttl, process, now),
+            Statement::Acquire { id, key, holder, ttl } => {
+                self.acquire((id, key, holder), *ttl, process, now)
+            }
             Statement::Renew { id, key, ttl } => Outcome::Renewed(self.renew(id, key, *ttl, now)),
             Statement::Release(target) => Outcome::Released(self.release(target, now)),
             Statement::HandOver {
@@ -197,11 +255,9 @@ impl Database {
                 let given = self.hand_over((from, id, key, holder), *ttl, *token, process, now);
                 Outcome::HandedOver(given)
             }
-            Statement::Observe(keys) => Outcome::Rows(
-                keys.iter()
-                    .filter_map(|key| self.standing(key, now))
-                    .collect(),
-            ),
+            Statement::Observe(keys) => {
+                Outcome::Rows(keys.iter().filter_map(|key| self.standing(key, now)).collect())
+            }
             Statement::Other => Outcome::Other,
         }
     }
@@ -256,7 +312,9 @@ impl Database {
 
     fn release(&mut self, target: &ReleaseTarget, now: u64) -> bool {
         let key = target.key();
-        let Some(row) = self.rows.get(key) else { return false };
+        let Some(row) = self.rows.get(key) else {
+            return false;
+        };
         let is_meant = match target {
             ReleaseTarget::Row { id, .. } => row.id == *id,
             ReleaseTarget::Holder { holder, .. } => row.holder == *holder,

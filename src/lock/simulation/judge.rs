@@ -1,9 +1,9 @@
 //! What must hold at every step, whatever happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::adapter::{Belief, Ended, Verb};
+use super::adapter::{Belief, Ended, KNOWN, Verb};
 use super::context;
 use super::database::Database;
 
@@ -48,7 +48,7 @@ pub(super) struct Believer {
     is_lease: bool,
     /// The database broke its word to it, or an operator took its row.
     is_excused: bool,
-    /// The holder itself asked for a shorter time.
+    /// The holder itself had it for a shorter time.
     is_shortened: bool,
     row_gone_at: Option<u64>,
     /// In microseconds.
@@ -72,6 +72,8 @@ pub(super) struct Judge {
     waiters: Vec<Waiter>,
     pub(super) believers: Vec<Believer>,
     tokens: BTreeMap<Arc<str>, i64>,
+    /// The rows that somebody was given.
+    pub(super) given: BTreeSet<Arc<str>>,
     pub(super) processes: Vec<OfProcess>,
     /// When a statement about a key last met a fault.
     faults: BTreeMap<(usize, Arc<str>, Verb), u64>,
@@ -91,6 +93,7 @@ impl Judge {
             waiters: Vec::new(),
             believers: Vec::new(),
             tokens: BTreeMap::new(),
+            given: BTreeSet::new(),
             processes: vec![OfProcess::default(); processes],
             faults: BTreeMap::new(),
             refusals: BTreeMap::new(),
@@ -190,8 +193,10 @@ impl Judge {
     }
 
     /// A waiter left without being asked whether it had the lock.
-    pub(super) fn left(&mut self, number: usize) {
-        self.waiters.retain(|waiter| waiter.number != number);
+    pub(super) fn left(&mut self, number: usize, now: u64) {
+        if let Some(waiter) = self.takes_out(number) {
+            self.held_up(&waiter, now);
+        }
     }
 
     fn takes_out(&mut self, number: usize) -> Option<Waiter> {
@@ -209,11 +214,25 @@ impl Judge {
         }
     }
 
+    /// A waiter that nobody polls holds up those behind it.
+    fn held_up(&mut self, waiter: &Waiter, now: u64) {
+        if waiter.unpolled_until > waiter.joined {
+            let of_process = &mut self.processes[waiter.process];
+            of_process.disturbed_until = of_process.disturbed_until.max(now);
+        }
+    }
+
     pub(super) fn fails(&mut self, number: usize, how: &Ended, now: u64) {
-        let Some(waiter) = self.takes_out(number) else { return };
+        let Some(waiter) = self.takes_out(number) else {
+            return;
+        };
         self.is_in_time(&waiter, now, "failed");
+        self.held_up(&waiter, now);
         let of_key = (waiter.process, Arc::clone(&waiter.key));
-        let refused = self.refusals.get(&of_key).is_some_and(|at| *at >= waiter.joined.saturating_sub(1));
+        let refused = self
+            .refusals
+            .get(&of_key)
+            .is_some_and(|at| *at >= waiter.joined.saturating_sub(1));
         if now < waiter.deadline && !(matches!(how, Ended::Backend(_)) && refused) {
             let early = waiter.deadline - now;
             let what = format!("waiter {number}: {how:?} {early} ms before its deadline");
@@ -238,8 +257,11 @@ impl Judge {
         (ttl, is_renewed, is_lease): (u64, bool, bool),
         now: u64,
     ) -> usize {
-        let Some(waiter) = self.takes_out(number) else { return number };
+        let Some(waiter) = self.takes_out(number) else {
+            return number;
+        };
         self.is_in_time(&waiter, now, "won");
+        self.held_up(&waiter, now);
         let passed_over = self.waiters.iter().find(|other| {
             other.number < number
                 && other.process == waiter.process
@@ -252,6 +274,7 @@ impl Judge {
             self.violated("first come, first served within a process", what);
         }
         let is_excused = self.is_tainted(waiter.process, &waiter.key);
+        self.given.insert(Arc::clone(belief.row()));
         let last = self.tokens.get(&waiter.key).copied().unwrap_or(i64::MIN);
         if belief.is_held() && !is_excused {
             if token <= last {
@@ -269,7 +292,8 @@ impl Judge {
             is_renewed,
             is_lease,
             is_excused,
-            is_shortened: false,
+            // While nobody polled its acquisition, nobody renewed it.
+            is_shortened: waiter.unpolled_until > waiter.joined,
             row_gone_at: None,
             trusted_until: 0,
             ended_at: None,
@@ -280,7 +304,9 @@ impl Judge {
     }
 
     pub(super) fn believer(&mut self, number: usize) -> Option<&mut Believer> {
-        self.believers.iter_mut().find(|believer| believer.number == number)
+        self.believers
+            .iter_mut()
+            .find(|believer| believer.number == number)
     }
 
     /// The holder asks for another time itself.
@@ -300,7 +326,8 @@ impl Judge {
 
     /// The holder gives it up; whether it still believed.
     pub(super) fn releases(&mut self, number: usize) -> bool {
-        self.believer(number).is_some_and(|believer| believer.belief.is_held())
+        self.believer(number)
+            .is_some_and(|believer| believer.belief.is_held())
     }
 
     pub(super) fn released(
@@ -310,7 +337,9 @@ impl Judge {
         outcome: &Result<bool, Ended>,
         loss: Option<&str>,
     ) {
-        let Some(position) = self.believers.iter().position(|one| one.number == number) else { return };
+        let Some(position) = self.believers.iter().position(|one| one.number == number) else {
+            return;
+        };
         let believer = self.believers.swap_remove(position);
         let met = self.has_met_a_fault(
             believer.process,
@@ -318,7 +347,8 @@ impl Judge {
             &[Verb::Release, Verb::HandOver],
             believer.since,
         );
-        if let (true, false, Some(loss)) = (believed, believer.is_excused, loss) {
+        let is_known = met && KNOWN.late_releases_report_a_loss;
+        if let (true, false, false, Some(loss)) = (believed, believer.is_excused, is_known, loss) {
             let what = format!("lease {number} was held and released, and reports a loss: {loss}");
             self.violated("no loss is reported that is none", what);
         }
@@ -355,7 +385,7 @@ impl Judge {
         self.one_believer(keys);
         for index in 0..self.believers.len() {
             self.belief_is_covered(index, database, now);
-            self.loss_is_reported(index, now);
+            self.loss_is_reported(index, database, now);
         }
         if !self.waiters.is_empty() {
             for key in keys {
@@ -401,13 +431,14 @@ impl Judge {
         let until = (boot + remaining).as_micros();
         let believer = &mut self.believers[index];
         let before = std::mem::replace(&mut believer.trusted_until, until);
-        if until + 1000 < before && !believer.is_shortened {
-            let what = format!("{number}: from {before} to {until} µs, though nobody asked for a shorter time");
+        if until + 1000 < before && !believer.is_shortened && !KNOWN.renewals_take_back {
+            let what =
+                format!("{number}: from {before} to {until} µs, though nobody asked for a shorter time");
             self.violated("no renewal takes back a longer one", what);
         }
     }
 
-    fn loss_is_reported(&mut self, index: usize, now: u64) {
+    fn loss_is_reported(&mut self, index: usize, database: &Database, now: u64) {
         let believer = &self.believers[index];
         if believer.reported || believer.belief.is_released() {
             return;
@@ -418,7 +449,9 @@ impl Judge {
             return;
         }
         if believer.belief.is_held() {
-            let limit = believer.row_gone_at.map(|gone| gone + believer.ttl / 3 + RENEWAL_TAKES);
+            let limit = believer
+                .row_gone_at
+                .map(|gone| gone + believer.ttl / 3 + RENEWAL_TAKES);
             if let Some(limit) = limit
                 && believer.is_renewed
                 && now > limit.max(process.disturbed_until + 1000)
@@ -431,17 +464,26 @@ impl Judge {
         }
         let Some(ended_at) = believer.ended_at else {
             self.believers[index].ended_at = Some(now);
-            self.loss_has_a_cause(index, now);
+            self.loss_has_a_cause(index, database, now);
             return;
         };
-        if is_lease && now > ended_at.max(process.resumed_at) + REPORTED_WITHIN {
+        let is_known = KNOWN.shortened_leases_end_late && (believer.is_shortened || self.slept_at.is_some());
+        if is_lease && !is_known && now > ended_at.max(process.resumed_at) + REPORTED_WITHIN {
             let what = format!("{number}: it ended at {ended_at} ms, and at {now} ms nobody knows");
             self.violated("a loss is reported at once", what);
         }
     }
 
-    fn loss_has_a_cause(&mut self, index: usize, now: u64) {
+    fn loss_has_a_cause(&mut self, index: usize, database: &Database, now: u64) {
         let believer = &self.believers[index];
+        let row = database.rows.get(&believer.key);
+        let stands =
+            row.is_some_and(|row| row.id == *believer.belief.row() && row.expires_at > database.clock(now));
+        if stands && !believer.belief.remaining().is_zero() && !believer.is_excused {
+            let what = format!("{} is lost at {now} ms, though its row stands", believer.number);
+            self.violated("no loss is reported that is none", what);
+            return;
+        }
         let (process, key, since) = (believer.process, &believer.key, believer.since);
         let met = self.has_met_a_fault(
             process,
@@ -457,7 +499,9 @@ impl Judge {
     }
 
     fn free_key_is_taken(&mut self, key: &Arc<str>, database: &Database, now: u64) {
-        let Some(free_since) = database.free_since(key, now) else { return };
+        let Some(free_since) = database.free_since(key, now) else {
+            return;
+        };
         let longest = LONGEST_FREE + 6 * self.latency;
         let starving = self.waiters.iter().find(|waiter| {
             let process = &self.processes[waiter.process];
@@ -467,7 +511,11 @@ impl Judge {
                 .max(process.disturbed_until)
                 .max(process.resumed_at)
                 .max(self.slept_at.unwrap_or(0));
-            !process.paused && waiter.deadline > now && now > since + longest && !self.is_blocked(waiter, now)
+            waiter.key == *key
+                && !process.paused
+                && waiter.deadline > now
+                && now > since + longest
+                && !self.is_blocked(waiter, now)
         });
         if let Some(waiter) = starving {
             let number = waiter.number;

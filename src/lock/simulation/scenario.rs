@@ -73,16 +73,30 @@ pub(super) struct Window {
 /// What happens to a whole process, or to the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    Pause { process: usize, lasting: u64 },
-    Kill { process: usize },
+    Pause {
+        process: usize,
+        lasting: u64,
+    },
+    Kill {
+        process: usize,
+    },
     /// All machines but the database's sleep.
-    Sleep { lasting: u64 },
+    Sleep {
+        lasting: u64,
+    },
     /// An operator deletes a row.
-    Break { key: usize },
+    Break {
+        key: usize,
+    },
     /// The database restarts, is away for a while, and has lost the commits of so long.
-    Restart { away: u64, loses: u64 },
+    Restart {
+        away: u64,
+        loses: u64,
+    },
     /// The database's clock is set forward or back.
-    ClockJump { by: i64 },
+    ClockJump {
+        by: i64,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -176,7 +190,7 @@ impl Scenario {
             windows: Vec::new(),
             happenings: Vec::new(),
         };
-        let windows = chance.one_of(&[0, 1, 1, 2, 3, 5]);
+        let windows = chance.one_of(&[0, 1, 2, 3, 5, 8]);
         for number in 0..windows {
             let window = scenario.window(&mut chance, number);
             scenario.windows.push(window);
@@ -189,7 +203,11 @@ impl Scenario {
     }
 
     fn window(&self, chance: &mut Chance, number: u64) -> Window {
-        let from = chance.between(0, SPAN * 2 / 3);
+        let from = if chance.percent(40) {
+            0
+        } else {
+            chance.between(0, SPAN / 2)
+        };
         let fault = match self.flavour {
             Flavour::Sqlite => chance.one_of(&Fault::LOCAL),
             Flavour::Postgres | Flavour::Redis => chance.one_of(&Fault::ALL),

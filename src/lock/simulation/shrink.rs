@@ -8,7 +8,9 @@ const MOST_TRIES: usize = 3000;
 
 /// The smallest scenario found that violates the same invariant.
 pub(super) fn shrink(scenario: &Scenario, report: &Report) -> Scenario {
-    let Some(violation) = &report.violation else { return scenario.clone() };
+    let Some(violation) = &report.violation else {
+        return scenario.clone();
+    };
     let mut best = scenario.clone();
     let mut tries = 0;
     loop {

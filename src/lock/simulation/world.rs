@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::sleep_until;
 
-use super::adapter::{self, Verb};
+use super::adapter::{self, KNOWN, Verb};
 use super::chance::Chance;
 use super::context::{self, Process};
-use super::database::{Database, Outcome, Statement};
+use super::database::{Database, Outcome, Statement, brief};
 use super::judge::Judge;
 use super::plants::{Plant, is_planted};
 use super::scenario::{Event, Fault, Flavour, Scenario};
@@ -95,6 +95,8 @@ struct Client {
     gathered: BTreeMap<Verb, Vec<usize>>,
     watched: Vec<Arc<str>>,
     paused_until: u64,
+    /// Until when there is no free connection for statements of a kind.
+    full_until: BTreeMap<Verb, u64>,
     statements: BTreeMap<Verb, u64>,
     operations: BTreeMap<(Verb, Option<Arc<str>>), u64>,
 }
@@ -115,6 +117,8 @@ pub(super) struct State {
     pub(super) may_have_strays: bool,
     /// Rows that are left until they expire, on purpose.
     pub(super) kept: Vec<Arc<str>>,
+    /// How many statements of an acquisition were given up while they were on their way.
+    late: BTreeMap<Arc<str>, u32>,
     pub(super) met: BTreeMap<Fault, u64>,
     pub(super) history: Option<String>,
 }
@@ -145,6 +149,7 @@ impl World {
             gathered: BTreeMap::new(),
             watched: Vec::new(),
             paused_until: 0,
+            full_until: BTreeMap::new(),
             statements: BTreeMap::new(),
             operations: BTreeMap::new(),
         });
@@ -160,6 +165,7 @@ impl World {
             calm: false,
             may_have_strays: false,
             kept: Vec::new(),
+            late: BTreeMap::new(),
             met: BTreeMap::new(),
             history: with_history.then(String::new),
             scenario,
@@ -186,7 +192,12 @@ impl World {
     }
 
     pub(super) fn forgets_listeners(&self) {
-        let listeners: Vec<_> = self.state().clients.iter_mut().map(|client| client.listener.take()).collect();
+        let listeners: Vec<_> = self
+            .state()
+            .clients
+            .iter_mut()
+            .map(|client| client.listener.take())
+            .collect();
         drop(listeners);
     }
 
@@ -210,7 +221,9 @@ impl World {
         let deed = {
             let mut state = self.state();
             let now = context::milliseconds();
-            let Some(Reverse(next)) = state.coming.pop() else { return };
+            let Some(Reverse(next)) = state.coming.pop() else {
+                return;
+            };
             let deed = state.comes(next.coming, now);
             state.checks(now);
             deed
@@ -251,6 +264,11 @@ impl State {
         }
     }
 
+    /// Whether a row came late that the engine is known to forget: of an acquisition that won, or that was late twice.
+    pub(super) fn may_be_forgotten(&self, id: &Arc<str>) -> bool {
+        self.late.get(id).is_some_and(|late| *late > 1 || self.judge.given.contains(id))
+    }
+
     fn schedule(&mut self, at: u64, coming: Coming) {
         self.numbers += 1;
         self.coming.push(Reverse(Scheduled {
@@ -268,7 +286,9 @@ impl State {
         match coming {
             Coming::Sending(process, verb, delayed) => self.sends(process, verb, delayed, now),
             Coming::Arrival(requests, way) => self.executes(requests, way, now),
-            Coming::Answer(process, operation, outcome) => return self.answers(process, operation, outcome, now),
+            Coming::Answer(process, operation, outcome) => {
+                return self.answers(process, operation, outcome, now);
+            }
             Coming::News(process, hash) => return self.tells_news(process, hash, now),
             Coming::Happening(event) => return self.happens(event, now),
             Coming::Resumption(process) => {
@@ -308,23 +328,27 @@ impl State {
     fn takes(&mut self, process: usize, operation: Operation, now: u64) {
         let (verb, statement) = adapter::statement(&operation);
         let key = statement.key().cloned();
+        self.writes(|| format!("p{process} asks: {statement}"));
         self.judge.processes[process].statements += 1;
-        if verb == Verb::Acquire {
-            let under_way = self.clients[process]
-                .waiting
-                .values()
-                .filter(|other| other.verb == verb && other.key == key && !adapter::is_abandoned(&other.operation))
-                .count();
-            if under_way > 0 {
-                let what = format!("p{process} asks for {key:?} while it is asking");
-                self.judge.violated("at most one request per key and process is under way", what);
-            }
-        }
-        let count = self.clients[process].operations.entry((verb, key.clone())).or_default();
+        let count = self.clients[process]
+            .operations
+            .entry((verb, key.clone()))
+            .or_default();
         *count += 1;
-        let numbers = [process as u64, verb as u64, key.as_deref().map_or(0, key_hash), *count];
-        let is_poison = verb != Verb::Other && self.fault(process, &numbers, &[Fault::Poison], now).is_some();
-        self.writes(|| format!("p{process} asks: {statement:?}{}", if is_poison { " (poison)" } else { "" }));
+        let numbers = [
+            process as u64,
+            verb as u64,
+            key.as_deref().map_or(0, key_hash),
+            *count,
+        ];
+        let may_be_refused =
+            verb != Verb::Other && !(verb == Verb::Release && KNOWN.refused_releases_are_given_up);
+        let is_poison = may_be_refused && self.fault(process, &numbers, &[Fault::Poison], now).is_some();
+        if let Some(until) = self.clients[process].full_until.get(&verb).copied()
+            && until >= now
+        {
+            self.judge.fault(process, key.as_ref(), verb, until);
+        }
         self.numbers += 1;
         let number = usize::try_from(self.numbers).unwrap();
         let client = &mut self.clients[process];
@@ -367,11 +391,15 @@ impl State {
         if delayed == 0 && self.fault(process, &numbers, &[Fault::PoolFull], now).is_some() {
             let delay = chance.one_of(&[20, 200, 1500]);
             self.meets(process, verb, None, now + delay);
+            self.clients[process].full_until.insert(verb, now + delay);
             self.writes(|| format!("p{process} has no free connection for {delay} ms"));
             self.schedule(now + delay, Coming::Sending(process, verb, delay));
             return;
         }
         let gathered = self.clients[process].gathered.remove(&verb).unwrap_or_default();
+        if verb == Verb::Acquire {
+            self.one_request_is_under_way(process);
+        }
         let request = |number: &usize| {
             let waiting = self.clients[process].waiting.get(number)?;
             Some(Request {
@@ -386,10 +414,17 @@ impl State {
         let (there, back) = (chance.between(0, latency), chance.between(0, latency));
         if now < self.away_until && !self.calm {
             self.meets(process, verb, Some(&gathered), now + latency);
-            self.fails(process, &gathered, now + latency, StoreError::transient("refused"));
+            self.fails(
+                process,
+                &gathered,
+                now + latency,
+                StoreError::transient("refused"),
+            );
             return;
         }
-        let fault = self.fault(process, &numbers, &way, now);
+        let may_be_repeated = verb != Verb::Acquire || !KNOWN.second_tries_forget_a_doubt;
+        let way = &way[..way.len() - usize::from(!may_be_repeated)];
+        let fault = self.fault(process, &numbers, way, now);
         let patience = chance.one_of(&[100, 600, 2000, PATIENCE]);
         let unknown = || StoreError::unknown_outcome("the connection was lost");
         let arrival = |answer_takes| Coming::Arrival(requests.clone(), Way { answer_takes });
@@ -416,6 +451,11 @@ impl State {
             }
             Some(Fault::Late) => {
                 let late = chance.one_of(&[1, 50, 700, 2500, LATEST]);
+                for request in &requests {
+                    if let Statement::Acquire { id, .. } = &request.statement {
+                        *self.late.entry(Arc::clone(id)).or_default() += 1;
+                    }
+                }
                 let arrival = arrival(None);
                 self.schedule(now + patience + late, arrival);
                 self.meets(process, verb, Some(&gathered), now + patience);
@@ -430,11 +470,35 @@ impl State {
             }
             Some(_) => {
                 self.meets(process, verb, Some(&gathered), now + latency);
-                self.fails(process, &gathered, now + latency, StoreError::transient("refused"));
+                self.fails(
+                    process,
+                    &gathered,
+                    now + latency,
+                    StoreError::transient("refused"),
+                );
             }
         }
         if fault.is_some() {
-            self.writes(|| format!("p{process}'s statement ({verb:?}) meets {fault:?}, patience {patience} ms"));
+            self.writes(|| {
+                format!("p{process}'s statement ({verb:?}) meets {fault:?}, patience {patience} ms")
+            });
+        }
+    }
+
+    /// One request for each key at most, besides those that nobody waits for any more.
+    fn one_request_is_under_way(&mut self, process: usize) {
+        for key in &self.keys {
+            let waiting = self.clients[process].waiting.values();
+            let asked = waiting.filter(|other| {
+                other.verb == Verb::Acquire
+                    && other.key.as_ref() == Some(key)
+                    && !adapter::is_abandoned(&other.operation)
+            });
+            if asked.count() > 1 {
+                let what = format!("p{process} asks for {key} while it is asking");
+                self.judge
+                    .violated("at most one request per key and process is under way", what);
+            }
         }
     }
 
@@ -471,14 +535,19 @@ impl State {
             let Request {
                 process, operation, ..
             } = request;
-            let is_refused =
-                request.is_poison || any_is_poison && is_planted(Plant::SharedFailure);
+            let is_refused = request.is_poison || any_is_poison && is_planted(Plant::SharedFailure);
             let outcome = if is_refused {
-                if request.is_poison && let Some(key) = request.statement.key() {
+                if request.is_poison
+                    && let Some(key) = request.statement.key()
+                {
                     self.judge.refused(process, key, now);
-                    let verb = self.clients[process].waiting.get(&operation).map(|waiting| waiting.verb);
+                    let verb = self.clients[process]
+                        .waiting
+                        .get(&operation)
+                        .map(|waiting| waiting.verb);
                     let key = Arc::clone(key);
-                    self.judge.fault(process, Some(&key), verb.unwrap_or(Verb::Other), now + 1);
+                    self.judge
+                        .fault(process, Some(&key), verb.unwrap_or(Verb::Other), now + 1);
                 }
                 Err(StoreError::permanent("this row is refused"))
             } else {
@@ -488,7 +557,13 @@ impl State {
                 }
                 Ok(outcome)
             };
-            self.writes(|| format!("  executed for p{process}: {:?} -> {outcome:?}", request.statement));
+            self.writes(|| {
+                format!(
+                    "  executed for p{process}: {} -> {}",
+                    request.statement,
+                    brief(&outcome)
+                )
+            });
             if let Some(takes) = way.answer_takes {
                 self.schedule(now + takes, Coming::Answer(process, operation, outcome));
             }
@@ -532,7 +607,14 @@ impl State {
             return Deed::Nothing;
         };
         let process = Arc::clone(&client.process);
-        self.writes(|| format!("  p{} hears of {:?}: {outcome:?}", process.number, waiting.statement));
+        self.writes(|| {
+            format!(
+                "  p{} hears of {}: {}",
+                process.number,
+                waiting.statement,
+                brief(&outcome)
+            )
+        });
         Deed::Tell(process, waiting.operation, outcome)
     }
 
@@ -580,7 +662,7 @@ impl State {
             }
             Event::Sleep { lasting } => {
                 context::machine_slept(std::time::Duration::from_millis(lasting));
-                self.database.set_clock(i64::try_from(lasting).unwrap());
+                self.database.set_clock(i64::try_from(lasting).unwrap(), now);
                 self.judge.slept(now);
             }
             Event::Break { key } => {
@@ -595,7 +677,7 @@ impl State {
                 for (key, row) in self.database.rows.clone() {
                     self.judge.broken(&key, Some(row.process), false, now);
                 }
-                self.database.set_clock(by);
+                self.database.set_clock(by, now);
             }
         }
         Deed::Nothing

@@ -15,6 +15,7 @@ use crate::lock::engine::Engine;
 use crate::lock::engine::holds::Hold;
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Claim, LockRow};
+use crate::lock::surroundings::planted;
 
 /// Waits this long when a lock was found held and then its row was gone: it is being passed from hand to hand.
 const PASSING: Duration = Duration::from_millis(5);
@@ -40,7 +41,7 @@ impl Place {
         let mut request = Request::Ready(Acquire { claim, reply });
         let mut queues = engine.queues();
         let state = queues.keys.entry(Arc::clone(&key)).or_default();
-        let first = state.waiters.is_empty();
+        let first = state.waiters.is_empty() || planted!(TwoRequests);
         let to_send = if first && !state.is_being_released() {
             take(&mut request)
         } else {
@@ -60,7 +61,11 @@ impl Place {
             seen: Mutex::new(None),
             received: Mutex::new(None),
         });
-        state.waiters.push_back(Arc::clone(&waiter));
+        if planted!(QueueJumper) {
+            state.waiters.push_front(Arc::clone(&waiter))
+        } else {
+            state.waiters.push_back(Arc::clone(&waiter))
+        }
         engine.look_when_due(&mut queues, waiter.due());
         drop(queues);
         let place = Self {
