@@ -180,7 +180,7 @@ impl Engine {
         loop {
             let under_way = place.under_way_since();
             let until = match under_way {
-                Some(since) => deadline.max(since + GRACE * if planted!(LateTimeout) { 5 } else { 1 }),
+                Some(since) => deadline.max(since + GRACE),
                 None => ask_at.min(deadline),
             };
             if under_way.is_none() && place.is_first() {

@@ -20,6 +20,7 @@ pub(super) struct Known {
     pub(super) refused_releases_are_given_up: bool,
     pub(super) second_tries_forget_a_doubt: bool,
     pub(super) doubts_are_forgotten: bool,
+    pub(super) failed_hand_overs_report_a_loss: bool,
 }
 
 pub(super) const KNOWN: Known = Known {
@@ -29,6 +30,7 @@ pub(super) const KNOWN: Known = Known {
     refused_releases_are_given_up: true,
     second_tries_forget_a_doubt: true,
     doubts_are_forgotten: true,
+    failed_hand_overs_report_a_loss: true,
 };
 
 /// How an acquisition ended without a lock.

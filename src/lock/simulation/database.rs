@@ -274,12 +274,18 @@ impl Database {
             return Outcome::Held(self.standing(key, now));
         }
         let clock = self.clock(now);
+        // A late statement of the same acquisition finds its own row, and ends it no sooner.
+        let own_end = self
+            .rows
+            .get(key)
+            .filter(|_| is_ours)
+            .map_or(i64::MIN, |row| row.expires_at);
         let row = Row {
             id: Arc::clone(id),
             holder: Arc::clone(holder),
             process,
             acquired_at: clock,
-            expires_at: clock + microseconds(ttl),
+            expires_at: own_end.max(clock + microseconds(ttl)),
         };
         let won = (shown(row.acquired_at), shown(row.expires_at));
         self.write(now, key, Some(row));

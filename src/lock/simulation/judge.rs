@@ -147,7 +147,7 @@ impl Judge {
     pub(super) fn broken(&mut self, key: &Arc<str>, of: Option<usize>, row_is_gone: bool, now: u64) {
         let mut tainted: Vec<usize> = of.into_iter().collect();
         for believer in &mut self.believers {
-            if believer.key == *key && believer.belief.is_held() {
+            if believer.key == *key {
                 believer.is_excused = true;
                 if row_is_gone {
                     believer.row_gone_at = Some(now);
@@ -218,7 +218,8 @@ impl Judge {
     fn held_up(&mut self, waiter: &Waiter, now: u64) {
         if waiter.unpolled_until > waiter.joined {
             let of_process = &mut self.processes[waiter.process];
-            of_process.disturbed_until = of_process.disturbed_until.max(now);
+            let held_up_until = now.min(waiter.deadline + LATEST_END + 1);
+            of_process.disturbed_until = of_process.disturbed_until.max(held_up_until);
         }
     }
 
@@ -347,7 +348,10 @@ impl Judge {
             &[Verb::Release, Verb::HandOver],
             believer.since,
         );
-        let is_known = met && KNOWN.late_releases_report_a_loss;
+        let has_expired = context::boot_time().is_some_and(|now| now.as_micros() >= believer.trusted_until);
+        let handed_over = self.has_met_a_fault(believer.process, &believer.key, &[Verb::HandOver], 0);
+        let is_known = has_expired && KNOWN.late_releases_report_a_loss
+            || handed_over && KNOWN.failed_hand_overs_report_a_loss;
         if let (true, false, false, Some(loss)) = (believed, believer.is_excused, is_known, loss) {
             let what = format!("lease {number} was held and released, and reports a loss: {loss}");
             self.violated("no loss is reported that is none", what);
@@ -439,8 +443,21 @@ impl Judge {
     }
 
     fn loss_is_reported(&mut self, index: usize, database: &Database, now: u64) {
+        let believer = &mut self.believers[index];
+        if believer.belief.is_released() {
+            return;
+        }
+        let row = database.rows.get(&believer.key);
+        if row.is_some_and(|row| row.id == *believer.belief.row()) {
+            // A late statement may have written it again.
+            believer.row_gone_at = None;
+        }
+        if believer.ended_at.is_none() && !believer.belief.is_held() {
+            believer.ended_at = Some(now);
+            self.loss_has_a_cause(index, database, now);
+        }
         let believer = &self.believers[index];
-        if believer.reported || believer.belief.is_released() {
+        if believer.reported {
             return;
         }
         let process = &self.processes[believer.process];
@@ -462,11 +479,7 @@ impl Judge {
             }
             return;
         }
-        let Some(ended_at) = believer.ended_at else {
-            self.believers[index].ended_at = Some(now);
-            self.loss_has_a_cause(index, database, now);
-            return;
-        };
+        let Some(ended_at) = believer.ended_at else { return };
         let is_known = KNOWN.shortened_leases_end_late && (believer.is_shortened || self.slept_at.is_some());
         if is_lease && !is_known && now > ended_at.max(process.resumed_at) + REPORTED_WITHIN {
             let what = format!("{number}: it ended at {ended_at} ms, and at {now} ms nobody knows");
@@ -491,7 +504,7 @@ impl Judge {
             &[Verb::Renew, Verb::HandOver, Verb::Acquire],
             since.saturating_sub(15_000),
         );
-        let stood_still = self.processes[process].resumed_at > since || self.slept_at.is_some();
+        let stood_still = self.processes[process].resumed_at >= since.max(1) || self.slept_at.is_some();
         if believer.is_renewed && !believer.is_excused && !believer.is_shortened && !met && !stood_still {
             let what = format!("lease {} was lost at {now} ms without a fault", believer.number);
             self.violated("one operation's fault changes no other's outcome", what);
@@ -527,12 +540,11 @@ impl Judge {
     /// Somebody before it is not polled, so that its process may not have taken the lock.
     fn is_blocked(&self, waiter: &Waiter, now: u64) -> bool {
         let before = |other: &&Waiter| other.process == waiter.process && other.key == waiter.key;
-        self.waiters
-            .iter()
-            .filter(before)
-            .any(|other| other.unpolled_until + LATEST_END > now && other.unpolled_until > other.joined)
-            || self.believers.iter().any(|believer| {
-                believer.process == waiter.process && believer.key == waiter.key && believer.belief.is_held()
-            })
+        self.waiters.iter().filter(before).any(|other| {
+            other.unpolled_until > other.joined
+                && other.unpolled_until.min(other.deadline) + LATEST_END >= now
+        }) || self.believers.iter().any(|believer| {
+            believer.process == waiter.process && believer.key == waiter.key && believer.belief.is_held()
+        })
     }
 }

@@ -59,8 +59,8 @@ plants! {
     AbandonedRelease,
     /// A transient failure of a renewal ends the lease.
     OneFailedRenewalIsALoss,
-    /// The grace after the deadline is five seconds.
-    LateTimeout,
+    /// A waiter whose task does not run is never removed.
+    ForgottenOverdueWaiter,
 }
 
 pub(in crate::lock) fn is_planted(plant: Plant) -> bool {

@@ -116,7 +116,7 @@ async fn simulated(scenario: &Scenario, with_history: bool) -> Report {
 
 /// Once all is quiet: no row without an owner, nothing that the engines have not finished, no more statements than there should be.
 async fn nothing_is_left(world: &Arc<World>, processes: &[(Arc<context::Process>, Locks)]) {
-    world.state().calm = true;
+    world.state().calms_down();
     let ended = context::milliseconds();
     sleep(Duration::from_millis(QUIET)).await;
     let mut state = world.state();

@@ -179,7 +179,16 @@ impl Scenario {
         let processes = chance.one_of(&[1, 2, 2, 2, 3]);
         let keys = chance.one_of(&[1, 1, 2]);
         let latency = chance.one_of(&[0, 1, 1, 3, 20]);
-        let tasks = (0..chance.between(2, 6)).map(|_| task(&mut chance, processes, keys, latency));
+        // Where one process's tasks hand a lease on to each other, and renew it.
+        let is_one_queue = chance.percent(20);
+        let (processes, keys) = if is_one_queue { (1, 1) } else { (processes, keys) };
+        let tasks = (0..chance.between(2, 6)).map(|_| {
+            let mut task = task(&mut chance, processes, keys, latency);
+            if is_one_queue {
+                task.steps.iter_mut().for_each(|step| hands_on(&mut chance, step));
+            }
+            task
+        });
         let mut scenario = Self {
             seed,
             flavour,
@@ -316,5 +325,17 @@ fn step(chance: &mut Chance, keys: usize, latency: u64, is_held_long: bool) -> S
             7 | 8 => End::Drop,
             _ => End::Keep,
         },
+    }
+}
+
+fn hands_on(chance: &mut Chance, step: &mut Step) {
+    step.how = How::Lease {
+        renewed: chance.percent(70),
+        max_hold: None,
+    };
+    step.ttl = step.ttl.max(1500);
+    step.hold = chance.one_of(&[5, 300, 1000, 3000]);
+    if chance.percent(40) {
+        step.renew = Some(chance.one_of(&[20_000, 90_000]));
     }
 }

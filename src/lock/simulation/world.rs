@@ -112,13 +112,13 @@ pub(super) struct State {
     chance: Chance,
     away_until: u64,
     /// No more faults.
-    pub(super) calm: bool,
+    calm: bool,
     /// Keys whose rows may be nobody's, since the database lost commits.
     pub(super) may_have_strays: bool,
     /// Rows that are left until they expire, on purpose.
     pub(super) kept: Vec<Arc<str>>,
-    /// How many statements of an acquisition were given up while they were on their way.
-    late: BTreeMap<Arc<str>, u32>,
+    /// Of how many statements of an acquisition nobody knows what came of them.
+    doubts: BTreeMap<Arc<str>, u32>,
     pub(super) met: BTreeMap<Fault, u64>,
     pub(super) history: Option<String>,
 }
@@ -165,7 +165,7 @@ impl World {
             calm: false,
             may_have_strays: false,
             kept: Vec::new(),
-            late: BTreeMap::new(),
+            doubts: BTreeMap::new(),
             met: BTreeMap::new(),
             history: with_history.then(String::new),
             scenario,
@@ -266,7 +266,23 @@ impl State {
 
     /// Whether a row came late that the engine is known to forget: of an acquisition that won, or that was late twice.
     pub(super) fn may_be_forgotten(&self, id: &Arc<str>) -> bool {
-        self.late.get(id).is_some_and(|late| *late > 1 || self.judge.given.contains(id))
+        self.late
+            .get(id)
+            .is_some_and(|late| *late > 1 || self.judge.given.contains(id))
+    }
+
+    /// From now on nothing goes wrong.
+    pub(super) fn calms_down(&mut self) {
+        self.calm = true;
+        self.away_until = 0;
+    }
+
+    fn are_in_doubt<'a>(&mut self, statements: impl Iterator<Item = &'a Statement>) {
+        for statement in statements {
+            if let Statement::Acquire { id, .. } = statement {
+                *self.doubts.entry(Arc::clone(id)).or_default() += 1;
+            }
+        }
     }
 
     fn schedule(&mut self, at: u64, coming: Coming) {
@@ -427,6 +443,9 @@ impl State {
         let fault = self.fault(process, &numbers, way, now);
         let patience = chance.one_of(&[100, 600, 2000, PATIENCE]);
         let unknown = || StoreError::unknown_outcome("the connection was lost");
+        if let Some(Fault::LostAnswer | Fault::LostRequest | Fault::Late) = fault {
+            self.are_in_doubt(requests.iter().map(|request| &request.statement));
+        }
         let arrival = |answer_takes| Coming::Arrival(requests.clone(), Way { answer_takes });
         match fault {
             None => {
@@ -451,11 +470,6 @@ impl State {
             }
             Some(Fault::Late) => {
                 let late = chance.one_of(&[1, 50, 700, 2500, LATEST]);
-                for request in &requests {
-                    if let Statement::Acquire { id, .. } = &request.statement {
-                        *self.late.entry(Arc::clone(id)).or_default() += 1;
-                    }
-                }
                 let arrival = arrival(None);
                 self.schedule(now + patience + late, arrival);
                 self.meets(process, verb, Some(&gathered), now + patience);
@@ -527,7 +541,18 @@ impl State {
 
     fn executes(&mut self, requests: Vec<Request>, way: Way, now: u64) {
         if now < self.away_until {
-            // The server is away: what arrives is lost, with its answer.
+            // What arrives is lost. A client at a server has heard that; a local database refuses it now.
+            if self.scenario.flavour == Flavour::Sqlite {
+                for request in &requests {
+                    let (process, operation) = (request.process, request.operation);
+                    let verb = self.clients[process]
+                        .waiting
+                        .get(&operation)
+                        .map(|waiting| waiting.verb);
+                    self.meets(process, verb.unwrap_or(Verb::Other), Some(&[operation]), now + 1);
+                    self.fails(process, &[operation], now, StoreError::transient("refused"));
+                }
+            }
             return;
         }
         let any_is_poison = requests.iter().any(|request| request.is_poison);
@@ -537,17 +562,16 @@ impl State {
             } = request;
             let is_refused = request.is_poison || any_is_poison && is_planted(Plant::SharedFailure);
             let outcome = if is_refused {
-                if request.is_poison
-                    && let Some(key) = request.statement.key()
-                {
-                    self.judge.refused(process, key, now);
+                if request.is_poison {
                     let verb = self.clients[process]
                         .waiting
                         .get(&operation)
                         .map(|waiting| waiting.verb);
-                    let key = Arc::clone(key);
-                    self.judge
-                        .fault(process, Some(&key), verb.unwrap_or(Verb::Other), now + 1);
+                    let verb = verb.unwrap_or(Verb::Other);
+                    self.judge.fault(process, request.statement.key(), verb, now + 1);
+                    if let Some(key) = request.statement.key() {
+                        self.judge.refused(process, key, now);
+                    }
                 }
                 Err(StoreError::permanent("this row is refused"))
             } else {
@@ -709,6 +733,8 @@ impl State {
                 .collect();
             for (operation, verb) in operations {
                 self.meets(process, verb, Some(&[operation]), now + 1);
+                let statement = self.clients[process].waiting[&operation].statement.clone();
+                self.are_in_doubt(std::iter::once(&statement));
                 let unknown = StoreError::unknown_outcome("the server restarts");
                 self.fails(process, &[operation], now, unknown);
             }

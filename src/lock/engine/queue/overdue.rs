@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Answered, Expected, Key, Queues, Request, Successor, Waiter};
 use crate::lock::engine::{Engine, GRACE};
 use crate::lock::operation::Acquire;
-use crate::lock::surroundings;
+use crate::lock::surroundings::{self, planted};
 
 /// The task that looks for waiters to remove.
 #[derive(Default)]
@@ -77,7 +77,11 @@ impl Engine {
         let mut queues = self.queues();
         // From the back, so that nobody becomes the first who is to be removed.
         let overdue = |(key, state): (&Arc<str>, &Key)| {
-            let waiters = state.waiters.iter().rev().filter(|waiter| waiter.due() <= now);
+            let waiters = state
+                .waiters
+                .iter()
+                .rev()
+                .filter(|waiter| waiter.due() <= now && !planted!(ForgottenOverdueWaiter));
             let named = waiters.map(|waiter| (Arc::clone(key), Arc::clone(waiter)));
             named.collect::<Vec<_>>()
         };
