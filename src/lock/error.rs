@@ -63,7 +63,7 @@ fn seconds(duration: &Duration) -> String {
 }
 
 /// A store's failure to carry out one operation.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{message}")]
 pub struct StoreError {
     /// What happened, without secrets.

@@ -234,7 +234,9 @@ impl Shared {
             self.ledger.add(LockCounter::Losses);
         }
         drop(stated);
-        self.hold.end(Status::Lost);
+        if self.hold.end(Status::Lost) {
+            self.engine.lost(&self.hold);
+        }
     }
 
     fn lost_error(&self) -> LockError {
@@ -254,27 +256,24 @@ impl Shared {
             let before = self.hold.valid_until();
             let sent = BootTime::now();
             // If the answer is lost, the shorter of the two times must be believed.
-            self.hold
-                .set_valid_until(if planted!(RenewalThatUndoesALongerOne) {
-                    before
-                } else {
-                    before.min(sent + ttl)
-                });
+            if !planted!(RenewalThatUndoesALongerOne) {
+                self.hold
+                    .set_valid_until(before.min(time::trusted_until(sent, ttl)));
+            }
             let (reply, answer) = oneshot::channel();
             self.engine.submit(Operation::Renew(Renew {
-                id: Arc::clone(&self.hold.row),
+                id: Arc::clone(&self.hold.id),
                 key: Arc::clone(&self.hold.key),
                 ttl,
+                until: Instant::now() + self.hold.remaining(),
                 reply,
             }));
             match timeout(self.hold.remaining(), answer).await {
                 Ok(Ok(Ok(Some(expires_at)))) => {
-                    let valid_until = sent + ttl.min(*in_doubt);
+                    let valid_until = time::trusted_until(sent, ttl.min(*in_doubt));
                     self.hold.set_validity(valid_until, expires_at);
-                    self.engine.heard(expires_at - ttl.as_secs_f64(), sent);
-                    if valid_until < before {
-                        self.engine.wake(&self.hold.key); // who waits here counts on a later end
-                    }
+                    self.engine.heard(time::written_at(expires_at, ttl), sent);
+                    self.engine.extended(&self.hold);
                     self.ledger.add(LockCounter::Renewals);
                     return Ok(expires_at);
                 }
@@ -333,6 +332,8 @@ async fn keep(shared: Arc<Shared>, max_hold: Option<Duration>) {
         return;
     }
 }
+
+pub(in crate::lock) mod time;
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::boot_time::BootTime;
-use super::engine::{Engine, Grant, Hold, OVERDUE, Progress, Request};
+use super::engine::{Engine, Grant, Hold, Known, OVERDUE, Progress, Request};
 use super::error::LockError;
 use super::lease::{Keeping, Lease};
 use super::names::{self, LockName};
@@ -85,7 +85,7 @@ impl Manager {
         &self,
         wanted: Wanted,
         deadline: Instant,
-        is_told_of_losses: bool,
+        allows_optimistic_handoff: bool,
     ) -> impl Future<Output = Result<Grant, LockError>> + Send + 'static + use<> {
         let started = Instant::now();
         let request = Request {
@@ -96,7 +96,7 @@ impl Manager {
             timeout: deadline.saturating_duration_since(started),
             said_timeout: wanted.timeout,
             manager: self.id,
-            is_told_of_losses,
+            allows_optimistic_handoff,
         };
         let ledger = Arc::clone(&self.ledger);
         ledger.add(LockCounter::Attempts);
@@ -171,9 +171,9 @@ impl Manager {
         holder: Arc<str>,
     ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         let (ours, theirs) = match self.engine().hold_of(&name.key, &holder) {
-            Ok(hold) => (Some(self.release_hold(hold)), None),
-            Err(true) => (None, None),
-            Err(false) => {
+            Known::Held(hold) => (Some(self.release_hold(hold)), None),
+            Known::Past => (None, None),
+            Known::Never => {
                 let target = ReleaseTarget::Holder {
                     key: Arc::clone(&name.key),
                     holder,

@@ -8,14 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::boot_time::BootTime;
 use super::error::StoreError;
-use super::surroundings::{self, planted};
+use super::surroundings;
+use crate::lock::surroundings::planted;
+
+/// The id of one acquisition, made anew for each. A row that has it is that acquisition's.
+pub type AcquisitionId = Arc<str>;
 
 pub type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// One request to a store.
+/// One request to a store. Each says until when its asker waits for the answer, so that a store can
+/// choose its own patience.
 pub enum Operation {
     /// Take a row if it is free or expired.
     Acquire(Acquire),
@@ -27,29 +33,54 @@ pub enum Operation {
     /// Look who holds these keys.
     Observe {
         keys: Vec<Arc<str>>,
+        until: Instant,
         /// One answer for each key that has an unexpired row.
         reply: Reply<Vec<LockRow>>,
     },
     /// Read every row, expired ones too.
     List {
+        until: Instant,
         reply: Reply<Vec<LockRow>>,
     },
     /// Count the rows that are not expired.
     Count {
+        until: Instant,
         reply: Reply<u64>,
     },
     Clear {
+        until: Instant,
         reply: Reply<u64>,
     },
     /// Delete the expired rows whose keys are [`LockName`](super::names::LockName)s.
     Sweep {
+        until: Instant,
         reply: Reply<u64>,
     },
+}
+
+impl Operation {
+    /// Until when its asker waits for the answer.
+    #[must_use]
+    pub fn until(&self) -> Instant {
+        match self {
+            Self::Acquire(Acquire { until, .. })
+            | Self::Renew(Renew { until, .. })
+            | Self::Release(Release { until, .. })
+            | Self::HandOver(HandOver { until, .. })
+            | Self::Observe { until, .. }
+            | Self::List { until, .. }
+            | Self::Count { until, .. }
+            | Self::Clear { until, .. }
+            | Self::Sweep { until, .. } => *until,
+        }
+    }
 }
 
 pub struct Acquire {
     /// The row to write; its owner decides what becomes of it.
     pub claim: Claim,
+    /// The caller's deadline and the grace after it.
+    pub until: Instant,
     /// Where the claim goes back to, with what came of it.
     pub reply: oneshot::Sender<(Claim, Result<Attempt, StoreError>)>,
 }
@@ -95,19 +126,21 @@ pub struct Won {
 }
 
 pub struct Renew {
-    pub id: Arc<str>,
+    pub id: AcquisitionId,
     pub key: Arc<str>,
     /// How long it lasts from now on.
     pub ttl: Duration,
+    /// When the lease ends unless it is renewed.
+    pub until: Instant,
     /// The new expiry in Unix seconds, or None when the row is not ours any more.
     pub reply: Reply<Option<f64>>,
 }
 
 /// A request to give a row to another acquisition.
 pub struct HandOver {
-    pub from: Arc<str>,
+    pub from: AcquisitionId,
     /// Its id from now on. A row that has it already was given in an earlier try whose answer was lost.
-    pub id: Arc<str>,
+    pub id: AcquisitionId,
     pub key: Arc<str>,
     /// The new holder's name.
     pub holder: Arc<str>,
@@ -115,12 +148,14 @@ pub struct HandOver {
     pub ttl: Duration,
     /// The new holder's token, which nobody else is given later: see [`Won::token`].
     pub token: i64,
+    pub until: Instant,
     /// The new holder's lock, or None when the row was not ours any more.
     pub reply: Reply<Option<Won>>,
 }
 
 pub struct Release {
     pub target: ReleaseTarget,
+    pub until: Instant,
     /// Whether there was such a row.
     pub reply: Reply<bool>,
 }
@@ -128,7 +163,7 @@ pub struct Release {
 #[derive(Debug, Clone)]
 pub enum ReleaseTarget {
     /// This very acquisition.
-    Row { id: Arc<str>, key: Arc<str> },
+    Row { id: AcquisitionId, key: Arc<str> },
     /// Whatever a holder of this name has.
     Holder { key: Arc<str>, holder: Arc<str> },
     /// Whoever has it.
@@ -175,13 +210,13 @@ impl LockRow {
 pub trait Abandoned: Send + Sync {
     /// Deletes the row soon, in the background. `in_doubt` is given when the row may yet be written, by a statement that is
     /// still under way: for how long it would last then.
-    fn abandoned(&self, id: &Arc<str>, key: &Arc<str>, in_doubt: Option<Duration>);
+    fn abandoned(&self, id: &AcquisitionId, key: &Arc<str>, in_doubt: Option<Duration>);
 }
 
 /// The right to one row that is about to be written, or has been. Dropping it releases what it may have written.
 pub struct Claim {
     /// The row's id, made for this acquisition alone: what "ours" means.
-    pub id: Arc<str>,
+    pub id: AcquisitionId,
     pub key: Arc<str>,
     pub holder: Arc<str>,
     /// How long the lock lasts.

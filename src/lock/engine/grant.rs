@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::holds::{Hold, Status};
+use super::key::{Event, Now};
 use super::{Engine, LockError};
 use crate::lock::operation::{Claim, Won};
 
@@ -54,7 +55,15 @@ impl Drop for Grant {
         // The claim, dropped next, deletes the row.
         if self.claim.is_some() {
             self.hold.end(Status::Released);
-            self.engine.queues().forget_hold(&self.hold);
+            let mut table = self.engine.table();
+            table.forget_hold(&self.hold);
+            let todo = table.on(
+                &self.hold.key,
+                Now::read(),
+                Event::Leaving(Arc::clone(&self.hold.id)),
+            );
+            drop(table);
+            todo.carry_out(&self.engine);
         }
     }
 }

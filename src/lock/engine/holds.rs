@@ -11,7 +11,7 @@ use super::Engine;
 use super::release::Released;
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::LockError;
-use crate::lock::operation::{Claim, ReleaseTarget, Won};
+use crate::lock::operation::{AcquisitionId, Claim, ReleaseTarget, Won};
 use crate::lock::store::key_hash;
 use crate::lock::surroundings::planted;
 
@@ -22,7 +22,7 @@ const REMEMBERED: usize = 65_536;
 pub(crate) struct Hold {
     pub(crate) key: Arc<str>,
     pub(crate) holder: Arc<str>,
-    pub(crate) row: Arc<str>,
+    pub(crate) id: AcquisitionId,
     pub(crate) manager: u64,
     pub(crate) since: BootTime,
     /// The fencing token.
@@ -32,6 +32,15 @@ pub(crate) struct Hold {
     expires_at: AtomicU64,
     status: AtomicU8,
     changed: Notify,
+}
+
+/// What this process knows of an acquisition by a holder's name.
+pub(crate) enum Known {
+    /// It is the latest of its key, and has not ended as far as is known.
+    Held(Arc<Hold>),
+    /// There was one, and it has ended.
+    Past,
+    Never,
 }
 
 /// What has become of a hold.
@@ -51,7 +60,7 @@ impl Hold {
         Self {
             key: Arc::clone(&claim.key),
             holder: Arc::clone(&claim.holder),
-            row: Arc::clone(&claim.id),
+            id: Arc::clone(&claim.id),
             manager,
             since: BootTime::now(),
             token: won.token,
@@ -164,7 +173,7 @@ impl Hold {
 
     pub(super) fn target(&self) -> ReleaseTarget {
         ReleaseTarget::Row {
-            id: Arc::clone(&self.row),
+            id: Arc::clone(&self.id),
             key: Arc::clone(&self.key),
         }
     }

@@ -1,12 +1,16 @@
-//! One database's locks as this process sees them: who waits, who holds, and how a request becomes a lease.
+//! One database's locks as this process sees them: who waits, who holds, and how a request becomes a
+//! lease.
 //!
-//! All managers of one database in one process share an engine. Callers for the same key queue here in the order they came
-//! ([`queue`]), and only the first of them talks to the database. While it waits for someone else's lock its request is sent
-//! again by the store's news (another process's release), at the expiry it has seen, or by the poller ([`poller`]), which looks
-//! at all awaited keys with one statement at least every 0.3 s. A release in this process hands the lock over to it.
+//! All managers of one database in one process share an engine. Each key has a pure state machine
+//! ([`key`]), which decides when the database is asked for it: the waiters queue there in the order
+//! they came, and only the first of them asks. The rest of the engine carries out what the machines
+//! say. The table ([`table`]) holds them; a caller's future ([`place`]) waits at its own place; the
+//! poller ([`poller`]) looks at all awaited keys with one statement at least every 0.3 s. A release in
+//! this process hands the lock off to the first waiter ([`release`]); what nobody owns any more is
+//! deleted ([`cleanup`]).
 //!
-//! What is won is a [`Grant`]: a value that releases its row in the background when it is dropped. So whoever is cancelled,
-//! wherever that happens, leaves nothing behind.
+//! What is won is a [`Grant`]: a value that releases its row in the background when it is dropped. So
+//! whoever is cancelled, wherever that happens, leaves nothing behind.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -14,43 +18,43 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::boot_time::BootTime;
 use super::error::{LockError, StoreError};
-use super::operation::{Abandoned, Acquire, Attempt, Claim, LockRow, Operation, Reply, Won};
+use super::operation::{Claim, LockRow, Operation, Reply};
 use super::reporter::Reporter;
 use super::store::{Listener, Store, key_hash};
-use super::surroundings::{self, planted};
+use crate::lock::surroundings::planted;
+use crate::mutex::lock;
 use crate::notices::Trouble;
 
 mod arrivals;
+mod cleanup;
 mod database_clock;
 mod grant;
 mod holds;
+pub(crate) mod key;
+mod overdue;
+mod place;
 mod poller;
-mod queue;
 mod release;
 mod retry;
+mod seat;
+mod table;
 
-use crate::mutex::lock;
 pub use grant::Grant;
-pub(crate) use holds::{Hold, Status};
-pub use queue::Waiting;
-use queue::{Overdue, Place, Queues};
+pub(crate) use holds::{Hold, Known, Status};
+pub(crate) use key::OVERDUE;
+use key::{Event, Now};
+use overdue::Overdue;
+use place::Place;
 use retry::Backoff;
+use table::Table;
+pub use table::Waiting;
 
-/// How long a caller waits after its deadline for a request that is still under way. No caller may
-/// wait longer than one second after its deadline.
-const GRACE: Duration = Duration::from_millis(900);
-/// How long after its deadline a waiter is removed that has not left by itself. It is longer than
-/// [`GRACE`], because a request that was sent in time may still be answered.
-pub(crate) const OVERDUE: Duration = Duration::from_secs(1);
 /// How long a release is tried for before its caller is told; it goes on in the background.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
-/// When a row that may yet come is looked for again, at first and at last.
-const FIRST_LOOK: Duration = Duration::from_millis(500);
-const SELDOM_LOOK: Duration = Duration::from_secs(30);
 
 /// What a caller wants of [`Engine::acquire`].
 #[derive(Debug, Clone)]
@@ -69,11 +73,12 @@ pub struct Request {
     pub said_timeout: Duration,
     /// The manager that asks: its locks can be released together.
     pub manager: u64,
-    /// Whether the holder will learn of a loss, as a lease's does: then the lock may be handed to it before the database has answered.
-    pub is_told_of_losses: bool,
+    /// Whether the lock may be handed off to it in memory, before the database has answered. Its holder must learn of a loss then,
+    /// as a lease's does.
+    pub allows_optimistic_handoff: bool,
 }
 
-/// What the engine tells a caller's counters while it works.
+/// A caller's counters.
 pub trait Progress: Send + Sync {
     /// The lock was found held, or others wait for it already; at most once a request.
     fn conflict(&self);
@@ -94,7 +99,7 @@ struct Answered<T> {
 pub struct Engine {
     store: Box<dyn Store>,
     reporter: Arc<Reporter>,
-    queues: Mutex<Queues>,
+    table: Mutex<Table>,
     arrivals: arrivals::Arrivals,
     clock: database_clock::DatabaseClock,
     poller: poller::Poller,
@@ -116,7 +121,7 @@ impl Engine {
                 reporter: Arc::clone(&reporter),
             })),
             reporter,
-            queues: Mutex::default(),
+            table: Mutex::default(),
             arrivals: arrivals::Arrivals::default(),
             clock: database_clock::DatabaseClock::default(),
             poller: poller::Poller::default(),
@@ -142,138 +147,21 @@ impl Engine {
         progress: Arc<dyn Progress>,
     ) -> impl Future<Output = Result<Grant, LockError>> + Send + 'static + use<> {
         let deadline = Instant::now() + request.timeout;
-        let owner = Arc::clone(self) as Arc<dyn Abandoned>;
         let claim = Claim::new(
             Arc::clone(&request.key),
             Arc::clone(&request.holder),
             request.ttl,
-            owner,
+            Arc::clone(self) as _,
         );
-        let place = Place::join(self, claim, &request, deadline);
-        let engine = Arc::clone(self);
-        async move { engine.acquire_at(place, deadline, &request, &*progress).await }
-    }
-
-    async fn acquire_at(
-        self: &Arc<Self>,
-        place: Place,
-        deadline: Instant,
-        request: &Request,
-        progress: &dyn Progress,
-    ) -> Result<Grant, LockError> {
-        let timed_out = || LockError::Timeout {
-            name: request.name.clone(),
-            timeout: request.said_timeout,
-        };
-        let mut conflict_noted = false;
-        let note_conflict = |noted: &mut bool| {
-            if !std::mem::replace(noted, true) {
-                progress.conflict();
-            }
-        };
-        if place.had_to_wait() {
-            note_conflict(&mut conflict_noted);
-        }
-        let mut backoff = Backoff::default();
-        // When to send the request if nobody else has by then: at the known end of what is in the way, or when the time is up.
-        let mut ask_at = place.ask_at(deadline);
-        loop {
-            let under_way = place.under_way_since();
-            let until = match under_way {
-                Some(since) => deadline.max(since + GRACE),
-                None => ask_at.min(deadline),
-            };
-            if under_way.is_none() && place.is_first() {
-                self.poller.start(self);
-            }
-            tokio::select! {
-                biased;
-                answered = place.answered() => match answered {
-                    Ok((claim, Ok(Attempt::Won(won)))) => {
-                        place.note_failure(None);
-                        if conflict_noted {
-                            progress.hand_off();
-                        }
-                        let hold = place.received().unwrap_or_else(|| self.hold(&claim, request.manager, won));
-                        return Ok(Grant::new(self, claim, won, hold));
-                    }
-                    Ok((claim, Ok(Attempt::Held(by)))) => {
-                        if let Some(time) = by.as_ref().and_then(LockRow::read_at) {
-                            self.clock.heard(time, claim.sent_at);
-                        }
-                        note_conflict(&mut conflict_noted);
-                        place.note_failure(None);
-                        backoff = Backoff::default();
-                        if Instant::now() >= deadline {
-                            return Err(timed_out());
-                        }
-                        ask_at = place.saw(by.as_ref());
-                        place.ask_again(claim);
-                    }
-                    Ok((claim, Err(error))) => {
-                        progress.backend_error();
-                        place.note_failure(Some(error.clone()));
-                        if !error.transient || Instant::now() >= deadline {
-                            return Err(LockError::backend(error));
-                        }
-                        ask_at = backoff.next();
-                        place.ask_again(claim);
-                    }
-                    Err(failure) => return Err(failure.map_or_else(timed_out, |error| {
-                        progress.backend_error();
-                        LockError::backend(error)
-                    })),
-                },
-                () = place.changed() => ask_at = place.ask_at(deadline),
-                () = sleep_until(until) => {
-                    let is_over = Instant::now() >= deadline || planted!(EarlyTimeout);
-                    match (place.under_way_since(), place.held_here()) {
-                        (Some(_), _) if under_way.is_none() => {} // another task has just sent the request
-                        (Some(_), _) => {
-                            progress.backend_error();
-                            return Err(LockError::backend(self.no_answer(place.failure())));
-                        }
-                        (None, _) if is_over && !place.is_first() => {
-                            return Err(match place.failure() {
-                                Some(error) => LockError::backend(error),
-                                None => timed_out(),
-                            });
-                        }
-                        (None, Some(_)) if is_over => return Err(timed_out()),
-                        (None, None) if place.is_first() => place.send(),
-                        // This waiter has become the first, or the lock in its way was renewed.
-                        _ => ask_at = place.ask_at(deadline),
-                    }
-                }
-            }
-        }
-    }
-
-    /// Notes a lock that the database has just given.
-    fn hold(&self, claim: &Claim, manager: u64, won: Won) -> Arc<Hold> {
-        self.clock.heard(won.acquired_at, claim.sent_at);
-        let sent = if planted!(BeliefFromTheAnswer) {
-            BootTime::now()
-        } else {
-            claim.sent_at
-        };
-        let hold = Arc::new(Hold::new(claim, manager, won, sent + claim.ttl));
-        self.queues().hold(Arc::clone(&hold));
-        hold
-    }
-
-    /// Sends requests whose time has come.
-    fn send(&self, requests: impl IntoIterator<Item = Acquire>) {
-        for request in requests {
-            self.store.submit(Operation::Acquire(request));
-        }
+        let place = Place::join(self, claim, &request, deadline, progress);
+        async move { place.wait(&request).await }
     }
 
     /// Sends an operation and waits for its answer, for `patience` at most; transient failures are retried.
     pub(crate) async fn ask<T>(
         &self,
         patience: Duration,
-        operation: impl FnMut(Reply<T>) -> Operation,
+        operation: impl FnMut(Reply<T>, Instant) -> Operation,
     ) -> Result<T, StoreError> {
         let answered = self.ask_again(patience, None, operation).await?;
         Ok(answered.value)
@@ -284,7 +172,7 @@ impl Engine {
         &self,
         patience: Duration,
         mut sent: Option<oneshot::Receiver<Result<T, StoreError>>>,
-        mut operation: impl FnMut(Reply<T>) -> Operation,
+        mut operation: impl FnMut(Reply<T>, Instant) -> Operation,
     ) -> Result<Answered<T>, StoreError> {
         let deadline = Instant::now() + patience;
         let mut backoff = Backoff::default();
@@ -293,7 +181,7 @@ impl Engine {
         loop {
             let answer = sent.take().unwrap_or_else(|| {
                 let (reply, answer) = oneshot::channel();
-                self.store.submit(operation(reply));
+                self.store.submit(operation(reply, deadline));
                 answer
             });
             let failure = match timeout_at(deadline, answer).await {
@@ -344,10 +232,9 @@ impl Engine {
     /// The store's.
     pub async fn clear(&self) -> Result<u64, LockError> {
         let cleared = self
-            .ask(RELEASE_PATIENCE, |reply| Operation::Clear { reply })
+            .ask(RELEASE_PATIENCE, |reply, until| Operation::Clear { until, reply })
             .await;
-        let requests = self.queues().wake_all();
-        self.send(requests);
+        self.may_be_free(|_| true);
         cleared.map_err(LockError::backend)
     }
 
@@ -357,7 +244,7 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub async fn sweep(&self) -> Result<u64, LockError> {
-        self.ask(RELEASE_PATIENCE, |reply| Operation::Sweep { reply })
+        self.ask(RELEASE_PATIENCE, |reply, until| Operation::Sweep { until, reply })
             .await
             .map_err(LockError::backend)
     }
@@ -368,8 +255,9 @@ impl Engine {
     /// The store's.
     pub async fn row(&self, key: &Arc<str>) -> Result<Option<LockRow>, LockError> {
         let keys = || vec![Arc::clone(key)];
-        self.ask(RELEASE_PATIENCE, |reply| Operation::Observe {
+        self.ask(RELEASE_PATIENCE, |reply, until| Operation::Observe {
             keys: keys(),
+            until,
             reply,
         })
         .await
@@ -382,7 +270,7 @@ impl Engine {
     /// # Errors
     /// The store's.
     pub async fn list(&self) -> Result<Vec<LockRow>, LockError> {
-        self.ask(RELEASE_PATIENCE, |reply| Operation::List { reply })
+        self.ask(RELEASE_PATIENCE, |reply, until| Operation::List { until, reply })
             .await
             .map_err(LockError::backend)
     }
@@ -392,7 +280,7 @@ impl Engine {
     /// # Errors
     /// The store's, or that it took longer than `patience`.
     pub async fn count(&self, patience: Duration) -> Result<u64, LockError> {
-        self.ask(patience, |reply| Operation::Count { reply })
+        self.ask(patience, |reply, until| Operation::Count { until, reply })
             .await
             .map_err(LockError::backend)
     }
@@ -409,6 +297,7 @@ impl Engine {
             let (reply, answer) = oneshot::channel();
             self.submit(Operation::Observe {
                 keys: Vec::new(),
+                until: deadline,
                 reply,
             });
             let failure = match timeout_at(deadline, answer).await {
@@ -426,13 +315,13 @@ impl Engine {
     /// Who waits in this process.
     #[must_use]
     pub fn waiting(&self) -> Vec<Waiting> {
-        self.queues().waiting()
+        self.table().waiting()
     }
 
     /// How many locks this process holds, and how many callers wait for one.
     #[must_use]
     pub fn held_and_waiting(&self) -> (usize, usize) {
-        self.queues().held_and_waiting()
+        self.table().held_and_waiting()
     }
 
     /// Rows of abandoned claims that are still to be deleted.
@@ -441,19 +330,25 @@ impl Engine {
         self.abandoned.load(Ordering::Acquire)
     }
 
-    /// The latest acquisition of (key, holder) by this process: `Err(true)` when there was one once, and it is over.
-    pub(crate) fn hold_of(&self, key: &Arc<str>, holder: &str) -> Result<Arc<Hold>, bool> {
-        self.queues().hold_of(key, holder)
+    /// The latest acquisition of (key, holder) by this process.
+    pub(crate) fn hold_of(&self, key: &Arc<str>, holder: &str) -> Known {
+        let table = self.table();
+        match table.hold(key) {
+            Some(hold) if *hold.holder == *holder => Known::Held(Arc::clone(hold)),
+            _ if table.has_held(key, holder) => Known::Past,
+            _ => Known::Never,
+        }
     }
 
     /// One manager's latest acquisition of the key, if it has not ended.
     pub(crate) fn hold_by(&self, key: &Arc<str>, manager: u64) -> Option<Arc<Hold>> {
-        self.queues().hold_by(key, manager)
+        let table = self.table();
+        table.hold(key).filter(|hold| hold.manager == manager).cloned()
     }
 
     /// Releases all that this process holds (or one manager's part of it), for `patience` at most.
     pub async fn release_held(self: &Arc<Self>, manager: Option<u64>, patience: Duration) {
-        let holds = self.queues().holds_of(manager);
+        let holds = self.table().holds_of(manager);
         let releases = holds.into_iter().map(|hold| hold.release(self));
         let _ = tokio::time::timeout(patience, async {
             futures_util::future::join_all(releases).await;
@@ -467,17 +362,37 @@ impl Engine {
     /// Whether anything of this process still depends on the engine.
     #[must_use]
     pub fn in_use(&self) -> bool {
-        self.queues().in_use() || self.abandoned_rows() > 0 || self.arrivals.any()
+        self.table().in_use() || self.abandoned_rows() > 0 || self.arrivals.any()
     }
 
-    fn queues(&self) -> MutexGuard<'_, Queues> {
-        lock(&self.queues)
+    fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.table)
     }
 
-    /// Lets the first waiter for `key` try again.
-    pub(crate) fn wake(&self, key: &Arc<str>) {
-        let request = self.queues().wake(key);
-        self.send(request);
+    /// Tells a key's state machine what happened.
+    fn on(&self, key: &Arc<str>, event: Event) {
+        let todo = self.table().on(key, Now::read(), event);
+        todo.carry_out(self);
+    }
+
+    /// Some keys may be free now.
+    fn may_be_free(&self, wanted: impl Fn(&str) -> bool) {
+        let mut table = self.table();
+        let keys = table.keys_where(wanted);
+        let todo = table.on_each(&keys, |_| Event::MayBeFree);
+        drop(table);
+        todo.carry_out(self);
+    }
+
+    /// A lock that this process holds expires at another time than before.
+    pub(crate) fn extended(&self, hold: &Hold) {
+        let (id, until) = (Arc::clone(&hold.id), hold.valid_until());
+        self.on(&hold.key, Event::Extended { id, until });
+    }
+
+    /// A lock that this process held was lost.
+    pub(crate) fn lost(&self, hold: &Hold) {
+        self.on(&hold.key, Event::Ended(Arc::clone(&hold.id)));
     }
 }
 
@@ -485,25 +400,6 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.overdue.stop();
         self.store.close();
-    }
-}
-
-impl Abandoned for Engine {
-    fn abandoned(&self, id: &Arc<str>, key: &Arc<str>, in_doubt: Option<Duration>) {
-        let Some(engine) = self.weak.upgrade() else { return };
-        let (id, key) = (Arc::clone(id), Arc::clone(key));
-        engine.abandoned.fetch_add(1, Ordering::AcqRel);
-        // Dropped on any thread, perhaps one outside the runtime.
-        surroundings::spawn(&self.runtime, async move {
-            // Handed over in memory, and never received.
-            let unreceived = engine.queues().hold_with(&key, &id);
-            if let Some(hold) = unreceived {
-                let _ = hold.release(&engine).await;
-            } else {
-                engine.delete_in_background(&id, &key, in_doubt);
-            }
-            engine.abandoned.fetch_sub(1, Ordering::AcqRel);
-        });
     }
 }
 
@@ -516,8 +412,7 @@ struct FromStore {
 impl Listener for FromStore {
     fn changed(&self, hash: u64) {
         if let Some(engine) = self.engine.upgrade() {
-            let requests = engine.queues().wake_where(|key| key_hash(key) == hash);
-            engine.send(requests);
+            engine.may_be_free(|key| key_hash(key) == hash);
         }
     }
 

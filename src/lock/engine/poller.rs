@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::Engine;
-use crate::lock::operation::Operation;
-use crate::lock::surroundings;
+use super::key::{Event, Row};
+use crate::lock::operation::{LockRow, Operation};
+use crate::lock::surroundings::{self, Map};
 
 const FIRST: Duration = Duration::from_millis(25);
 const SLOWEST: Duration = Duration::from_millis(290);
@@ -56,25 +57,28 @@ async fn run(engine: Arc<Engine>) {
             () = tokio::time::sleep(wait) => pause = (pause * 2).min(SLOWEST),
             () = engine.poller.soon.notified() => {}
         }
-        let keys = engine.queues().awaited();
+        let keys = engine.table().awaited();
         if keys.is_empty() {
             engine.poller.running.store(false, Ordering::Release);
             // Someone may have begun to wait just before, trusting in this task.
-            if engine.queues().awaited().is_empty() || engine.poller.running.swap(true, Ordering::AcqRel) {
+            if engine.table().awaited().is_empty() || engine.poller.running.swap(true, Ordering::AcqRel) {
                 return;
             }
             continue;
         }
         // On failure the next look will do; who waits has its own time limit.
         if let Ok(rows) = engine
-            .ask(PATIENCE, |reply| Operation::Observe {
+            .ask(PATIENCE, |reply, until| Operation::Observe {
                 keys: keys.clone(),
+                until,
                 reply,
             })
             .await
         {
-            let requests = engine.queues().compare(&keys, &rows);
-            engine.send(requests);
+            let rows: Map<&str, &LockRow> = rows.iter().map(|row| (&*row.key, row)).collect();
+            let row = |key: &Arc<str>| rows.get(&**key).map(|row| Row::of(row));
+            let todo = engine.table().on_each(&keys, |key| Event::Observed(row(key)));
+            todo.carry_out(&engine);
         }
     }
 }

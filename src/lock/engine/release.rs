@@ -1,12 +1,13 @@
-//! How a lock ends, and goes to the next: to a waiter of this process directly, or to whoever finds the row gone.
+//! How a lock ends, and goes to the next: to a waiter of this process directly, or to whoever finds
+//! the row gone.
 //!
-//! A waiter that will have a lease is handed the lock in memory, with the token that its predecessor's acquisition set aside, and the
-//! database is told after that: until it has answered, the row is the predecessor's, and keeps everybody else out; the new holder
-//! believes in it for as long as the predecessor might have. If the database then says that the lock had been lost, both are told.
-//! A waiter that could not be told waits for the answer.
+//! A waiter that will learn of a loss, as a lease's holder does, is handed the lock in memory, with the
+//! token that its predecessor's acquisition set aside. The database is told after that. Until it has
+//! answered, the row is the predecessor's and keeps everybody else out, and the new holder believes in
+//! it for as long as the predecessor might have. If the database then says that the lock had been lost,
+//! both learn of it. Any other waiter waits for the database's answer.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -14,13 +15,18 @@ use tokio::time::{Instant, timeout};
 
 use super::arrivals::{Arrival, Arrived, Journey};
 use super::holds::{Hold, Status};
-use super::queue::Successor;
-use super::retry::{self, Backoff};
-use super::{Answered, Engine, FIRST_LOOK, RELEASE_PATIENCE, SELDOM_LOOK};
+use super::key::{Event, Now};
+use super::retry::Backoff;
+use super::seat::Seat;
+use super::{Answered, Engine, RELEASE_PATIENCE};
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::{LockError, StoreError};
-use crate::lock::operation::{Acquire, HandOver, Operation, Release, ReleaseTarget, Reply, Won};
-use crate::lock::surroundings::{self, planted};
+use crate::lock::lease::time::{expires_at, trusted_until};
+use crate::lock::operation::{
+    Acquire, AcquisitionId, HandOver, Operation, Release, ReleaseTarget, Reply, Won,
+};
+use crate::lock::surroundings;
+use crate::lock::surroundings::planted;
 use crate::notices::Trouble;
 
 /// Where the holder hears whether the lock was still there.
@@ -57,7 +63,7 @@ impl Released {
 
 /// A lock that has been handed over, and of which the database does not know yet.
 struct Passing {
-    from: Arc<str>,
+    from: AcquisitionId,
     /// When the predecessor's time is up.
     until: BootTime,
     hold: Arc<Hold>,
@@ -66,14 +72,15 @@ struct Passing {
 }
 
 impl Passing {
-    fn hand_over(&self, reply: Reply<Option<Won>>) -> Operation {
+    fn hand_over(&self, until: Instant, reply: Reply<Option<Won>>) -> Operation {
         Operation::HandOver(HandOver {
             from: Arc::clone(&self.from),
-            id: Arc::clone(&self.hold.row),
+            id: Arc::clone(&self.hold.id),
             key: Arc::clone(&self.hold.key),
             holder: Arc::clone(&self.hold.holder),
             ttl: self.ttl,
             token: self.hold.token,
+            until,
             reply,
         })
     }
@@ -93,11 +100,11 @@ impl Engine {
     pub(super) fn release_hold(
         self: &Arc<Self>,
         hold: Arc<Hold>,
-        may_be_handed_over: bool,
+        may_be_handed_off: bool,
     ) -> impl Future<Output = Result<Released, LockError>> + Send + 'static + use<> {
-        let begun = match self.arrivals.of(&hold.row) {
-            Some(arrival) => self.release_on_arrival(hold, arrival, may_be_handed_over),
-            None => self.begin_release(hold, may_be_handed_over),
+        let begun = match self.arrivals.of(&hold.id) {
+            Some(arrival) => self.release_on_arrival(hold, arrival, may_be_handed_off),
+            None => self.begin_release(hold, may_be_handed_off),
         };
         let engine = Arc::clone(self);
         async move { engine.outcome(begun).await }
@@ -121,32 +128,44 @@ impl Engine {
         }
     }
 
-    fn begin_release(self: &Arc<Self>, hold: Arc<Hold>, may_be_handed_over: bool) -> Begun {
-        let successor = if may_be_handed_over {
-            self.successor(&hold.key)
-        } else {
-            None
+    fn begin_release(self: &Arc<Self>, hold: Arc<Hold>, may_be_handed_off: bool) -> Begun {
+        let shown = self.clock.now();
+        let event = Event::Release {
+            id: Arc::clone(&hold.id),
+            may_be_handed_off,
+            is_clock_known: shown.is_some(),
         };
-        let Some(successor) = successor else {
-            let (reply, answer) = oneshot::channel();
-            let target = hold.target();
-            self.submit(Operation::Release(Release { target, reply }));
-            return Begun::Deletion(Unfinished::of(hold, self), answer);
-        };
+        let mut table = self.table();
+        let mut todo = table.on(&hold.key, Now::read(), event);
         let (told, outcome) = oneshot::channel();
-        let lasts_long = hold.remaining() >= successor.acquire.claim.ttl / 2;
-        match self.clock.now() {
-            Some(now) if successor.is_told_of_losses() && lasts_long => {
-                self.hand_over_now(&hold, successor, now, told);
-            }
-            _ => {
+        match (todo.hand_off.take(), shown) {
+            (Some((seat, request, true)), Some(shown)) => {
+                let (passing, won) = self.hand_off_in_memory(&hold, &seat, &request, shown);
+                table.set_hold(Arc::clone(&passing.hold));
+                drop(table);
+                todo.carry_out(self);
+                request.won(won);
                 let engine = Arc::clone(self);
-                let handing_over = async move {
-                    engine
-                        .hand_over_when_answered(hold, successor.acquire, told)
-                        .await
-                };
+                let passing = async move { engine.pass_on(passing, told).await };
+                surroundings::spawn(&self.runtime, passing);
+            }
+            (Some((_, request, _)), _) => {
+                drop(table);
+                todo.carry_out(self);
+                let engine = Arc::clone(self);
+                let handing_over = async move { engine.hand_over_when_answered(hold, request, told).await };
                 surroundings::spawn(&self.runtime, handing_over);
+            }
+            (None, _) => {
+                drop(table);
+                todo.carry_out(self);
+                let (reply, answer) = oneshot::channel();
+                self.submit(Operation::Release(Release {
+                    target: hold.target(),
+                    until: Instant::now() + RELEASE_PATIENCE,
+                    reply,
+                }));
+                return Begun::Deletion(Unfinished::of(hold, self), answer);
             }
         }
         Begun::InTheBackground(outcome)
@@ -157,15 +176,16 @@ impl Engine {
         self: &Arc<Self>,
         hold: Arc<Hold>,
         arrival: Arrival,
-        may_be_handed_over: bool,
+        may_be_handed_off: bool,
     ) -> Begun {
         let (told, outcome) = oneshot::channel();
+        self.on(&hold.key, Event::Leaving(Arc::clone(&hold.id)));
         let engine = Arc::clone(self);
         surroundings::spawn(&self.runtime, async move {
             let arrived = arrival.settled().await;
-            let may_be_handed_over =
-                arrived == Arrived::Yes && may_be_handed_over && !hold.remaining().is_zero();
-            let begun = engine.begin_release(hold, may_be_handed_over);
+            let may_be_handed_off =
+                arrived == Arrived::Yes && may_be_handed_off && !hold.remaining().is_zero();
+            let begun = engine.begin_release(hold, may_be_handed_off);
             let mut released = engine.outcome(begun).await;
             if arrived == Arrived::Perhaps {
                 // The row may still have its former id, and `pass_on` may have deleted it.
@@ -176,32 +196,36 @@ impl Engine {
         Begun::InTheBackground(outcome)
     }
 
-    /// Hands a lock over in memory, and tells the database, whose clock shows `acquired_at`.
-    fn hand_over_now(self: &Arc<Self>, from: &Arc<Hold>, successor: Successor, acquired_at: f64, told: Told) {
-        let claim = &successor.acquire.claim;
+    /// What becomes of a lock that is handed off in memory when the database's clock shows `acquired_at`.
+    fn hand_off_in_memory(
+        &self,
+        from: &Hold,
+        seat: &Seat,
+        request: &Acquire,
+        acquired_at: f64,
+    ) -> (Passing, Won) {
+        let claim = &request.claim;
         let (now, until) = (BootTime::now(), from.valid_until());
+        let won = Won {
+            token: from.token.saturating_add(i64::from(!planted!(TokenOutOfOrder))),
+            acquired_at,
+            expires_at: from.expires_at().min(expires_at(acquired_at, claim.ttl)),
+        };
         let lasting = if planted!(HandOffThatTrustsTooLong) {
             claim.ttl
         } else {
             now.until(until).min(claim.ttl)
         };
-        let won = Won {
-            token: from.token.saturating_add(i64::from(!planted!(TokenOutOfOrder))),
-            acquired_at,
-            expires_at: from.expires_at().min(acquired_at + claim.ttl.as_secs_f64()),
-        };
-        let hold = Arc::new(Hold::new(claim, successor.manager(), won, now + lasting));
+        let hold = Arc::new(Hold::new(claim, seat.manager, won, now + lasting));
+        seat.receive(Arc::clone(&hold));
         let passing = Passing {
-            from: Arc::clone(&from.row),
+            from: Arc::clone(&from.id),
             until,
-            journey: self.arrivals.announce(&hold.row),
+            journey: self.arrivals.announce(&hold.id),
             ttl: claim.ttl,
-            hold: Arc::clone(&hold),
+            hold,
         };
-        self.queues().hold(Arc::clone(&hold));
-        successor.receive(hold, won);
-        let engine = Arc::clone(self);
-        surroundings::spawn(&self.runtime, async move { engine.pass_on(passing, told).await });
+        (passing, won)
     }
 
     /// Tells the database of a lock that has been handed over.
@@ -220,7 +244,8 @@ impl Engine {
                 ..
             }) => {
                 hold.set_validity(valid_until, won.expires_at);
-                self.arrivals.settle(&hold.row, journey, Arrived::Yes);
+                self.extended(&hold);
+                self.arrivals.settle(&hold.id, journey, Arrived::Yes);
                 let _ = told.send(Ok(Released::Deleted));
             }
             Ok(Answered {
@@ -228,8 +253,8 @@ impl Engine {
                 carried_out_before,
             }) => {
                 hold.end(Status::Lost);
-                self.arrivals.settle(&hold.row, journey, Arrived::No);
-                self.wake(&hold.key);
+                self.arrivals.settle(&hold.id, journey, Arrived::No);
+                self.lost(&hold);
                 let answered = Answered {
                     value: false,
                     carried_out_before,
@@ -237,12 +262,12 @@ impl Engine {
                 let _ = told.send(Ok(Released::of(&answered)));
             }
             Err(error) => {
-                self.arrivals.settle(&hold.row, journey, Arrived::Perhaps);
+                self.arrivals.settle(&hold.id, journey, Arrived::Perhaps);
                 let _ = told.send(Err(LockError::backend(error)));
                 // The row is the one's or the other's, and keeps everybody else out for as long as it is believed in.
                 let _ = timeout(hold.remaining(), hold.ended()).await;
                 self.delete_in_background(&from, &hold.key, None);
-                self.delete_in_background(&hold.row, &hold.key, Some(ttl));
+                self.delete_in_background(&hold.id, &hold.key, Some(ttl));
             }
         }
     }
@@ -255,14 +280,14 @@ impl Engine {
             let sent = BootTime::now();
             let left = sent.until(passing.until);
             let (reply, answer) = oneshot::channel();
-            self.submit(passing.hand_over(reply));
+            self.submit(passing.hand_over(Instant::now() + left, reply));
             let failure = match timeout(left, answer).await {
                 Ok(Ok(Ok(won))) => {
                     if let Some(won) = won {
                         self.clock.heard(won.acquired_at, sent);
                     }
                     return Ok(Answered {
-                        value: won.map(|won| (won, sent + passing.ttl)),
+                        value: won.map(|won| (won, trusted_until(sent, passing.ttl))),
                         carried_out_before,
                     });
                 }
@@ -284,12 +309,13 @@ impl Engine {
         let sent = BootTime::now();
         let (reply, answer) = oneshot::channel();
         self.submit(Operation::HandOver(HandOver {
-            from: Arc::clone(&from.row),
+            from: Arc::clone(&from.id),
             id: Arc::clone(&claim.id),
             key: Arc::clone(&claim.key),
             holder: Arc::clone(&claim.holder),
             ttl: claim.ttl,
             token: from.token.saturating_add(1),
+            until: Instant::now() + from.remaining(),
             reply,
         }));
         let outcome = answer.await.unwrap_or_else(|_| Err(StoreError::closed()));
@@ -330,13 +356,21 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         self.submit(Operation::Release(Release {
             target: target.clone(),
+            until: Instant::now() + RELEASE_PATIENCE,
             reply,
         }));
         let engine = Arc::clone(self);
         async move {
             let released = engine.released(&target, Some(answer)).await;
-            engine.wake(target.key());
+            engine.on(target.key(), Event::MayBeFree);
             released.map(|released| released == Released::Deleted)
+        }
+    }
+
+    /// Waits until a hold's row has its id in the database, too; usually it does.
+    pub(crate) async fn arrival(&self, hold: &Hold) {
+        if let Some(arrival) = self.arrivals.of(&hold.id) {
+            arrival.settled().await;
         }
     }
 
@@ -346,9 +380,10 @@ impl Engine {
         target: &ReleaseTarget,
         sent: Option<oneshot::Receiver<Result<bool, StoreError>>>,
     ) -> Result<Released, LockError> {
-        let release = |reply| {
+        let release = |reply, until| {
             Operation::Release(Release {
                 target: target.clone(),
+                until,
                 reply,
             })
         };
@@ -356,79 +391,6 @@ impl Engine {
             .await
             .map(|answered| Released::of(&answered))
             .map_err(LockError::backend)
-    }
-}
-
-impl Engine {
-    /// Waits until a hold's row has its id in the database, too; usually it does.
-    pub(crate) async fn arrival(&self, hold: &Hold) {
-        if let Some(arrival) = self.arrivals.of(&hold.row) {
-            arrival.settled().await;
-        }
-    }
-
-    /// Deletes a row that nobody owns any more. `in_doubt` is given when it may yet be written, by a statement that is still under way:
-    /// for how long it would last then.
-    pub(super) fn delete_in_background(&self, id: &Arc<str>, key: &Arc<str>, in_doubt: Option<Duration>) {
-        let Some(engine) = self.weak.upgrade() else { return };
-        let target = ReleaseTarget::Row {
-            id: Arc::clone(id),
-            key: Arc::clone(key),
-        };
-        let arrival = engine.arrivals.of(id);
-        engine.abandoned.fetch_add(1, Ordering::AcqRel);
-        surroundings::spawn(&self.runtime, async move {
-            if let Some(arrival) = arrival {
-                arrival.settled().await;
-            }
-            let deleted = engine.delete_for_sure(target.clone()).await;
-            match &deleted {
-                Ok(_) => engine.reporter.works(Trouble::Deleting),
-                Err(error) => {
-                    engine
-                        .reporter
-                        .failed(Trouble::Deleting, Some(target.key()), &error.message);
-                }
-            }
-            engine.abandoned.fetch_sub(1, Ordering::AcqRel);
-            if let Some(lasting) = in_doubt
-                && !planted!(LateStatement)
-                && !deleted.unwrap_or(false)
-            {
-                let weak = Weak::clone(&engine.weak);
-                drop(engine);
-                delete_if_it_comes(weak, target, lasting).await;
-            }
-        });
-    }
-
-    /// Deletes a row that nobody owns any more, however long the database is away, within reason; whether there was one.
-    async fn delete_for_sure(&self, target: ReleaseTarget) -> Result<bool, StoreError> {
-        let deleted = self
-            .ask(retry::LONGEST, |reply| {
-                Operation::Release(Release {
-                    target: target.clone(),
-                    reply,
-                })
-            })
-            .await;
-        self.wake(target.key());
-        deleted
-    }
-}
-
-/// A statement whose connection was given up may still be on its way, and write its row after we have looked for it: looks
-/// again, ever more seldom, until the row would have expired, or the engine has gone.
-async fn delete_if_it_comes(engine: Weak<Engine>, target: ReleaseTarget, lasting: Duration) {
-    let end = Instant::now() + lasting;
-    let mut pause = FIRST_LOOK;
-    while Instant::now() < end {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(SELDOM_LOOK);
-        let Some(engine) = engine.upgrade() else { return };
-        if matches!(engine.delete_for_sure(target.clone()).await, Ok(true)) {
-            return;
-        }
     }
 }
 
@@ -453,9 +415,8 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.done && !planted!(AbandonedRelease) {
             self.engine
-                .delete_in_background(&self.hold.row, &self.hold.key, None);
+                .delete_in_background(&self.hold.id, &self.hold.key, None);
         }
-        let next = self.engine.queues().end_hold(&self.hold);
-        self.engine.send(next);
+        self.engine.end_hold(&self.hold);
     }
 }

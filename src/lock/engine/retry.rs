@@ -7,26 +7,36 @@ use tokio::time::Instant;
 use crate::lock::surroundings;
 
 const FIRST: Duration = Duration::from_millis(20);
-const MOST: Duration = Duration::from_millis(500);
-/// How long a row that must go is asked to go: beyond it, its expiry has to do.
-pub(super) const LONGEST: Duration = Duration::from_secs(600);
+const LONGEST: Duration = Duration::from_millis(500);
+/// For how long the deletion of a row is tried that nobody owns any more. After that, the row stays
+/// until it expires.
+pub(super) const DELETION: Duration = Duration::from_secs(600);
 
-/// Waits that double up to half a second, with jitter so that processes do not come back in step.
-pub(super) struct Backoff {
-    wait: Duration,
+/// The longest wait after so many failures before: it doubles up to half a second.
+pub(super) fn wait(failures: u32) -> Duration {
+    FIRST.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST)
 }
 
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { wait: FIRST }
-    }
+/// When to try again; with jitter, so that processes do not come back in step.
+#[derive(Default)]
+pub(super) struct Backoff {
+    failures: u32,
 }
 
 impl Backoff {
-    /// When to try next.
     pub(super) fn next(&mut self) -> Instant {
-        let wait = surroundings::jitter(self.wait, 0.5..1.0);
-        self.wait = (self.wait * 2).min(MOST);
-        Instant::now() + wait
+        let longest = wait(self.failures);
+        self.failures = self.failures.saturating_add(1);
+        Instant::now() + surroundings::jitter(longest, 0.5..1.0)
     }
+}
+
+/// A number from 500 to 1000, for a state machine that has no randomness of its own.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the number is small and positive"
+)]
+pub(super) fn thousandths() -> u32 {
+    surroundings::jitter(Duration::from_millis(1_000), 0.5..1.0).as_millis() as u32
 }

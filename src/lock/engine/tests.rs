@@ -1,7 +1,7 @@
 use super::*;
 use crate::figures::{Ledger, LockCounter};
 use crate::lock::lease::{Keeping, Lease};
-use crate::lock::operation::{HandOver, Release, ReleaseTarget, Renew, Won};
+use crate::lock::operation::{Acquire, HandOver, Release, ReleaseTarget, Renew, Won};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -129,15 +129,20 @@ fn acquire(engine: &Arc<Engine>) -> Acquiring {
     acquire_for(engine, MINUTE, true)
 }
 
-fn acquire_for(engine: &Arc<Engine>, ttl: Duration, is_told_of_losses: bool) -> Acquiring {
-    acquire_by(engine, 0, ttl, is_told_of_losses)
+fn acquire_for(engine: &Arc<Engine>, ttl: Duration, allows_optimistic_handoff: bool) -> Acquiring {
+    acquire_by(engine, 0, ttl, allows_optimistic_handoff)
 }
 
-fn acquire_by(engine: &Arc<Engine>, manager: u64, ttl: Duration, is_told_of_losses: bool) -> Acquiring {
+fn acquire_by(
+    engine: &Arc<Engine>,
+    manager: u64,
+    ttl: Duration,
+    allows_optimistic_handoff: bool,
+) -> Acquiring {
     let request = super::Request {
         manager,
         ttl,
-        is_told_of_losses,
+        allows_optimistic_handoff,
         ..request(MINUTE)
     };
     Box::pin(engine.acquire(request, Arc::new(Ledger::default())))
@@ -152,8 +157,14 @@ fn request(timeout: Duration) -> super::Request {
         name: "m:p".into(),
         said_timeout: timeout,
         manager: 0,
-        is_told_of_losses: true,
+        allows_optimistic_handoff: true,
     }
+}
+
+/// Has a lock of this process expire, as if its time had passed.
+fn expires_now(engine: &Engine, hold: &Hold) {
+    hold.set_valid_until(BootTime::now());
+    engine.table().expire(&hold.key, BootTime::now());
 }
 
 /// Runs the waiter's task until it waits.
@@ -234,7 +245,7 @@ async fn others_run() {
 async fn a_lease_is_handed_over_in_memory_and_the_database_is_told() {
     let (engine, asked) = engine();
     let (grant, waiter) = held_and_waited_for(&engine, &asked).await;
-    let (former, token) = (Arc::clone(&grant.hold.row), grant.won.token);
+    let (former, token) = (Arc::clone(&grant.hold.id), grant.won.token);
 
     let releasing = grant.release();
     let grant = waiter.await.unwrap();
@@ -242,7 +253,7 @@ async fn a_lease_is_handed_over_in_memory_and_the_database_is_told() {
     assert_eq!(grant.won.token, token + 1);
     others_run().await;
     let told = asked.hand_over();
-    assert_eq!((&told.from, &told.id), (&former, &grant.hold.row));
+    assert_eq!((&told.from, &told.id), (&former, &grant.hold.id));
     assert_eq!(told.token, token + 1);
     told.reply.send(Ok(Some(won()))).unwrap();
     assert!(releasing.await.unwrap());
@@ -333,7 +344,7 @@ async fn a_lock_that_is_lost_before_it_is_received_is_not_believed_in() {
     others_run().await;
     asked.hand_over().reply.send(Ok(None)).unwrap();
     others_run().await;
-    engine.queues().sweep();
+    engine.table().sweep();
     let lease = leased(waiter.await.unwrap());
     assert!(!lease.is_held());
     asked.acquire().won(won());
@@ -413,7 +424,7 @@ async fn the_database_is_told_again_when_it_has_failed() {
 async fn a_lock_of_which_the_database_was_never_told_ends_with_its_predecessors_time() {
     let (engine, asked) = engine();
     let (grant, waiter) = held_and_waited_for(&engine, &asked).await;
-    let former = Arc::clone(&grant.hold.row);
+    let former = Arc::clone(&grant.hold.id);
     let releasing = grant.release();
     let lease = leased(waiter.await.unwrap());
     others_run().await;
@@ -608,7 +619,7 @@ async fn a_lease_that_is_shortened_is_asked_for_at_once_by_who_counts_on_its_end
     let (engine, asked) = engine();
     let grant = held(&engine, &asked).await;
     let ours = LockRow {
-        id: grant.hold.row.to_string(),
+        id: grant.hold.id.to_string(),
         ..theirs().unwrap()
     };
     let lease = leased(grant);
@@ -628,7 +639,7 @@ async fn a_lease_that_is_shortened_is_asked_for_at_once_by_who_counts_on_its_end
 
 #[tokio::test(start_paused = true)]
 async fn all_wait_for_the_whole_of_their_time_while_a_lock_is_kept_beyond_its_first_end() {
-    for (is_told_of_losses, other_manager) in [(false, 0), (true, 0), (false, 1), (true, 1)] {
+    for (allows_optimistic_handoff, other_manager) in [(false, 0), (true, 0), (false, 1), (true, 1)] {
         let (engine, asked) = engine();
         // A hold is measured on the clock of the machine, which is not paused. So the hold does not
         // expire, as if its holder renewed it.
@@ -636,11 +647,18 @@ async fn all_wait_for_the_whole_of_their_time_while_a_lock_is_kept_beyond_its_fi
         asked.acquire().won(won());
         let grant = holder.await.unwrap();
         let ours = LockRow {
-            id: grant.hold.row.to_string(),
+            id: grant.hold.id.to_string(),
             ..theirs().unwrap()
         };
         let waiters: Vec<_> = [0, other_manager, other_manager]
-            .map(|manager| waiting(acquire_by(&engine, manager, MINUTE / 6, is_told_of_losses)))
+            .map(|manager| {
+                waiting(acquire_by(
+                    &engine,
+                    manager,
+                    MINUTE / 6,
+                    allows_optimistic_handoff,
+                ))
+            })
             .into();
         asked.acquire().held(Some(ours));
         tokio::time::sleep(MINUTE / 2).await;
@@ -666,12 +684,12 @@ async fn who_waits_behind_the_first_waits_on_when_the_first_gets_a_lock_that_was
         .collect();
     others_run().await;
     asked.acquire().held(Some(LockRow {
-        id: hold.row.to_string(),
+        id: hold.id.to_string(),
         ..theirs().unwrap()
     }));
     others_run().await;
-    hold.set_valid_until(BootTime::now());
-    engine.wake(&hold.key); // as the timer of the first waiter, or the poller, does
+    expires_now(&engine, &hold);
+    engine.on(&hold.key, Event::MayBeFree); // as the timer of the first waiter, or the poller, does
     asked.acquire().won(won());
     assert!(waiters.remove(0).await.unwrap().0);
     tokio::time::sleep(MINUTE / 2).await;
@@ -692,11 +710,11 @@ async fn the_first_asks_for_a_lock_that_was_never_released_at_its_end() {
     let first = waiting(acquire_for(&engine, MINUTE, false));
     let second = waiting(acquire_for(&engine, MINUTE, false));
     asked.acquire().held(Some(LockRow {
-        id: hold.row.to_string(),
+        id: hold.id.to_string(),
         ..theirs().unwrap()
     }));
     others_run().await;
-    hold.set_valid_until(BootTime::now());
+    expires_now(&engine, &hold);
     tokio::time::sleep(MINUTE / 5).await;
     asked.acquire().won(won());
     let (got_it, waited) = first.await.unwrap();
@@ -716,7 +734,7 @@ async fn who_becomes_the_first_when_the_lock_has_just_ended_asks_for_it_at_once(
     let mut second = acquire(&engine);
     waits(&mut second).await;
     drop(first);
-    hold.set_valid_until(BootTime::now());
+    expires_now(&engine, &hold);
     let second = waiting(second);
     tokio::time::sleep(Duration::from_millis(5)).await;
     asked.acquire().won(won());
@@ -807,11 +825,10 @@ async fn a_row_that_an_unanswered_release_may_have_deleted_was_not_lost() {
 async fn what_was_released_by_name_was_not_lost() {
     let (engine, asked) = engine();
     let (lease, ledger) = counted(held(&engine, &asked).await);
-    let by_name = engine
-        .hold_of(&"k".into(), "holder")
-        .ok()
-        .unwrap()
-        .release(&engine);
+    let Known::Held(hold) = engine.hold_of(&"k".into(), "holder") else {
+        panic!("not known")
+    };
+    let by_name = hold.release(&engine);
     asked.release().reply.send(Ok(true)).unwrap();
     assert!(by_name.await.unwrap());
     let releasing = lease.release();
@@ -826,7 +843,7 @@ async fn nobody_waits_for_the_database_to_release_what_is_lost() {
     let grant = held(&engine, &asked).await;
     let hold = Arc::clone(&grant.hold);
     let (lease, ledger) = counted(grant);
-    hold.set_valid_until(BootTime::now());
+    expires_now(&engine, &hold);
     assert!(lease.loss().is_some());
     assert!(!lease.release().await.unwrap());
     others_run().await;
@@ -837,7 +854,7 @@ async fn nobody_waits_for_the_database_to_release_what_is_lost() {
 /// Releases a lease while another acquisition waits. The lock is handed over in memory if the
 /// waiter acquires a lease, too.
 async fn released_to_a_waiter(
-    is_told_of_losses: bool,
+    allows_optimistic_handoff: bool,
 ) -> (
     (Lease, Arc<Ledger>),
     Acquiring,
@@ -846,7 +863,7 @@ async fn released_to_a_waiter(
 ) {
     let (engine, asked) = engine();
     let (lease, ledger) = counted(held(&engine, &asked).await);
-    let mut waiter = acquire_for(&engine, MINUTE, is_told_of_losses);
+    let mut waiter = acquire_for(&engine, MINUTE, allows_optimistic_handoff);
     asked.acquire().held(theirs());
     waits(&mut waiter).await;
     let releasing = tokio::spawn(lease.release());
@@ -943,6 +960,7 @@ fn released_and_wanted(asked: &Asked) -> (Vec<Arc<str>>, Vec<Acquire>) {
             Request::Release(Release {
                 target: ReleaseTarget::Row { id, .. },
                 reply,
+                ..
             }) => {
                 released.push(id);
                 reply.send(Ok(true)).unwrap();
@@ -1000,7 +1018,7 @@ async fn what_an_unanswered_request_of_a_removed_waiter_wins_is_released() {
     let mut stuck = acquire(&engine);
     asked.acquire().held(theirs());
     waits(&mut stuck).await;
-    engine.wake(&"k".into());
+    engine.on(&"k".into(), Event::MayBeFree);
     let late = asked.acquire();
     let row = Arc::clone(&late.claim.id);
     let next = patient(&engine);
@@ -1025,7 +1043,7 @@ async fn what_was_won_and_is_not_picked_up_is_released() {
         if is_polled {
             wanted.held(theirs());
             waits(&mut stuck).await;
-            engine.wake(&"k".into());
+            engine.on(&"k".into(), Event::MayBeFree);
             wanted = asked.acquire();
         }
         let row = Arc::clone(&wanted.claim.id);
@@ -1130,10 +1148,10 @@ async fn what_a_removed_waiter_may_have_won_is_released() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lock_is_not_handed_over_to_a_waiter_whose_time_is_over() {
-    for is_told_of_losses in [false, true] {
+    for allows_optimistic_handoff in [false, true] {
         let (engine, asked) = engine();
         let grant = held(&engine, &asked).await;
-        let mut stuck = acquire_for(&engine, MINUTE, is_told_of_losses);
+        let mut stuck = acquire_for(&engine, MINUTE, allows_optimistic_handoff);
         asked.acquire().held(theirs());
         waits(&mut stuck).await;
         let behind = acquire(&engine);
@@ -1143,7 +1161,7 @@ async fn a_lock_is_not_handed_over_to_a_waiter_whose_time_is_over() {
         let grant = next.await.unwrap();
         others_run().await;
         let told = asked.hand_over();
-        assert_eq!(told.id, grant.hold.row);
+        assert_eq!(told.id, grant.hold.id);
         told.reply.send(Ok(Some(won()))).unwrap();
         assert!(engine.waiting().is_empty());
         for waiter in [stuck, behind] {

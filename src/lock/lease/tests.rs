@@ -50,7 +50,7 @@ async fn lease(ttl: Duration, auto_renew: bool) -> (Lease, Arc<AtomicBool>) {
         name: "m:p".into(),
         said_timeout: Duration::ZERO,
         manager: 0,
-        is_told_of_losses: false,
+        allows_optimistic_handoff: false,
     };
     let ledger = Arc::new(Ledger::default());
     let progress: Arc<dyn Progress> = Arc::clone(&ledger) as _;

@@ -72,7 +72,7 @@ impl Locks {
             name: String::new(),
             said_timeout: asked.timeout,
             manager: 0,
-            is_told_of_losses: matches!(asked.how, How::Lease { .. }),
+            allows_optimistic_handoff: matches!(asked.how, How::Lease { .. }),
         };
         let acquiring = self
             .engine
@@ -114,7 +114,7 @@ impl Belief {
     }
 
     pub(super) fn row(&self) -> &Arc<str> {
-        &self.0.row
+        &self.0.id
     }
 }
 
@@ -255,6 +255,20 @@ impl Statement {
             Self::Observe(_) | Self::Other => None,
         }
     }
+}
+
+/// For how many milliseconds its answer is waited for.
+pub(super) fn patience(operation: &Operation) -> u64 {
+    let until = match operation {
+        Operation::Acquire(acquire) => acquire.until,
+        Operation::Renew(renew) => renew.until,
+        Operation::Release(release) => release.until,
+        Operation::HandOver(give) => give.until,
+        Operation::Observe { until, .. } => *until,
+        _ => return 1000,
+    };
+    let left = until.saturating_duration_since(tokio::time::Instant::now());
+    u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Whether nobody waits for the answer any more.

@@ -441,7 +441,12 @@ impl State {
         let may_be_repeated = verb != Verb::Acquire || !KNOWN.second_tries_forget_a_doubt;
         let way = &way[..way.len() - usize::from(!may_be_repeated)];
         let fault = self.fault(process, &numbers, way, now);
-        let patience = chance.one_of(&[100, 600, 2000, PATIENCE]);
+        let waiting = &self.clients[process].waiting;
+        let patience = gathered
+            .iter()
+            .filter_map(|number| Some(adapter::patience(&waiting.get(number)?.operation)))
+            .fold(chance.one_of(&[100, 600, 2000, PATIENCE]), u64::min)
+            .max(20);
         let unknown = || StoreError::unknown_outcome("the connection was lost");
         if let Some(Fault::LostAnswer | Fault::LostRequest | Fault::Late) = fault {
             self.are_in_doubt(requests.iter().map(|request| &request.statement));

@@ -45,7 +45,7 @@ pub(super) fn answer(batch: Vec<Job>, rows: &[PgRow], shared: &Shared) {
                 let won = row_of(index).map(|row| read_won(row, token)).transpose();
                 give(reply, won.map_err(|error| failed(&error)));
             }
-            Operation::Observe { keys, reply } => {
+            Operation::Observe { keys, reply, .. } => {
                 let keys: HashSet<Arc<str>> = keys.into_iter().collect();
                 let rows = observed.as_ref().map_err(failed).map(|rows| {
                     rows.iter()
@@ -55,8 +55,10 @@ pub(super) fn answer(batch: Vec<Job>, rows: &[PgRow], shared: &Shared) {
                 });
                 give(reply, rows);
             }
-            Operation::List { reply } => give(reply, observed.as_ref().map_err(failed).cloned()),
-            Operation::Count { reply } | Operation::Clear { reply } | Operation::Sweep { reply } => {
+            Operation::List { reply, .. } => give(reply, observed.as_ref().map_err(failed).cloned()),
+            Operation::Count { reply, .. }
+            | Operation::Clear { reply, .. }
+            | Operation::Sweep { reply, .. } => {
                 let count = rows.first().map_or(Ok(0), |row| row.try_get::<i64, _>(0));
                 give(
                     reply,

@@ -223,10 +223,10 @@ impl Values<'_> {
                 });
                 let _ = reply.send(won);
             }
-            Operation::Observe { keys, reply } if keys.is_empty() => {
+            Operation::Observe { keys, reply, .. } if keys.is_empty() => {
                 let _ = reply.send(self.next().map(|_| Vec::new()));
             }
-            Operation::Observe { keys, reply } => {
+            Operation::Observe { keys, reply, .. } => {
                 // Every answer is taken, also after one that is an error.
                 let answers: Vec<Result<Vec<LockRow>, StoreError>> = keys
                     .chunks(MOST_OBSERVED)

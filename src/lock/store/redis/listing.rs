@@ -28,13 +28,13 @@ pub(super) fn goes_over_all_keys(operation: &Operation) -> bool {
 pub(super) async fn carry_out(connected: Connected, settings: Arc<RedisSettings>, operation: Operation) {
     let mut walk = Walk { connected, settings };
     match operation {
-        Operation::List { reply } => drop(reply.send(walk.list().await)),
-        Operation::Count { reply } => {
+        Operation::List { reply, .. } => drop(reply.send(walk.list().await)),
+        Operation::Count { reply, .. } => {
             drop(reply.send(walk.all_locks().await.map(|locks| locks.len() as u64)))
         }
-        Operation::Clear { reply } => drop(reply.send(walk.clear().await)),
+        Operation::Clear { reply, .. } => drop(reply.send(walk.clear().await)),
         // Redis deletes expired keys itself.
-        Operation::Sweep { reply } => drop(reply.send(Ok(0))),
+        Operation::Sweep { reply, .. } => drop(reply.send(Ok(0))),
         other => other.fail(&StoreError::permanent("this operation is about single keys")),
     }
 }

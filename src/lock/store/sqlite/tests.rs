@@ -31,7 +31,7 @@ fn request(timeout: Duration) -> Request {
         name: "m:p".into(),
         said_timeout: timeout,
         manager: 0,
-        is_told_of_losses: false,
+        allows_optimistic_handoff: false,
     }
 }
 
@@ -145,6 +145,10 @@ async fn submit<T>(
     answer.await.unwrap()
 }
 
+fn later() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_secs(60)
+}
+
 struct Nobody;
 
 impl Listener for Nobody {
@@ -158,6 +162,7 @@ fn renewal(id: &str, reply: crate::lock::operation::Reply<Option<f64>>) -> Opera
         id: id.into(),
         key: "".into(),
         ttl: Duration::from_secs(50),
+        until: later(),
         reply,
     })
 }
@@ -170,7 +175,12 @@ async fn store_and_neighbour(folder: &tempfile::TempDir) -> (SqliteStore, rusqli
         create_folders: false,
     };
     let store = SqliteStore::new(location, Arc::new(|| 10.0), Arc::new(Nobody));
-    submit(&store, |reply| Operation::List { reply }).await.unwrap();
+    submit(&store, |reply| Operation::List {
+        until: later(),
+        reply,
+    })
+    .await
+    .unwrap();
     (store, rusqlite::Connection::open(path).unwrap())
 }
 
@@ -197,7 +207,10 @@ async fn what_is_refused_is_refused_alone() {
                 submit(&store, |reply| renewal("one", reply)),
                 submit(&store, |reply| renewal("bad", reply)),
                 submit(&store, |reply| renewal("two", reply)),
-                submit(&store, |reply| Operation::List { reply }),
+                submit(&store, |reply| Operation::List {
+                    until: later(),
+                    reply
+                }),
             );
             assert_eq!((one.unwrap(), two.unwrap()), (Some(60.0), Some(60.0)));
             assert!(!bad.unwrap_err().transient);
@@ -219,7 +232,12 @@ async fn a_row_is_read_as_well_as_it_can_be() {
     ] {
         neighbour.execute_batch(&insert(id, end)).unwrap();
     }
-    let rows = submit(&store, |reply| Operation::List { reply }).await.unwrap();
+    let rows = submit(&store, |reply| Operation::List {
+        until: later(),
+        reply,
+    })
+    .await
+    .unwrap();
     let left: Vec<f64> = rows.iter().map(|row| row.expires_in).collect();
     assert_eq!(left, [10.0, f64::INFINITY, f64::INFINITY, f64::INFINITY, -5.0]);
     assert!(
@@ -227,12 +245,21 @@ async fn a_row_is_read_as_well_as_it_can_be() {
             .all(|row| !row.expires_at.is_nan() && row.acquired_at.is_finite())
     );
     let keys = rows.iter().map(|row| Arc::clone(&row.key)).collect();
-    let seen = submit(&store, |reply| Operation::Observe { keys, reply })
-        .await
-        .unwrap();
+    let seen = submit(&store, |reply| Operation::Observe {
+        keys,
+        until: later(),
+        reply,
+    })
+    .await
+    .unwrap();
     assert_eq!(seen.len(), 4);
     assert_eq!(
-        submit(&store, |reply| Operation::Count { reply }).await.unwrap(),
+        submit(&store, |reply| Operation::Count {
+            until: later(),
+            reply
+        })
+        .await
+        .unwrap(),
         4
     );
 }
@@ -247,7 +274,11 @@ async fn a_table_without_its_index_is_one_that_is_being_made() {
     let acquire = |reply| {
         let owner = engine(&Arc::default());
         let claim = crate::lock::operation::Claim::new("k".into(), "h".into(), Duration::from_secs(5), owner);
-        Operation::Acquire(crate::lock::operation::Acquire { claim, reply })
+        Operation::Acquire(crate::lock::operation::Acquire {
+            claim,
+            until: later(),
+            reply,
+        })
     };
     let (reply, answer) = tokio::sync::oneshot::channel();
     store.submit(acquire(reply));

@@ -49,8 +49,10 @@ impl Operation {
             Self::Renew(Renew { reply, .. }) => answer(reply, error),
             Self::Release(Release { reply, .. }) => answer(reply, error),
             Self::HandOver(HandOver { reply, .. }) => answer(reply, error),
-            Self::Observe { reply, .. } | Self::List { reply } => answer(reply, error),
-            Self::Count { reply } | Self::Clear { reply } | Self::Sweep { reply } => answer(reply, error),
+            Self::Observe { reply, .. } | Self::List { reply, .. } => answer(reply, error),
+            Self::Count { reply, .. } | Self::Clear { reply, .. } | Self::Sweep { reply, .. } => {
+                answer(reply, error)
+            }
         }
     }
 }
@@ -281,12 +283,14 @@ impl Answer {
                 drop(reply.send(Ok(existed)))
             }
             (Self::HandedOver(won), Operation::HandOver(HandOver { reply, .. })) => drop(reply.send(Ok(won))),
-            (Self::Rows(rows), Operation::Observe { reply, .. } | Operation::List { reply }) => {
+            (Self::Rows(rows), Operation::Observe { reply, .. } | Operation::List { reply, .. }) => {
                 drop(reply.send(Ok(rows)));
             }
             (
                 Self::Number(number),
-                Operation::Count { reply } | Operation::Clear { reply } | Operation::Sweep { reply },
+                Operation::Count { reply, .. }
+                | Operation::Clear { reply, .. }
+                | Operation::Sweep { reply, .. },
             ) => {
                 drop(reply.send(Ok(number)));
             }

@@ -1,0 +1,122 @@
+//! How the rows are deleted that nobody owns any more: those of abandoned acquisitions, and those that
+//! a release could not delete in time.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::holds::Hold;
+use super::key::{Event, Now};
+use super::{Engine, retry};
+use crate::lock::error::StoreError;
+use crate::lock::operation::{Abandoned, AcquisitionId, Operation, Release, ReleaseTarget};
+use crate::lock::surroundings;
+use crate::lock::surroundings::planted;
+use crate::notices::Trouble;
+
+/// When a row that may yet be written is looked for, at first and at last.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
+const SELDOM_LOOK: Duration = Duration::from_secs(30);
+
+impl Abandoned for Engine {
+    fn abandoned(&self, id: &AcquisitionId, key: &Arc<str>, in_doubt: Option<Duration>) {
+        let Some(engine) = self.weak.upgrade() else { return };
+        let (id, key) = (Arc::clone(id), Arc::clone(key));
+        engine.abandoned.fetch_add(1, Ordering::AcqRel);
+        // Dropped on any thread, perhaps one outside the runtime.
+        surroundings::spawn(&self.runtime, async move {
+            let handed_off = engine.table().hold(&key).filter(|hold| hold.id == id).cloned();
+            match handed_off {
+                // In memory, to a caller that never read it.
+                Some(hold) => drop(hold.release(&engine).await),
+                None => engine.delete_in_background(&id, &key, in_doubt),
+            }
+            engine.abandoned.fetch_sub(1, Ordering::AcqRel);
+        });
+    }
+}
+
+impl Engine {
+    /// Notes that a hold is over, and that its row is gone or is being deleted.
+    pub(super) fn end_hold(&self, hold: &Hold) {
+        let mut table = self.table();
+        table.forget_hold(hold);
+        let todo = table.on(&hold.key, Now::read(), Event::Ended(Arc::clone(&hold.id)));
+        drop(table);
+        todo.carry_out(self);
+    }
+
+    /// Deletes a row that nobody owns any more. `in_doubt` is given when a statement that is still
+    /// under way may write it yet: for how long the row would last then.
+    pub(super) fn delete_in_background(
+        &self,
+        id: &AcquisitionId,
+        key: &Arc<str>,
+        in_doubt: Option<Duration>,
+    ) {
+        let Some(engine) = self.weak.upgrade() else { return };
+        let target = ReleaseTarget::Row {
+            id: Arc::clone(id),
+            key: Arc::clone(key),
+        };
+        let arrival = engine.arrivals.of(id);
+        engine.abandoned.fetch_add(1, Ordering::AcqRel);
+        surroundings::spawn(&self.runtime, async move {
+            if let Some(arrival) = arrival {
+                arrival.settled().await;
+            }
+            let deleted = engine.delete_for_sure(target.clone()).await;
+            match &deleted {
+                Ok(_) => engine.reporter.works(Trouble::Deleting),
+                Err(error) => {
+                    engine
+                        .reporter
+                        .failed(Trouble::Deleting, Some(target.key()), &error.message);
+                }
+            }
+            engine.abandoned.fetch_sub(1, Ordering::AcqRel);
+            if let Some(lasting) = in_doubt
+                && !planted!(LateStatement)
+                && !deleted.unwrap_or(false)
+            {
+                let weak = Weak::clone(&engine.weak);
+                drop(engine);
+                delete_if_it_comes(weak, target, lasting).await;
+            }
+        });
+    }
+
+    /// Deletes a row that nobody owns any more, however long the database is away, within reason; whether there was one.
+    async fn delete_for_sure(&self, target: ReleaseTarget) -> Result<bool, StoreError> {
+        let deleted = self
+            .ask(retry::DELETION, |reply, until| {
+                Operation::Release(Release {
+                    target: target.clone(),
+                    until,
+                    reply,
+                })
+            })
+            .await;
+        if let ReleaseTarget::Row { id, key } = &target {
+            self.on(key, Event::Ended(Arc::clone(id)));
+        }
+        deleted
+    }
+}
+
+/// A statement whose connection was given up may still be on its way, and write its row after we have looked for it: looks
+/// again, ever more seldom, until the row would have expired, or the engine has gone.
+async fn delete_if_it_comes(engine: Weak<Engine>, target: ReleaseTarget, lasting: Duration) {
+    let end = Instant::now() + lasting;
+    let mut pause = FIRST_LOOK;
+    while Instant::now() < end {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(SELDOM_LOOK);
+        let Some(engine) = engine.upgrade() else { return };
+        if matches!(engine.delete_for_sure(target.clone()).await, Ok(true)) {
+            return;
+        }
+    }
+}
