@@ -1,28 +1,26 @@
-//! A lock as its holder has it: what it may believe, how it is kept, how its loss is told.
+//! A lock as its holder has it: what it may believe, how it is kept, how it learns of a loss.
 //!
-//! What a holder believes is measured on a clock that nobody sets, from before the statement was sent: the database's row
-//! never expires before that. A lease with renewal has a task that moves the row's expiry at a third of its time to live,
-//! until the lease ends or `max_hold` has passed. Renewal never writes a row anew, so it can't revive a lock that another
-//! has taken, nor one that has been released meanwhile.
+//! What a holder believes is measured on a clock that nobody sets, from before the statement was sent:
+//! the database's row never expires before that. A pure state machine ([`life`]) decides everything. A
+//! lease that is to be renewed has a task, which sends what the machine asks for and tells it the time.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::boot_time::BootTime;
-use super::engine::{Engine, Grant, Hold, Status};
+use super::engine::{Engine, Grant, Hold, Renewal};
 use super::error::{LockError, StoreError};
 use super::operation::{Operation, Renew, Won};
-use super::surroundings::{self, planted};
-use crate::figures::{Ledger, LockCounter};
+use super::surroundings;
+use crate::figures::Ledger;
 use crate::mutex::lock;
+use life::{Answer, Event, Expiry, Status};
 
-/// A renewal that failed is tried again after this, until the lease's time is up.
-const RENEWAL_RETRY: Duration = Duration::from_millis(200);
+pub(crate) mod life;
+pub(crate) mod time;
 
 /// How a lease is kept.
 #[derive(Debug, Clone, Copy)]
@@ -39,21 +37,15 @@ pub struct Lease {
     grant: Mutex<Option<Grant>>,
 }
 
-/// What the lease and its renewal share.
+/// What the lease and its task share.
 struct Shared {
     engine: Arc<Engine>,
     hold: Arc<Hold>,
     won: Won,
     ttl: Duration,
-    at_max_hold: AtomicBool,
-    lost_because: Mutex<Option<String>>,
-    /// One renewal at a time: what is believed must be what was written last. The shortest time of those that may yet be carried out, as
-    /// nobody knows what became of them.
-    renewing: tokio::sync::Mutex<Duration>,
-    /// Locked while the release is under way, since the answer to it decides whether the lock had
-    /// been lost.
-    releasing: Arc<tokio::sync::Mutex<()>>,
     ledger: Arc<Ledger>,
+    /// Whether a task sends its renewals.
+    is_kept: Mutex<bool>,
 }
 
 impl Lease {
@@ -65,14 +57,17 @@ impl Lease {
             hold: Arc::clone(&grant.hold),
             won: grant.won,
             ttl: grant.ttl,
-            at_max_hold: AtomicBool::new(false),
-            lost_because: Mutex::new(None),
-            renewing: tokio::sync::Mutex::new(Duration::MAX),
-            releasing: Arc::default(),
-            ledger,
+            ledger: Arc::clone(&ledger),
+            is_kept: Mutex::new(false),
+        });
+        shared.hold.set_ledger(ledger);
+        shared.on(Event::Keep {
+            auto_renew: keeping.auto_renew,
+            end: keeping.max_hold.map(|most| BootTime::now() + most),
+            margin: Duration::ZERO,
         });
         if keeping.auto_renew {
-            surroundings::spawn(&Handle::current(), keep(Arc::clone(&shared), keeping.max_hold));
+            shared.keep();
         }
         Self {
             shared,
@@ -134,18 +129,17 @@ impl Lease {
     /// Moves the expiry to `ttl` from now (the lease's own when None). Carried through even if the future is dropped.
     ///
     /// # Errors
-    /// [`LockError::Lost`] when the lock is not held any more; [`LockError::Backend`] when the database did not answer in time.
+    /// [`LockError::Lost`] when the lock is not held any more; [`LockError::Backend`] when the store has been closed.
     pub fn renew(
         &self,
         ttl: Option<Duration>,
     ) -> impl Future<Output = Result<f64, LockError>> + Send + 'static + use<> {
         let shared = Arc::clone(&self.shared);
         async move {
-            let (answer, renewed) = oneshot::channel();
-            surroundings::spawn(&Handle::current(), async move {
-                let ttl = ttl.unwrap_or(shared.ttl);
-                drop(answer.send(shared.renew(ttl).await));
-            });
+            let (number, renewed) = shared.hold.add_renewer();
+            let ttl = ttl.unwrap_or(shared.ttl);
+            shared.on(Event::Renew { number, ttl });
+            shared.keep();
             renewed
                 .await
                 .unwrap_or_else(|_| Err(LockError::backend(StoreError::closed())))
@@ -159,25 +153,19 @@ impl Lease {
     pub fn release(&self) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         let grant = lock(&self.grant).take();
         let releasing = grant.and_then(|grant| {
-            let under_way = Arc::clone(&self.shared.releasing).try_lock_owned();
             let is_lost = self.shared.loss().is_some();
-            if self.shared.hold.status() != Status::Released {
-                self.shared
-                    .ledger
-                    .held(self.shared.hold.since.until(BootTime::now()));
+            let hold = &self.shared.hold;
+            if is_lost || hold.status() == Status::Held {
+                self.shared.ledger.held(hold.since.until(BootTime::now()));
             }
             let releasing = grant.release();
-            (!is_lost).then(|| (Arc::clone(&self.shared), releasing, under_way))
+            (!is_lost).then_some(releasing)
         });
         async move {
-            let Some((shared, releasing, _under_way)) = releasing else {
-                return Ok(false);
-            };
-            let released = releasing.await;
-            if shared.hold.status() == Status::Lost {
-                shared.lose("the release found no row: another holder has the lock, or the row was deleted");
+            match releasing {
+                Some(releasing) => releasing.await,
+                None => Ok(false),
             }
-            released
         }
     }
 
@@ -186,154 +174,122 @@ impl Lease {
         let shared = Arc::clone(&self.shared);
         async move {
             loop {
+                let loss = shared.loss();
                 match shared.hold.status() {
-                    Status::Released => {
-                        drop(shared.releasing.lock().await);
-                        return shared.loss();
-                    }
-                    Status::Lost => return shared.loss(),
-                    Status::Held => {}
+                    Status::Lost | Status::Released => return loss,
+                    Status::Leaving => shared.hold.released().await,
+                    Status::Held => drop(timeout(shared.hold.remaining(), shared.hold.ended()).await),
                 }
-                if let Some(loss) = shared.loss() {
-                    return Some(loss);
-                }
-                let _ = timeout(shared.hold.remaining(), shared.hold.ended()).await;
             }
         }
     }
 }
 
 impl Shared {
+    fn on(&self, event: Event) {
+        let _ = self.hold.on(&self.engine, event);
+    }
+
     fn loss(&self) -> Option<String> {
-        match self.hold.status() {
-            Status::Released => {}
-            Status::Lost => self.lose("another holder has it, or its row was deleted"),
-            Status::Held if !self.hold.is_held() => self.lose(self.why_expired()),
-            Status::Held => {}
-        }
-        self.stated_loss()
+        self.on(Event::Check);
+        self.hold.life().loss().cloned()
     }
 
-    fn why_expired(&self) -> &'static str {
-        if self.at_max_hold.load(Ordering::Acquire) {
-            "it was held for as long as max_hold allows"
-        } else {
-            "its time ran out"
+    /// Has a task send the renewals, if none does so. Needs an ambient tokio runtime.
+    fn keep(self: &Arc<Self>) {
+        if !std::mem::replace(&mut *lock(&self.is_kept), true) {
+            let shared = Arc::clone(self);
+            surroundings::spawn(
+                &tokio::runtime::Handle::current(),
+                async move { shared.renew().await },
+            );
         }
     }
 
-    fn stated_loss(&self) -> Option<String> {
-        lock(&self.lost_because).clone()
-    }
-
-    /// Notes a loss; the first reason stands.
-    fn lose(&self, reason: &str) {
-        let mut stated = lock(&self.lost_because);
-        if stated.is_none() {
-            *stated = Some(reason.to_owned());
-            self.ledger.add(LockCounter::Losses);
-        }
-        drop(stated);
-        if self.hold.end(Status::Lost) {
-            self.engine.lost(&self.hold);
-        }
-    }
-
-    fn lost_error(&self) -> LockError {
-        let reason = self.loss().unwrap_or_else(|| "it has been released".into());
-        LockError::Lost {
-            key: self.hold.key.to_string(),
-            reason,
-        }
-    }
-
-    /// Moves the expiry, trying until the present one is reached.
-    async fn renew(&self, ttl: Duration) -> Result<f64, LockError> {
-        let mut in_doubt = self.renewing.lock().await;
-        let _ = timeout(self.hold.remaining(), self.engine.arrival(&self.hold)).await;
-        let mut failure = None;
-        while self.hold.is_held() {
-            let before = self.hold.valid_until();
-            let sent = BootTime::now();
-            // If the answer is lost, the shorter of the two times must be believed.
-            if !planted!(RenewalThatUndoesALongerOne) {
-                self.hold
-                    .set_valid_until(before.min(time::trusted_until(sent, ttl)));
+    /// Sends renewals for as long as any are wanted.
+    async fn renew(&self) {
+        let mut under_way: Option<UnderWay> = None;
+        loop {
+            let changed = self.hold.changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let now = BootTime::now();
+            let wake_at = {
+                let life = self.hold.life();
+                if !life.is_kept() {
+                    // Whoever wants a renewal from here on has another task begin.
+                    *lock(&self.is_kept) = false;
+                    return;
+                }
+                life.wake_at(now)
+            };
+            let event = tokio::select! {
+                biased;
+                answer = answer_to(&mut under_way) => match under_way.take() {
+                    Some(renewal) => Event::Answered(self.read(&renewal, answer)),
+                    None => continue,
+                },
+                () = changed => continue,
+                () = pause(wake_at.map(|time| now.until(time))) => Event::Time,
+            };
+            if let Some(renewal) = self.hold.on(&self.engine, event) {
+                under_way = Some(self.send(&renewal));
             }
-            let (reply, answer) = oneshot::channel();
-            self.engine.submit(Operation::Renew(Renew {
-                id: Arc::clone(&self.hold.id),
-                key: Arc::clone(&self.hold.key),
-                ttl,
-                until: Instant::now() + self.hold.remaining(),
-                reply,
-            }));
-            match timeout(self.hold.remaining(), answer).await {
-                Ok(Ok(Ok(Some(expires_at)))) => {
-                    let valid_until = time::trusted_until(sent, ttl.min(*in_doubt));
-                    self.hold.set_validity(valid_until, expires_at);
-                    self.engine.heard(time::written_at(expires_at, ttl), sent);
-                    self.engine.extended(&self.hold);
-                    self.ledger.add(LockCounter::Renewals);
-                    return Ok(expires_at);
-                }
-                Ok(Ok(Ok(None))) if planted!(RenewalThatRevives) => self.hold.set_valid_until(sent + ttl),
-                Ok(Ok(Ok(None))) => {
-                    if self.hold.status() == Status::Held {
-                        self.lose("another holder has it, or its row was deleted or expired");
-                    }
-                    return Err(self.lost_error());
-                }
-                Ok(Ok(Err(error))) if planted!(OneFailedRenewalIsALoss) => self.lose(&error.message),
-                Ok(Ok(Err(error))) => {
-                    if error.outcome_unknown {
-                        *in_doubt = ttl.min(*in_doubt);
-                    }
-                    self.ledger.add(LockCounter::BackendErrors);
-                    failure = Some(error);
-                }
-                Ok(Err(_)) => return Err(LockError::backend(StoreError::closed())),
-                Err(_) => break,
+        }
+    }
+
+    fn send(&self, renewal: &Renewal) -> UnderWay {
+        let (reply, answer) = oneshot::channel();
+        let (sent, ttl) = (BootTime::now(), renewal.ttl);
+        self.engine.submit(Operation::Renew(Renew {
+            id: Arc::clone(&self.hold.id),
+            key: Arc::clone(&self.hold.key),
+            ttl,
+            until: Instant::now() + sent.until(renewal.until),
+            reply,
+        }));
+        UnderWay { sent, ttl, answer }
+    }
+
+    fn read(&self, renewal: &UnderWay, answer: Renewed) -> Answer {
+        match answer {
+            Ok(Ok(Some(expires_at))) => {
+                let written_at = time::written_at(expires_at, renewal.ttl);
+                self.engine.heard(written_at, renewal.sent);
+                Answer::Renewed(Expiry::at(expires_at))
             }
-            let _ = timeout(RENEWAL_RETRY.min(self.hold.remaining()), self.hold.ended()).await;
+            Ok(Ok(None)) => Answer::Gone,
+            Ok(Err(error)) => Answer::Failed {
+                cause: error.message,
+                is_in_doubt: error.outcome_unknown,
+            },
+            Err(_) => Answer::Closed,
         }
-        if self.hold.status() == Status::Held {
-            let cause = failure.map_or_else(|| "the database did not answer".into(), |error| error.message);
-            self.lose(&format!("its time ran out before it could be renewed: {cause}"));
-        }
-        Err(self.lost_error())
     }
 }
 
-/// Renews at a third of the time to live until the lease ends, or `max_hold` has passed.
-async fn keep(shared: Arc<Shared>, max_hold: Option<Duration>) {
-    let end = max_hold.map(|most| Instant::now() + most);
-    loop {
-        let pause = sleep(shared.ttl / 3);
-        tokio::select! {
-            biased;
-            () = shared.hold.ended() => return,
-            () = pause => {}
-        }
-        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-        let Some(left) = left.filter(|left| *left < shared.ttl) else {
-            if shared.renew(shared.ttl).await.is_err() {
-                return;
-            }
-            continue;
-        };
-        // The last renewal reaches just as far as the lock may be held.
-        shared.at_max_hold.store(true, Ordering::Release);
-        if left > shared.hold.remaining() && shared.renew(left).await.is_err() {
-            return;
-        }
-        let _ = timeout(shared.hold.remaining(), shared.hold.ended()).await;
-        shared.loss();
-        return;
+/// A renewal that the database has not answered yet.
+struct UnderWay {
+    sent: BootTime,
+    ttl: Duration,
+    answer: oneshot::Receiver<Result<Option<f64>, StoreError>>,
+}
+
+type Renewed = Result<Result<Option<f64>, StoreError>, oneshot::error::RecvError>;
+
+async fn answer_to(under_way: &mut Option<UnderWay>) -> Renewed {
+    match under_way {
+        Some(renewal) => (&mut renewal.answer).await,
+        None => std::future::pending().await,
     }
 }
 
-pub(in crate::lock) mod time;
+async fn pause(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -100,8 +100,11 @@ impl Acquire {
 
     /// The store failed.
     pub fn failed(mut self, error: StoreError) {
-        if error.outcome_unknown && !planted!(ForgottenDoubt) && self.claim.state == ClaimState::Unwritten {
-            self.claim.state = ClaimState::InDoubt;
+        if error.outcome_unknown && !planted!(ForgottenDoubt) {
+            self.claim.had_doubt = true;
+            if self.claim.state == ClaimState::Unwritten {
+                self.claim.state = ClaimState::InDoubt;
+            }
         }
         let _ = self.reply.send((self.claim, Err(error)));
     }
@@ -224,6 +227,8 @@ pub struct Claim {
     /// When it was last sent to the store: what a holder may believe counts from then.
     pub sent_at: BootTime,
     state: ClaimState,
+    /// Whether the answer to an earlier try was lost.
+    had_doubt: bool,
     owner: Arc<dyn Abandoned>,
 }
 
@@ -247,11 +252,18 @@ impl Claim {
             ttl,
             sent_at: BootTime::now(),
             state: ClaimState::Unwritten,
+            had_doubt: false,
             owner,
         }
     }
 
-    /// Gives up the right, and with it the duty to clean up: the row is released otherwise, or kept.
+    /// For how long the row would last that a statement may yet write whose answer was lost.
+    #[must_use]
+    pub fn in_doubt(&self) -> Option<Duration> {
+        self.had_doubt.then_some(self.ttl)
+    }
+
+    /// Drops the claim without deleting the row, which is released otherwise, or kept.
     pub fn disarm(&mut self) {
         self.state = ClaimState::Unwritten;
     }
@@ -262,7 +274,7 @@ impl Drop for Claim {
         match self.state {
             ClaimState::Unwritten => {}
             ClaimState::InDoubt => self.owner.abandoned(&self.id, &self.key, Some(self.ttl)),
-            ClaimState::Written => self.owner.abandoned(&self.id, &self.key, None),
+            ClaimState::Written => self.owner.abandoned(&self.id, &self.key, self.in_doubt()),
         }
     }
 }

@@ -25,12 +25,12 @@ impl Abandoned for Engine {
         let Some(engine) = self.weak.upgrade() else { return };
         let (id, key) = (Arc::clone(id), Arc::clone(key));
         engine.abandoned.fetch_add(1, Ordering::AcqRel);
-        // Dropped on any thread, perhaps one outside the runtime.
+        // Dropped on any thread, perhaps with the engine's table locked.
         surroundings::spawn(&self.runtime, async move {
             let handed_off = engine.table().hold(&key).filter(|hold| hold.id == id).cloned();
             match handed_off {
                 // In memory, to a caller that never read it.
-                Some(hold) => drop(hold.release(&engine).await),
+                Some(hold) => engine.release_in_background(&hold),
                 None => engine.delete_in_background(&id, &key, in_doubt),
             }
             engine.abandoned.fetch_sub(1, Ordering::AcqRel);
@@ -39,6 +39,17 @@ impl Abandoned for Engine {
 }
 
 impl Engine {
+    /// Releases a lock whose holder has gone. The call itself begins the release.
+    pub(super) fn release_in_background(self: &Arc<Self>, hold: &Arc<Hold>) {
+        let releasing = Arc::clone(hold).release(self);
+        let engine = Arc::clone(self);
+        engine.abandoned.fetch_add(1, Ordering::AcqRel);
+        surroundings::spawn(&self.runtime, async move {
+            let _ = releasing.await;
+            engine.abandoned.fetch_sub(1, Ordering::AcqRel);
+        });
+    }
+
     /// Notes that a hold is over, and that its row is gone or is being deleted.
     pub(super) fn end_hold(&self, hold: &Hold) {
         let mut table = self.table();
@@ -46,6 +57,10 @@ impl Engine {
         let todo = table.on(&hold.key, Now::read(), Event::Ended(Arc::clone(&hold.id)));
         drop(table);
         todo.carry_out(self);
+        if let Some(lasting) = hold.in_doubt {
+            let look = delete_if_it_comes(Weak::clone(&self.weak), hold.target(), lasting);
+            drop(surroundings::spawn(&self.runtime, look));
+        }
     }
 
     /// Deletes a row that nobody owns any more. `in_doubt` is given when a statement that is still
@@ -61,12 +76,8 @@ impl Engine {
             id: Arc::clone(id),
             key: Arc::clone(key),
         };
-        let arrival = engine.arrivals.of(id);
         engine.abandoned.fetch_add(1, Ordering::AcqRel);
         surroundings::spawn(&self.runtime, async move {
-            if let Some(arrival) = arrival {
-                arrival.settled().await;
-            }
             let deleted = engine.delete_for_sure(target.clone()).await;
             match &deleted {
                 Ok(_) => engine.reporter.works(Trouble::Deleting),
@@ -78,7 +89,6 @@ impl Engine {
             }
             engine.abandoned.fetch_sub(1, Ordering::AcqRel);
             if let Some(lasting) = in_doubt
-                && !planted!(LateStatement)
                 && !deleted.unwrap_or(false)
             {
                 let weak = Weak::clone(&engine.weak);
@@ -111,7 +121,7 @@ impl Engine {
 async fn delete_if_it_comes(engine: Weak<Engine>, target: ReleaseTarget, lasting: Duration) {
     let end = Instant::now() + lasting;
     let mut pause = FIRST_LOOK;
-    while Instant::now() < end {
+    while Instant::now() < end && !planted!(LateStatement) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(SELDOM_LOOK);
         let Some(engine) = engine.upgrade() else { return };

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::holds::{Hold, Status};
-use super::key::{Event, Now};
+use super::holds::Hold;
 use super::{Engine, LockError};
 use crate::lock::operation::{Claim, Won};
 
@@ -52,18 +51,9 @@ impl Grant {
 
 impl Drop for Grant {
     fn drop(&mut self) {
-        // The claim, dropped next, deletes the row.
         if self.claim.is_some() {
-            self.hold.end(Status::Released);
-            let mut table = self.engine.table();
-            table.forget_hold(&self.hold);
-            let todo = table.on(
-                &self.hold.key,
-                Now::read(),
-                Event::Leaving(Arc::clone(&self.hold.id)),
-            );
-            drop(table);
-            todo.carry_out(&self.engine);
+            self.disarm();
+            self.engine.release_in_background(&self.hold);
         }
     }
 }

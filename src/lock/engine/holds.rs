@@ -1,38 +1,27 @@
 //! What this process holds, so that a release by name deletes exactly what was acquired here and nothing else.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, oneshot};
 
 use super::Engine;
 use super::release::Released;
+use crate::figures::{Ledger, LockCounter};
 use crate::lock::boot_time::BootTime;
-use crate::lock::error::LockError;
-use crate::lock::operation::{AcquisitionId, Claim, ReleaseTarget, Won};
+use crate::lock::error::{LockError, StoreError};
+use crate::lock::lease::life::{Arrival, Counted, Effect, Event, Life, Status, Told};
+use crate::lock::operation::{AcquisitionId, Claim, ReleaseTarget};
 use crate::lock::store::key_hash;
+use crate::lock::surroundings::Map;
 use crate::lock::surroundings::planted;
+use crate::mutex::lock;
 
 /// How many past acquisitions are remembered; beyond it, a release by name goes by the holder's name alone.
 const REMEMBERED: usize = 65_536;
-
-/// One acquisition of this process.
-pub(crate) struct Hold {
-    pub(crate) key: Arc<str>,
-    pub(crate) holder: Arc<str>,
-    pub(crate) id: AcquisitionId,
-    pub(crate) manager: u64,
-    pub(crate) since: BootTime,
-    /// The fencing token.
-    pub(crate) token: i64,
-    valid_until: AtomicU64,
-    /// When the row expires by the database's clock, in Unix seconds.
-    expires_at: AtomicU64,
-    status: AtomicU8,
-    changed: Notify,
-}
 
 /// What this process knows of an acquisition by a holder's name.
 pub(crate) enum Known {
@@ -43,64 +32,146 @@ pub(crate) enum Known {
     Never,
 }
 
-/// What has become of a hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Status {
-    /// As far as is known, ours.
-    Held = 0,
-    /// Released by its holder, or about to be.
-    Released = 1,
-    /// A renewal came too late, or a renewal or the release found that the row had gone.
-    Lost = 2,
+type Renewer = oneshot::Sender<Result<f64, LockError>>;
+
+/// One acquisition of this process. Its [`Life`] decides what becomes of it.
+pub(crate) struct Hold {
+    pub(crate) key: Arc<str>,
+    pub(crate) holder: Arc<str>,
+    pub(crate) id: AcquisitionId,
+    pub(crate) manager: u64,
+    pub(crate) since: BootTime,
+    /// The fencing token.
+    pub(crate) token: i64,
+    /// A statement that is still under way may write the row once more, for so long.
+    pub(super) in_doubt: Option<Duration>,
+    life: Mutex<Life>,
+    changed: Notify,
+    ledger: OnceLock<Arc<Ledger>>,
+    renewers: Mutex<Map<u64, Renewer>>,
+    numbers: AtomicU64,
+}
+
+/// A renewal that is to be sent.
+pub(crate) struct Renewal {
+    pub(crate) ttl: Duration,
+    /// When the lease ends unless it is renewed.
+    pub(crate) until: BootTime,
 }
 
 impl Hold {
-    pub(super) fn new(claim: &Claim, manager: u64, won: Won, valid_until: BootTime) -> Self {
+    pub(super) fn new(claim: &Claim, manager: u64, token: i64, life: Life) -> Self {
         Self {
             key: Arc::clone(&claim.key),
             holder: Arc::clone(&claim.holder),
             id: Arc::clone(&claim.id),
             manager,
             since: BootTime::now(),
-            token: won.token,
-            valid_until: AtomicU64::new(valid_until.as_nanos()),
-            expires_at: AtomicU64::new(won.expires_at.to_bits()),
-            status: AtomicU8::new(Status::Held as u8),
+            token,
+            in_doubt: claim.in_doubt(),
+            life: Mutex::new(life),
             changed: Notify::new(),
+            ledger: OnceLock::new(),
+            renewers: Mutex::default(),
+            numbers: AtomicU64::new(0),
         }
     }
 
-    /// Until when the holder may believe it has the lock.
-    pub(crate) fn valid_until(&self) -> BootTime {
-        BootTime::from_nanos(self.valid_until.load(Ordering::Acquire))
+    pub(crate) fn life(&self) -> MutexGuard<'_, Life> {
+        lock(&self.life)
     }
 
-    pub(crate) fn set_valid_until(&self, time: BootTime) {
-        self.valid_until.store(time.as_nanos(), Ordering::Release);
+    /// Tells the acquisition's state machine what happened, and carries out what it answers; a
+    /// renewal is for the caller to send. Never called with the engine's table locked.
+    pub(crate) fn on(&self, engine: &Engine, event: Event) -> Option<Renewal> {
+        let effects = self.life().on(BootTime::now(), event);
+        let mut renewal = None;
+        for effect in effects {
+            match effect {
+                Effect::Send { ttl, until } => renewal = Some(Renewal { ttl, until }),
+                Effect::Extended => engine.extended(self),
+                Effect::Lost => engine.lost(self),
+                other => self.carry_out(other),
+            }
+        }
+        renewal
+    }
+
+    fn carry_out(&self, effect: Effect) {
+        match effect {
+            Effect::Changed if planted!(UnreportedLoss) => {}
+            Effect::Changed => self.changed.notify_waiters(),
+            Effect::Count(counted) => {
+                if let Some(ledger) = self.ledger.get() {
+                    ledger.add(match counted {
+                        Counted::Loss => LockCounter::Losses,
+                        Counted::Renewal => LockCounter::Renewals,
+                        Counted::BackendError => LockCounter::BackendErrors,
+                    });
+                }
+            }
+            Effect::Tell(number, told) => self.tell(number, told),
+            Effect::Send { .. } | Effect::Extended | Effect::Lost => {}
+        }
+    }
+
+    /// Another acquisition of this process has the key now. The engine's table is locked.
+    pub(super) fn superseded(&self) {
+        let lost = Event::Lost("another holder has it, or its row was deleted");
+        for effect in self.life().on(BootTime::now(), lost) {
+            self.carry_out(effect);
+        }
+    }
+
+    fn tell(&self, number: u64, told: Told) {
+        let Some(renewer) = lock(&self.renewers).remove(&number) else {
+            return;
+        };
+        drop(renewer.send(match told {
+            Told::Renewed(expiry) => Ok(expiry.unix_seconds()),
+            Told::NotHeld => Err(self.lost_error()),
+            Told::Closed => Err(LockError::backend(StoreError::closed())),
+        }));
+    }
+
+    fn lost_error(&self) -> LockError {
+        let reason = self.life().loss().cloned();
+        LockError::Lost {
+            key: self.key.to_string(),
+            reason: reason.unwrap_or_else(|| "it has been released".into()),
+        }
+    }
+
+    /// Counts its losses and renewals there from now on.
+    pub(crate) fn set_ledger(&self, ledger: Arc<Ledger>) {
+        let _ = self.ledger.set(ledger);
+    }
+
+    /// Notes who wants it renewed; the number is for [`Event::Renew`].
+    pub(crate) fn add_renewer(&self) -> (u64, oneshot::Receiver<Result<f64, LockError>>) {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let (renewer, renewed) = oneshot::channel();
+        lock(&self.renewers).insert(number, renewer);
+        (number, renewed)
+    }
+
+    /// Until when its row certainly stands.
+    pub(crate) fn valid_until(&self) -> BootTime {
+        self.life().valid_until()
     }
 
     /// When the row expires by the database's clock, in Unix seconds.
     pub(crate) fn expires_at(&self) -> f64 {
-        f64::from_bits(self.expires_at.load(Ordering::Acquire))
+        self.life().expiry().unix_seconds()
     }
 
-    /// The row expires then and then, by our clock and by the database's.
-    pub(crate) fn set_validity(&self, valid_until: BootTime, expires_at: f64) {
-        self.set_valid_until(valid_until);
-        self.expires_at.store(expires_at.to_bits(), Ordering::Release);
-    }
-
+    /// How long its holder may still believe in it without renewal.
     pub(crate) fn remaining(&self) -> Duration {
-        BootTime::now().until(self.valid_until())
+        self.life().trusted_for(BootTime::now())
     }
 
     pub(crate) fn status(&self) -> Status {
-        match self.status.load(Ordering::Acquire) {
-            0 => Status::Held,
-            1 => Status::Released,
-            _ => Status::Lost,
-        }
+        self.life().status()
     }
 
     /// Ours, and not expired.
@@ -109,63 +180,73 @@ impl Hold {
     }
 
     pub(super) fn is_held_at(&self, now: BootTime) -> bool {
-        self.status() == Status::Held && now < self.valid_until()
+        self.life().is_held(now)
     }
 
-    /// Moves from held to another status; false if it was not held any more.
-    pub(crate) fn end(&self, status: Status) -> bool {
-        self.move_on(Status::Held, status)
+    pub(super) fn is_on_its_way(&self) -> bool {
+        self.life().arrival() == Some(Arrival::OnItsWay)
     }
 
-    /// Marks the hold as lost, because its release found that the row had gone.
-    pub(super) fn found_gone(&self) {
-        self.move_on(Status::Released, Status::Lost);
-    }
-
-    fn move_on(&self, from: Status, to: Status) -> bool {
-        let ended = self
-            .status
-            .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok();
-        if ended && !planted!(UnreportedLoss) {
-            self.changed.notify_waiters();
-        }
-        ended
-    }
-
-    /// Another acquisition of this process has the key now.
-    pub(super) fn superseded(&self) {
-        self.end(Status::Lost);
-    }
-
-    /// Waits until it is held no more, by whatever way but expiry.
-    pub(crate) async fn ended(&self) {
+    /// Waits until the life is as wanted; whoever changes it says so.
+    async fn until(&self, is_wanted: impl Fn(&Life) -> bool) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.status() != Status::Held {
+            if is_wanted(&self.life()) {
                 return;
             }
             changed.await;
         }
     }
 
-    /// Ends the hold, and hands the lock over or deletes the row. Resolves to whether the row still
+    /// Waits until it is held no more, by whatever way but expiry.
+    pub(crate) async fn ended(&self) {
+        self.until(|life| life.status() != Status::Held).await;
+    }
+
+    /// Waits until its release is over, if it is under way.
+    pub(crate) async fn released(&self) {
+        self.until(|life| life.status() != Status::Leaving).await;
+    }
+
+    /// Waits until the database has answered to the hand-off that began it in memory.
+    pub(super) async fn arrived(&self) {
+        self.until(|life| life.arrival() != Some(Arrival::OnItsWay)).await;
+    }
+
+    /// The next change of any kind.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Ends the hold, and hands the lock off or deletes the row. Resolves to whether the row still
     /// existed. The call itself begins the release, which continues even if the future is dropped.
     /// If the row had certainly gone before the release, the hold becomes lost.
     pub(crate) fn release(
         self: Arc<Self>,
         engine: &Arc<Engine>,
     ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
-        let may_be_handed_over = self.is_held();
+        let mut life = self.life();
+        let may_be_handed_off = life.is_held(BootTime::now());
         // A second release finds no row, because the first one has deleted it. That is no loss.
-        let is_first = self.end(Status::Released);
-        let releasing = engine.release_hold(Arc::clone(&self), may_be_handed_over);
+        let is_first = life.status() == Status::Held;
+        let effects = life.on(BootTime::now(), Event::Release);
+        drop(life);
+        for effect in effects {
+            self.carry_out(effect);
+        }
+        let leaving = is_first.then(|| Leaving {
+            hold: Arc::clone(&self),
+            engine: Arc::clone(engine),
+            was_gone: false,
+        });
+        let releasing = engine.release_hold(self, may_be_handed_off);
         async move {
+            let mut leaving = leaving;
             let released = releasing.await?;
-            if is_first && released == Released::Gone && !planted!(IgnoredAnswerOfARelease) {
-                self.found_gone();
+            if let Some(leaving) = &mut leaving {
+                leaving.was_gone = released == Released::Gone && !planted!(IgnoredAnswerOfARelease);
             }
             Ok(released == Released::Deleted)
         }
@@ -176,6 +257,20 @@ impl Hold {
             id: Arc::clone(&self.id),
             key: Arc::clone(&self.key),
         }
+    }
+}
+
+/// A first release under way: over when dropped.
+struct Leaving {
+    hold: Arc<Hold>,
+    engine: Arc<Engine>,
+    was_gone: bool,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let was_gone = self.was_gone;
+        let _ = self.hold.on(&self.engine, Event::Released { was_gone });
     }
 }
 

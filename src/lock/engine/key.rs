@@ -19,6 +19,7 @@ use crate::lock::surroundings::planted;
 
 mod terms;
 
+use terms::Seen;
 pub(crate) use terms::{Answer, Counted, Effect, Event, Now, Outcome, Row, Waiter};
 
 /// How long a caller waits after its deadline for a request that is still under way. No caller may
@@ -76,23 +77,6 @@ enum Next {
     /// When this process no longer has the lock; at once if it has not got it.
     #[default]
     AfterOurs,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Seen {
-    id: Option<AcquisitionId>,
-    /// None for a lock of this process, whose changes are known without looking.
-    expires_at: Option<i64>,
-}
-
-impl Seen {
-    /// Whether the row stands there still, and ends no sooner.
-    fn is(&self, row: &Row) -> bool {
-        let ends_sooner = self
-            .expires_at
-            .is_some_and(|expires_at| row.expires_sooner_than(expires_at));
-        self.id.as_ref() == Some(&row.id) && !ends_sooner
-    }
 }
 
 impl Key {

@@ -29,7 +29,6 @@ use crate::lock::surroundings::planted;
 use crate::mutex::lock;
 use crate::notices::Trouble;
 
-mod arrivals;
 mod cleanup;
 mod database_clock;
 mod grant;
@@ -44,7 +43,7 @@ mod seat;
 mod table;
 
 pub use grant::Grant;
-pub(crate) use holds::{Hold, Known, Status};
+pub(crate) use holds::{Hold, Known, Renewal};
 pub(crate) use key::OVERDUE;
 use key::{Event, Now};
 use overdue::Overdue;
@@ -100,7 +99,6 @@ pub struct Engine {
     store: Box<dyn Store>,
     reporter: Arc<Reporter>,
     table: Mutex<Table>,
-    arrivals: arrivals::Arrivals,
     clock: database_clock::DatabaseClock,
     poller: poller::Poller,
     overdue: Overdue,
@@ -122,7 +120,6 @@ impl Engine {
             })),
             reporter,
             table: Mutex::default(),
-            arrivals: arrivals::Arrivals::default(),
             clock: database_clock::DatabaseClock::default(),
             poller: poller::Poller::default(),
             overdue: Overdue::default(),
@@ -362,7 +359,7 @@ impl Engine {
     /// Whether anything of this process still depends on the engine.
     #[must_use]
     pub fn in_use(&self) -> bool {
-        self.table().in_use() || self.abandoned_rows() > 0 || self.arrivals.any()
+        self.table().in_use() || self.abandoned_rows() > 0
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

@@ -12,6 +12,7 @@ use super::key::{Answer, Counted, Event, Now, Outcome, Row, Waiter};
 use super::seat::{Answered, Seat};
 use super::{Engine, Grant, Hold, Progress, Request, retry};
 use crate::lock::error::{LockError, StoreError};
+use crate::lock::lease::life::{Expiry, Life};
 use crate::lock::lease::time::trusted_until;
 use crate::lock::operation::{AcquisitionId, Attempt, Claim, LockRow, Won};
 use crate::lock::surroundings::planted;
@@ -149,11 +150,15 @@ impl Place {
             None if planted!(BeliefFromTheAnswer) => {
                 Some(trusted_until(crate::lock::boot_time::BootTime::now(), claim.ttl))
             }
+            None if planted!(BeliefFromTheAnswer) => {
+                Some(trusted_until(crate::lock::boot_time::BootTime::now(), claim.ttl))
+            }
             None => Some(trusted_until(claim.sent_at, claim.ttl)),
         };
         let hold = received.unwrap_or_else(|| {
             let until = until.unwrap_or(claim.sent_at);
-            let hold = Arc::new(Hold::new(&claim, self.seat.manager, won, until));
+            let life = Life::new(claim.ttl, until, Expiry::at(won.expires_at));
+            let hold = Arc::new(Hold::new(&claim, self.seat.manager, won.token, life));
             table.set_hold(Arc::clone(&hold));
             hold
         });

@@ -13,14 +13,14 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::arrivals::{Arrival, Arrived, Journey};
-use super::holds::{Hold, Status};
+use super::holds::Hold;
 use super::key::{Event, Now};
 use super::retry::Backoff;
 use super::seat::Seat;
 use super::{Answered, Engine, RELEASE_PATIENCE};
 use crate::lock::boot_time::BootTime;
 use crate::lock::error::{LockError, StoreError};
+use crate::lock::lease::life::{self, Arrival, Expiry, Life};
 use crate::lock::lease::time::{expires_at, trusted_until};
 use crate::lock::operation::{
     Acquire, AcquisitionId, HandOver, Operation, Release, ReleaseTarget, Reply, Won,
@@ -68,7 +68,6 @@ struct Passing {
     until: BootTime,
     hold: Arc<Hold>,
     ttl: Duration,
-    journey: Journey,
 }
 
 impl Passing {
@@ -102,9 +101,10 @@ impl Engine {
         hold: Arc<Hold>,
         may_be_handed_off: bool,
     ) -> impl Future<Output = Result<Released, LockError>> + Send + 'static + use<> {
-        let begun = match self.arrivals.of(&hold.id) {
-            Some(arrival) => self.release_on_arrival(hold, arrival, may_be_handed_off),
-            None => self.begin_release(hold, may_be_handed_off),
+        let begun = if hold.is_on_its_way() {
+            self.release_on_arrival(hold, may_be_handed_off)
+        } else {
+            self.begin_release(hold, may_be_handed_off)
         };
         let engine = Arc::clone(self);
         async move { engine.outcome(begun).await }
@@ -171,23 +171,19 @@ impl Engine {
         Begun::InTheBackground(outcome)
     }
 
-    /// The row is still on its way here.
-    fn release_on_arrival(
-        self: &Arc<Self>,
-        hold: Arc<Hold>,
-        arrival: Arrival,
-        may_be_handed_off: bool,
-    ) -> Begun {
+    /// The database has not yet answered to the hand-off that began this hold.
+    fn release_on_arrival(self: &Arc<Self>, hold: Arc<Hold>, may_be_handed_off: bool) -> Begun {
         let (told, outcome) = oneshot::channel();
         self.on(&hold.key, Event::Leaving(Arc::clone(&hold.id)));
         let engine = Arc::clone(self);
         surroundings::spawn(&self.runtime, async move {
-            let arrived = arrival.settled().await;
-            let may_be_handed_off =
-                arrived == Arrived::Yes && may_be_handed_off && !hold.remaining().is_zero();
+            hold.arrived().await;
+            let arrival = hold.life().arrival();
+            let is_here = matches!(arrival, Some(Arrival::Here { .. }));
+            let may_be_handed_off = is_here && may_be_handed_off && !hold.remaining().is_zero();
             let begun = engine.begin_release(hold, may_be_handed_off);
             let mut released = engine.outcome(begun).await;
-            if arrived == Arrived::Perhaps {
+            if arrival == Some(Arrival::Unknown) {
                 // The row may still have its former id, and `pass_on` may have deleted it.
                 released = released.map(Released::in_doubt);
             }
@@ -216,12 +212,12 @@ impl Engine {
         } else {
             now.until(until).min(claim.ttl)
         };
-        let hold = Arc::new(Hold::new(claim, seat.manager, won, now + lasting));
+        let life = Life::handed_off(claim.ttl, now + lasting, Expiry::at(won.expires_at));
+        let hold = Arc::new(Hold::new(claim, seat.manager, won.token, life));
         seat.receive(Arc::clone(&hold));
         let passing = Passing {
             from: Arc::clone(&from.id),
             until,
-            journey: self.arrivals.announce(&hold.id),
             ttl: claim.ttl,
             hold,
         };
@@ -231,30 +227,22 @@ impl Engine {
     /// Tells the database of a lock that has been handed over.
     async fn pass_on(self: &Arc<Self>, passing: Passing, told: Told) {
         let outcome = self.give(&passing).await;
-        let Passing {
-            hold,
-            journey,
-            from,
-            ttl,
-            ..
-        } = passing;
+        let Passing { hold, from, ttl, .. } = passing;
+        let arrived = |arrival| drop(hold.on(self, life::Event::Arrived(arrival)));
         match outcome {
             Ok(Answered {
-                value: Some((won, valid_until)),
+                value: Some((won, until)),
                 ..
             }) => {
-                hold.set_validity(valid_until, won.expires_at);
-                self.extended(&hold);
-                self.arrivals.settle(&hold.id, journey, Arrived::Yes);
+                let expiry = Expiry::at(won.expires_at);
+                arrived(Arrival::Here { until, expiry });
                 let _ = told.send(Ok(Released::Deleted));
             }
             Ok(Answered {
                 value: None,
                 carried_out_before,
             }) => {
-                hold.end(Status::Lost);
-                self.arrivals.settle(&hold.id, journey, Arrived::No);
-                self.lost(&hold);
+                arrived(Arrival::Refused);
                 let answered = Answered {
                     value: false,
                     carried_out_before,
@@ -262,7 +250,7 @@ impl Engine {
                 let _ = told.send(Ok(Released::of(&answered)));
             }
             Err(error) => {
-                self.arrivals.settle(&hold.id, journey, Arrived::Perhaps);
+                arrived(Arrival::Unknown);
                 let _ = told.send(Err(LockError::backend(error)));
                 // The row is the one's or the other's, and keeps everybody else out for as long as it is believed in.
                 let _ = timeout(hold.remaining(), hold.ended()).await;
@@ -364,13 +352,6 @@ impl Engine {
             let released = engine.released(&target, Some(answer)).await;
             engine.on(target.key(), Event::MayBeFree);
             released.map(|released| released == Released::Deleted)
-        }
-    }
-
-    /// Waits until a hold's row has its id in the database, too; usually it does.
-    pub(crate) async fn arrival(&self, hold: &Hold) {
-        if let Some(arrival) = self.arrivals.of(&hold.id) {
-            arrival.settled().await;
         }
     }
 

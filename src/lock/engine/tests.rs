@@ -163,7 +163,7 @@ fn request(timeout: Duration) -> super::Request {
 
 /// Has a lock of this process expire, as if its time had passed.
 fn expires_now(engine: &Engine, hold: &Hold) {
-    hold.set_valid_until(BootTime::now());
+    hold.life().expire(BootTime::now());
     engine.table().expire(&hold.key, BootTime::now());
 }
 

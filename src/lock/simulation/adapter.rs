@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::database::{Outcome, Statement};
 use super::scenario::How;
 use crate::figures::Ledger;
-use crate::lock::engine::{Engine, Grant, Hold, Progress, Request, Status};
+use crate::lock::engine::{Engine, Grant, Hold, Progress, Request};
 use crate::lock::error::{LockError, StoreError};
+use crate::lock::lease::life::Status;
 use crate::lock::lease::{Keeping, Lease};
 use crate::lock::operation::{HandOver, Operation, Release, ReleaseTarget, Renew};
 use crate::lock::store::{Listener, Store};
@@ -24,13 +25,13 @@ pub(super) struct Known {
 }
 
 pub(super) const KNOWN: Known = Known {
-    renewals_take_back: true,
-    shortened_leases_end_late: true,
-    late_releases_report_a_loss: true,
-    refused_releases_are_given_up: true,
-    second_tries_forget_a_doubt: true,
-    doubts_are_forgotten: true,
-    failed_hand_overs_report_a_loss: true,
+    renewals_take_back: false,
+    shortened_leases_end_late: false,
+    late_releases_report_a_loss: false,
+    refused_releases_are_given_up: false,
+    second_tries_forget_a_doubt: false,
+    doubts_are_forgotten: false,
+    failed_hand_overs_report_a_loss: false,
 };
 
 /// How an acquisition ended without a lock.
@@ -106,7 +107,7 @@ impl Belief {
     }
 
     pub(super) fn is_released(&self) -> bool {
-        self.0.status() == Status::Released
+        matches!(self.0.status(), Status::Leaving | Status::Released)
     }
 
     pub(super) fn remaining(&self) -> Duration {

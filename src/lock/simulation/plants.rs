@@ -27,8 +27,12 @@ plants! {
     SharedFailure,
     /// A renewal that found no row is believed all the same.
     RenewalThatRevives,
-    /// A renewal whose answer is lost leaves a belief that the row need not bear out.
+    /// The automatic renewal takes back a longer one.
     RenewalThatUndoesALongerOne,
+    /// A renewal whose answer is lost leaves a belief that the row need not bear out.
+    UnansweredRenewalIsTrusted,
+    /// A renewal whose answer was lost is forgotten when the next one succeeds.
+    ForgottenDoubtOfARenewal,
     /// The new holder believes for its whole time before the database has answered.
     HandOffThatTrustsTooLong,
     /// A late hand-off gives the row an earlier end than its holder believes in (in the simulated store).

@@ -264,11 +264,10 @@ impl State {
         }
     }
 
-    /// Whether a row came late that the engine is known to forget: of an acquisition that won, or that was late twice.
+    /// Whether a row came late that the engine is known to forget: of an acquisition that won, or that was in doubt twice.
     pub(super) fn may_be_forgotten(&self, id: &Arc<str>) -> bool {
-        self.late
-            .get(id)
-            .is_some_and(|late| *late > 1 || self.judge.given.contains(id))
+        let doubts = self.doubts.get(id);
+        doubts.is_some_and(|doubts| *doubts > 1 || self.judge.given.contains(id))
     }
 
     /// From now on nothing goes wrong.

@@ -165,3 +165,21 @@ pub(crate) enum Counted {
     HandOff,
     BackendError,
 }
+
+/// A row as it was seen last.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Seen {
+    pub(super) id: Option<AcquisitionId>,
+    /// None for a lock of this process, whose changes are known without looking.
+    pub(super) expires_at: Option<i64>,
+}
+
+impl Seen {
+    /// Whether the row stands there still, and ends no sooner.
+    pub(super) fn is(&self, row: &Row) -> bool {
+        let ends_sooner = self
+            .expires_at
+            .is_some_and(|expires_at| row.expires_sooner_than(expires_at));
+        self.id.as_ref() == Some(&row.id) && !ends_sooner
+    }
+}
