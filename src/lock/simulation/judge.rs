@@ -349,9 +349,7 @@ impl Judge {
             believer.since,
         );
         let has_expired = context::boot_time().is_some_and(|now| now.as_micros() >= believer.trusted_until);
-        let handed_over = self.has_met_a_fault(believer.process, &believer.key, &[Verb::HandOver], 0);
-        let is_known = has_expired && KNOWN.late_releases_report_a_loss
-            || handed_over && KNOWN.failed_hand_overs_report_a_loss;
+        let is_known = has_expired && KNOWN.late_releases_report_a_loss;
         if let (true, false, false, Some(loss)) = (believed, believer.is_excused, is_known, loss) {
             let what = format!("lease {number} was held and released, and reports a loss: {loss}");
             self.violated("no loss is reported that is none", what);
@@ -435,7 +433,7 @@ impl Judge {
         let until = (boot + remaining).as_micros();
         let believer = &mut self.believers[index];
         let before = std::mem::replace(&mut believer.trusted_until, until);
-        if until + 1000 < before && !believer.is_shortened && !KNOWN.renewals_take_back {
+        if until + 1000 < before && !believer.is_shortened {
             let what =
                 format!("{number}: from {before} to {until} µs, though nobody asked for a shorter time");
             self.violated("no renewal takes back a longer one", what);
@@ -542,7 +540,7 @@ impl Judge {
         let before = |other: &&Waiter| other.process == waiter.process && other.key == waiter.key;
         self.waiters.iter().filter(before).any(|other| {
             other.unpolled_until > other.joined
-                && other.unpolled_until.min(other.deadline) + LATEST_END >= now
+                && other.unpolled_until.min(other.deadline) + 2 * LATEST_END > now
         }) || self.believers.iter().any(|believer| {
             believer.process == waiter.process && believer.key == waiter.key && believer.belief.is_held()
         })

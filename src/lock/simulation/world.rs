@@ -356,8 +356,11 @@ impl State {
             key.as_deref().map_or(0, key_hash),
             *count,
         ];
-        let may_be_refused =
-            verb != Verb::Other && !(verb == Verb::Release && KNOWN.refused_releases_are_given_up);
+        let may_be_refused = match verb {
+            Verb::Release => !KNOWN.refused_releases_are_given_up,
+            Verb::HandOver => !KNOWN.refused_hand_overs_are_handed_on,
+            _ => verb != Verb::Other,
+        };
         let is_poison = may_be_refused && self.fault(process, &numbers, &[Fault::Poison], now).is_some();
         if let Some(until) = self.clients[process].full_until.get(&verb).copied()
             && until >= now
