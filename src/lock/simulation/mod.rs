@@ -14,6 +14,7 @@ mod chance;
 mod client;
 pub(super) mod context;
 mod database;
+mod exhaustive;
 mod judge;
 pub(super) mod plants;
 mod run;

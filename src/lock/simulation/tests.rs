@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::exhaustive::{ALL, explore};
 use super::plants::{self, Plant};
 use super::run::run;
 use super::scenario::{Fault, Scenario};
@@ -150,4 +151,19 @@ fn many_seeds() {
     }
     let first_of_each: Vec<String> = by_name.values().map(|seeds| fails(seeds[0])).collect();
     assert!(first_of_each.is_empty(), "{}", first_of_each.join("\n\n"));
+}
+
+#[test]
+fn no_order_of_events_violates_anything() {
+    let mut states = 0;
+    for once in ALL {
+        let found = explore(once);
+        println!("{once:?}: {} states", found.states);
+        if let Some((name, way)) = found.violation {
+            panic!("{once:?}: {name}\n{}", way.join("\n"));
+        }
+        states += found.states;
+    }
+    println!("{states} states");
+    assert!(states > 100_000, "{states}");
 }
