@@ -16,18 +16,6 @@ impl BootTime {
         Self(clock::elapsed())
     }
 
-    /// Nanoseconds since the clock's beginning.
-    #[must_use]
-    pub fn as_nanos(self) -> u64 {
-        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    /// The point `nanoseconds` after the clock's beginning.
-    #[must_use]
-    pub fn from_nanos(nanoseconds: u64) -> Self {
-        Self(Duration::from_nanos(nanoseconds))
-    }
-
     /// How long until `later`; zero when it has passed.
     #[must_use]
     pub fn until(self, later: Self) -> Duration {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::boot_time::BootTime;
 use super::engine::{Engine, Grant, Hold, Renewal};
@@ -178,7 +178,7 @@ impl Lease {
                 match shared.hold.status() {
                     Status::Lost | Status::Released => return loss,
                     Status::Leaving => shared.hold.released().await,
-                    Status::Held => drop(timeout(shared.hold.remaining(), shared.hold.ended()).await),
+                    Status::Held => shared.hold.over().await,
                 }
             }
         }

@@ -4,6 +4,22 @@
 //! callers queue; the engine talks to a [`Store`](store::Store), of which there is one for each kind of database. What is
 //! acquired is a [`Grant`] (held until it expires or is released by name) or a [`Lease`] (kept by renewal, released with the
 //! value). Everything runs inside an ambient tokio runtime; nothing here is global to the process.
+//!
+//! The words:
+//!
+//! - *acquisition*: one attempt to take a lock, and what comes of it. Its *id*, made anew each time, stands in the row and
+//!   says whose the row is; the *holder* is only the name that it goes under.
+//! - *expiry*: when a row expires, by the database's clock. At its expiry, a row is free.
+//! - *trusted until*: until when a holder may believe in its lock, by a clock of this machine that nobody sets. It is never
+//!   later than the expiry; by a *margin*, it is sooner.
+//! - *lost*: its holder had not released the lock, and it expired, or its row was deleted or taken.
+//! - *in doubt*: a statement whose answer was lost may have been carried out, or may yet be.
+//! - *hand-off*: a release that gives the row to a waiter of the same process, so that nobody else finds it free. An
+//!   *optimistic* hand-off takes place in memory before the database has answered.
+//! - *fencing token*: a number that grows with every acquisition of a key.
+//! - *news*: what the store tells unasked, that a lock may be free. The *poller* makes up for missed news.
+//!
+//! The rule of the time to live stands in `lease/time.rs`, and once in each store in its own language.
 
 mod boot_time;
 mod database_url;

@@ -61,6 +61,7 @@ pub enum Operation {
 impl Operation {
     /// Until when its asker waits for the answer.
     #[must_use]
+    #[allow(dead_code, reason = "for stores that choose their patience by it")]
     pub fn until(&self) -> Instant {
         match self {
             Self::Acquire(Acquire { until, .. })
@@ -86,6 +87,12 @@ pub struct Acquire {
 }
 
 impl Acquire {
+    /// An earlier try of a store's own, whose answer was lost, may yet write the row.
+    #[allow(dead_code, reason = "for stores that try twice")]
+    pub fn note_doubt(&mut self) {
+        self.claim.had_doubt = true;
+    }
+
     /// The row was written.
     pub fn won(mut self, won: Won) {
         self.claim.state = ClaimState::Written;

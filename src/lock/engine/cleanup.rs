@@ -16,7 +16,7 @@ use crate::lock::surroundings;
 use crate::lock::surroundings::planted;
 use crate::notices::Trouble;
 
-/// When a row that may yet be written is looked for, at first and at last.
+/// How long to wait before a row is deleted again, at first and at last.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 const SELDOM_LOOK: Duration = Duration::from_secs(30);
 
@@ -57,10 +57,6 @@ impl Engine {
         let todo = table.on(&hold.key, Now::read(), Event::Ended(Arc::clone(&hold.id)));
         drop(table);
         todo.carry_out(self);
-        if let Some(lasting) = hold.in_doubt {
-            let look = delete_if_it_comes(Weak::clone(&self.weak), hold.target(), lasting);
-            drop(surroundings::spawn(&self.runtime, look));
-        }
     }
 
     /// Deletes a row that nobody owns any more. `in_doubt` is given when a statement that is still
@@ -78,37 +74,41 @@ impl Engine {
         };
         engine.abandoned.fetch_add(1, Ordering::AcqRel);
         surroundings::spawn(&self.runtime, async move {
-            let deleted = engine.delete_for_sure(target.clone()).await;
-            match &deleted {
-                Ok(_) => engine.reporter.works(Trouble::Deleting),
-                Err(error) => {
-                    engine
-                        .reporter
-                        .failed(Trouble::Deleting, Some(target.key()), &error.message);
-                }
-            }
+            let deleted = engine.delete(target.clone()).await;
             engine.abandoned.fetch_sub(1, Ordering::AcqRel);
-            if let Some(lasting) = in_doubt
-                && !deleted.unwrap_or(false)
-            {
-                let weak = Weak::clone(&engine.weak);
-                drop(engine);
-                delete_if_it_comes(weak, target, lasting).await;
+            let weak = Weak::clone(&engine.weak);
+            drop(engine);
+            if deleted.is_err() {
+                delete_later(Weak::clone(&weak), target.clone(), retry::DELETION, true).await;
+            }
+            if let Some(lasting) = in_doubt {
+                delete_later(weak, target, lasting, false).await;
             }
         });
     }
 
-    /// Deletes a row that nobody owns any more, however long the database is away, within reason; whether there was one.
-    async fn delete_for_sure(&self, target: ReleaseTarget) -> Result<bool, StoreError> {
-        let deleted = self
-            .ask(retry::DELETION, |reply, until| {
-                Operation::Release(Release {
-                    target: target.clone(),
-                    until,
-                    reply,
-                })
-            })
-            .await;
+    /// A statement whose answer was lost may still be on its way, and write the row after its
+    /// release: looks for it for as long as the row would last then.
+    pub(super) fn delete_if_it_comes(&self, target: ReleaseTarget, lasting: Duration) {
+        let looking = delete_later(Weak::clone(&self.weak), target, lasting, false);
+        drop(surroundings::spawn(&self.runtime, looking));
+    }
+
+    /// Deletes a row that nobody owns any more; whether there was one. While the database is away, it
+    /// is asked again.
+    async fn delete(&self, target: ReleaseTarget) -> Result<bool, StoreError> {
+        let release = |reply, until| {
+            let target = target.clone();
+            Operation::Release(Release { target, until, reply })
+        };
+        let deleted = self.ask(retry::DELETION, release).await;
+        match &deleted {
+            Ok(_) => self.reporter.works(Trouble::Deleting),
+            Err(error) => {
+                let (trouble, key) = (Trouble::Deleting, Some(target.key()));
+                self.reporter.failed(trouble, key, &error.message);
+            }
+        }
         if let ReleaseTarget::Row { id, key } = &target {
             self.on(key, Event::Ended(Arc::clone(id)));
         }
@@ -116,16 +116,16 @@ impl Engine {
     }
 }
 
-/// A statement whose connection was given up may still be on its way, and write its row after we have looked for it: looks
-/// again, ever more seldom, until the row would have expired, or the engine has gone.
-async fn delete_if_it_comes(engine: Weak<Engine>, target: ReleaseTarget, lasting: Duration) {
+/// Deletes a row again and again, ever more seldom, for so long or until the engine has gone; if
+/// `once`, only until the database has done so.
+async fn delete_later(engine: Weak<Engine>, target: ReleaseTarget, lasting: Duration, once: bool) {
     let end = Instant::now() + lasting;
     let mut pause = FIRST_LOOK;
     while Instant::now() < end && !planted!(LateStatement) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(SELDOM_LOOK);
         let Some(engine) = engine.upgrade() else { return };
-        if matches!(engine.delete_for_sure(target.clone()).await, Ok(true)) {
+        if engine.delete(target.clone()).await.is_ok() && once {
             return;
         }
     }

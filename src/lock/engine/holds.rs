@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 
 use super::Engine;
 use super::release::Released;
@@ -200,9 +201,18 @@ impl Hold {
         }
     }
 
-    /// Waits until it is held no more, by whatever way but expiry.
-    pub(crate) async fn ended(&self) {
-        self.until(|life| life.status() != Status::Held).await;
+    /// Waits until its holder no longer believes in it, for whatever reason.
+    pub(crate) async fn over(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let left = self.remaining();
+            if self.status() != Status::Held || left.is_zero() {
+                return;
+            }
+            let _ = timeout(left, changed).await;
+        }
     }
 
     /// Waits until its release is over, if it is under way.
@@ -228,10 +238,13 @@ impl Hold {
         engine: &Arc<Engine>,
     ) -> impl Future<Output = Result<bool, LockError>> + Send + 'static + use<> {
         let mut life = self.life();
-        let may_be_handed_off = life.is_held(BootTime::now());
+        let now = BootTime::now();
+        // A row that perhaps has its predecessor's id can't be given away.
+        let has_its_id = life.arrival() != Some(Arrival::Unknown);
+        let may_be_handed_off = has_its_id && life.is_held(now);
         // A second release finds no row, because the first one has deleted it. That is no loss.
         let is_first = life.status() == Status::Held;
-        let effects = life.on(BootTime::now(), Event::Release);
+        let effects = life.on(now, Event::Release);
         drop(life);
         for effect in effects {
             self.carry_out(effect);
@@ -241,15 +254,23 @@ impl Hold {
             engine: Arc::clone(engine),
             was_gone: false,
         });
-        let releasing = engine.release_hold(self, may_be_handed_off);
+        let releasing = engine.release_hold(Arc::clone(&self), may_be_handed_off);
         async move {
             let mut leaving = leaving;
             let released = releasing.await?;
             if let Some(leaving) = &mut leaving {
-                leaving.was_gone = released == Released::Gone && !planted!(IgnoredAnswerOfARelease);
+                leaving.was_gone =
+                    released == Released::Gone && self.should_stand() && !planted!(IgnoredAnswerOfARelease);
             }
             Ok(released == Released::Deleted)
         }
+    }
+
+    /// Whether its row would still be there if nobody had taken it away: it has not expired, and has
+    /// this acquisition's id.
+    fn should_stand(&self) -> bool {
+        let life = self.life();
+        BootTime::now() < life.valid_until() && life.arrival() != Some(Arrival::Unknown)
     }
 
     pub(super) fn target(&self) -> ReleaseTarget {

@@ -465,3 +465,6 @@ impl Asking {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

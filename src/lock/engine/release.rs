@@ -129,6 +129,9 @@ impl Engine {
     }
 
     fn begin_release(self: &Arc<Self>, hold: Arc<Hold>, may_be_handed_off: bool) -> Begun {
+        if let Some(lasting) = hold.in_doubt {
+            self.delete_if_it_comes(hold.target(), lasting);
+        }
         let shown = self.clock.now();
         let event = Event::Release {
             id: Arc::clone(&hold.id),
@@ -178,16 +181,10 @@ impl Engine {
         let engine = Arc::clone(self);
         surroundings::spawn(&self.runtime, async move {
             hold.arrived().await;
-            let arrival = hold.life().arrival();
-            let is_here = matches!(arrival, Some(Arrival::Here { .. }));
+            let is_here = matches!(hold.life().arrival(), Some(Arrival::Here { .. }));
             let may_be_handed_off = is_here && may_be_handed_off && !hold.remaining().is_zero();
             let begun = engine.begin_release(hold, may_be_handed_off);
-            let mut released = engine.outcome(begun).await;
-            if arrival == Some(Arrival::Unknown) {
-                // The row may still have its former id, and `pass_on` may have deleted it.
-                released = released.map(Released::in_doubt);
-            }
-            let _ = told.send(released);
+            let _ = told.send(engine.outcome(begun).await);
         });
         Begun::InTheBackground(outcome)
     }
@@ -252,8 +249,9 @@ impl Engine {
             Err(error) => {
                 arrived(Arrival::Unknown);
                 let _ = told.send(Err(LockError::backend(error)));
-                // The row is the one's or the other's, and keeps everybody else out for as long as it is believed in.
-                let _ = timeout(hold.remaining(), hold.ended()).await;
+                // The row has the one id or the other, and keeps everybody else out for as long as
+                // its holder believes in it.
+                hold.over().await;
                 self.delete_in_background(&from, &hold.key, None);
                 self.delete_in_background(&hold.id, &hold.key, Some(ttl));
             }

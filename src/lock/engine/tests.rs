@@ -1201,3 +1201,140 @@ async fn who_is_due_before_the_others_is_removed_before_them() {
     assert_timed_out(short).await;
     long.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_operation_says_until_when_its_asker_waits() {
+    let (engine, asked) = engine();
+    let now = Instant::now();
+    let acquiring = acquire(&engine);
+    let request = asked.acquire();
+    assert_eq!(request.until, now + MINUTE + key::GRACE);
+    request.won(won());
+    let lease = leased(acquiring.await.unwrap());
+    let renewing = tokio::spawn(lease.renew(None));
+    others_run().await;
+    let renewal = asked.renew();
+    assert!(renewal.until <= now + MINUTE && renewal.until > now + MINUTE / 2);
+    renewal.reply.send(Ok(Some(60.0))).unwrap();
+    renewing.await.unwrap().unwrap();
+    let releasing = lease.release();
+    let release = asked.release();
+    assert_eq!(release.until, Instant::now() + RELEASE_PATIENCE);
+    release.reply.send(Ok(true)).unwrap();
+    releasing.await.unwrap();
+}
+
+/// The next request within so many seconds, which has to be a release.
+async fn next_release(asked: &Asked, seconds: u64) -> Release {
+    for _ in 0..seconds * 100 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if !asked.is_empty() {
+            return asked.release();
+        }
+    }
+    panic!("no release within {seconds} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_was_refused_is_carried_out_when_its_cause_is_gone() {
+    let (engine, asked) = engine();
+    let releasing = tokio::spawn(held(&engine, &asked).await.release());
+    let refused = || Err(StoreError::permanent("no such right"));
+    let mut tries = 0;
+    let started = Instant::now();
+    loop {
+        let release = next_release(&asked, 60).await;
+        tries += 1;
+        if started.elapsed() > MINUTE {
+            release.reply.send(Ok(true)).unwrap();
+            break;
+        }
+        release.reply.send(refused()).unwrap();
+    }
+    assert!(matches!(releasing.await.unwrap(), Err(LockError::Backend { .. })));
+    assert!((5..20).contains(&tries), "{tries}");
+    // A refused release keeps nobody from ending the process.
+    assert!(!engine.in_use());
+    tokio::time::sleep(MINUTE * 20).await;
+    assert!(asked.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_acquisition_in_doubt_is_deleted_for_as_long_as_its_row_would_last() {
+    // Released after a later try had won, or abandoned.
+    for is_released in [true, false] {
+        let (engine, asked) = engine();
+        let mut acquiring = acquire(&engine);
+        let first = asked.acquire();
+        let row = Arc::clone(&first.claim.id);
+        first.failed(StoreError::unknown_outcome("cut"));
+        waits(&mut acquiring).await;
+        if is_released {
+            let acquiring = tokio::spawn(acquiring);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            asked.acquire().won(won());
+            let releasing = tokio::spawn(acquiring.await.unwrap().unwrap().release());
+            next_release(&asked, 1).await.reply.send(Ok(true)).unwrap();
+            releasing.await.unwrap().unwrap();
+        } else {
+            drop(acquiring);
+            next_release(&asked, 1).await.reply.send(Ok(true)).unwrap();
+        }
+        let mut looks = 0;
+        for _ in 0..5 {
+            let look = next_release(&asked, 30).await;
+            assert!(matches!(&look.target, ReleaseTarget::Row { id, .. } if *id == row));
+            // The first row that is found need not be the last.
+            look.reply.send(Ok(looks == 0)).unwrap();
+            looks += 1;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_is_answered_after_the_end_is_no_loss() {
+    let (engine, asked) = engine();
+    let grant = held(&engine, &asked).await;
+    let hold = Arc::clone(&grant.hold);
+    let (lease, ledger) = counted(grant);
+    let releasing = tokio::spawn(lease.release());
+    others_run().await;
+    let busy = Err(StoreError::transient("busy"));
+    asked.release().reply.send(busy).unwrap();
+    expires_now(&engine, &hold);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    asked.release().reply.send(Ok(false)).unwrap();
+    assert!(!releasing.await.unwrap().unwrap());
+    assert_lost(&lease, &ledger, false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_handed_off_and_never_reached_the_database_is_not_handed_off_again() {
+    let (_, waiter, releasing, asked) = released_to_a_waiter(true).await;
+    let grant = waiter.await.unwrap();
+    let engine = Arc::clone(&grant.engine);
+    let (lease, ledger) = counted(grant);
+    let hand_over = asked.hand_over();
+    let refused = Err(StoreError::permanent("no such right"));
+    hand_over.reply.send(refused).unwrap();
+    assert!(releasing.await.unwrap().is_err());
+    let mut third = acquire(&engine);
+    asked.acquire().held(theirs());
+    waits(&mut third).await;
+
+    let releasing = tokio::spawn(lease.release());
+    others_run().await;
+    let mut released = Vec::new();
+    for release in asked.releases() {
+        if let ReleaseTarget::Row { id, .. } = release.target {
+            released.push(id);
+        }
+        release.reply.send(Ok(false)).unwrap();
+    }
+    assert!(released.contains(&hand_over.from) && released.contains(&hand_over.id));
+    assert!(!releasing.await.unwrap().unwrap());
+    assert_lost(&lease, &ledger, false).await;
+    others_run().await;
+    asked.acquire().won(won());
+    third.await.unwrap().keep();
+}

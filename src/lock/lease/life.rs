@@ -16,8 +16,9 @@ mod terms;
 
 pub(crate) use terms::{Answer, Arrival, Counted, Effect, Event, Expiry, Status, Told};
 
-/// A renewal that failed is tried again after this, or sooner if little time is left.
-const RENEWAL_RETRY: Duration = Duration::from_millis(200);
+/// When a renewal that failed is tried again: sooner if little time is left, within these bounds.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+const LAST_RETRY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Life {
@@ -41,6 +42,8 @@ pub(crate) struct Life {
     arrival: Option<Arrival>,
     wanted: VecDeque<Wanted>,
     renewal: Renewal,
+    /// Why the latest renewal failed, until one succeeds.
+    failure: Option<String>,
     /// The shortest time to live of those renewals that may yet be carried out, since their answers
     /// were lost. Whenever that happens, the row lasts that long from then on, and perhaps no longer.
     doubt: Option<Duration>,
@@ -63,7 +66,6 @@ enum Renewal {
     /// It has failed, and is tried again then.
     Failed {
         retry_at: BootTime,
-        cause: String,
     },
 }
 
@@ -84,6 +86,7 @@ impl Life {
             arrival: None,
             wanted: VecDeque::new(),
             renewal: Renewal::None,
+            failure: None,
             doubt: None,
         }
     }
@@ -137,7 +140,7 @@ impl Life {
         let next = match &self.renewal {
             Renewal::UnderWay { .. } => None,
             _ if self.arrival == Some(Arrival::OnItsWay) => None,
-            Renewal::Failed { retry_at, .. } => Some(*retry_at),
+            Renewal::Failed { retry_at } => Some(*retry_at),
             Renewal::None if self.wanted.is_empty() => self.renew_at,
             Renewal::None => Some(now),
         };
@@ -213,15 +216,15 @@ impl Life {
 
     fn check(&mut self, now: BootTime, effects: &mut Vec<Effect>) {
         if self.status == Status::Held && self.trusted_for(now).is_zero() {
-            let reason = match &self.renewal {
-                Renewal::Failed { cause, .. } => {
+            let reason = match (&self.renewal, &self.failure) {
+                (Renewal::None, _) if self.is_at_max_hold => {
+                    "it was held for as long as max_hold allows".to_owned()
+                }
+                (Renewal::None, _) => "its time ran out".to_owned(),
+                (_, failure) => {
+                    let cause = failure.as_deref().unwrap_or("the database did not answer");
                     format!("its time ran out before it could be renewed: {cause}")
                 }
-                Renewal::UnderWay { .. } => {
-                    "its time ran out before it could be renewed: the database did not answer".into()
-                }
-                Renewal::None if self.is_at_max_hold => "it was held for as long as max_hold allows".into(),
-                Renewal::None => "its time ran out".into(),
             };
             self.lose(&reason, effects);
         }
@@ -241,16 +244,16 @@ impl Life {
         }
         match &self.renewal {
             Renewal::UnderWay { .. } => return,
-            Renewal::Failed { retry_at, .. } if now < *retry_at => return,
+            Renewal::Failed { retry_at } if now < *retry_at => return,
             Renewal::Failed { .. } => {}
             Renewal::None => self.want_if_due(now),
         }
         if let Some(Wanted { ttl, .. }) = self.wanted.front().copied() {
             // If the answer is lost, the shorter of the two times must be believed.
-            if !planted!(UnansweredRenewalIsTrusted) {
-                self.valid_until = self.valid_until.min(trusted_until(now, ttl));
-            }
             self.given = self.given.min(ttl);
+            if !planted!(UnansweredRenewalIsTrusted) {
+                self.set_valid_until(self.valid_until.min(trusted_until(now, ttl)), effects);
+            }
             self.renewal = Renewal::UnderWay { sent: now };
             effects.push(Effect::Send {
                 ttl,
@@ -289,8 +292,8 @@ impl Life {
             Answer::Renewed(expiry) => {
                 self.wanted.pop_front();
                 let ttl = self.doubt.map_or(wanted.ttl, |doubt| doubt.min(wanted.ttl));
-                (self.valid_until, self.expiry) = (trusted_until(sent, ttl), expiry);
-                self.given = ttl;
+                (self.given, self.expiry, self.failure) = (ttl, expiry, None);
+                self.set_valid_until(trusted_until(sent, ttl), effects);
                 if self.renew_at.is_some() {
                     self.plan_renewal(now);
                 }
@@ -315,9 +318,10 @@ impl Life {
                     self.doubt = Some(self.doubt.map_or(wanted.ttl, |doubt| doubt.min(wanted.ttl)));
                 }
                 effects.push(Effect::Count(Counted::BackendError));
-                let pause = RENEWAL_RETRY.min(self.trusted_for(now) / 3);
+                let pause = (self.trusted_for(now) / 3).clamp(FIRST_RETRY, LAST_RETRY);
                 let retry_at = now + pause;
-                self.renewal = Renewal::Failed { retry_at, cause };
+                self.renewal = Renewal::Failed { retry_at };
+                self.failure = Some(cause);
             }
             Answer::Closed => {
                 self.wanted.pop_front();
@@ -371,6 +375,13 @@ impl Life {
         }
     }
 
+    /// Whoever waits for the end must learn that it comes sooner.
+    fn set_valid_until(&mut self, time: BootTime, effects: &mut Vec<Effect>) {
+        if time < std::mem::replace(&mut self.valid_until, time) {
+            effects.push(Effect::Changed);
+        }
+    }
+
     fn end_as(&mut self, status: Status, effects: &mut Vec<Effect>) {
         self.status = status;
         effects.push(Effect::Changed);
@@ -382,3 +393,6 @@ impl Wanted {
         effects.extend(self.number.map(|number| Effect::Tell(number, told)));
     }
 }
+
+#[cfg(test)]
+mod tests;

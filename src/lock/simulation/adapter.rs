@@ -15,27 +15,18 @@ use crate::lock::store::{Listener, Store};
 
 /// Faults that the simulation has found, and that are still to be repaired: they are not looked for.
 pub(super) struct Known {
-    /// A lease that is shortened by a renewal, or whose machine sleeps, reports its end when the former end comes.
-    pub(super) shortened_leases_end_late: bool,
-    /// A release that the database refuses until the row has expired reports a loss.
-    pub(super) late_releases_report_a_loss: bool,
-    /// A release that is refused for good is not carried out when its cause is gone.
-    pub(super) refused_releases_are_given_up: bool,
-    /// What was handed on in memory, and was refused by the database for good, is handed on once more.
-    pub(super) refused_hand_overs_are_handed_on: bool,
+    /// A lease reports its end late if the machine sleeps.
+    pub(super) sleepers_report_late: bool,
+    /// The look for a row that comes late deletes the row that its holder has handed on in memory.
+    pub(super) looks_delete_what_was_handed_on: bool,
     /// A store that sends an acquisition twice does not tell the engine that the first one may come late.
     pub(super) second_tries_forget_a_doubt: bool,
-    /// A row that comes late is forgotten if the acquisition won, or was in doubt twice.
-    pub(super) doubts_are_forgotten: bool,
 }
 
 pub(super) const KNOWN: Known = Known {
-    shortened_leases_end_late: true,
-    late_releases_report_a_loss: true,
-    refused_releases_are_given_up: true,
-    refused_hand_overs_are_handed_on: true,
+    sleepers_report_late: true,
+    looks_delete_what_was_handed_on: true,
     second_tries_forget_a_doubt: true,
-    doubts_are_forgotten: false,
 };
 
 /// How an acquisition ended without a lock.

@@ -21,12 +21,10 @@ const PROCESSES: usize = 2;
 const WAITERS: usize = 2;
 /// All times are multiples of it, in milliseconds.
 const STEP: u64 = 500;
-const TTL: u64 = 2000;
-const TIMEOUT: u64 = 1500;
-/// Until then waiters come, and faults happen.
-const BEGINNING: u64 = 500;
+const TTL: u64 = 1500;
+const TIMEOUT: u64 = 1000;
 /// By then everybody has ended.
-const END: u64 = 5500;
+const END: u64 = 4500;
 
 /// What may happen once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,7 +68,10 @@ enum Asked {
     Acquire,
     Release,
     /// To the other waiter of the process.
-    HandOff { to: usize, in_memory: bool },
+    HandOff {
+        to: usize,
+        in_memory: bool,
+    },
 }
 
 /// A statement, from its sending to its answer.
@@ -83,6 +84,8 @@ struct Statement {
     executed: Option<Executed>,
     /// Nobody waits for its answer.
     is_given_up: bool,
+    /// Its client has heard that it failed.
+    is_late: bool,
     is_slow: bool,
 }
 
@@ -95,9 +98,14 @@ enum Executed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum State {
     Absent,
-    Waits { deadline: u64 },
+    Waits {
+        deadline: u64,
+    },
     /// It believes until then, unless it leaves.
-    Holds { until: u64, leaves: bool },
+    Holds {
+        until: u64,
+        leaves: bool,
+    },
     Ended,
 }
 
@@ -119,6 +127,7 @@ struct World {
     /// Whose row stands there, and until when.
     row: Option<(Id, u64)>,
     once: Once,
+    beginning: u64,
     violation: Option<&'static str>,
 }
 
@@ -127,19 +136,22 @@ pub(super) struct Found {
     pub(super) violation: Option<(&'static str, Vec<String>)>,
 }
 
-struct Clock(Instant);
+struct Clock {
+    timer: Instant,
+    belief: BootTime,
+}
 
 impl Clock {
     fn now(&self, now: u64) -> Now {
         Now {
-            timer: self.0 + Duration::from_millis(now),
-            belief: belief(now),
+            timer: self.timer + Duration::from_millis(now),
+            belief: self.belief(now),
         }
     }
-}
 
-fn belief(now: u64) -> BootTime {
-    BootTime::from_nanos((1_000_000 + now) * 1_000_000)
+    fn belief(&self, now: u64) -> BootTime {
+        self.belief + Duration::from_millis(now)
+    }
 }
 
 fn name(id: Id) -> Arc<str> {
@@ -168,8 +180,13 @@ fn row(of: Id, until: u64, now: u64) -> Row {
 }
 
 /// Explores everything that can happen.
-pub(super) fn explore(once: Once) -> Found {
-    let clock = Clock(Instant::now());
+///
+/// Until `beginning` waiters come, and processes die or pause.
+pub(super) fn explore(once: Once, beginning: u64) -> Found {
+    let clock = Clock {
+        timer: Instant::now(),
+        belief: BootTime::now(),
+    };
     let process = || Process {
         key: Key::default(),
         waiters: [State::Absent; WAITERS],
@@ -183,6 +200,7 @@ pub(super) fn explore(once: Once) -> Found {
         statements: Vec::new(),
         row: None,
         once,
+        beginning,
         violation: None,
     };
     let mut seen = HashSet::new();
@@ -251,10 +269,10 @@ impl World {
                 let id = Id { process, waiter };
                 self.nexts_of(id, clock, &mut add);
             }
-            if self.now <= BEGINNING && self.once == Once::Kill {
+            if self.now <= self.beginning && self.once == Once::Kill {
                 add(format!("p{process} is killed"), &|world| world.kills(process));
             }
-            if self.now <= BEGINNING + STEP && self.once == Once::Pause {
+            if self.now <= self.beginning + STEP && self.once == Once::Pause {
                 add(format!("p{process} pauses"), &|world| {
                     (world.once, world.processes[process].is_paused) = (Once::Nothing, true);
                 });
@@ -273,7 +291,7 @@ impl World {
         let process = &self.processes[id.process];
         match process.waiters[id.waiter] {
             // The second one comes after the first.
-            State::Absent if self.now <= BEGINNING && process.order.len() == id.waiter => {
+            State::Absent if self.now <= self.beginning && process.order.len() == id.waiter => {
                 add(format!("{} comes", name(id)), &|world| world.comes(id, clock));
             }
             State::Waits { .. } if self.once == Once::Cancel => {
@@ -283,20 +301,29 @@ impl World {
                 });
             }
             State::Holds { leaves: false, .. } => {
-                add(format!("{} releases", name(id)), &|world| world.releases(id, clock));
+                add(format!("{} releases", name(id)), &|world| {
+                    world.releases(id, clock)
+                });
             }
             _ => {}
         }
     }
 
-    fn nexts_of_statement(&self, index: usize, clock: &Clock, add: &mut dyn FnMut(String, &dyn Fn(&mut Self))) {
+    fn nexts_of_statement(
+        &self,
+        index: usize,
+        clock: &Clock,
+        add: &mut dyn FnMut(String, &dyn Fn(&mut Self)),
+    ) {
         let statement = &self.statements[index];
         let what = format!("{:?} of {}", statement.asked, name(statement.of));
         let process = &self.processes[statement.of.process];
         if statement.executed.is_none() {
             add(format!("{what} is executed"), &|world| world.executes(index));
         } else if !process.is_paused && !statement.is_slow {
-            add(format!("{what} is answered"), &|world| world.answers(index, clock));
+            add(format!("{what} is answered"), &|world| {
+                world.answers(index, clock)
+            });
         }
         if statement.is_given_up || process.is_killed || process.is_paused {
             return;
@@ -309,7 +336,9 @@ impl World {
         match self.once {
             Once::LostRequest if is_new => add(format!("{what} is lost"), &|world| fails(world, true, false)),
             Once::LostAnswer if !is_new => {
-                add(format!("{what}: its answer is lost"), &|world| fails(world, true, false));
+                add(format!("{what}: its answer is lost"), &|world| {
+                    fails(world, true, false)
+                });
             }
             Once::Refused if is_new => add(format!("{what} is refused"), &|world| fails(world, false, false)),
             Once::Late if is_new => add(format!("{what} is given up"), &|world| fails(world, true, true)),
@@ -326,9 +355,14 @@ impl World {
         self.now < END
             && self.statements.iter().all(|statement| {
                 let process = &self.processes[statement.of.process];
-                statement.is_given_up || statement.is_slow || statement.executed.is_some() && process.is_paused
+                statement.is_given_up
+                    || statement.is_slow
+                    || statement.executed.is_some() && process.is_paused
             })
-            && self.processes.iter().all(|process| process.is_killed || process.is_paused || !process.is_due(clock, self.now))
+            && self
+                .processes
+                .iter()
+                .all(|process| process.is_killed || process.is_paused || !process.is_due(clock, self.now))
     }
 
     fn time_goes_on(&mut self, clock: &Clock) {
@@ -356,7 +390,11 @@ impl World {
             self.tells(process, Event::Observed(found), clock);
         }
         let now = clock.now(self.now);
-        if self.processes[process].key.overdue_at().is_some_and(|due| due <= now.timer) {
+        if self.processes[process]
+            .key
+            .overdue_at()
+            .is_some_and(|due| due <= now.timer)
+        {
             self.tells(process, Event::RemoveOverdue, clock);
         }
         for waiter in 0..WAITERS {
@@ -425,6 +463,7 @@ impl World {
             sent: self.now,
             executed: None,
             is_given_up: false,
+            is_late: false,
             is_slow: false,
         });
     }
@@ -479,7 +518,9 @@ impl World {
     }
 
     fn releases(&mut self, id: Id, clock: &Clock) {
-        let State::Holds { until, .. } = self.processes[id.process].waiters[id.waiter] else { return };
+        let State::Holds { until, .. } = self.processes[id.process].waiters[id.waiter] else {
+            return;
+        };
         let is_believed = until > self.now;
         self.processes[id.process].waiters[id.waiter] = State::Holds { until, leaves: true };
         let is_on_its_way = self.statements.iter().any(|statement| {
@@ -499,9 +540,17 @@ impl World {
     }
 
     fn hands_off(&mut self, from: Id, to: Id, in_memory: bool, clock: &Clock) {
-        let State::Holds { until, .. } = self.processes[from.process].waiters[from.waiter] else { return };
+        let State::Holds { until, .. } = self.processes[from.process].waiters[from.waiter] else {
+            return;
+        };
         let to_waiter = to.waiter;
-        self.asks(from, Asked::HandOff { to: to_waiter, in_memory });
+        self.asks(
+            from,
+            Asked::HandOff {
+                to: to_waiter,
+                in_memory,
+            },
+        );
         if in_memory {
             let until = until.min(self.now + TTL);
             self.receives(to, until, None, clock);
@@ -510,12 +559,16 @@ impl World {
 
     fn receives(&mut self, id: Id, until: u64, told: Option<BootTime>, clock: &Clock) {
         let process = &self.processes[id.process];
-        let State::Waits { .. } = process.waiters[id.waiter] else { return };
+        let State::Waits { .. } = process.waiters[id.waiter] else {
+            return;
+        };
         let passed_over = process
             .order
             .iter()
             .take_while(|waiter| **waiter != id.waiter)
-            .any(|waiter| matches!(process.waiters[*waiter], State::Waits { deadline } if deadline > self.now));
+            .any(
+                |waiter| matches!(process.waiters[*waiter], State::Waits { deadline } if deadline > self.now),
+            );
         if passed_over {
             self.violated("first come, first served within a process");
         }
@@ -531,7 +584,9 @@ impl World {
             Asked::Acquire => match standing {
                 Some((by, _)) if by != of => Executed::NotDone(standing),
                 _ => {
-                    self.row = Some((of, self.now + TTL));
+                    // A late statement of the same acquisition ends its own row no sooner.
+                    let own_end = standing.map_or(0, |(_, until)| until);
+                    self.row = Some((of, own_end.max(self.now + TTL)));
                     Executed::Done
                 }
             },
@@ -546,7 +601,11 @@ impl World {
                 let to = Id { waiter: to, ..of };
                 match self.row {
                     Some((by, until)) if by == of || by == to => {
-                        let until = if by == to { until.max(self.now + TTL) } else { self.now + TTL };
+                        let until = if by == to {
+                            until.max(self.now + TTL)
+                        } else {
+                            self.now + TTL
+                        };
                         self.row = Some((to, until));
                         Executed::Done
                     }
@@ -554,17 +613,25 @@ impl World {
                 }
             }
         };
-        let is_over = self.statements[index].is_given_up && self.processes[of.process].is_killed;
-        if is_over {
-            self.statements.remove(index);
-        } else {
-            self.statements[index].executed = Some(executed);
+        let statement = &mut self.statements[index];
+        if !statement.is_late && !self.processes[of.process].is_killed {
+            statement.executed = Some(executed);
+            return;
+        }
+        let is_acquisition = statement.asked == Asked::Acquire;
+        self.statements.remove(index);
+        // Whoever was in doubt looks for the row until it cannot come any more.
+        let is_over = self.processes[of.process].waiters[of.waiter] == State::Ended;
+        if is_acquisition && is_over && !self.processes[of.process].is_killed {
+            self.asks(of, Asked::Release);
         }
     }
 
     fn answers(&mut self, index: usize, clock: &Clock) {
         let statement = self.statements.remove(index);
-        let Some(executed) = statement.executed else { return };
+        let Some(executed) = statement.executed else {
+            return;
+        };
         let of = statement.of;
         match (statement.asked, executed) {
             _ if self.processes[of.process].is_killed => {}
@@ -577,7 +644,7 @@ impl World {
             }
             (Asked::Acquire, _) if statement.is_given_up => {}
             (Asked::Acquire, Executed::Done) => {
-                let told = trusted_until(belief(statement.sent), Duration::from_millis(TTL));
+                let told = trusted_until(clock.belief(statement.sent), Duration::from_millis(TTL));
                 self.receives(of, statement.sent + TTL, Some(told), clock);
             }
             (Asked::Acquire, Executed::NotDone(by)) => {
@@ -599,9 +666,17 @@ impl World {
         }
     }
 
-    fn hand_off_is_answered(&mut self, of: Id, to: Id, in_memory: bool, executed: Executed, sent: u64, clock: &Clock) {
+    fn hand_off_is_answered(
+        &mut self,
+        of: Id,
+        to: Id,
+        in_memory: bool,
+        executed: Executed,
+        sent: u64,
+        clock: &Clock,
+    ) {
         let until = sent + TTL;
-        let told = trusted_until(belief(sent), Duration::from_millis(TTL));
+        let told = trusted_until(clock.belief(sent), Duration::from_millis(TTL));
         if !in_memory {
             self.tells(of.process, Event::Ended(name(of)), clock);
             let waits = matches!(self.processes[to.process].waiters[to.waiter], State::Waits { .. });
@@ -615,14 +690,27 @@ impl World {
             }
             return;
         }
-        let State::Holds { leaves, until: trusted } = self.processes[to.process].waiters[to.waiter] else { return };
+        let State::Holds {
+            leaves,
+            until: trusted,
+        } = self.processes[to.process].waiters[to.waiter]
+        else {
+            return;
+        };
         if executed != Executed::Done {
             self.processes[to.process].waiters[to.waiter] = State::Ended;
             return self.tells(to.process, Event::Ended(name(to)), clock);
         }
         let until = until.max(trusted);
         self.processes[to.process].waiters[to.waiter] = State::Holds { until, leaves };
-        self.tells(to.process, Event::Extended { id: name(to), until: told }, clock);
+        self.tells(
+            to.process,
+            Event::Extended {
+                id: name(to),
+                until: told,
+            },
+            clock,
+        );
         if leaves {
             let event = Event::Release {
                 id: name(to),
@@ -637,7 +725,10 @@ impl World {
         let other = 1 - from;
         if self.once == Once::LostNews {
             self.once = Once::Nothing;
-        } else if !self.processes[other].is_killed && !self.processes[other].is_paused && self.processes[other].key.has_waiters() {
+        } else if !self.processes[other].is_killed
+            && !self.processes[other].is_paused
+            && self.processes[other].key.has_waiters()
+        {
             self.tells(other, Event::MayBeFree, clock);
         }
     }
@@ -646,7 +737,7 @@ impl World {
     fn fails(&mut self, index: usize, in_doubt: bool, remains: bool, clock: &Clock) {
         let statement = self.statements[index].clone();
         if remains {
-            self.statements[index].is_given_up = true;
+            (self.statements[index].is_given_up, self.statements[index].is_late) = (true, true);
         } else {
             self.statements.remove(index);
         }
@@ -658,7 +749,9 @@ impl World {
         };
         let failed = |error| Answer::Failed { error, jitter: 1000 };
         match statement.asked {
-            Asked::Acquire if matches!(self.processes[of.process].waiters[of.waiter], State::Waits { .. }) => {
+            Asked::Acquire
+                if matches!(self.processes[of.process].waiters[of.waiter], State::Waits { .. }) =>
+            {
                 self.tells(of.process, Event::Answered(name(of), failed(error)), clock);
             }
             // The claim in doubt is cleaned up.
@@ -687,7 +780,9 @@ impl World {
                     continue;
                 }
                 believers += 1;
-                let is_covered = self.row.is_some_and(|(by, row)| by.process == process && row >= until);
+                let is_covered = self
+                    .row
+                    .is_some_and(|(by, row)| by.process == process && row >= until);
                 if !is_covered {
                     self.violated("a belief has a row for as long");
                 }

@@ -348,9 +348,7 @@ impl Judge {
             &[Verb::Release, Verb::HandOver],
             believer.since,
         );
-        let has_expired = context::boot_time().is_some_and(|now| now.as_micros() >= believer.trusted_until);
-        let is_known = has_expired && KNOWN.late_releases_report_a_loss;
-        if let (true, false, false, Some(loss)) = (believed, believer.is_excused, is_known, loss) {
+        if let (true, false, Some(loss)) = (believed, believer.is_excused, loss) {
             let what = format!("lease {number} was held and released, and reports a loss: {loss}");
             self.violated("no loss is reported that is none", what);
         }
@@ -478,7 +476,7 @@ impl Judge {
             return;
         }
         let Some(ended_at) = believer.ended_at else { return };
-        let is_known = KNOWN.shortened_leases_end_late && (believer.is_shortened || self.slept_at.is_some());
+        let is_known = KNOWN.sleepers_report_late && self.slept_at.is_some();
         if is_lease && !is_known && now > ended_at.max(process.resumed_at) + REPORTED_WITHIN {
             let what = format!("{number}: it ended at {ended_at} ms, and at {now} ms nobody knows");
             self.violated("a loss is reported at once", what);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::adapter::{KNOWN, Locks};
+use super::adapter::Locks;
 use super::chance::Chance;
 use super::client;
 use super::context;
@@ -137,7 +137,6 @@ async fn nothing_is_left(world: &Arc<World>, processes: &[(Arc<context::Process>
         .iter()
         .filter(|(_, row)| row.expires_at > state.database.clock(now))
         .filter(|(_, row)| !processes[row.process].0.is_killed() && !state.kept.contains(&row.id))
-        .filter(|(_, row)| !(KNOWN.doubts_are_forgotten && state.may_be_forgotten(&row.id)))
         .map(|(key, row)| format!("{key}: {row:?}"))
         .collect();
     if !strays.is_empty() && !state.may_have_strays {

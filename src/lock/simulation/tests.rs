@@ -74,13 +74,15 @@ fn a_seed_decides_everything() {
 
 /// The first seed that finds the planted fault.
 fn found(plant: Plant) -> Option<(u64, &'static str)> {
-    plants::plant(Some(plant));
-    let found = (0..SEEDS).find_map(|seed| {
-        let violation = run(&Scenario::of(seed), false).violation?;
+    (0..SEEDS).find_map(|seed| {
+        let scenario = Scenario::of(seed);
+        plants::plant(Some(plant));
+        let violation = run(&scenario, false).violation;
+        plants::plant(None);
+        // Whatever it fails for without the plant is not found.
+        let violation = violation.filter(|_| run(&scenario, false).violation.is_none())?;
         Some((seed, violation.name))
-    });
-    plants::plant(None);
-    found
+    })
 }
 
 #[test]
@@ -153,11 +155,11 @@ fn many_seeds() {
     assert!(first_of_each.is_empty(), "{}", first_of_each.join("\n\n"));
 }
 
-#[test]
-fn no_order_of_events_violates_anything() {
+/// Explores every order of events, with one fault of each kind.
+fn explores(beginning: u64) {
     let mut states = 0;
     for once in ALL {
-        let found = explore(once);
+        let found = explore(once, beginning);
         println!("{once:?}: {} states", found.states);
         if let Some((name, way)) = found.violation {
             panic!("{once:?}: {name}\n{}", way.join("\n"));
@@ -165,5 +167,15 @@ fn no_order_of_events_violates_anything() {
         states += found.states;
     }
     println!("{states} states");
-    assert!(states > 100_000, "{states}");
+}
+
+#[test]
+fn no_order_of_events_violates_anything() {
+    explores(0);
+}
+
+#[test]
+#[ignore = "the long form, in which waiters come later, too"]
+fn no_order_of_events_violates_anything_in_full() {
+    explores(500);
 }

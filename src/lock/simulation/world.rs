@@ -264,16 +264,21 @@ impl State {
         }
     }
 
-    /// Whether a row came late that the engine is known to forget: of an acquisition that won, or that was in doubt twice.
-    pub(super) fn may_be_forgotten(&self, id: &Arc<str>) -> bool {
-        let doubts = self.doubts.get(id);
-        doubts.is_some_and(|doubts| *doubts > 1 || self.judge.given.contains(id))
-    }
-
     /// From now on nothing goes wrong.
     pub(super) fn calms_down(&mut self) {
         self.calm = true;
         self.away_until = 0;
+    }
+
+    /// Whether a hand-over under way takes the row of an acquisition that was in doubt.
+    fn hands_a_doubt_over(&self, process: usize, verb: Verb) -> bool {
+        let client = &self.clients[process];
+        let gathered = client.gathered.get(&verb).into_iter().flatten();
+        let mut statements = gathered.filter_map(|number| Some(&client.waiting.get(number)?.statement));
+        statements.any(|statement| match statement {
+            Statement::HandOver { from, .. } => self.doubts.contains_key(from),
+            _ => false,
+        })
     }
 
     fn are_in_doubt<'a>(&mut self, statements: impl Iterator<Item = &'a Statement>) {
@@ -356,11 +361,7 @@ impl State {
             key.as_deref().map_or(0, key_hash),
             *count,
         ];
-        let may_be_refused = match verb {
-            Verb::Release => !KNOWN.refused_releases_are_given_up,
-            Verb::HandOver => !KNOWN.refused_hand_overs_are_handed_on,
-            _ => verb != Verb::Other,
-        };
+        let may_be_refused = verb != Verb::Other;
         let is_poison = may_be_refused && self.fault(process, &numbers, &[Fault::Poison], now).is_some();
         if let Some(until) = self.clients[process].full_until.get(&verb).copied()
             && until >= now
@@ -406,7 +407,8 @@ impl State {
             Fault::Twice,
         ];
         let mut chance = Chance::for_each(self.scenario.seed, &numbers);
-        if delayed == 0 && self.fault(process, &numbers, &[Fault::PoolFull], now).is_some() {
+        let is_spared = KNOWN.looks_delete_what_was_handed_on && self.hands_a_doubt_over(process, verb);
+        if delayed == 0 && !is_spared && self.fault(process, &numbers, &[Fault::PoolFull], now).is_some() {
             let delay = chance.one_of(&[20, 200, 1500]);
             self.meets(process, verb, None, now + delay);
             self.clients[process].full_until.insert(verb, now + delay);
@@ -442,6 +444,7 @@ impl State {
         }
         let may_be_repeated = verb != Verb::Acquire || !KNOWN.second_tries_forget_a_doubt;
         let way = &way[..way.len() - usize::from(!may_be_repeated)];
+        let way = if is_spared { &[] } else { way };
         let fault = self.fault(process, &numbers, way, now);
         let waiting = &self.clients[process].waiting;
         let patience = gathered

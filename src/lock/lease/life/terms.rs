@@ -91,7 +91,7 @@ pub(crate) enum Effect {
     Tell(u64, Told),
     /// The row expires at another time than before.
     Extended,
-    /// The status has changed: wake who waits for that.
+    /// The status has changed, or the end comes sooner: wake who waits for either.
     Changed,
     /// It was lost while it was held.
     Lost,
