@@ -23,8 +23,8 @@ const WAITERS: usize = 2;
 const STEP: u64 = 500;
 const TTL: u64 = 1500;
 const TIMEOUT: u64 = 1000;
-/// By then everybody has ended.
-const END: u64 = 4500;
+/// So long after the beginning everybody has ended.
+const END: u64 = 2500;
 
 /// What may happen once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -352,7 +352,7 @@ impl World {
 
     /// Time goes on when all that is under way has happened, and all timers have fired, unless a statement is late or slow.
     fn may_time_go_on(&self, clock: &Clock) -> bool {
-        self.now < END
+        self.now < self.beginning + END
             && self.statements.iter().all(|statement| {
                 let process = &self.processes[statement.of.process];
                 statement.is_given_up
@@ -374,7 +374,7 @@ impl World {
             self.processes[process].is_paused = false;
             self.timers(process, clock);
         }
-        if self.now == END {
+        if self.now == self.beginning + END {
             self.has_ended();
         }
     }

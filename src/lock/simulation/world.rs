@@ -361,7 +361,11 @@ impl State {
             key.as_deref().map_or(0, key_hash),
             *count,
         ];
-        let may_be_refused = verb != Verb::Other;
+        let hands_a_doubt_over = matches!(
+            &statement, Statement::HandOver { from, .. } if self.doubts.contains_key(from)
+        );
+        let is_spared = KNOWN.looks_delete_what_was_handed_on && hands_a_doubt_over;
+        let may_be_refused = verb != Verb::Other && !is_spared;
         let is_poison = may_be_refused && self.fault(process, &numbers, &[Fault::Poison], now).is_some();
         if let Some(until) = self.clients[process].full_until.get(&verb).copied()
             && until >= now
