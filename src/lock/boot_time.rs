@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A point in time since the machine started, or on Windows since this was first asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BootTime(Duration);
 
 impl BootTime {

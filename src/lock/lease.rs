@@ -29,6 +29,22 @@ pub struct Keeping {
     pub auto_renew: bool,
     /// For how long at most; None for no limit.
     pub max_hold: Option<Duration>,
+    /// How long before the row's expiry its holder stops believing in it. The row keeps its expiry.
+    pub margin: Duration,
+    /// How often its row is looked for, about; None if only a renewal or the release finds that it has
+    /// gone.
+    pub loss_check: Option<Duration>,
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Self {
+            auto_renew: true,
+            max_hold: None,
+            margin: Duration::ZERO,
+            loss_check: None,
+        }
+    }
 }
 
 /// A lock that its holder holds until it releases it, drops it or loses it.
@@ -60,12 +76,13 @@ impl Lease {
             ledger: Arc::clone(&ledger),
             is_kept: Mutex::new(false),
         });
-        shared.hold.set_ledger(ledger);
+        shared.hold.make_lease(ledger, keeping.loss_check);
         shared.on(Event::Keep {
             auto_renew: keeping.auto_renew,
             end: keeping.max_hold.map(|most| BootTime::now() + most),
-            margin: Duration::ZERO,
+            margin: keeping.margin,
         });
+        shared.engine.watch_leases();
         if keeping.auto_renew {
             shared.keep();
         }

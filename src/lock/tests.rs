@@ -12,6 +12,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const KEEP: Keeping = Keeping {
     auto_renew: true,
     max_hold: None,
+    margin: Duration::ZERO,
+    loss_check: None,
 };
 
 fn file(folder: &Path) -> Database {
@@ -195,6 +197,7 @@ async fn a_lost_lease_is_told(one: &Manager, other: &Manager) {
     let short = Keeping {
         auto_renew: true,
         max_hold: Some(Duration::from_millis(400)),
+        ..KEEP
     };
     let lease = one.lease(wanted("q", 0.3, 0.0), short).await.unwrap();
     let reason = lease.lost().await.unwrap();
@@ -204,7 +207,7 @@ async fn a_lost_lease_is_told(one: &Manager, other: &Manager) {
 async fn a_lease_that_is_shortened_is_taken_over_at_its_new_end(one: &Manager, other: &Manager) {
     let not_renewed = Keeping {
         auto_renew: false,
-        max_hold: None,
+        ..KEEP
     };
     for waits in [one, other] {
         let lease = one.lease(wanted("p", 60.0, 0.0), not_renewed).await.unwrap();

@@ -54,6 +54,7 @@ impl Terms {
         Ok(Keeping {
             auto_renew: self.auto_renew,
             max_hold,
+            ..Keeping::default()
         })
     }
 }

@@ -49,6 +49,7 @@ pub(crate) struct Hold {
     life: Mutex<Life>,
     changed: Notify,
     ledger: OnceLock<Arc<Ledger>>,
+    loss_check: OnceLock<Option<Duration>>,
     renewers: Mutex<Map<u64, Renewer>>,
     numbers: AtomicU64,
 }
@@ -73,6 +74,7 @@ impl Hold {
             life: Mutex::new(life),
             changed: Notify::new(),
             ledger: OnceLock::new(),
+            loss_check: OnceLock::new(),
             renewers: Mutex::default(),
             numbers: AtomicU64::new(0),
         }
@@ -143,9 +145,29 @@ impl Hold {
         }
     }
 
-    /// Counts its losses and renewals there from now on.
-    pub(crate) fn set_ledger(&self, ledger: Arc<Ledger>) {
+    /// A lease is made of it, whose losses and renewals are counted there. Its row is looked for
+    /// every so often.
+    pub(crate) fn make_lease(&self, ledger: Arc<Ledger>, loss_check: Option<Duration>) {
         let _ = self.ledger.set(ledger);
+        let _ = self.loss_check.set(loss_check);
+    }
+
+    pub(super) fn is_lease(&self) -> bool {
+        self.ledger.get().is_some()
+    }
+
+    /// Whether the database has not confirmed it for so long that its row is to be looked for.
+    pub(super) fn is_to_be_checked(&self, now: BootTime) -> bool {
+        let Some(Some(every)) = self.loss_check.get() else {
+            return false;
+        };
+        // The looks are not quite a second apart.
+        self.should_stand() && self.life().confirmed_at() + *every / 2 <= now
+    }
+
+    /// Has who waits for its end look at the time.
+    pub(super) fn wake(&self) {
+        self.changed.notify_waiters();
     }
 
     /// Notes who wants it renewed; the number is for [`Event::Renew`].
@@ -240,8 +262,7 @@ impl Hold {
         let mut life = self.life();
         let now = BootTime::now();
         // A row that perhaps has its predecessor's id can't be given away.
-        let has_its_id = life.arrival() != Some(Arrival::Unknown);
-        let may_be_handed_off = has_its_id && life.is_held(now);
+        let may_be_handed_off = life.arrival() != Some(Arrival::Unknown) && life.is_held(now);
         // A second release finds no row, because the first one has deleted it. That is no loss.
         let is_first = life.status() == Status::Held;
         let effects = life.on(now, Event::Release);
@@ -268,9 +289,10 @@ impl Hold {
 
     /// Whether its row would still be there if nobody had taken it away: it has not expired, and has
     /// this acquisition's id.
-    fn should_stand(&self) -> bool {
+    pub(super) fn should_stand(&self) -> bool {
         let life = self.life();
-        BootTime::now() < life.valid_until() && life.arrival() != Some(Arrival::Unknown)
+        let perhaps_another = matches!(life.arrival(), Some(Arrival::OnItsWay | Arrival::Unknown));
+        !perhaps_another && BootTime::now() < life.valid_until()
     }
 
     pub(super) fn target(&self) -> ReleaseTarget {

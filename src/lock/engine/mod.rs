@@ -41,6 +41,7 @@ mod release;
 mod retry;
 mod seat;
 mod table;
+mod watcher;
 
 pub use grant::Grant;
 pub(crate) use holds::{Hold, Known, Renewal};
@@ -102,6 +103,7 @@ pub struct Engine {
     clock: database_clock::DatabaseClock,
     poller: poller::Poller,
     overdue: Overdue,
+    watcher: watcher::Watcher,
     runtime: Handle,
     weak: Weak<Engine>,
     abandoned: AtomicU64,
@@ -123,6 +125,7 @@ impl Engine {
             clock: database_clock::DatabaseClock::default(),
             poller: poller::Poller::default(),
             overdue: Overdue::default(),
+            watcher: watcher::Watcher::default(),
             runtime: Handle::current(),
             weak: weak.clone(),
             abandoned: AtomicU64::new(0),

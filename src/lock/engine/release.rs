@@ -225,7 +225,9 @@ impl Engine {
     async fn pass_on(self: &Arc<Self>, passing: Passing, told: Told) {
         let outcome = self.give(&passing).await;
         let Passing { hold, from, ttl, .. } = passing;
-        let arrived = |arrival| drop(hold.on(self, life::Event::Arrived(arrival)));
+        let arrived = |arrival| {
+            let _ = hold.on(self, life::Event::Arrived(arrival));
+        };
         match outcome {
             Ok(Answered {
                 value: Some((won, until)),

@@ -218,6 +218,15 @@ impl Table {
         self.all_holds().filter(wanted).cloned().collect()
     }
 
+    /// The leases whose holders believe in them.
+    pub(super) fn leases(&self) -> Vec<Arc<Hold>> {
+        let now = BootTime::now();
+        let leases = self
+            .all_holds()
+            .filter(|hold| hold.is_lease() && hold.is_held_at(now));
+        leases.cloned().collect()
+    }
+
     /// This process's latest acquisition of the key, if it has not ended.
     pub(super) fn hold(&self, key: &Arc<str>) -> Option<&Arc<Hold>> {
         self.keys.get(key)?.hold.as_ref()

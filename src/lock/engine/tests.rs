@@ -7,7 +7,14 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// A database whose answers the test gives: it notes what it is asked for.
 #[derive(Clone, Default)]
-struct Asked(Arc<Mutex<Vec<Request>>>);
+struct Asked(Arc<Mutex<Vec<Request>>>, Arc<Mutex<Looks>>);
+
+/// What the database shows to who looks, if it answers, and how often it was looked at.
+#[derive(Default)]
+struct Looks {
+    rows: Option<Vec<LockRow>>,
+    count: u32,
+}
 
 enum Request {
     Acquire(Acquire),
@@ -80,7 +87,12 @@ impl Store for Asked {
             Operation::Release(release) => self.note(Request::Release(release)),
             Operation::HandOver(hand_over) => self.note(Request::HandOver(hand_over)),
             Operation::Renew(renew) => self.note(Request::Renew(renew)),
-            Operation::Observe { reply, .. } => drop(reply.send(Err(StoreError::transient("not now")))),
+            Operation::Observe { reply, .. } => {
+                let mut looks = self.1.lock().unwrap();
+                looks.count += 1;
+                let rows = looks.rows.clone();
+                drop(reply.send(rows.ok_or_else(|| StoreError::transient("not now"))));
+            }
             _ => {}
         }
     }
@@ -181,10 +193,16 @@ fn leased(grant: Grant) -> Lease {
 
 /// A lease that nobody renews, and the ledger that counts its loss.
 fn counted(grant: Grant) -> (Lease, Arc<Ledger>) {
-    let keeping = Keeping {
-        auto_renew: false,
-        max_hold: None,
-    };
+    kept(
+        grant,
+        Keeping {
+            auto_renew: false,
+            ..Keeping::default()
+        },
+    )
+}
+
+fn kept(grant: Grant, keeping: Keeping) -> (Lease, Arc<Ledger>) {
     let ledger = Arc::new(Ledger::default());
     (Lease::new(grant, keeping, Arc::clone(&ledger)), ledger)
 }
@@ -1280,13 +1298,11 @@ async fn an_acquisition_in_doubt_is_deleted_for_as_long_as_its_row_would_last() 
             drop(acquiring);
             next_release(&asked, 1).await.reply.send(Ok(true)).unwrap();
         }
-        let mut looks = 0;
-        for _ in 0..5 {
+        for looks in 0..5 {
             let look = next_release(&asked, 30).await;
             assert!(matches!(&look.target, ReleaseTarget::Row { id, .. } if *id == row));
             // The first row that is found need not be the last.
             look.reply.send(Ok(looks == 0)).unwrap();
-            looks += 1;
         }
     }
 }
@@ -1337,4 +1353,40 @@ async fn what_was_handed_off_and_never_reached_the_database_is_not_handed_off_ag
     others_run().await;
     asked.acquire().won(won());
     third.await.unwrap().keep();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_whose_row_has_gone_is_lost_within_a_second_whatever_its_time_to_live() {
+    let theirs = || theirs().into_iter().collect::<Vec<_>>();
+    let ours = |id: &str| {
+        let mut rows = theirs();
+        rows[0].id = id.to_owned();
+        rows
+    };
+    for (rows, is_checked, is_lost) in [
+        (Some(Vec::new()), true, true),
+        (Some(theirs()), true, true),
+        (Some(Vec::new()), false, false),
+        (None, true, false),
+    ] {
+        let (engine, asked) = engine();
+        let grant = held(&engine, &asked).await;
+        asked.1.lock().unwrap().rows = Some(ours(&grant.hold.id));
+        let keeping = Keeping {
+            auto_renew: false,
+            loss_check: is_checked.then_some(Duration::from_secs(1)),
+            ..Keeping::default()
+        };
+        let (lease, ledger) = kept(grant, keeping);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(lease.is_held());
+        asked.1.lock().unwrap().rows = rows;
+        let within = tokio::time::timeout(Duration::from_secs(1), lease.lost()).await;
+        assert_eq!(within.is_ok(), is_lost);
+        if is_lost {
+            assert_lost(&lease, &ledger, true).await;
+        } else {
+            assert!(lease.is_held());
+        }
+    }
 }

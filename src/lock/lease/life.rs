@@ -29,6 +29,8 @@ pub(crate) struct Life {
     /// Until when the row certainly stands.
     valid_until: BootTime,
     expiry: Expiry,
+    /// When the database was last known to have the row so.
+    confirmed_at: BootTime,
     /// The time to live that the row was given last.
     given: Duration,
     /// How long before the row's expiry its holder stops believing in it.
@@ -77,6 +79,7 @@ impl Life {
             loss: None,
             valid_until,
             expiry,
+            confirmed_at: BootTime::default(),
             given: ttl,
             margin: Duration::ZERO,
             is_lease: false,
@@ -113,6 +116,10 @@ impl Life {
 
     pub(crate) fn expiry(&self) -> Expiry {
         self.expiry
+    }
+
+    pub(crate) fn confirmed_at(&self) -> BootTime {
+        self.confirmed_at
     }
 
     /// None for what did not begin with a hand-off in memory.
@@ -294,6 +301,7 @@ impl Life {
                 let ttl = self.doubt.map_or(wanted.ttl, |doubt| doubt.min(wanted.ttl));
                 (self.given, self.expiry, self.failure) = (ttl, expiry, None);
                 self.set_valid_until(trusted_until(sent, ttl), effects);
+                self.confirmed_at = sent;
                 if self.renew_at.is_some() {
                     self.plan_renewal(now);
                 }

@@ -60,7 +60,7 @@ async fn lease(ttl: Duration, auto_renew: bool) -> (Lease, Arc<AtomicBool>) {
             grant,
             Keeping {
                 auto_renew,
-                max_hold: None,
+                ..Keeping::default()
             },
             ledger,
         ),

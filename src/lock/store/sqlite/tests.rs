@@ -90,7 +90,7 @@ async fn a_holder_whose_row_expired_by_a_jump_learns_it_at_its_next_renewal() {
         grant,
         Keeping {
             auto_renew: false,
-            max_hold: None,
+            ..Keeping::default()
         },
         Arc::default(),
     );

@@ -1,0 +1,80 @@
+//! Looks after the leases of this process once a second: finds those whose rows have gone, and those
+//! whose time ran out while the machine slept, when timers stand still.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::key::Now;
+use super::{Engine, Hold};
+use crate::lock::lease::life::Event;
+use crate::lock::operation::{LockRow, Operation};
+use crate::lock::surroundings::{self, Map};
+
+const PERIOD: Duration = Duration::from_secs(1);
+/// A look that takes longer is given up: the next one comes anyway.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// By how much the clock of belief gets ahead of that of timers when the machine has slept.
+const SLEPT: Duration = Duration::from_millis(100);
+
+#[derive(Default)]
+pub(super) struct Watcher {
+    is_running: AtomicBool,
+}
+
+impl Engine {
+    /// Looks after the leases from now on, for as long as there are any. Called within the runtime.
+    pub(crate) fn watch_leases(&self) {
+        if !self.watcher.is_running.swap(true, Ordering::AcqRel) {
+            drop(surroundings::spawn(&self.runtime, watch(Weak::clone(&self.weak))));
+        }
+    }
+
+    async fn find_losses(&self, leases: Vec<Arc<Hold>>) {
+        let keys: Vec<_> = leases.iter().map(|lease| Arc::clone(&lease.key)).collect();
+        let look = |reply, until| Operation::Observe {
+            keys: keys.clone(),
+            until,
+            reply,
+        };
+        // On failure the next look will do.
+        let Ok(rows) = self.ask(PATIENCE, look).await else {
+            return;
+        };
+        let rows: Map<&str, &LockRow> = rows.iter().map(|row| (&*row.key, row)).collect();
+        for lease in leases {
+            let is_ours = rows.get(&*lease.key).is_some_and(|row| *row.id == *lease.id);
+            if !is_ours && lease.should_stand() {
+                let _ = lease.on(self, Event::Lost("another holder has it, or its row was deleted"));
+            }
+        }
+    }
+}
+
+async fn watch(engine: Weak<Engine>) {
+    let mut before = Now::read();
+    loop {
+        tokio::time::sleep(surroundings::jitter(PERIOD, 0.85..1.0)).await;
+        let Some(engine) = engine.upgrade() else { return };
+        let mut leases = engine.table().leases();
+        if leases.is_empty() {
+            engine.watcher.is_running.store(false, Ordering::Release);
+            // A lease may have begun just before, trusting in this task.
+            let has_begun = !engine.table().leases().is_empty();
+            if !has_begun || engine.watcher.is_running.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            continue;
+        }
+        let now = Now::read();
+        let awake = now.timer.saturating_duration_since(before.timer);
+        if before.belief.until(now.belief) > awake + SLEPT {
+            leases.iter().for_each(|lease| lease.wake());
+        }
+        leases.retain(|lease| lease.is_to_be_checked(now.belief));
+        if !leases.is_empty() {
+            engine.find_losses(leases).await;
+        }
+        before = now;
+    }
+}
