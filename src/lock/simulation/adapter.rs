@@ -132,10 +132,17 @@ impl Held {
         let token = grant.won.token;
         let having = match how {
             How::Grant => Having::Grant(Some(grant)),
-            How::Lease { renewed, max_hold } => {
+            How::Lease {
+                renewed,
+                max_hold,
+                margin,
+                is_checked,
+            } => {
                 let keeping = Keeping {
                     auto_renew: renewed,
                     max_hold: max_hold.map(Duration::from_millis),
+                    margin: Duration::from_millis(margin),
+                    loss_check: is_checked.then_some(Duration::from_secs(1)),
                 };
                 Having::Lease(Lease::new(grant, keeping, ledger))
             }

@@ -10,6 +10,7 @@ use tokio::time::{sleep, sleep_until};
 use super::adapter::{Asked, Belief, Ended, Held, Locks};
 use super::context::{self, Process};
 use super::database::after_beginning;
+use super::judge::LOSS_CHECK;
 use super::scenario::{Cancel, End, How, Step, Task};
 use super::world::World;
 
@@ -92,16 +93,23 @@ async fn takes(world: &Arc<World>, process: &Arc<Process>, locks: &Locks, step: 
         }
         Some(Ok(held)) => {
             world.notes(|| format!("{number} holds with token {}", after_beginning(held.token)));
-            let is_renewed = matches!(
-                step.how,
+            let (is_renewed, is_checked) = match step.how {
+                How::Grant => (false, false),
                 How::Lease {
-                    renewed: true,
-                    max_hold: None
-                }
-            );
+                    renewed,
+                    max_hold,
+                    is_checked,
+                    ..
+                } => (renewed && max_hold.is_none(), is_checked),
+            };
+            let looks_every = match (is_checked, is_renewed) {
+                (true, _) => Some(LOSS_CHECK),
+                (false, true) => Some(step.ttl / 3),
+                (false, false) => None,
+            };
             let is_lease = matches!(step.how, How::Lease { .. });
             let belief: Belief = held.belief.clone();
-            let of_lease = (step.ttl, is_renewed, is_lease);
+            let of_lease = (looks_every, is_renewed, is_lease);
             world
                 .state()
                 .judge

@@ -14,8 +14,10 @@ const LATEST_END: u64 = 1000;
 const LONGEST_FREE: u64 = 1000;
 /// A loss that is known is reported within so many milliseconds.
 const REPORTED_WITHIN: u64 = 5;
-/// A renewal is due at a third of the time to live; so much more may pass before a missing row is reported.
-const RENEWAL_TAKES: u64 = 1500;
+/// How often the loss check looks.
+pub(super) const LOSS_CHECK: u64 = 1000;
+/// So much later than the next look at its row is due, a loss is reported at the latest.
+const LOOK_TAKES: u64 = 1000;
 
 #[derive(Clone, Debug)]
 pub(super) struct Violation {
@@ -42,7 +44,8 @@ pub(super) struct Believer {
     key: Arc<str>,
     belief: Belief,
     since: u64,
-    ttl: u64,
+    /// How often the database is asked about its row, if it is.
+    looks_every: Option<u64>,
     /// It is renewed without end.
     is_renewed: bool,
     is_lease: bool,
@@ -255,7 +258,7 @@ impl Judge {
         number: usize,
         belief: Belief,
         token: i64,
-        (ttl, is_renewed, is_lease): (u64, bool, bool),
+        (looks_every, is_renewed, is_lease): (Option<u64>, bool, bool),
         now: u64,
     ) -> usize {
         let Some(waiter) = self.takes_out(number) else {
@@ -289,7 +292,7 @@ impl Judge {
             process: waiter.process,
             key: waiter.key,
             since: now,
-            ttl,
+            looks_every,
             is_renewed,
             is_lease,
             is_excused,
@@ -312,10 +315,15 @@ impl Judge {
 
     /// The holder asks for another time itself.
     pub(super) fn renews(&mut self, number: usize, ttl: u64) {
-        if let Some(believer) = self.believer(number)
-            && u128::from(ttl) * 1000 < believer.belief.remaining().as_micros()
-        {
+        let Some(believer) = self.believer(number) else {
+            return;
+        };
+        if u128::from(ttl) * 1000 < believer.belief.remaining().as_micros() {
             believer.is_shortened = true;
+        }
+        // The next renewal is due at the end of that time.
+        if believer.looks_every.is_some_and(|time| time != LOSS_CHECK) {
+            believer.looks_every = None;
         }
     }
 
@@ -348,7 +356,14 @@ impl Judge {
             &[Verb::Release, Verb::HandOver],
             believer.since,
         );
-        if let (true, false, Some(loss)) = (believed, believer.is_excused, loss) {
+        let was_in_doubt = self.has_met_a_fault(
+            believer.process,
+            &believer.key,
+            &[Verb::Acquire, Verb::HandOver],
+            0,
+        );
+        let is_known = KNOWN.looks_delete_what_was_handed_on && was_in_doubt;
+        if let (true, false, false, Some(loss)) = (believed, believer.is_excused, is_known, loss) {
             let what = format!("lease {number} was held and released, and reports a loss: {loss}");
             self.violated("no loss is reported that is none", what);
         }
@@ -462,15 +477,10 @@ impl Judge {
             return;
         }
         if believer.belief.is_held() {
-            let limit = believer
-                .row_gone_at
-                .map(|gone| gone + believer.ttl / 3 + RENEWAL_TAKES);
-            if let Some(limit) = limit
-                && believer.is_renewed
-                && now > limit.max(process.disturbed_until + 1000)
-                && process.resumed_at + believer.ttl / 3 < limit
+            if let (Some(gone_at), Some(looks_every)) = (believer.row_gone_at, believer.looks_every)
+                && now > self.looked_for_since(gone_at, process) + looks_every + LOOK_TAKES
             {
-                let what = format!("{number}: its row is gone, and {now} ms is later than {limit} ms");
+                let what = format!("{number}: its row is gone, and {now} ms is late");
                 self.violated("a loss is reported within its bound", what);
             }
             return;
@@ -481,6 +491,12 @@ impl Judge {
             let what = format!("{number}: it ended at {ended_at} ms, and at {now} ms nobody knows");
             self.violated("a loss is reported at once", what);
         }
+    }
+
+    /// Since when nothing has kept a process from finding that a row has gone.
+    fn looked_for_since(&self, gone_at: u64, process: &OfProcess) -> u64 {
+        let undisturbed = process.disturbed_until.max(process.resumed_at);
+        gone_at.max(undisturbed).max(self.slept_at.unwrap_or(0))
     }
 
     fn loss_has_a_cause(&mut self, index: usize, database: &Database, now: u64) {

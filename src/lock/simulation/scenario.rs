@@ -115,7 +115,14 @@ pub(super) enum Cancel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
     Grant,
-    Lease { renewed: bool, max_hold: Option<u64> },
+    Lease {
+        renewed: bool,
+        max_hold: Option<u64>,
+        /// How long before the row's expiry the holder stops believing.
+        margin: u64,
+        /// Whether its row is looked for each second.
+        is_checked: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,17 +283,11 @@ fn task(chance: &mut Chance, processes: usize, keys: usize, latency: u64) -> Tas
 fn step(chance: &mut Chance, keys: usize, latency: u64, is_held_long: bool) -> Step {
     let how = match chance.between(0, 5) {
         0 | 1 => How::Grant,
-        2 => How::Lease {
-            renewed: false,
-            max_hold: None,
-        },
-        3 => How::Lease {
-            renewed: true,
-            max_hold: Some(chance.one_of(&[800, 2500, 6000])),
-        },
-        _ => How::Lease {
-            renewed: true,
-            max_hold: None,
+        kind => How::Lease {
+            renewed: kind != 2,
+            max_hold: (kind == 3).then(|| chance.one_of(&[800, 2500, 6000])),
+            margin: chance.one_of(&[0, 0, 40]),
+            is_checked: chance.percent(40),
         },
     };
     // A time to live that the ways of a renewal and its answer do not use up.
@@ -332,6 +333,8 @@ fn hands_on(chance: &mut Chance, step: &mut Step) {
     step.how = How::Lease {
         renewed: chance.percent(70),
         max_hold: None,
+        margin: 0,
+        is_checked: chance.percent(40),
     };
     step.ttl = step.ttl.max(1500);
     step.hold = chance.one_of(&[5, 300, 1000, 3000]);

@@ -283,7 +283,7 @@ impl State {
 
     fn are_in_doubt<'a>(&mut self, statements: impl Iterator<Item = &'a Statement>) {
         for statement in statements {
-            if let Statement::Acquire { id, .. } = statement {
+            if let Statement::Acquire { id, .. } | Statement::HandOver { id, .. } = statement {
                 *self.doubts.entry(Arc::clone(id)).or_default() += 1;
             }
         }
