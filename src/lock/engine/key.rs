@@ -19,8 +19,8 @@ use crate::lock::surroundings::planted;
 
 mod terms;
 
-use terms::Seen;
 pub(crate) use terms::{Answer, Counted, Effect, Event, Now, Outcome, Row, Waiter};
+use terms::{Asking, Ours, Seen};
 
 /// How long a caller waits after its deadline for a request that is still under way. No caller may
 /// wait longer than one second after its deadline.
@@ -49,24 +49,6 @@ pub(crate) struct Key {
     /// What the database last said, if it failed: what those behind the first are told when their
     /// time is up.
     failure: Option<StoreError>,
-}
-
-/// The lock as this process has it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Ours {
-    id: AcquisitionId,
-    /// Until when its holder may believe in it, however it goes on.
-    until: BootTime,
-    is_leaving: bool,
-}
-
-/// A request that is under way, or whose answer has not been read.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Asking {
-    id: AcquisitionId,
-    since: Instant,
-    /// Whether the lock may have become free after the database looked at it.
-    is_outdated: bool,
 }
 
 /// When the first waiter asks.
@@ -436,33 +418,6 @@ impl Key {
         };
         effects.push(Effect::Remove(id.clone(), outcome));
         self.leave(id, effects);
-    }
-}
-
-impl Ours {
-    fn held(id: &AcquisitionId, until: BootTime) -> Self {
-        Self {
-            id: id.clone(),
-            until,
-            is_leaving: false,
-        }
-    }
-
-    fn as_seen(&self) -> Seen {
-        Seen {
-            id: Some(self.id.clone()),
-            expires_at: None,
-        }
-    }
-}
-
-impl Asking {
-    fn since(now: Now, id: &AcquisitionId) -> Self {
-        Self {
-            id: id.clone(),
-            since: now.timer,
-            is_outdated: false,
-        }
     }
 }
 

@@ -183,3 +183,48 @@ impl Seen {
         self.id.as_ref() == Some(&row.id) && !ends_sooner
     }
 }
+
+/// The lock as this process has it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Ours {
+    pub(super) id: AcquisitionId,
+    /// Until when its holder may believe in it, however it goes on.
+    pub(super) until: BootTime,
+    pub(super) is_leaving: bool,
+}
+
+/// A request that is under way, or whose answer has not been read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Asking {
+    pub(super) id: AcquisitionId,
+    pub(super) since: Instant,
+    /// Whether the lock may have become free after the database looked at it.
+    pub(super) is_outdated: bool,
+}
+
+impl Ours {
+    pub(super) fn held(id: &AcquisitionId, until: BootTime) -> Self {
+        Self {
+            id: id.clone(),
+            until,
+            is_leaving: false,
+        }
+    }
+
+    pub(super) fn as_seen(&self) -> Seen {
+        Seen {
+            id: Some(self.id.clone()),
+            expires_at: None,
+        }
+    }
+}
+
+impl Asking {
+    pub(super) fn since(now: Now, id: &AcquisitionId) -> Self {
+        Self {
+            id: id.clone(),
+            since: now.timer,
+            is_outdated: false,
+        }
+    }
+}
