@@ -322,7 +322,7 @@ impl Life {
             }
             Answer::Failed { cause, .. } if planted!(OneFailedRenewalIsALoss) => self.lose(&cause, effects),
             Answer::Failed { cause, is_in_doubt } => {
-                if is_in_doubt && !planted!(ForgottenDoubtOfARenewal) {
+                if is_in_doubt {
                     self.doubt = Some(self.doubt.map_or(wanted.ttl, |doubt| doubt.min(wanted.ttl)));
                 }
                 effects.push(Effect::Count(Counted::BackendError));

@@ -4,10 +4,14 @@
 //! process pauses or dies. After every step a judge looks at what must hold. A seed that fails prints its history, and is
 //! shrunk to the few steps and faults without which it does not fail.
 //!
-//! - `cargo test --no-default-features simulation` tries the seeds of the test command;
-//! - `SIMULATION_SEED=N cargo test --no-default-features simulation::tests::one_seed -- --ignored --nocapture` replays one;
+//! - `cargo test --no-default-features simulation` tries the seeds of the test command, explores every order of events on one
+//!   key, and looks for the planted faults;
+//! - `SIMULATION_SEED=N cargo test --no-default-features simulation::tests::one_seed -- --ignored --nocapture` replays a seed;
 //! - `SIMULATION_SEEDS=1000000 cargo test --release --no-default-features simulation::tests::many_seeds -- --ignored --nocapture`
-//!   is the long form.
+//!   is the long form, and `simulation::tests::no_order_of_events_violates_anything_in_full` the larger exploration.
+//!
+//! Two things are not simulated: a fork (the bridge keeps the core out of the child), and several connections of one store, whose
+//! effects are the faults [`Fault::Twice`](scenario::Fault) and [`Fault::Late`](scenario::Fault).
 
 mod adapter;
 mod chance;

@@ -31,8 +31,6 @@ plants! {
     RenewalThatUndoesALongerOne,
     /// A renewal whose answer is lost leaves a belief that the row need not bear out.
     UnansweredRenewalIsTrusted,
-    /// A renewal whose answer was lost is forgotten when the next one succeeds.
-    ForgottenDoubtOfARenewal,
     /// The new holder believes for its whole time before the database has answered.
     HandOffThatTrustsTooLong,
     /// A late hand-off gives the row an earlier end than its holder believes in (in the simulated store).

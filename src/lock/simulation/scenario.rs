@@ -215,6 +215,17 @@ impl Scenario {
             let happening = scenario.happening(&mut chance);
             scenario.happenings.push(happening);
         }
+        if is_one_queue && flavour != Flavour::Sqlite && chance.percent(40) {
+            // Statements that come late, while the leases are handed on.
+            scenario.windows.push(Window {
+                number: windows,
+                fault: chance.one_of(&[Fault::Late, Fault::Twice]),
+                process: 0,
+                from: 0,
+                until: SPAN,
+                percent: 35,
+            });
+        }
         scenario
     }
 
