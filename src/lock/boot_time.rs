@@ -9,6 +9,10 @@ pub struct BootTime(Duration);
 impl BootTime {
     #[must_use]
     pub fn now() -> Self {
+        #[cfg(test)]
+        if let Some(time) = super::simulation::context::boot_time() {
+            return Self(time);
+        }
         Self(clock::elapsed())
     }
 

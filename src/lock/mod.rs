@@ -53,4 +53,6 @@ pub use registry::Registry;
 pub use store::sqlite::{close_files, unused_files_are_closed};
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

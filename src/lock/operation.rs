@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::boot_time::BootTime;
 use super::error::StoreError;
 use super::surroundings;
+use crate::lock::surroundings::planted;
 
 /// The id of one acquisition, made anew for each. A row that has it is that acquisition's.
 pub type AcquisitionId = Arc<str>;
@@ -106,7 +107,7 @@ impl Acquire {
 
     /// The store failed.
     pub fn failed(mut self, error: StoreError) {
-        if error.outcome_unknown {
+        if error.outcome_unknown && !planted!(ForgottenDoubt) {
             self.claim.had_doubt = true;
             if self.claim.state == ClaimState::Unwritten {
                 self.claim.state = ClaimState::InDoubt;

@@ -13,6 +13,7 @@ use super::{Engine, retry};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Abandoned, AcquisitionId, Operation, Release, ReleaseTarget};
 use crate::lock::surroundings;
+use crate::lock::surroundings::planted;
 use crate::notices::Trouble;
 
 /// How long to wait before a row is deleted again, at first and at last.
@@ -123,7 +124,7 @@ impl Engine {
 async fn delete_later(engine: Weak<Engine>, target: ReleaseTarget, lasting: Duration, once: bool) {
     let end = Instant::now() + lasting;
     let mut pause = FIRST_LOOK;
-    while Instant::now() < end {
+    while Instant::now() < end && !planted!(LateStatement) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(SELDOM_LOOK);
         let Some(engine) = engine.upgrade() else { return };

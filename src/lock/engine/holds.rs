@@ -18,6 +18,7 @@ use crate::lock::lease::life::{Arrival, Counted, Effect, Event, Life, Status, To
 use crate::lock::operation::{AcquisitionId, Claim, ReleaseTarget};
 use crate::lock::store::key_hash;
 use crate::lock::surroundings::Map;
+use crate::lock::surroundings::planted;
 use crate::mutex::lock;
 
 /// How many past acquisitions are remembered; beyond it, a release by name goes by the holder's name alone.
@@ -103,6 +104,7 @@ impl Hold {
 
     fn carry_out(&self, effect: Effect) {
         match effect {
+            Effect::Changed if planted!(UnreportedLoss) => {}
             Effect::Changed => self.changed.notify_waiters(),
             Effect::Count(counted) => {
                 if let Some(ledger) = self.ledger.get() {
@@ -289,7 +291,8 @@ impl Hold {
             let mut leaving = leaving;
             let released = releasing.await?;
             if let Some(leaving) = &mut leaving {
-                leaving.was_gone = released == Released::Gone && self.should_stand();
+                leaving.was_gone =
+                    released == Released::Gone && self.should_stand() && !planted!(IgnoredAnswerOfARelease);
             }
             Ok(released == Released::Deleted)
         }

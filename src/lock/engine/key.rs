@@ -15,6 +15,7 @@ use crate::lock::boot_time::BootTime;
 use crate::lock::error::StoreError;
 use crate::lock::lease::time::AFTER_EXPIRY;
 use crate::lock::operation::AcquisitionId;
+use crate::lock::surroundings::planted;
 
 mod terms;
 
@@ -80,6 +81,10 @@ impl Key {
         let mut effects = Vec::new();
         let joins = matches!(event, Event::Join(_));
         match event {
+            Event::Join(waiter) if planted!(TwoRequests) => {
+                effects.push(Effect::Ask(waiter.id.clone()));
+                self.join(waiter);
+            }
             Event::Join(waiter) => self.join(waiter),
             Event::Leave(id) => self.leave(&id, &mut effects),
             Event::Due(id) => self.due(now, &id, &mut effects),
@@ -91,7 +96,7 @@ impl Key {
                     (Some(_), None) => false,
                     (None, _) => true,
                 };
-                if !is_as_seen {
+                if !is_as_seen && !planted!(BlindPoller) {
                     self.may_be_free();
                 }
             }
@@ -203,7 +208,11 @@ impl Key {
             self.next = if is_leaving { Next::AfterOurs } else { Next::Now };
             self.failures = 0;
         }
-        self.waiters.push_back(waiter);
+        if planted!(QueueJumper) {
+            self.waiters.push_front(waiter)
+        } else {
+            self.waiters.push_back(waiter)
+        }
     }
 
     fn leave(&mut self, id: &AcquisitionId, effects: &mut Vec<Effect>) {
@@ -212,7 +221,9 @@ impl Key {
             return;
         }
         self.waiters.pop_front();
-        self.asking = None;
+        if !planted!(ForgottenSuccessor) {
+            self.asking = None;
+        }
         self.next = Next::AfterOurs;
         self.failures = 0;
         self.seen = self.ours.as_ref().map(Ours::as_seen);
@@ -223,7 +234,10 @@ impl Key {
     }
 
     fn due(&mut self, now: Now, id: &AcquisitionId, effects: &mut Vec<Effect>) {
-        let Some(deadline) = self.deadline_of(id).filter(|deadline| *deadline <= now.timer) else {
+        let Some(deadline) = self
+            .deadline_of(id)
+            .filter(|deadline| *deadline <= now.timer || planted!(EarlyTimeout))
+        else {
             return;
         };
         let outcome = match &self.asking {
@@ -383,7 +397,8 @@ impl Key {
     }
 
     fn ended(&mut self, id: &AcquisitionId) {
-        if self.ours.take_if(|ours| ours.id == *id).is_some() || self.ours.is_none() {
+        let is_over = self.ours.take_if(|ours| ours.id == *id).is_some() || self.ours.is_none();
+        if is_over && !planted!(LostWakeUp) {
             self.may_be_free();
         }
     }
@@ -400,7 +415,8 @@ impl Key {
     }
 
     fn remove_overdue(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let overdue = |waiter: &&Waiter| waiter.deadline + OVERDUE <= now.timer;
+        let overdue =
+            |waiter: &&Waiter| waiter.deadline + OVERDUE <= now.timer && !planted!(ForgottenOverdueWaiter);
         // From the back, so that nobody becomes the first who is to be removed.
         let overdue = self.waiters.iter().rev().filter(overdue);
         for id in overdue.map(|waiter| waiter.id.clone()).collect::<Vec<_>>() {

@@ -25,6 +25,7 @@ use super::error::{LockError, StoreError};
 use super::operation::{Claim, LockRow, Operation, Reply};
 use super::reporter::Reporter;
 use super::store::{Listener, Store, key_hash};
+use crate::lock::surroundings::planted;
 use crate::mutex::lock;
 use crate::notices::Trouble;
 
@@ -197,7 +198,7 @@ impl Engine {
             if !failure.transient || Instant::now() >= deadline {
                 return Err(failure);
             }
-            carried_out_before |= failure.outcome_unknown;
+            carried_out_before |= failure.outcome_unknown && !planted!(ForgottenEarlierTry);
             failed_before = Some(failure);
             tokio::time::sleep_until(backoff.next().min(deadline)).await;
         }

@@ -15,6 +15,7 @@ use crate::lock::error::{LockError, StoreError};
 use crate::lock::lease::life::{Expiry, Life};
 use crate::lock::lease::time::trusted_until;
 use crate::lock::operation::{AcquisitionId, Attempt, Claim, LockRow, Won};
+use crate::lock::surroundings::planted;
 
 /// A caller's place in the queue for a key; left when dropped.
 pub(super) struct Place {
@@ -146,6 +147,12 @@ impl Place {
         }
         let until = match &received {
             Some(_) => None,
+            None if planted!(BeliefFromTheAnswer) => {
+                Some(trusted_until(crate::lock::boot_time::BootTime::now(), claim.ttl))
+            }
+            None if planted!(BeliefFromTheAnswer) => {
+                Some(trusted_until(crate::lock::boot_time::BootTime::now(), claim.ttl))
+            }
             None => Some(trusted_until(claim.sent_at, claim.ttl)),
         };
         let hold = received.unwrap_or_else(|| {

@@ -26,6 +26,7 @@ use crate::lock::operation::{
     Acquire, AcquisitionId, HandOver, Operation, Release, ReleaseTarget, Reply, Won,
 };
 use crate::lock::surroundings;
+use crate::lock::surroundings::planted;
 use crate::notices::Trouble;
 
 /// Where the holder hears whether the lock was still there.
@@ -207,11 +208,15 @@ impl Engine {
         let claim = &request.claim;
         let (now, until) = (BootTime::now(), from.valid_until());
         let won = Won {
-            token: from.token.saturating_add(1),
+            token: from.token.saturating_add(i64::from(!planted!(TokenOutOfOrder))),
             acquired_at,
             expires_at: from.expires_at().min(expires_at(acquired_at, claim.ttl)),
         };
-        let lasting = now.until(until).min(claim.ttl);
+        let lasting = if planted!(HandOffThatTrustsTooLong) {
+            claim.ttl
+        } else {
+            now.until(until).min(claim.ttl)
+        };
         let life = Life::handed_off(claim.ttl, now + lasting, Expiry::at(won.expires_at));
         let hold = Arc::new(Hold::new(claim, seat.manager, won.token, life));
         seat.receive(Arc::clone(&hold));
@@ -397,7 +402,7 @@ impl Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if !self.done {
+        if !self.done && !planted!(AbandonedRelease) {
             self.engine
                 .delete_in_background(&self.hold.id, &self.hold.key, None);
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::time::trusted_until;
 use crate::lock::boot_time::BootTime;
+use crate::lock::surroundings::planted;
 
 mod terms;
 
@@ -212,7 +213,11 @@ impl Life {
     /// Renews when a third of the time has passed that the row has been given at most. What its holder
     /// has renewed for longer is left as it is until then.
     fn plan_renewal(&mut self, now: BootTime) {
-        let left = self.trusted_for(now);
+        let left = if planted!(RenewalThatUndoesALongerOne) {
+            self.ttl
+        } else {
+            self.trusted_for(now)
+        };
         self.renew_at = Some(now + (left - left.min(self.ttl) * 2 / 3));
     }
 
@@ -253,7 +258,9 @@ impl Life {
         if let Some(Wanted { ttl, .. }) = self.wanted.front().copied() {
             // If the answer is lost, the shorter of the two times must be believed.
             self.given = self.given.min(ttl);
-            self.set_valid_until(self.valid_until.min(trusted_until(now, ttl)), effects);
+            if !planted!(UnansweredRenewalIsTrusted) {
+                self.set_valid_until(self.valid_until.min(trusted_until(now, ttl)), effects);
+            }
             self.renewal = Renewal::UnderWay { sent: now };
             effects.push(Effect::Send {
                 ttl,
@@ -301,6 +308,10 @@ impl Life {
                 effects.extend([Effect::Extended, Effect::Count(Counted::Renewal)]);
                 wanted.tell(Told::Renewed(expiry), effects);
             }
+            Answer::Gone if planted!(RenewalThatRevives) => {
+                self.wanted.pop_front();
+                self.valid_until = trusted_until(sent, wanted.ttl);
+            }
             Answer::Gone => {
                 self.wanted.pop_front();
                 self.lose(
@@ -309,6 +320,7 @@ impl Life {
                 );
                 wanted.tell(Told::NotHeld, effects);
             }
+            Answer::Failed { cause, .. } if planted!(OneFailedRenewalIsALoss) => self.lose(&cause, effects),
             Answer::Failed { cause, is_in_doubt } => {
                 if is_in_doubt {
                     self.doubt = Some(self.doubt.map_or(wanted.ttl, |doubt| doubt.min(wanted.ttl)));

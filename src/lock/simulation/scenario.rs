@@ -1,0 +1,355 @@
+//! What a seed makes happen: who wants which lock when, and what goes wrong. Times are in milliseconds.
+
+use super::chance::Chance;
+
+/// Whose rules the simulated database keeps where the real ones differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flavour {
+    /// An expired row stands until it is overwritten. Every answer is conclusive.
+    Sqlite,
+    /// An expired row stands until it is overwritten.
+    Postgres,
+    /// An expired row is gone.
+    Redis,
+}
+
+/// What can happen to a statement on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fault {
+    /// The answer comes late.
+    SlowAnswer,
+    /// It is carried out, and its answer is lost.
+    LostAnswer,
+    /// It is lost on its way.
+    LostRequest,
+    /// The server is not reached, and the client knows that at once.
+    Refused,
+    /// The client gives it up, and it is carried out after that.
+    Late,
+    /// The database refuses this one operation for good.
+    Poison,
+    /// There is no free connection for a while.
+    PoolFull,
+    /// It is carried out over one connection, and again over another; the first one is the later one.
+    Twice,
+    /// The news of a release is lost.
+    LostNews,
+}
+
+impl Fault {
+    pub(super) const ALL: [Self; 9] = [
+        Self::SlowAnswer,
+        Self::LostAnswer,
+        Self::LostRequest,
+        Self::Refused,
+        Self::Late,
+        Self::Poison,
+        Self::PoolFull,
+        Self::Twice,
+        Self::LostNews,
+    ];
+    /// What a database in the same machine can do.
+    const LOCAL: [Self; 5] = [
+        Self::SlowAnswer,
+        Self::Refused,
+        Self::Poison,
+        Self::PoolFull,
+        Self::LostNews,
+    ];
+}
+
+/// A time in which a process's statements meet a fault.
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    /// It keeps its fate when other windows are dropped.
+    pub(super) number: u64,
+    pub(super) fault: Fault,
+    pub(super) process: usize,
+    pub(super) from: u64,
+    pub(super) until: u64,
+    pub(super) percent: u64,
+}
+
+/// What happens to a whole process, or to the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    Pause {
+        process: usize,
+        lasting: u64,
+    },
+    Kill {
+        process: usize,
+    },
+    /// All machines but the database's sleep.
+    Sleep {
+        lasting: u64,
+    },
+    /// An operator deletes a row.
+    Break {
+        key: usize,
+    },
+    /// The database restarts, is away for a while, and has lost the commits of so long.
+    Restart {
+        away: u64,
+        loses: u64,
+    },
+    /// The database's clock is set forward or back.
+    ClockJump {
+        by: i64,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Happening {
+    pub(super) at: u64,
+    pub(super) event: Event,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cancel {
+    After(u64),
+    /// At so many awaits.
+    AtPoll(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    Grant,
+    Lease {
+        renewed: bool,
+        max_hold: Option<u64>,
+        /// How long before the row's expiry the holder stops believing.
+        margin: u64,
+        /// Whether its row is looked for each second.
+        is_checked: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Release,
+    /// The future of the release is dropped at so many awaits.
+    ReleaseLeft(u64),
+    Drop,
+    /// It is kept until it expires (a grant), or dropped (a lease).
+    Keep,
+}
+
+/// One lock taken by a task.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) wait: u64,
+    pub(super) key: usize,
+    pub(super) how: How,
+    pub(super) ttl: u64,
+    pub(super) timeout: u64,
+    /// So long nobody polls the acquisition.
+    pub(super) unpolled: u64,
+    pub(super) cancel: Option<Cancel>,
+    pub(super) hold: u64,
+    /// Renewed by hand, to this time, in the middle of the holding.
+    pub(super) renew: Option<u64>,
+    pub(super) end: End,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Task {
+    pub(super) process: usize,
+    pub(super) steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Scenario {
+    pub(super) seed: u64,
+    pub(super) flavour: Flavour,
+    pub(super) processes: usize,
+    pub(super) keys: usize,
+    /// The longest way of a statement, and of its answer.
+    pub(super) latency: u64,
+    pub(super) tasks: Vec<Task>,
+    pub(super) windows: Vec<Window>,
+    pub(super) happenings: Vec<Happening>,
+}
+
+/// How long the disturbed part of a scenario takes at most, after which only what was begun goes on.
+const SPAN: u64 = 12_000;
+
+impl Scenario {
+    pub(super) fn of(seed: u64) -> Self {
+        let mut chance = Chance::of(seed);
+        let flavour = chance.one_of(&[
+            Flavour::Sqlite,
+            Flavour::Postgres,
+            Flavour::Postgres,
+            Flavour::Redis,
+        ]);
+        let processes = chance.one_of(&[1, 2, 2, 2, 3]);
+        let keys = chance.one_of(&[1, 1, 2]);
+        let latency = chance.one_of(&[0, 1, 1, 3, 20]);
+        // Where one process's tasks hand a lease on to each other, and renew it.
+        let is_one_queue = chance.percent(20);
+        let (processes, keys) = if is_one_queue { (1, 1) } else { (processes, keys) };
+        let tasks = (0..chance.between(2, 6)).map(|_| {
+            let mut task = task(&mut chance, processes, keys, latency);
+            if is_one_queue {
+                task.steps.iter_mut().for_each(|step| hands_on(&mut chance, step));
+            }
+            task
+        });
+        let mut scenario = Self {
+            seed,
+            flavour,
+            processes,
+            keys,
+            latency,
+            tasks: tasks.collect(),
+            windows: Vec::new(),
+            happenings: Vec::new(),
+        };
+        let windows = chance.one_of(&[0, 1, 2, 3, 5, 8]);
+        for number in 0..windows {
+            let window = scenario.window(&mut chance, number);
+            scenario.windows.push(window);
+        }
+        for _ in 0..chance.one_of(&[0, 0, 0, 1, 1, 2]) {
+            let happening = scenario.happening(&mut chance);
+            scenario.happenings.push(happening);
+        }
+        if is_one_queue && flavour != Flavour::Sqlite && chance.percent(40) {
+            // Statements that come late, while the leases are handed on.
+            scenario.windows.push(Window {
+                number: windows,
+                fault: chance.one_of(&[Fault::Late, Fault::Twice]),
+                process: 0,
+                from: 0,
+                until: SPAN,
+                percent: 35,
+            });
+        }
+        scenario
+    }
+
+    fn window(&self, chance: &mut Chance, number: u64) -> Window {
+        let from = if chance.percent(40) {
+            0
+        } else {
+            chance.between(0, SPAN / 2)
+        };
+        let fault = match self.flavour {
+            Flavour::Sqlite => chance.one_of(&Fault::LOCAL),
+            Flavour::Postgres | Flavour::Redis => chance.one_of(&Fault::ALL),
+        };
+        Window {
+            number,
+            fault,
+            process: chance.index(self.processes),
+            from,
+            until: from + chance.one_of(&[50, 500, 2000, 6000]),
+            percent: chance.one_of(&[15, 50, 100]),
+        }
+    }
+
+    fn happening(&self, chance: &mut Chance) -> Happening {
+        let process = chance.index(self.processes);
+        let key = chance.index(self.keys);
+        let event = match chance.between(0, 9) {
+            0..=3 => Event::Pause {
+                process,
+                lasting: chance.one_of(&[10, 300, 1500, 5000]),
+            },
+            4 => Event::Kill { process },
+            5 => Event::Sleep {
+                lasting: chance.one_of(&[300, 2000, 20_000]),
+            },
+            6 | 7 => Event::Break { key },
+            8 => Event::Restart {
+                away: chance.one_of(&[0, 100, 1000]),
+                loses: match self.flavour {
+                    Flavour::Sqlite => 0,
+                    Flavour::Postgres => chance.one_of(&[0, 0, 50, 1000]),
+                    Flavour::Redis => chance.one_of(&[0, 1000, u64::MAX]),
+                },
+            },
+            _ => Event::ClockJump {
+                by: chance.one_of(&[-5000, -500, 500, 3000, 60_000]),
+            },
+        };
+        Happening {
+            at: chance.between(0, SPAN),
+            event,
+        }
+    }
+}
+
+fn task(chance: &mut Chance, processes: usize, keys: usize, latency: u64) -> Task {
+    let process = chance.index(processes);
+    let is_held_long = chance.percent(20);
+    let steps = (0..chance.between(1, 4)).map(|_| step(chance, keys, latency, is_held_long));
+    Task {
+        process,
+        steps: steps.collect(),
+    }
+}
+
+fn step(chance: &mut Chance, keys: usize, latency: u64, is_held_long: bool) -> Step {
+    let how = match chance.between(0, 5) {
+        0 | 1 => How::Grant,
+        kind => How::Lease {
+            renewed: kind != 2,
+            max_hold: (kind == 3).then(|| chance.one_of(&[800, 2500, 6000])),
+            margin: chance.one_of(&[0, 0, 40]),
+            is_checked: chance.percent(40),
+        },
+    };
+    // A time to live that the ways of a renewal and its answer do not use up.
+    let ttl = chance
+        .one_of(&[400, 1500, 3000, 10_000, 60_000, 60_000])
+        .max(latency * 30);
+    Step {
+        wait: chance.one_of(&[0, 0, 1, 10, 100, 700, 2500]),
+        key: chance.index(keys),
+        how,
+        ttl,
+        timeout: chance.one_of(&[0, 50, 500, 1000, 3000, 10_000, 10_000]),
+        unpolled: if chance.percent(4) {
+            chance.one_of(&[5, 400, 4000])
+        } else {
+            0
+        },
+        cancel: match chance.between(0, 11) {
+            0 => Some(Cancel::After(chance.one_of(&[0, 1, 3, 30, 300, 1200]))),
+            1 => Some(Cancel::AtPoll(chance.between(1, 4))),
+            _ => None,
+        },
+        hold: if is_held_long {
+            chance.one_of(&[2000, 5000, 9000])
+        } else {
+            chance.one_of(&[0, 0, 1, 5, 50, 300, 1000, 3000])
+        },
+        renew: if chance.percent(12) {
+            Some(chance.one_of(&[300, 2000, 20_000, 90_000]).max(latency * 30))
+        } else {
+            None
+        },
+        end: match chance.between(0, 9) {
+            0..=5 => End::Release,
+            6 => End::ReleaseLeft(chance.between(0, 3)),
+            7 | 8 => End::Drop,
+            _ => End::Keep,
+        },
+    }
+}
+
+fn hands_on(chance: &mut Chance, step: &mut Step) {
+    step.how = How::Lease {
+        renewed: chance.percent(70),
+        max_hold: None,
+        margin: 0,
+        is_checked: chance.percent(40),
+    };
+    step.ttl = step.ttl.max(1500);
+    step.hold = chance.one_of(&[5, 300, 1000, 3000]);
+    if chance.percent(40) {
+        step.renew = Some(chance.one_of(&[20_000, 90_000]));
+    }
+}

@@ -1,0 +1,298 @@
+//! The ways of statements to the database, and of answers back: what is lost, late or repeated.
+
+use std::sync::Arc;
+
+use super::super::adapter::{self, KNOWN, Verb};
+use super::super::chance::Chance;
+use super::super::database::{Outcome, Statement, brief};
+use super::super::plants::{Plant, is_planted};
+use super::super::scenario::{Fault, Flavour};
+use super::{Coming, LATEST, PATIENCE, Request, State, Waiting, Way};
+use crate::lock::error::StoreError;
+use crate::lock::operation::Operation;
+use crate::lock::store::key_hash;
+
+impl State {
+    /// Which fault a process's statement meets now.
+    pub(super) fn fault(&mut self, process: usize, numbers: &[u64], of: &[Fault], now: u64) -> Option<Fault> {
+        if self.calm {
+            return None;
+        }
+        let seed = self.scenario.seed;
+        let met = self.scenario.windows.iter().find(|window| {
+            let is_open = window.process == process && (window.from..window.until).contains(&now);
+            is_open && of.contains(&window.fault) && {
+                let mut all = vec![window.number];
+                all.extend_from_slice(numbers);
+                Chance::for_each(seed, &all).percent(window.percent)
+            }
+        })?;
+        let fault = met.fault;
+        *self.met.entry(fault).or_default() += 1;
+        Some(fault)
+    }
+
+    pub(super) fn takes(&mut self, process: usize, operation: Operation, now: u64) {
+        let (verb, statement) = adapter::statement(&operation);
+        let key = statement.key().cloned();
+        self.writes(|| format!("p{process} asks: {statement}"));
+        self.judge.processes[process].statements += 1;
+        let count = self.clients[process]
+            .operations
+            .entry((verb, key.clone()))
+            .or_default();
+        *count += 1;
+        let numbers = [
+            process as u64,
+            verb as u64,
+            key.as_deref().map_or(0, key_hash),
+            *count,
+        ];
+        let hands_a_doubt_over = matches!(
+            &statement, Statement::HandOver { from, .. } if self.doubts.contains_key(from)
+        );
+        let is_spared = KNOWN.looks_delete_what_was_handed_on && hands_a_doubt_over;
+        let may_be_refused = verb != Verb::Other && !is_spared;
+        let is_poison = may_be_refused && self.fault(process, &numbers, &[Fault::Poison], now).is_some();
+        if let Some(until) = self.clients[process].full_until.get(&verb).copied()
+            && until >= now
+        {
+            self.judge.fault(process, key.as_ref(), verb, until);
+        }
+        self.numbers += 1;
+        let number = usize::try_from(self.numbers).unwrap();
+        let client = &mut self.clients[process];
+        let gathered = client.gathered.entry(verb).or_default();
+        let is_first = gathered.is_empty();
+        gathered.push(number);
+        client.waiting.insert(
+            number,
+            Waiting {
+                operation,
+                verb,
+                key,
+                statement,
+                is_poison,
+            },
+        );
+        if is_first {
+            self.schedule(now, Coming::Sending(process, verb, 0));
+        }
+    }
+
+    /// What was gathered goes to the server, or meets a fault.
+    pub(super) fn sends(&mut self, process: usize, verb: Verb, delayed: u64, now: u64) {
+        let client = &mut self.clients[process];
+        if client.process.is_killed() {
+            return;
+        }
+        let count = client.statements.entry(verb).or_default();
+        *count += 1;
+        let numbers = [process as u64, 100 + verb as u64, *count];
+        let way = [
+            Fault::SlowAnswer,
+            Fault::LostAnswer,
+            Fault::LostRequest,
+            Fault::Refused,
+            Fault::Late,
+            Fault::Twice,
+        ];
+        let mut chance = Chance::for_each(self.scenario.seed, &numbers);
+        let is_spared = KNOWN.looks_delete_what_was_handed_on && self.hands_a_doubt_over(process, verb);
+        if delayed == 0 && !is_spared && self.fault(process, &numbers, &[Fault::PoolFull], now).is_some() {
+            let delay = chance.one_of(&[20, 200, 1500]);
+            self.meets(process, verb, None, now + delay);
+            self.clients[process].full_until.insert(verb, now + delay);
+            self.writes(|| format!("p{process} has no free connection for {delay} ms"));
+            self.schedule(now + delay, Coming::Sending(process, verb, delay));
+            return;
+        }
+        let gathered = self.clients[process].gathered.remove(&verb).unwrap_or_default();
+        if verb == Verb::Acquire {
+            self.one_request_is_under_way(process);
+        }
+        let request = |number: &usize| {
+            let waiting = self.clients[process].waiting.get(number)?;
+            Some(Request {
+                process,
+                operation: *number,
+                statement: waiting.statement.clone(),
+                is_poison: waiting.is_poison,
+            })
+        };
+        let requests: Vec<Request> = gathered.iter().filter_map(request).collect();
+        let latency = self.scenario.latency;
+        let (there, back) = (chance.between(0, latency), chance.between(0, latency));
+        if now < self.away_until && !self.calm {
+            self.meets(process, verb, Some(&gathered), now + latency);
+            self.fails(
+                process,
+                &gathered,
+                now + latency,
+                StoreError::transient("refused"),
+            );
+            return;
+        }
+        let may_be_repeated = verb != Verb::Acquire || !KNOWN.second_tries_forget_a_doubt;
+        let way = &way[..way.len() - usize::from(!may_be_repeated)];
+        let way = if is_spared { &[] } else { way };
+        let fault = self.fault(process, &numbers, way, now);
+        let waiting = &self.clients[process].waiting;
+        let patience = gathered
+            .iter()
+            .filter_map(|number| Some(adapter::patience(&waiting.get(number)?.operation)))
+            .fold(chance.one_of(&[100, 600, 2000, PATIENCE]), u64::min)
+            .max(20);
+        let unknown = || StoreError::unknown_outcome("the connection was lost");
+        if let Some(Fault::LostAnswer | Fault::LostRequest | Fault::Late) = fault {
+            self.are_in_doubt(requests.iter().map(|request| &request.statement));
+        }
+        let arrival = |answer_takes| Coming::Arrival(requests.clone(), Way { answer_takes });
+        match fault {
+            None => {
+                let arrival = arrival(Some(back));
+                self.schedule(now + there, arrival);
+            }
+            Some(Fault::SlowAnswer) => {
+                let slow = chance.one_of(&[50, 400, 2500]);
+                let arrival = arrival(Some(slow));
+                self.schedule(now + there, arrival);
+                self.meets(process, verb, Some(&gathered), now + there + slow);
+            }
+            Some(Fault::LostAnswer) => {
+                let arrival = arrival(None);
+                self.schedule(now + there, arrival);
+                self.meets(process, verb, Some(&gathered), now + patience);
+                self.fails(process, &gathered, now + patience, unknown());
+            }
+            Some(Fault::LostRequest) => {
+                self.meets(process, verb, Some(&gathered), now + patience);
+                self.fails(process, &gathered, now + patience, unknown());
+            }
+            Some(Fault::Late) => {
+                let late = chance.one_of(&[1, 50, 700, 2500, LATEST]);
+                let arrival = arrival(None);
+                self.schedule(now + patience + late, arrival);
+                self.meets(process, verb, Some(&gathered), now + patience);
+                self.fails(process, &gathered, now + patience, unknown());
+            }
+            Some(Fault::Twice) => {
+                let (second, late) = (chance.one_of(&[100, 1000]), chance.one_of(&[1, 50, 700, 2500]));
+                let (first, again) = (arrival(None), arrival(Some(back)));
+                self.schedule(now + second + there, again);
+                self.schedule(now + second + there + late, first);
+                self.meets(process, verb, Some(&gathered), now + second + there + back);
+            }
+            Some(_) => {
+                self.meets(process, verb, Some(&gathered), now + latency);
+                self.fails(
+                    process,
+                    &gathered,
+                    now + latency,
+                    StoreError::transient("refused"),
+                );
+            }
+        }
+        if fault.is_some() {
+            self.writes(|| {
+                format!("p{process}'s statement ({verb:?}) meets {fault:?}, patience {patience} ms")
+            });
+        }
+    }
+
+    /// One request for each key at most, besides those that nobody waits for any more.
+    pub(super) fn one_request_is_under_way(&mut self, process: usize) {
+        for key in &self.keys {
+            let waiting = self.clients[process].waiting.values();
+            let asked = waiting.filter(|other| {
+                other.verb == Verb::Acquire
+                    && other.key.as_ref() == Some(key)
+                    && !adapter::is_abandoned(&other.operation)
+            });
+            if asked.count() > 1 {
+                let what = format!("p{process} asks for {key} while it is asking");
+                self.judge
+                    .violated("at most one request per key and process is under way", what);
+            }
+        }
+    }
+
+    /// Tells the judge of a fault, which explains what comes of it.
+    pub(super) fn meets(&mut self, process: usize, verb: Verb, operations: Option<&[usize]>, until: u64) {
+        let client = &self.clients[process];
+        let numbers: Vec<usize> = match operations {
+            Some(operations) => operations.to_vec(),
+            None => client.gathered.get(&verb).cloned().unwrap_or_default(),
+        };
+        let keys: Vec<_> = numbers
+            .iter()
+            .filter_map(|number| client.waiting.get(number)?.key.clone())
+            .collect();
+        self.judge.fault(process, None, verb, until);
+        for key in keys {
+            self.judge.fault(process, Some(&key), verb, until);
+        }
+    }
+
+    pub(super) fn fails(&mut self, process: usize, operations: &[usize], at: u64, error: StoreError) {
+        for operation in operations {
+            self.schedule(at, Coming::Answer(process, *operation, Err(error.clone())));
+        }
+    }
+
+    pub(super) fn executes(&mut self, requests: Vec<Request>, way: Way, now: u64) {
+        if now < self.away_until {
+            // What arrives is lost. A client at a server has heard that; a local database refuses it now.
+            if self.scenario.flavour == Flavour::Sqlite {
+                for request in &requests {
+                    let (process, operation) = (request.process, request.operation);
+                    let verb = self.clients[process]
+                        .waiting
+                        .get(&operation)
+                        .map(|waiting| waiting.verb);
+                    self.meets(process, verb.unwrap_or(Verb::Other), Some(&[operation]), now + 1);
+                    self.fails(process, &[operation], now, StoreError::transient("refused"));
+                }
+            }
+            return;
+        }
+        let any_is_poison = requests.iter().any(|request| request.is_poison);
+        for request in requests {
+            let Request {
+                process, operation, ..
+            } = request;
+            let is_refused = request.is_poison || any_is_poison && is_planted(Plant::SharedFailure);
+            let outcome = if is_refused {
+                if request.is_poison {
+                    let verb = self.clients[process]
+                        .waiting
+                        .get(&operation)
+                        .map(|waiting| waiting.verb);
+                    let verb = verb.unwrap_or(Verb::Other);
+                    self.judge.fault(process, request.statement.key(), verb, now + 1);
+                    if let Some(key) = request.statement.key() {
+                        self.judge.refused(process, key, now);
+                    }
+                }
+                Err(StoreError::permanent("this row is refused"))
+            } else {
+                let outcome = self.database.execute(&request.statement, process, now);
+                if let (Outcome::Won(_), Some(key)) = (&outcome, request.statement.key()) {
+                    self.judge.won_anew(process, key);
+                }
+                Ok(outcome)
+            };
+            self.writes(|| {
+                format!(
+                    "  executed for p{process}: {} -> {}",
+                    request.statement,
+                    brief(&outcome)
+                )
+            });
+            if let Some(takes) = way.answer_takes {
+                self.schedule(now + takes, Coming::Answer(process, operation, outcome));
+            }
+        }
+        self.spreads_news(now);
+    }
+}
