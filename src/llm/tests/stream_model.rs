@@ -168,7 +168,13 @@ fn open(parts: mpsc::UnboundedReceiver<Part>) -> ChatStream {
     let turn = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
     let opened = Opened {
         status: reqwest::StatusCode::OK,
-        body: Body::new(response.into(), turn, None, None, GRACE),
+        body: Body {
+            response: response.into(),
+            turn,
+            deadline: None,
+            idle_timeout: None,
+            connect_timeout: GRACE,
+        },
         start: Instant::now(),
         try_limit: None,
     };
