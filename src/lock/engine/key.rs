@@ -397,8 +397,10 @@ impl Key {
     }
 
     fn ended(&mut self, id: &AcquisitionId) {
-        let is_over = self.ours.take_if(|ours| ours.id == *id).is_some() || self.ours.is_none();
-        if is_over && !planted!(LostWakeUp) {
+        if planted!(LostWakeUp) {
+            return;
+        }
+        if self.ours.take_if(|ours| ours.id == *id).is_some() || self.ours.is_none() {
             self.may_be_free();
         }
     }

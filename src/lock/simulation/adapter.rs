@@ -19,7 +19,7 @@ pub(super) struct Known {
     pub(super) sleepers_report_late: bool,
     /// The look for a row that comes late deletes the row that its holder has handed on in memory.
     pub(super) looks_delete_what_was_handed_on: bool,
-    /// A store that sends an acquisition twice does not tell the engine that the first one may come late.
+    /// A store that sends an acquisition or a renewal twice does not tell the engine that the first one may come late.
     pub(super) second_tries_forget_a_doubt: bool,
 }
 

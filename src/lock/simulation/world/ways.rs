@@ -133,7 +133,8 @@ impl State {
             );
             return;
         }
-        let may_be_repeated = verb != Verb::Acquire || !KNOWN.second_tries_forget_a_doubt;
+        let writes_a_time = matches!(verb, Verb::Acquire | Verb::Renew);
+        let may_be_repeated = !(writes_a_time && KNOWN.second_tries_forget_a_doubt);
         let way = &way[..way.len() - usize::from(!may_be_repeated)];
         let way = if is_spared { &[] } else { way };
         let fault = self.fault(process, &numbers, way, now);
