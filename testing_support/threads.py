@@ -63,10 +63,10 @@ class OtherThreads:
                 found[thread] = int(os.pread(self._files[thread], 64, 0).split()[1])
         return found
 
-    def queued_since(self, before: dict[int, int]) -> float:
-        """For how many seconds the one that waited longest has done so since they were `before`."""
-        waited = (now - before.get(thread, 0) for thread, now in self.queued().items())
-        return max(waited, default=0) * _NANOSECONDS
+    def queued_since(self, before: dict[int, int], *, together: bool) -> float:
+        """For how many seconds they waited since `before`: together, or the one that did longest."""
+        waited = [now - before.get(thread, 0) for thread, now in self.queued().items()]
+        return (sum(waited) if together else max(waited, default=0)) * _NANOSECONDS
 
     @staticmethod
     def ran() -> float:

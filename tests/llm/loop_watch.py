@@ -267,9 +267,13 @@ class _Loop:
             reads=now.reads - before.reads,
             writes=now.writes - before.writes,
             others_ran=self._others.ran() - others_ran,
-            others_queued=self._others.queued_since(others_queued) if is_long else 0.0,
+            others_queued=self._others_queued(others_queued) if is_long else 0.0,
             is_main_thread=self._is_main_thread,
         )
+
+    def _others_queued(self, before: dict[int, int]) -> float:
+        # Where several threads have loops, they wait for each other in turn; only the first one is looked at.
+        return self._others.queued_since(before, together=not self._is_main_thread)
 
     # A tick
 
