@@ -57,7 +57,7 @@ struct State {
     over: bool,
     /// Whether the caller closed the stream: what is given back afterwards is dropped.
     closed: bool,
-    /// Why nothing more will come. It is returned after the batch, once to each caller that waits.
+    /// Why nothing more will come. It is returned after the batch, and from then on.
     failure: Option<Error>,
     /// The stream's summary after all that has come.
     latest: Arc<Summary>,
@@ -142,12 +142,8 @@ impl Shared {
             return None;
         }
         state.summary = state.latest.clone();
-        let failure = match &batch {
-            Some(_) => None,
-            // Another caller waits, too: to none of them may a stream that broke seem complete.
-            None if state.waits > 1 => state.failure.clone(),
-            None => state.failure.take(),
-        };
+        // It stays: to no caller may a stream that broke seem complete, however many wait.
+        let failure = state.failure.clone().filter(|_| batch.is_none());
         drop(state);
         if was_full {
             self.taken.notify_one();
@@ -247,7 +243,7 @@ impl ReadAhead {
     /// What has come since the last time, at least one item, or `None` after the last. The stream has to be [started](Self::start).
     ///
     /// # Errors
-    /// As [`ChatStream::next_batch`]; once, to everyone who waits. After it the stream is over.
+    /// As [`ChatStream::next_batch`], and from then on.
     pub async fn next(&self) -> Result<Option<Batch>, Error> {
         let _wait = self.0.wait();
         loop {
@@ -270,7 +266,7 @@ impl ReadAhead {
                 return;
             }
             match next {
-                Ok(None) => return, // every later call of `next` yields the end again
+                Ok(None) | Err(_) => return, // every later call of `next` yields the end again
                 Ok(Some(mut batch)) => {
                     // In front of what has come since.
                     if let Some(later) = state.batch.take() {
@@ -278,7 +274,6 @@ impl ReadAhead {
                     }
                     state.batch = Some(batch);
                 }
-                Err(failure) => state.failure = Some(failure),
             }
         }
         self.0.came.notify_one();

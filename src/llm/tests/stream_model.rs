@@ -344,7 +344,7 @@ impl Case {
                         ending
                     );
                 }
-                Ok(()) => {}
+                Ok(()) => prop_assert!(self.closed || received.ends[index - 1].is_ok()),
                 Err(error) => {
                     let earlier = &received.ends[..index];
                     prop_assert!(
