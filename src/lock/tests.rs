@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use tokio::sync::oneshot;
 
+use super::operation::{Acquire, Claim, Operation};
 use super::*;
 use crate::figures::Ledger;
 
@@ -122,6 +124,7 @@ on_each_store! {
     a_lease_outlives_its_ttl
     a_lost_lease_is_told
     a_lease_that_is_shortened_is_taken_over_at_its_new_end
+    a_try_that_comes_late_ends_a_lease_no_sooner
     nobody_is_lost_between_two_processes
 }
 
@@ -282,6 +285,28 @@ async fn a_lease_that_is_shortened_is_taken_over_at_its_new_end(one: &Manager, o
         grant.unwrap().release().await.unwrap();
         assert!(lease.lost().await.is_some());
     }
+}
+
+async fn a_try_that_comes_late_ends_a_lease_no_sooner(one: &Manager, _: &Manager) {
+    let lease = one.lease(wanted("p", 3.0, 0.0), KEEP).await.unwrap();
+    lease.renew(Some(MINUTE)).await.unwrap();
+    let [row] = &one.rows().await.unwrap()[..] else {
+        panic!("one row stands")
+    };
+    let ttl = Duration::from_secs(3);
+    let mut late = Claim::new(Arc::clone(&row.key), "default".into(), ttl, one.engine().clone());
+    late.id = row.id.as_str().into();
+    let (reply, answer) = oneshot::channel();
+    one.engine().submit(Operation::Acquire(Acquire {
+        claim: late,
+        until: tokio::time::Instant::now() + MINUTE,
+        reply,
+    }));
+    let (mut late, _) = answer.await.unwrap();
+    late.disarm();
+    let rows = one.rows().await.unwrap();
+    assert!(rows[0].expires_in > 50.0, "{rows:?}");
+    assert!(lease.release().await.unwrap());
 }
 
 async fn nobody_is_lost_between_two_processes(one: &Manager, other: &Manager) {

@@ -114,7 +114,7 @@ impl Terms {
     pub(super) fn of(py: Python<'_>, keywords: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let keywords = keywords.cloned().unwrap_or_else(|| PyDict::new(py));
         let terms = Self::among(&keywords)?;
-        refuse_others(&keywords, 4)?;
+        refuse_others(&keywords, &["holder_id", "ttl", "timeout", "names_holder"])?;
         Ok(terms)
     }
 
@@ -151,7 +151,17 @@ impl LeaseTerms {
             auto_renew: keyword(&keywords, "auto_renew")?,
             max_hold: keyword(&keywords, "max_hold")?,
         };
-        refuse_others(&keywords, 6)?;
+        refuse_others(
+            &keywords,
+            &[
+                "holder_id",
+                "ttl",
+                "timeout",
+                "names_holder",
+                "auto_renew",
+                "max_hold",
+            ],
+        )?;
         Ok(terms)
     }
 
@@ -182,7 +192,17 @@ pub fn check_lock_settings(py: Python<'_>, settings: Option<&Bound<'_, PyDict>>)
     keyword::<bool>(&settings, "auto_renew")?;
     longest_hold(keyword(&settings, "max_hold")?)?;
     options(&settings)?.check()?;
-    refuse_others(&settings, 6)
+    refuse_others(
+        &settings,
+        &[
+            "ttl",
+            "auto_renew",
+            "max_hold",
+            "max_connections",
+            "listen_url",
+            "statement_cache",
+        ],
+    )
 }
 
 /// The options of a database: the last three of [`check_lock_settings`], each of which may be left out.
@@ -202,10 +222,12 @@ pub(super) fn options(settings: &Bound<'_, PyDict>) -> PyResult<Options> {
     Ok(options)
 }
 
-fn refuse_others(keywords: &Bound<'_, PyDict>, known: usize) -> PyResult<()> {
-    if keywords.len() > known {
-        let message = format!("unexpected keywords among {}", keywords.keys());
-        return Err(PyTypeError::new_err(message));
+fn refuse_others(keywords: &Bound<'_, PyDict>, known: &[&str]) -> PyResult<()> {
+    for name in keywords.keys() {
+        if !known.contains(&&*name.extract::<String>()?) {
+            let message = format!("unexpected keyword {}", name.repr()?);
+            return Err(PyTypeError::new_err(message));
+        }
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ from arbitrageai_native.llm.settings import ServiceSettings
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 # `PYTHONPATH` is passed on by `run`; the others are constants and a word on the command line.
+OF_TESTS = re.compile(r"/tests/|/tests\.rs$|/simulation/")
 NOT_SETTINGS = re.compile(r"PYTHONPATH|COMMAND|DEFAULT_\w+|TASK_TYPE_\w+")
 
 
@@ -63,7 +64,8 @@ def shown(value: object) -> str:
 def variables_read() -> set[str]:
     """Every name in capitals that is a string of its own in a source that reads the environment."""
     names: set[str] = set()
-    sources = [ROOT / "python" / "arbitrageai_native" / "environment.py", *(ROOT / "src").rglob("*.rs")]
+    core = [path for path in (ROOT / "src").rglob("*.rs") if not OF_TESTS.search(path.as_posix())]
+    sources = [ROOT / "python" / "arbitrageai_native" / "environment.py", *core]
     for source in sources:
         text = source.read_text(encoding="utf-8")
         if not re.search(r"getenv|env::var", text):

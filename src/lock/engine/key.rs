@@ -221,9 +221,7 @@ impl Key {
             return;
         }
         self.waiters.pop_front();
-        if !planted!(ForgottenSuccessor) {
-            self.asking = None;
-        }
+        self.asking = None;
         self.next = Next::AfterOurs;
         self.failures = 0;
         self.seen = self.ours.as_ref().map(Ours::as_seen);
@@ -417,8 +415,7 @@ impl Key {
     }
 
     fn remove_overdue(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let overdue =
-            |waiter: &&Waiter| waiter.deadline + OVERDUE <= now.timer && !planted!(ForgottenOverdueWaiter);
+        let overdue = |waiter: &&Waiter| waiter.deadline + OVERDUE <= now.timer;
         // From the back, so that nobody becomes the first who is to be removed.
         let overdue = self.waiters.iter().rev().filter(overdue);
         for id in overdue.map(|waiter| waiter.id.clone()).collect::<Vec<_>>() {

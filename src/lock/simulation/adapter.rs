@@ -13,22 +13,6 @@ use crate::lock::lease::{Keeping, Lease};
 use crate::lock::operation::{HandOver, Operation, Release, ReleaseTarget, Renew};
 use crate::lock::store::{Listener, Store};
 
-/// Faults that the simulation has found, and that are still to be repaired: they are not looked for.
-pub(super) struct Known {
-    /// A lease reports its end late if the machine sleeps.
-    pub(super) sleepers_report_late: bool,
-    /// The look for a row that comes late deletes the row that its holder has handed on in memory.
-    pub(super) looks_delete_what_was_handed_on: bool,
-    /// A store that sends an acquisition or a renewal twice does not tell the engine that the first one may come late.
-    pub(super) second_tries_forget_a_doubt: bool,
-}
-
-pub(super) const KNOWN: Known = Known {
-    sleepers_report_late: true,
-    looks_delete_what_was_handed_on: true,
-    second_tries_forget_a_doubt: true,
-};
-
 /// How an acquisition ended without a lock.
 #[derive(Clone, Debug)]
 pub(super) enum Ended {

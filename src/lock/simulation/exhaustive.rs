@@ -143,6 +143,9 @@ struct Clock {
     belief: BootTime,
 }
 
+/// Takes what may happen next: its name, and what it does to the world.
+type Add<'a> = dyn FnMut(String, &dyn Fn(&mut World)) + 'a;
+
 impl Clock {
     fn now(&self, now: u64) -> Now {
         Now {
@@ -289,7 +292,7 @@ impl World {
         nexts
     }
 
-    fn nexts_of(&self, id: Id, clock: &Clock, add: &mut dyn FnMut(String, &dyn Fn(&mut Self))) {
+    fn nexts_of(&self, id: Id, clock: &Clock, add: &mut Add<'_>) {
         let process = &self.processes[id.process];
         match process.waiters[id.waiter] {
             // The second one comes after the first.
@@ -311,12 +314,7 @@ impl World {
         }
     }
 
-    fn nexts_of_statement(
-        &self,
-        index: usize,
-        clock: &Clock,
-        add: &mut dyn FnMut(String, &dyn Fn(&mut Self)),
-    ) {
+    fn nexts_of_statement(&self, index: usize, clock: &Clock, add: &mut Add<'_>) {
         let statement = &self.statements[index];
         let what = format!("{:?} of {}", statement.asked, name(statement.of));
         let process = &self.processes[statement.of.process];

@@ -51,8 +51,6 @@ plants! {
     UnreportedLoss,
     /// The request is sent a second time while the first is under way.
     TwoRequests,
-    /// A waiter that leaves does not make the next one the first.
-    ForgottenSuccessor,
     /// A newcomer takes its place before the others.
     QueueJumper,
     /// The poller does not compare what it saw.
@@ -61,8 +59,6 @@ plants! {
     AbandonedRelease,
     /// A transient failure of a renewal ends the lease.
     OneFailedRenewalIsALoss,
-    /// A waiter whose task does not run is never removed.
-    ForgottenOverdueWaiter,
 }
 
 pub(in crate::lock) fn is_planted(plant: Plant) -> bool {

@@ -39,15 +39,21 @@ fn variants(scenario: &Scenario) -> Vec<Scenario> {
         add(&|scenario| drop(scenario.tasks.remove(index)));
     }
     for index in 0..scenario.happenings.len() {
-        add(&|scenario| { scenario.happenings.remove(index); });
+        add(&|scenario| {
+            scenario.happenings.remove(index);
+        });
     }
     for index in 0..scenario.windows.len() {
-        add(&|scenario| { scenario.windows.remove(index); });
+        add(&|scenario| {
+            scenario.windows.remove(index);
+        });
     }
     for (task, steps) in scenario.tasks.iter().enumerate() {
         for (index, step) in steps.steps.iter().enumerate() {
             if steps.steps.len() > 1 {
-                add(&|scenario| { scenario.tasks[task].steps.remove(index); });
+                add(&|scenario| {
+                    scenario.tasks[task].steps.remove(index);
+                });
             }
             if step.renew.is_some() {
                 add(&|scenario| scenario.tasks[task].steps[index].renew = None);

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::sleep_until;
 
-use super::adapter::{self, KNOWN, Verb};
+use super::adapter::{self, Verb};
 use super::chance::Chance;
 use super::context::{self, Process};
 use super::database::{Database, Outcome, Statement, brief};
@@ -121,8 +121,6 @@ pub(super) struct State {
     pub(super) may_have_strays: bool,
     /// Rows that are left until they expire, on purpose.
     pub(super) kept: Vec<Arc<str>>,
-    /// Of how many statements of an acquisition nobody knows what came of them.
-    doubts: BTreeMap<Arc<str>, u32>,
     pub(super) met: BTreeMap<Fault, u64>,
     pub(super) history: Option<String>,
 }
@@ -169,7 +167,6 @@ impl World {
             calm: false,
             may_have_strays: false,
             kept: Vec::new(),
-            doubts: BTreeMap::new(),
             met: BTreeMap::new(),
             history: with_history.then(String::new),
             scenario,
@@ -272,25 +269,6 @@ impl State {
     pub(super) fn calms_down(&mut self) {
         self.calm = true;
         self.away_until = 0;
-    }
-
-    /// Whether a hand-over under way takes the row of an acquisition that was in doubt.
-    fn hands_a_doubt_over(&self, process: usize, verb: Verb) -> bool {
-        let client = &self.clients[process];
-        let gathered = client.gathered.get(&verb).into_iter().flatten();
-        let mut statements = gathered.filter_map(|number| Some(&client.waiting.get(number)?.statement));
-        statements.any(|statement| match statement {
-            Statement::HandOver { from, .. } => self.doubts.contains_key(from),
-            _ => false,
-        })
-    }
-
-    fn are_in_doubt<'a>(&mut self, statements: impl Iterator<Item = &'a Statement>) {
-        for statement in statements {
-            if let Statement::Acquire { id, .. } | Statement::HandOver { id, .. } = statement {
-                *self.doubts.entry(Arc::clone(id)).or_default() += 1;
-            }
-        }
     }
 
     fn schedule(&mut self, at: u64, coming: Coming) {

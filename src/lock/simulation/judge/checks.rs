@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use super::super::adapter::{KNOWN, Verb};
+use super::super::adapter::Verb;
 use super::super::context;
 use super::super::database::Database;
-use super::{Judge, LATEST_END, LONGEST_FREE, LOOK_TAKES, OfProcess, REPORTED_WITHIN, Waiter};
+use super::{
+    Judge, LATEST_END, LONGEST_FREE, LOOK_TAKES, OfProcess, REPORTED_AFTER_SLEEP_WITHIN, REPORTED_WITHIN,
+    Waiter,
+};
 
 impl Judge {
     /// Everything that must hold now.
@@ -99,8 +102,11 @@ impl Judge {
             return;
         }
         let Some(ended_at) = believer.ended_at else { return };
-        let is_known = KNOWN.sleepers_report_late && self.slept_at.is_some();
-        if is_lease && !is_known && now > ended_at.max(process.resumed_at) + REPORTED_WITHIN {
+        let within = match self.slept_at {
+            Some(_) => REPORTED_AFTER_SLEEP_WITHIN,
+            None => REPORTED_WITHIN,
+        };
+        if is_lease && now > ended_at.max(process.resumed_at) + within {
             let what = format!("{number}: it ended at {ended_at} ms, and at {now} ms nobody knows");
             self.violated("a loss is reported at once", what);
         }

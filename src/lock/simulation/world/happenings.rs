@@ -85,8 +85,6 @@ impl State {
                 .collect();
             for (operation, verb) in operations {
                 self.meets(process, verb, Some(&[operation]), now + 1);
-                let statement = self.clients[process].waiting[&operation].statement.clone();
-                self.are_in_doubt(std::iter::once(&statement));
                 let unknown = StoreError::unknown_outcome("the server restarts");
                 self.fails(process, &[operation], now, unknown);
             }

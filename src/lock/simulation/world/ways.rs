@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::adapter::{self, KNOWN, Verb};
+use super::super::adapter::{self, Verb};
 use super::super::chance::Chance;
 use super::super::database::{Outcome, Statement, brief};
 use super::super::plants::{Plant, is_planted};
@@ -48,12 +48,7 @@ impl State {
             key.as_deref().map_or(0, key_hash),
             *count,
         ];
-        let hands_a_doubt_over = matches!(
-            &statement, Statement::HandOver { from, .. } if self.doubts.contains_key(from)
-        );
-        let is_spared = KNOWN.looks_delete_what_was_handed_on && hands_a_doubt_over;
-        let may_be_refused = verb != Verb::Other && !is_spared;
-        let is_poison = may_be_refused && self.fault(process, &numbers, &[Fault::Poison], now).is_some();
+        let is_poison = verb != Verb::Other && self.fault(process, &numbers, &[Fault::Poison], now).is_some();
         if let Some(until) = self.clients[process].full_until.get(&verb).copied()
             && until >= now
         {
@@ -98,8 +93,7 @@ impl State {
             Fault::Twice,
         ];
         let mut chance = Chance::for_each(self.scenario.seed, &numbers);
-        let is_spared = KNOWN.looks_delete_what_was_handed_on && self.hands_a_doubt_over(process, verb);
-        if delayed == 0 && !is_spared && self.fault(process, &numbers, &[Fault::PoolFull], now).is_some() {
+        if delayed == 0 && self.fault(process, &numbers, &[Fault::PoolFull], now).is_some() {
             let delay = chance.one_of(&[20, 200, 1500]);
             self.meets(process, verb, None, now + delay);
             self.clients[process].full_until.insert(verb, now + delay);
@@ -133,10 +127,10 @@ impl State {
             );
             return;
         }
-        let writes_a_time = matches!(verb, Verb::Acquire | Verb::Renew);
-        let may_be_repeated = !(writes_a_time && KNOWN.second_tries_forget_a_doubt);
+        // Before a store sends an acquisition or a renewal again, it ends the first try at the server,
+        // or it answers that the outcome is unknown.
+        let may_be_repeated = !matches!(verb, Verb::Acquire | Verb::Renew);
         let way = &way[..way.len() - usize::from(!may_be_repeated)];
-        let way = if is_spared { &[] } else { way };
         let fault = self.fault(process, &numbers, way, now);
         let waiting = &self.clients[process].waiting;
         let patience = gathered
@@ -145,9 +139,6 @@ impl State {
             .fold(chance.one_of(&[100, 600, 2000, PATIENCE]), u64::min)
             .max(20);
         let unknown = || StoreError::unknown_outcome("the connection was lost");
-        if let Some(Fault::LostAnswer | Fault::LostRequest | Fault::Late) = fault {
-            self.are_in_doubt(requests.iter().map(|request| &request.statement));
-        }
         let arrival = |answer_takes| Coming::Arrival(requests.clone(), Way { answer_takes });
         match fault {
             None => {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::errors::is_beyond_a_limit;
 use super::fence_bucket;
 use super::row::{Standing, read_row};
-use super::rule::{expiry, is_free, now, row_columns};
+use super::rule::{expiry, is_free, now, own_expiry, row_columns};
 use super::verb::{Answer, Job, PgQuery, Verb, column};
 use crate::lock::error::StoreError;
 use crate::lock::operation::{Acquire, Operation, Won};
@@ -44,9 +44,11 @@ WITH input AS MATERIALIZED (
     ORDER BY input.key
     ON CONFLICT (lock_key) DO UPDATE SET id = excluded.id, holder_id = excluded.holder_id, acquired_at = ",
     now!(),
-    ", expires_at = ",
+    ", expires_at = greatest(",
     expiry!("(excluded.expires_at - excluded.acquired_at)"),
-    ", created_at = excluded.created_at
+    ", ",
+    own_expiry!(),
+    "), created_at = excluded.created_at
     WHERE ",
     is_free!("locks.expires_at"),
     " OR locks.id = excluded.id
@@ -88,9 +90,11 @@ WITH seen AS MATERIALIZED (
     " IS NOT TRUE)
     ON CONFLICT (lock_key) DO UPDATE SET id = excluded.id, holder_id = excluded.holder_id, acquired_at = ",
     now!(),
-    ", expires_at = ",
+    ", expires_at = greatest(",
     expiry!("(excluded.expires_at - excluded.acquired_at)"),
-    ", created_at = excluded.created_at
+    ", ",
+    own_expiry!(),
+    "), created_at = excluded.created_at
     WHERE ",
     is_free!("locks.expires_at"),
     " OR locks.id = excluded.id

@@ -19,6 +19,14 @@ macro_rules! expiry {
     };
 }
 
+/// The expiry of the row that this acquisition has won already by another try, else NULL. A try that
+/// comes late ends the lease no sooner: its holder may have renewed it for longer meanwhile.
+macro_rules! own_expiry {
+    () => {
+        "CASE WHEN locks.id = excluded.id THEN locks.expires_at END"
+    };
+}
+
 /// Whether a row with this expiry is free. NULL if the expiry is NULL; a row whose expiry is NULL
 /// or NaN never becomes free.
 macro_rules! is_free {
@@ -46,4 +54,4 @@ macro_rules! row_columns {
     };
 }
 
-pub(super) use {expiry, is_free, now, row_columns};
+pub(super) use {expiry, is_free, now, own_expiry, row_columns};

@@ -12,6 +12,7 @@ use crate::lock::operation::{Acquire, Claim, Won};
 
 /// A lock of the same id is ours from an earlier try whose answer was lost. The token is drawn first:
 /// if that fails, nothing has been taken. It leaves one out, with which the lock can be handed over without asking.
+/// A try that comes late ends the lease no sooner: its holder may have renewed it for longer meanwhile.
 pub(super) const SCRIPT: &str = "\
 local by, theirs, since, left = standing(KEYS[1], KEYS[2])
 if by and theirs ~= ARGV[1] then return {0, digits(now), by, theirs, since, left} end
@@ -19,7 +20,9 @@ local drawn = last_token(ARGV[4])
 if not drawn then return refusal end
 local token = digits(math.max(drawn + 2, now))
 redis.call('HSET', KEYS[3], ARGV[4], token)
-return {token, digits(now), last(ARGV[1], digits(now), ARGV[2], ARGV[3])}
+local ttl = ARGV[3]
+if theirs == ARGV[1] then ttl = digits(math.max(ttl, math.ceil(left / 1000))) end
+return {token, digits(now), last(ARGV[1], digits(now), ARGV[2], ttl)}
 ";
 
 pub(super) fn command(script: &str, claim: &Claim) -> Cmd {
