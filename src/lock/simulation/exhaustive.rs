@@ -14,9 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::lock::boot_time::BootTime;
-use crate::lock::engine::key::{Answer, Effect, Event, Key, Now, Outcome, Row, Waiter};
-use crate::lock::error::StoreError;
-use crate::lock::lease::time::trusted_until;
+use crate::lock::engine::key::{Event, Key, Now, Row};
 use crate::lock::operation::LockRow;
 
 const PROCESSES: usize = 2;

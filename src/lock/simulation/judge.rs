@@ -6,8 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::adapter::{Belief, Ended, Verb};
-use super::context;
-use super::database::Database;
 
 /// A waiter ends at its deadline, or up to so many milliseconds later.
 const LATEST_END: u64 = 1000;

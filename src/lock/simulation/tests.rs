@@ -21,9 +21,12 @@ fn fails(seed: u64) -> String {
     let report = run(&scenario, false);
     let smallest = shrink(&scenario, &report);
     let report = run(&smallest, true);
+    let violation = report.violation.map_or_else(String::new, |violation| {
+        format!("{}: {}", violation.name, violation.what)
+    });
     format!(
-        "seed {seed}: {:?}\n{smallest:#?}\n{}{:?}",
-        report.violation, report.history, report.violation
+        "seed {seed}: {violation}\n{smallest:#?}\n{}{violation}",
+        report.history
     )
 }
 

@@ -1,10 +1,8 @@
 //! The ways of statements to the database, and of answers back: what is lost, late or repeated.
 
-use std::sync::Arc;
-
 use super::super::adapter::{self, Verb};
 use super::super::chance::Chance;
-use super::super::database::{Outcome, Statement, brief};
+use super::super::database::{Outcome, brief};
 use super::super::plants::{Plant, is_planted};
 use super::super::scenario::{Fault, Flavour};
 use super::{Coming, LATEST, PATIENCE, Request, State, Waiting, Way};
