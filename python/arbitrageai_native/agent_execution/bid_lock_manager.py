@@ -1,8 +1,7 @@
 """Locks in a database table, so that no two scanners bid on one posting.
 
-The table `distributed_locks` is the original's, and old processes may go on using it beside this package:
-both exclude each other. What differs: no statement ever runs on the event loop, waiters queue instead of
-polling, and a lock that is held in a block is renewed until the block ends.
+The table `distributed_locks` is the original's: old processes may use it beside this package. No statement
+runs on the event loop, waiters queue, and a lock that is held in a block is renewed until the block ends.
 """
 
 from __future__ import annotations
@@ -13,13 +12,14 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from arbitrageai_native import _native, defaults, drop_in
+from arbitrageai_native import _native, defaults
 from arbitrageai_native._safe_text import in_one_line
 from arbitrageai_native.exceptions import LockBackendError, LockTimeoutError
 from arbitrageai_native.locks import application, keys, overview
 from arbitrageai_native.locks.blocks import LockContext, SyncLockContext
 from arbitrageai_native.locks.databases import Databases
 from arbitrageai_native.locks.leases import Lease, OnLost, check_on_lost
+from arbitrageai_native.locks.replaced import replacement
 
 __all__ = ["BidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
 
@@ -27,14 +27,16 @@ logger = logging.getLogger(__name__)
 logger.addFilter(in_one_line)
 
 _BY_TTL = type("_ByTtl", (), {"__repr__": lambda _: f"{defaults.MAX_HOLD_TTLS} * ttl"})()  # in signatures
-_METRICS_SECONDS = 1.0
-_CLOSE_SECONDS = 5.0
-_SQL_SCHEMES = ("sqlite", "postgres")
+_METRICS_SECONDS, _CLOSE_SECONDS = 1.0, 5.0
 
 
 if not TYPE_CHECKING:  # type checkers report names that do not exist
 
     def __getattr__(name: str) -> Any:
+        if name.startswith("__"):  # every import of a name of this module asks for `__path__`
+            raise AttributeError(name)
+        from arbitrageai_native import drop_in  # few programs look up a foreign name
+
         return drop_in.foreign_name(__name__, name)
 
 
@@ -43,8 +45,7 @@ def SessionLocal() -> Any:  # noqa: N802, the original's name
 
     Tests may patch this name: the locks are then in the database of the replacement's session.
     """
-    sessions = application.application_database()
-    return sessions() if callable(sessions) else None
+    return sessions() if callable(sessions := application.application_database()) else None
 
 
 _own_sessions = SessionLocal
@@ -131,10 +132,9 @@ class BidLockManager:
         Raises what `place_of_session` and `place_of_application` raise.
         """
         # No SQLAlchemy session is bound to Redis: what was patched for all managers is not meant for these.
-        is_on_redis = self._database_url is not None and not self._database_url.startswith(_SQL_SCHEMES)
-        get_db = drop_in.replacement(
-            self, "_get_db", _own_get_db, ignored=BidLockManager if is_on_redis else None
-        )
+        url = self._database_url
+        is_on_redis = url is not None and not url.startswith(("sqlite", "postgres"))
+        get_db = replacement(self, "_get_db", _own_get_db, ignored=BidLockManager if is_on_redis else None)
         if get_db is not None:
             return application.place_of_session(get_db, "_get_db")
         if self._own_place is not None:

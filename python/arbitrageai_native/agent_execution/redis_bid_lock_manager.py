@@ -14,7 +14,7 @@ import socket
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from arbitrageai_native import _native, defaults, drop_in
+from arbitrageai_native import _native, defaults
 from arbitrageai_native._safe_text import check_text, in_one_line
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.environment import load_dotenv_file_once, redis_url
@@ -35,6 +35,10 @@ _HEALTH_CHECK_SECONDS = 2.0
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
+        if name.startswith("__"):  # every import of a name of this module asks for `__path__`
+            raise AttributeError(name)
+        from arbitrageai_native import drop_in  # few programs look up a foreign name
+
         return drop_in.foreign_name(__name__, name)
 
 
