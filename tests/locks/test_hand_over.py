@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -34,24 +34,26 @@ async def stand_in_line(manager: BidLockManager, **settings: Any) -> asyncio.Tas
     return waiting
 
 
-async def releases_to_one_in_line(
-    manager: BidLockManager,
-) -> AsyncIterator[tuple[Lease, asyncio.Task[Lease]]]:
-    """A lease and who waits for it, again and again: for a test that breaks the lock.
+async def handed_a_broken_lock(
+    manager: BidLockManager, break_and_release: Callable[[Lease, asyncio.Task[Lease]], Awaitable[bool]]
+) -> tuple[Lease, Lease]:
+    """Return a lease whose lock was broken, and the lease that its release handed to the next in line.
 
-    Who waits looks into the database now and then. A release at just that moment hands it nothing, and it is
-    told that another has the lock, which it waits for until its time is over.
+    Who waits looks into the database now and then. Two things can happen at just that moment, and both are
+    tried again: a release hands it nothing, and it waits until its time is over for whoever has the lock by
+    then; or it finds the broken lock free, which `break_and_release` reports by returning False.
     """
     for _ in range(20):
         first = await manager.acquire_lease("m", "p")
         waiting = await stand_in_line(manager, timeout=2)
-        yield first, waiting
+        broken = await break_and_release(first, waiting)
         await asyncio.wait([waiting])
-        if waiting.exception() is None:
-            return
-        with pytest.raises(LockTimeoutError):
-            await waiting
-        assert await manager.break_lock(first.key)
+        if broken and waiting.exception() is None:
+            return first, await waiting
+        if broken:
+            with pytest.raises(LockTimeoutError):
+                await waiting
+        await manager.cleanup_all()
     pytest.fail("nobody was handed the lock")
 
 
@@ -157,11 +159,14 @@ async def test_both_hear_of_it_when_the_lock_had_been_broken(
     postgres_server: PostgresServer, postgres_url: str
 ) -> None:
     manager = BidLockManager(database_url=postgres_url, on_lost=lambda lease: None)
-    async for first, waiting in releases_to_one_in_line(manager):  # noqa: B007
+
+    async def break_and_release(first: Lease, _waiting: asyncio.Task[Lease]) -> bool:
         # By someone who tells nobody; who waits looks only now and then.
         postgres_server.execute("UPDATE distributed_locks SET id = 'taken', holder_id = 'another'")
         assert not await first.release()
-    second = await waiting
+        return True
+
+    _, second = await handed_a_broken_lock(manager, break_and_release)
     assert await second.lost() is not None
     assert not second.is_held
     await until_held_by(manager, "another")
@@ -194,11 +199,23 @@ async def test_who_is_handed_a_lost_lock_comes_before_its_next_holder(
     another = BidLockManager(database_url=url.replace("test-", "another-"))
     await another.locks()  # creates the tables
     set_tokens_ahead(request, store)
-    async for first, waiting in releases_to_one_in_line(manager):  # noqa: B007
+    takings: list[asyncio.Task[Lease]] = []
+
+    async def break_and_release(first: Lease, waiting: asyncio.Task[Lease]) -> bool:
         assert await another.break_lock(first.key)
-        taken = await another.acquire_lease("m", "p")
+        takings.append(taking := asyncio.create_task(another.acquire_lease("m", "p")))
+        await asyncio.wait([taking, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done() and waiting.exception() is None:
+            # It looked at just that moment, and took the lock before `another` did.
+            await (await waiting).release()
+            await (await taking).release()
+            await first.release()
+            return False
         assert not await first.release()
-    second = await waiting
+        return True
+
+    first, second = await handed_a_broken_lock(manager, break_and_release)
+    taken = await takings[-1]
     assert AHEAD < first.fencing_token < second.fencing_token < taken.fencing_token
     assert await second.lost() is not None
     for each in (manager, another):
