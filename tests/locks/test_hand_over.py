@@ -190,6 +190,14 @@ def set_tokens_ahead(request: pytest.FixtureRequest, store: str) -> None:
         )
 
 
+def delete_silently(request: pytest.FixtureRequest, store: str) -> None:
+    """Delete the lock as a stranger does: nobody who waits hears of it."""
+    if store == "redis":
+        assert request.getfixturevalue("redis_server").execute("DEL", "bid_lock:m:p") == 1
+    else:
+        request.getfixturevalue("postgres_server").execute("DELETE FROM distributed_locks")
+
+
 @pytest.mark.parametrize("store", ["postgresql", "redis"])
 async def test_who_is_handed_a_lost_lock_comes_before_its_next_holder(
     store: str, request: pytest.FixtureRequest
@@ -202,7 +210,7 @@ async def test_who_is_handed_a_lost_lock_comes_before_its_next_holder(
     takings: list[asyncio.Task[Lease]] = []
 
     async def break_and_release(first: Lease, waiting: asyncio.Task[Lease]) -> bool:
-        assert await another.break_lock(first.key)
+        delete_silently(request, store)
         takings.append(taking := asyncio.create_task(another.acquire_lease("m", "p")))
         await asyncio.wait([taking, waiting], return_when=asyncio.FIRST_COMPLETED)
         if waiting.done() and waiting.exception() is None:
