@@ -80,8 +80,8 @@ def _place(function: Function, location: dict[str, int]) -> tuple[int, int]:
 
 def _all_asynchronous(module: Module) -> str:
     lines = [line.encode() for line in module.lines]
-    # From the last to the first: what is in front stays where it was. Calling a generator runs nothing.
-    functions = [f for f in module.functions if not f.is_async and not f.is_generator]
+    # From the last to the first: what is in front stays where it was.
+    functions = [function for function in module.functions if not function.is_async]
     for function in sorted(functions, key=lambda f: (f.node.lineno, f.node.col_offset), reverse=True):
         number, column = function.node.lineno - 1, function.node.col_offset
         line = lines[number]
