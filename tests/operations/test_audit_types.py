@@ -256,6 +256,14 @@ HANDED_ON = {
         async def run():
             return b("x")
     """,
+    "a helper that returns a coroutine": """
+        async def later(): pass
+        def ask():
+            shared.complete("x")
+            return later()
+        async def run():
+            await ask()
+    """,
     "a generator that is run through": """
         def pieces():
             yield from shared.complete_streaming("x")
@@ -322,6 +330,16 @@ HARMLESS = {
             return shared.complete("x")
         async def run():
             await ask()
+    """,
+    "a synchronous twin of what is awaited": """
+        class Client:
+            def ask(self): return shared.complete("x")
+        class AsyncClient(Client):
+            pass
+        async def run(client):
+            await client.ask()
+        async def start():
+            await run(Client())
     """,
     "a synchronous endpoint": """
         @app.get("/")
@@ -455,6 +473,123 @@ def test_a_session_that_a_coroutine_is_given_and_a_context_manager_that_commits(
         ("with_scope", "session_scope -> db.commit"),
     ]
     assert [(finding.function, finding.call.partition(" (")[0]) for finding in found] == expected
+
+
+# --- an application as a whole ---
+
+
+def test_an_application_whose_services_are_three_objects_away(tmp_path: Path) -> None:
+    found = found_in(
+        tmp_path,
+        src__api__database=DATABASE,
+        src__market__writing="""
+            from src.llm_service import LLMService
+            class Letter:
+                def __init__(self, topic="", llm: LLMService | None = None):
+                    self.llm = llm or LLMService()
+                def write(self, wish, **keywords):
+                    return self.llm.complete(prompt=wish)
+        """,
+        src__market__desk="""
+            from .writing import Letter
+            def serve(wish, **keywords):
+                letter = Letter(llm=keywords.get("llm"))
+                return letter.write(wish, **keywords)
+        """,
+        src__market__planning="""
+            from src.llm_service import LLMService
+            from observability import traced
+            def chosen(topic) -> LLMService:
+                return LLMService.for_complex_task() if topic else LLMService.for_basic_admin()
+            class Reader:
+                def __init__(self, llm=None):
+                    self.llm = llm
+                @traced(name="read")
+                def read(self, wish):
+                    return self.llm.complete(wish)
+            class Course:
+                def __init__(self, llm: LLMService | None = None, topic=None):
+                    if llm is None and topic:
+                        self.llm = chosen(topic)
+                    else:
+                        self.llm = llm or LLMService()
+                    self.reader = Reader(self.llm)
+                @traced(name="course")
+                def run(self, wish):
+                    return self.reader.read(wish)
+        """,
+        src__market__contest="""
+            from src.llm_service import LLMService
+            from src.market.planning import Course
+            class Entry:
+                def __init__(self, name: str, llm: LLMService):
+                    self.name, self.llm = name, llm
+            class Rival:
+                def __init__(self, entry: Entry, topic: str):
+                    self.course = Course(llm=entry.llm, topic=topic)
+                async def compete(self, wish):
+                    return self.course.run(wish=wish)
+        """,
+        # These name modules of the folder above as if they were in this one.
+        src__market__counters__counters="""
+            class LetterCounter:
+                async def serve(self, wish, **keywords):
+                    from src.llm_service import LLMService
+                    from .desk import Letter
+                    llm = keywords.get("llm", LLMService())
+                    return Letter(llm=llm).write(wish, **keywords)
+            class OtherCounter:
+                async def serve(self, wish, **keywords):
+                    from .desk import serve
+                    return serve(wish, **keywords)
+        """,
+        src__market__bids="""
+            from sqlalchemy.orm import Session
+            async def is_new(db: Session, posting) -> bool:
+                return not db.query(posting).filter(1).first()
+            async def insert(db: Session, posting):
+                db.add(posting)
+                db.commit()
+        """,
+        src__market__scanner="""
+            from ..api.database import SessionLocal
+            from .bids import insert, is_new
+            try:
+                from ..llm_service import LLMService
+                HAS_LLM = True
+            except ImportError:
+                HAS_LLM = False
+            class Scanner:
+                def __init__(self):
+                    self.llm = None
+                    if HAS_LLM:
+                        try:
+                            self.llm = LLMService.with_local(model="m")
+                        except Exception:
+                            pass
+                async def judge(self, posting):
+                    return await self._ask(posting)
+                async def _ask(self, posting):
+                    return self.llm.complete(prompt=posting)
+            async def bid(posting):
+                db = SessionLocal()
+                try:
+                    if await is_new(db, posting):
+                        await insert(db, posting)
+                        db.commit()
+                finally:
+                    db.close()
+        """,
+    )
+    assert sorted((finding.function, finding.call.partition(" (")[0]) for finding in found) == [
+        ("LetterCounter.serve", "Letter.write -> self.llm.complete"),
+        ("OtherCounter.serve", "serve -> Letter.write -> self.llm.complete"),
+        ("Rival.compete", "Course.run -> Reader.read -> self.llm.complete"),
+        ("Scanner._ask", "self.llm.complete"),
+        ("bid", "db.commit"),
+        ("insert", "db.commit"),
+        ("is_new", "db.query"),
+    ]
 
 
 # --- odd code ---

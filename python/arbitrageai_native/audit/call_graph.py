@@ -113,7 +113,7 @@ class CallGraph:
         """Yield the calls and the reads of properties that run helpers of the tree, each with its helper."""
         for call in function.calls:
             for called in self._inference.functions_called(call, function):
-                if _is_run(function, call, called):
+                if self._is_run(function, call, called):
                     yield call, called
         for attribute in function.attributes:
             if attribute.attr in self._properties:
@@ -128,18 +128,24 @@ class CallGraph:
                 if found and found.is_property and not found.is_async:
                     yield found
 
+    def _is_run(self, function: Function, call: ast.Call, called: Function) -> bool:
+        """Whether a call runs a helper's body, there and then."""
+        if called.is_async:
+            return False
+        if id(call) in function.awaited:
+            return not called.may_run_elsewhere and self._returns_awaitable(called)
+        return not called.is_generator or id(call) in function.consumed
+
+    def _returns_awaitable(self, helper: Function) -> bool:
+        """Whether a helper returns a coroutine; if not, an object that the audit does not know is awaited."""
+        made = [node for node in helper.returned if isinstance(node, ast.Call)]
+        return any(
+            found.is_async for node in made for found in self._inference.functions_called(node, helper)
+        )
+
     def _reason(self, helper: Function) -> Blocker | None:
         """The first call of a helper that makes it block its callers."""
         return next((found for found in sorted(helper.blockers) if self._is_meant(found)), None)
-
-
-def _is_run(function: Function, call: ast.Call, called: Function) -> bool:
-    """Whether a call runs a helper's body, there and then."""
-    if called.is_async:
-        return False
-    if id(call) in function.awaited and called.may_run_elsewhere:
-        return False
-    return not called.is_generator or id(call) in function.consumed
 
 
 def _short_name(function: Function) -> str:

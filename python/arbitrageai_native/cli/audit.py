@@ -21,8 +21,8 @@ Prints a line for each: path:line:column: FUNCTION blocks in CALL: REPLACEMENT.
 EXAMPLES: Final = """\
 examples:
   %(prog)s src
-  %(prog)s --unblock src             before `run --unblock`
-  %(prog)s --fail-on-findings src    in CI
+  %(prog)s --unblock src           before `run --unblock`
+  %(prog)s --fail-on-findings src  in CI
   %(prog)s --sarif src > audit.sarif
 
 exit status: 0; 1 for findings with --fail-on-findings; 2 for bad input, or

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from arbitrageai_native.doctor import Finding
 
 DESCRIPTION: Final = """\
-Checks the set-up: database, Redis, model servers, certificates, proxies, limits. Prints a line for each
-finding, and advice below each warning and error. Changes nothing and uses no tokens."""
+Checks the set-up: database, Redis, model servers, certificates, proxies,
+limits. Prints a line for each finding, and the fix below each warning and
+error. Changes nothing and uses no tokens."""
 
 EXAMPLES: Final = """\
 examples:

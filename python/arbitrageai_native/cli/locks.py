@@ -33,10 +33,10 @@ rows; `cleanup --all` lists the locks, asks, and then deletes every row."""
 
 EXAMPLES: Final = """\
 examples:
-  %(prog)s                             list the locks
+  %(prog)s                        list the locks
   %(prog)s --json --database-url sqlite:///locks.db
-  %(prog)s release upwork:job-17       release one, of any holder
-  %(prog)s cleanup --all --yes         release all, no question
+  %(prog)s release upwork:job-17  of any holder
+  %(prog)s cleanup --all --yes    without a question
 
 exit status: 0; 1 if there is no such lock, or the question was answered with
 no; 2 for bad input, or if the database can't be used; 130 after Ctrl-C"""
