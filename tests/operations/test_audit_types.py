@@ -244,6 +244,21 @@ HANDED_ON = {
             async with Scanner() as scanner:
                 scanner.ask()
     """,
+    "a constructor in async with": """
+        class Scanner:
+            def __init__(self): self.first = shared.complete("x")
+            async def __aenter__(self): return self
+        async def run():
+            async with Scanner():
+                pass
+    """,
+    "an awaited constructor": """
+        class Scanner:
+            def __init__(self): self.first = shared.complete("x")
+            def __await__(self): return iter(())
+        async def run():
+            await Scanner()
+    """,
     "an awaited factory": """
         async def made(): return LLMService()
         async def run():
@@ -323,6 +338,8 @@ HARMLESS = {
     "an object that is awaited": """
         async def run(llm=shared):
             await llm.complete("x")
+            async for piece in llm.complete_streaming("x"):
+                print(piece)
     """,
     "a decorator that moves it to a thread": """
         @in_thread

@@ -25,8 +25,9 @@ class KnownCall(NamedTuple):
 def known_calls(function: Function, inference: Inference) -> Iterator[KnownCall]:
     """Yield the calls of known kinds' blocking methods that a function makes itself."""
     for call in function.calls:
-        # An awaited result is that of an asynchronous object, whatever it looks like.
-        if id(call) in function.awaited or not isinstance(call.func, ast.Attribute):
+        # What is awaited comes from an asynchronous object, whatever it looks like.
+        is_asynchronous = id(call) in function.awaited | function.used_by_async
+        if is_asynchronous or not isinstance(call.func, ast.Attribute):
             continue
         for value in inference.of_called(call, function):
             if isinstance(value, KindMethod) and not value.is_of_class:
@@ -132,7 +133,7 @@ class CallGraph:
         """Whether a call runs a helper's body, there and then."""
         if called.is_async:
             return False
-        if id(call) in function.awaited:
+        if id(call) in function.awaited and called.node.name != "__init__":
             return not called.may_run_elsewhere and self._returns_awaitable(called)
         return not called.is_generator or id(call) in function.consumed
 

@@ -73,8 +73,10 @@ class Function:
     bindings: Bindings = field(default_factory=lambda: defaultdict(list))
     blockers: list[Blocker] = field(default_factory=list)
     is_generator: bool = False
-    # Calls by identity: whose result is awaited, and whose result is run through like a generator.
+    # Calls by identity: whose result is awaited, is used by `async with` or `async for`, or is run through
+    # like a generator.
     awaited: set[int] = field(default_factory=set)
+    used_by_async: set[int] = field(default_factory=set)
     consumed: set[int] = field(default_factory=set)
 
     @cached_property
@@ -274,14 +276,14 @@ def _read_use(function: Function, node: ast.AST) -> None:
     if isinstance(node, ast.Await):
         function.awaited.add(id(node.value))
     elif isinstance(node, ast.AsyncWith):
-        function.awaited.update(id(item.context_expr) for item in node.items)
+        function.used_by_async.update(id(item.context_expr) for item in node.items)
     elif isinstance(node, ast.With):
         function.consumed.update(id(item.context_expr) for item in node.items)
     elif isinstance(node, ast.For | ast.comprehension):
         is_async = isinstance(node, ast.comprehension) and node.is_async
-        (function.awaited if is_async else function.consumed).add(id(node.iter))
+        (function.used_by_async if is_async else function.consumed).add(id(node.iter))
     elif isinstance(node, ast.AsyncFor):
-        function.awaited.add(id(node.iter))
+        function.used_by_async.add(id(node.iter))
     elif isinstance(node, ast.YieldFrom):
         function.consumed.add(id(node.value))
     elif isinstance(node, ast.Call):

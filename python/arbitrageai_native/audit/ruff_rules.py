@@ -32,7 +32,7 @@ INSTEAD: Final = {
     "ASYNC250": "await asyncio.to_thread(input)",
     "ASYNC251": "await asyncio.sleep(…)",
 }
-# A look at a path takes microseconds on a local disk, and many a helper has one: told where it stands alone.
+# A path check takes microseconds on a local disk, and many helpers have one: reported only in coroutines.
 NOT_FOLLOWED: Final = frozenset({"ASYNC240"})
 _ASYNC: Final = b"async "
 
