@@ -86,7 +86,7 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    /// A failure that repeats itself until someone mends its cause.
+    /// A failure that repeats itself until someone fixes its cause.
     pub fn permanent(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),

@@ -100,7 +100,7 @@ def test_on_a_terminal_there_are_plain_lines_and_the_hint_once(
     assert status == 0
     assert SHOWN[command] in output
     assert "\x1b" not in output
-    assert errors == ("" if command == "audit" else HINT)  # `audit` draws nothing
+    assert errors == HINT
 
 
 def test_watch_prints_the_list_again_and_again_with_the_hint_once(without_rich: Environment) -> None:

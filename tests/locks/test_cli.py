@@ -115,6 +115,28 @@ def test_the_option_stands_before_the_action_or_behind_it(
     )
     assert run("--database-url", url, "release", "upwork:old") == 0
     assert held(url) == []
+    capsys.readouterr()
+    for words in (["--json"], ["--json", "list"], ["list", "--json"]):
+        assert run("--database-url", url, *words) == 0
+        assert json.loads(capsys.readouterr().out)["locks"] == []
+    assert run("--json", "release", "upwork:one", "--database-url", url) == 2
+    assert "--json is an option of list, not of release" in capsys.readouterr().err
+
+
+def test_the_file_env_names_the_database(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire(sqlite_url, ("one", "a"))
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / ".env").write_text(f"DATABASE_URL={sqlite_url}\n")
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.chdir(tmp_path / "app")
+    listed = subprocess.run(COMMAND, capture_output=True, text=True, timeout=60, check=True)
+    assert "bid:lock:upwork:one" in listed.stdout
+    for words in (["release", "upwork:one"], ["cleanup"]):
+        subprocess.run([*COMMAND, *words], capture_output=True, timeout=60, check=True)
+    assert held(sqlite_url) == []
+    assert [file.name for file in Path().iterdir()] == [".env"]
 
 
 def test_the_head_names_the_database_and_the_time(
@@ -360,6 +382,10 @@ def test_everything_is_released_after_a_question(url: str) -> None:
         status, output = on_a_terminal(words, answer=(question, answer))
         assert status == 1, output
         assert "nothing released" in output
+        # Every lock and its holder is listed in front of the question.
+        listed, _, _ = output.partition(question)
+        assert all(f"upwork:job-{number} " in listed for number in range(4))
+        assert all(f"scanner-{number} " in listed for number in range(4))
     status, output = on_a_terminal(words, answer=(question, b"\x03"))
     assert status == 130, output
     assert len(held(url)) == 6

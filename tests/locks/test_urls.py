@@ -274,7 +274,7 @@ async def test_the_doctor_shows_no_password(
     monkeypatch.setenv("REDIS_URL", f"redis://app:{secret}@127.0.0.1:1/0")
     monkeypatch.setenv("LOCAL_BASE_URL", f"http://app:{secret}@127.0.0.1:1/v1")
     monkeypatch.setenv("BASE_URL", f"http://app:{secret}@127.0.0.1:1/v1")
-    said = "\n".join(f"{finding.detail} {finding.mend}" for finding in await diagnose())
+    said = "\n".join(f"{finding.detail} {finding.fix}" for finding in await diagnose())
     assert not [word for word in ("hunter", "2secret", "4711") if word in said], said
 
 

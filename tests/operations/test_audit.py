@@ -1,6 +1,7 @@
 """`python -m arbitrageai_native audit` finds what blocks a coroutine, and nothing else."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,9 +51,10 @@ async def handler(helper_of_ours):
 
 
 def found_in(folder: Path, **files: str) -> list[Finding]:
-    """Writes files, `a__b` for a/b.py, and audits them."""
+    """Writes files, `a__b` for a/b.py and `a__INIT` for a/__init__.py, and audits them."""
     for name, text in files.items():
-        path = folder.joinpath(*name.split("__")).with_suffix(".py")
+        parts = ["__init__" if part == "INIT" else part for part in name.split("__")]
+        path = folder.joinpath(*parts).with_suffix(".py")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(dedent(text), encoding="utf-8")
     return audit([folder]).findings
@@ -210,9 +212,11 @@ def test_a_finding_is_a_whole_line_that_leads_to_its_place(tmp_path: Path) -> No
     command = [sys.executable, "-m", "arbitrageai_native", "audit", str(tmp_path)]
     piped = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=True).stdout
     assert piped.splitlines() == expected
-    status, on_terminal = on_a_terminal(command, columns=60)
-    assert status == 0
-    assert on_terminal == piped
+    for columns in (60, 80, 120):  # the terminal wraps the lines
+        status, on_terminal = on_a_terminal(command, columns=columns)
+        assert status == 0
+        assert f"\x1b[36m{path}:3:21\x1b[0m: handler" in on_terminal
+        assert re.sub(r"\x1b\[[0-9;]*m", "", on_terminal) == piped
 
 
 def test_names_of_files_reach_no_terminal_as_they_are(tmp_path: Path) -> None:

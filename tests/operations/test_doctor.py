@@ -73,10 +73,10 @@ class Setup:
         return {finding["check"]: finding for finding in json.loads(ended.stdout)["findings"]}
 
     def only_error(self, *arguments: str) -> dict[str, str]:
-        """The one error that it found, which has a mend in one sentence."""
+        """The one error that it found, whose fix is one sentence."""
         found = self.findings(*arguments)
         (error,) = [finding for finding in found.values() if finding["level"] == "error"]
-        assert error["mend"].endswith(".")
+        assert error["fix"].endswith(".")
         return error
 
 
@@ -194,7 +194,7 @@ def test_a_wrong_password(healthy: Setup, postgres_server: PostgresServer) -> No
         postgres_server.execute("SELECT pg_reload_conf()")
     assert error["check"] == "database"
     assert "password authentication failed" in error["detail"]
-    assert "password" in error["mend"]
+    assert "password" in error["fix"]
 
 
 def test_a_database_that_is_not_there(healthy: Setup) -> None:
@@ -214,14 +214,14 @@ def test_a_folder_that_is_not_there(healthy: Setup) -> None:
     healthy.environment["DATABASE_URL"] = f"sqlite:///{healthy.folder}/nowhere/locks.db"
     error = healthy.only_error()
     assert "nowhere does not exist" in error["detail"]
-    assert error["mend"] == "Make the folder."
+    assert error["fix"] == "Make the folder."
 
 
 def test_an_unreachable_redis(healthy: Setup) -> None:
     healthy.environment["REDIS_URL"] = f"redis://:{SECRET}@127.0.0.1:{free_port()}/0"
     error = healthy.only_error()
     assert error["check"] == "Redis"
-    assert "REDIS_URL" in error["mend"]
+    assert "REDIS_URL" in error["fix"]
 
 
 def test_redis_is_no_fault_where_nobody_wants_it(healthy: Setup) -> None:
@@ -277,7 +277,7 @@ def test_a_skewed_clock(healthy: Setup, offset: int, level: str) -> None:
     for check in ("clock", "Redis's clock"):
         assert found[check]["level"] == level
         assert ("behind" if offset > 0 else "ahead") in found[check]["detail"]
-        assert "NTP" in found[check]["mend"]
+        assert "NTP" in found[check]["fix"]
 
 
 def test_how_much_a_clock_may_be_wrong_depends_on_the_locks_time(healthy: Setup) -> None:
@@ -295,7 +295,7 @@ def test_a_dead_model_endpoint(healthy: Setup) -> None:
     error = healthy.only_error()
     assert error["check"] == "model endpoint"
     assert "refused" in error["detail"].lower()
-    assert "BASE_URL" in error["mend"]
+    assert "BASE_URL" in error["fix"]
 
 
 def test_a_model_server_that_refuses_the_key(healthy: Setup) -> None:
@@ -338,7 +338,7 @@ def test_the_certificate_of_a_model_server(healthy: Setup, trusted: bool) -> Non
         else:
             error = healthy.only_error()
             assert error["check"] == "model endpoint"
-            assert "SSL_CERT_FILE" in error["mend"]
+            assert "SSL_CERT_FILE" in error["fix"]
 
 
 def test_a_local_model_that_nobody_asked_for_may_be_away(healthy: Setup) -> None:
@@ -367,7 +367,7 @@ def test_a_certificate_file_that_cannot_be_read(healthy: Setup) -> None:
     found = healthy.findings()
     assert found["certificates"]["level"] == "error"
     assert "/no/such/file.pem" in found["certificates"]["detail"]
-    assert "SSL_CERT_FILE" in found["certificates"]["mend"]
+    assert "SSL_CERT_FILE" in found["certificates"]["fix"]
 
 
 def test_too_few_descriptors(healthy: Setup) -> None:
@@ -375,7 +375,7 @@ def test_too_few_descriptors(healthy: Setup) -> None:
     error = healthy.only_error()
     assert error["check"] == "descriptors"
     assert error["detail"].startswith("64 at most")
-    assert "ulimit -n" in error["mend"]
+    assert "ulimit -n" in error["fix"]
 
 
 def test_a_number_of_threads_that_is_none(healthy: Setup) -> None:
@@ -389,7 +389,7 @@ def test_a_proxy_before_the_local_model(healthy: Setup) -> None:
     healthy.environment["HTTP_PROXY"] = f"http://user:{SECRET}@127.0.0.1:{free_port()}"
     found = healthy.findings()["proxies"]
     assert found["level"] == "warning"
-    assert found["mend"] == "Add 127.0.0.1 to NO_PROXY."
+    assert found["fix"] == "Add 127.0.0.1 to NO_PROXY."
 
 
 def test_what_the_environment_overrules_is_named(healthy: Setup) -> None:

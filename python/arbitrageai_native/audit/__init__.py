@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .call_graph import findings
+from .call_graph import add_known_blockers, findings
 from .functions import read_functions
+from .inference import Inference
+from .interleaving import interleavings
 from .report import Finding, Problem, Report
 from .ruff_rules import apply_ruff
 from .sources import read_sources
@@ -18,8 +20,11 @@ from .sources import read_sources
 __all__ = ["Finding", "Problem", "Report", "audit"]
 
 
-def audit(paths: Sequence[Path]) -> Report:
+def audit(paths: Sequence[Path], *, unblock: bool = False) -> Report:
     """Audit files and folders.
+
+    With `unblock` the findings are what is held across a service call while other tasks run, instead of what
+    blocks the event loop.
 
     Raises:
         FileNotFoundError: one of `paths` does not exist.
@@ -27,6 +32,9 @@ def audit(paths: Sequence[Path]) -> Report:
     """
     sources, problems = read_sources(paths)
     modules = [read_functions(source) for source in sources]
+    inference = Inference(modules)
     apply_ruff(modules)
+    add_known_blockers(modules, inference)
     coroutines = sum(function.is_async for module in modules for function in module.functions)
-    return Report(findings(modules), problems, files=len(sources), coroutines=coroutines)
+    found = (interleavings if unblock else findings)(modules, inference)
+    return Report(found, problems, files=len(sources), coroutines=coroutines)

@@ -4,16 +4,52 @@ from __future__ import annotations
 
 import ast
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
-from .functions import Blocker, Function, Module
+from .functions import Blocker, Class, Function, Module
+from .inference import Inference
+from .known_types import Kind, instead_of
 from .report import Finding
-from .sources import dotted
+from .values import Instance, KindMethod
 
 
-def findings(modules: Sequence[Module]) -> list[Finding]:
+class KnownCall(NamedTuple):
+    """A call of a known kind's blocking method."""
+
+    call: ast.Call
+    kind: Kind
+    instead: str
+
+
+def known_calls(function: Function, inference: Inference) -> Iterator[KnownCall]:
+    """Yield the calls of known kinds' blocking methods that a function makes itself."""
+    for call in function.calls:
+        # What is awaited comes from an asynchronous object, whatever it looks like.
+        is_asynchronous = id(call) in function.awaited | function.used_by_async
+        if is_asynchronous or not isinstance(call.func, ast.Attribute):
+            continue
+        for value in inference.of_called(call, function):
+            if isinstance(value, KindMethod) and not value.is_of_class:
+                instead = instead_of(value.kind, value.name)
+                if instead:
+                    yield KnownCall(call, value.kind, instead)
+                    break
+
+
+def add_known_blockers(modules: Sequence[Module], inference: Inference) -> None:
+    """Add the calls of the known kinds' blocking methods to the functions in which they are."""
+    for module in modules:
+        for function in module.functions:
+            for call, kind, instead in known_calls(function, inference):
+                if not module.is_silenced(call.lineno):
+                    blocker = Blocker(*module.start(call), ast.unparse(call.func), instead)
+                    function.blockers.append(blocker._replace(is_of_service=kind is Kind.SERVICE))
+
+
+def findings(modules: Sequence[Module], inference: Inference) -> list[Finding]:
     """Everything that blocks in a coroutine, by itself or behind helpers, in order."""
-    graph = _CallGraph(modules)
+    graph = CallGraph(modules, inference, lambda blocker: blocker.is_followed)
     found: set[Finding] = set()
     for module in modules:
         path = str(module.source.path)
@@ -25,31 +61,34 @@ def findings(modules: Sequence[Module]) -> list[Finding]:
                 found.add(Finding(*place, column=blocker.column))
             for made, helper in graph.calls_of(function):
                 line, column = module.start(made)
-                chain = graph.chain(helper)
-                if chain and not module.is_silenced(line):
-                    names, blocker, where = chain
-                    call = " -> ".join([*names, f"{blocker.call} ({where}:{blocker.line})"])
+                call = graph.path_to_blocker(helper)
+                if call and not module.is_silenced(line):
+                    text, blocker = call
                     instead = f"asyncio.to_thread for the helper, or in it: {blocker.instead}"
-                    found.add(Finding(path, line, function.name, call, instead, column))
+                    found.add(Finding(path, line, function.name, text, instead, column))
     return sorted(found)
 
 
-class _CallGraph:
-    """Which synchronous function calls which; for each that blocks, the next on the shortest way to why."""
+class CallGraph:
+    """Which synchronous function calls which; for each that blocks, the next on the shortest way to why.
 
-    def __init__(self, modules: Sequence[Module]) -> None:
-        self._modules: dict[str, Module] = {}
-        for place in (0, 1):
-            for module in modules:
-                for name in module.source.modules[place : place + 1]:
-                    self._modules.setdefault(name, module)
+    `is_meant` selects the blocking calls that are followed.
+    """
+
+    def __init__(
+        self, modules: Sequence[Module], inference: Inference, is_meant: Callable[[Blocker], bool]
+    ) -> None:
+        self._inference = inference
+        self._is_meant = is_meant
+        functions = [function for module in modules for function in module.functions]
+        self._properties = {function.node.name for function in functions if function.is_property}
         self._next: dict[Function, Function | None] = {}
         callers: dict[Function, list[Function]] = {}
-        helpers = [function for module in modules for function in module.functions if _is_helper(function)]
+        helpers = [function for function in functions if not function.is_async]
         for function in helpers:
             for _, called in self.calls_of(function):
                 callers.setdefault(called, []).append(function)
-        pending = deque(function for function in helpers if _reason(function))
+        pending = deque(function for function in helpers if self._reason(function))
         self._next.update(dict.fromkeys(pending))
         while pending:
             blocking = pending.popleft()
@@ -58,79 +97,57 @@ class _CallGraph:
                     self._next[caller] = blocking
                     pending.append(caller)
 
-    def chain(self, helper: Function) -> tuple[list[str], Blocker, str] | None:
-        """The helpers from this one to the blocking call, that call, and its file."""
+    def path_to_blocker(self, helper: Function) -> tuple[str, Blocker] | None:
+        """The helpers from this one to the blocking call and its place, as text, and that call."""
         if helper not in self._next:
             return None
-        names = [helper.name.rpartition("<locals>.")[2]]
+        names = [_short_name(helper)]
         while (following := self._next[helper]) is not None:
             helper = following
-            names.append(helper.name.rpartition("<locals>.")[2])
-        blocker = _reason(helper)
-        return None if blocker is None else (names, blocker, str(helper.module.source.path))
+            names.append(_short_name(helper))
+        blocker = self._reason(helper)
+        if blocker is None:
+            return None
+        return " -> ".join([*names, f"{blocker.call} ({helper.module.source.path}:{blocker.line})"]), blocker
 
-    def calls_of(self, function: Function) -> Iterator[tuple[ast.Call, Function]]:
-        """Yield the calls of a function to helpers in the source tree, each with its helper."""
+    def calls_of(self, function: Function) -> Iterator[tuple[ast.expr, Function]]:
+        """Yield the calls and the reads of properties that run helpers of the tree, each with its helper."""
         for call in function.calls:
-            called = self._resolve(function, call.func)
-            if called is not None and _is_helper(called):
-                yield call, called
+            for called in self._inference.functions_called(call, function):
+                if self._is_run(function, call, called):
+                    yield call, called
+        for attribute in function.attributes:
+            if attribute.attr in self._properties:
+                for called in self._properties_read(attribute, function):
+                    yield attribute, called
 
-    def _resolve(self, function: Function, expression: ast.expr) -> Function | None:
-        name = dotted(expression)
-        if name is None:
-            return None
-        first, _, rest = name.partition(".")
-        if first in ("self", "cls") and function.owner and rest and "." not in rest:
-            return self._method(function.module, function.owner, rest)
-        if first in function.parameters:
-            return None  # whatever was passed
-        scope = function.name
-        while scope and not rest:  # nested functions, from the innermost scope outwards
-            nested = function.module.by_name.get(f"{scope}.<locals>.{first}")
-            if nested is not None:
-                return nested
-            scope = scope.rpartition(".<locals>.")[0]
-        return self._in_module(function.module, name)
+    def _properties_read(self, attribute: ast.Attribute, function: Function) -> Iterator[Function]:
+        for value in self._inference.values(attribute.value, function):
+            if isinstance(value, Instance) and isinstance(value.of, Class):
+                classes = [made for made in self._inference.classes(value.of) if isinstance(made, Class)]
+                found = next(filter(None, (made.method(attribute.attr) for made in classes)), None)
+                if found and found.is_property and not found.is_async:
+                    yield found
 
-    def _in_module(self, module: Module, name: str, depth: int = 5) -> Function | None:
-        """What a dotted name means at the top of a module: a function, or a class's constructor."""
-        if name in module.by_name:
-            return module.by_name[name]
-        if name in module.bases:
-            return self._method(module, name, "__init__")
-        first, _, rest = name.partition(".")
-        if first not in module.imports or depth == 0:
-            return None
-        full = ".".join(filter(None, [module.imports[first], rest]))
-        origin, _, last = full.rpartition(".")
-        attributes = [last]
-        while origin:
-            found = self._modules.get(origin)
-            if found is not None and found is not module:
-                return self._in_module(found, ".".join(attributes), depth - 1)
-            origin, _, last = origin.rpartition(".")
-            attributes.insert(0, last)
-        return None
+    def _is_run(self, function: Function, call: ast.Call, called: Function) -> bool:
+        """Whether a call runs a helper's body, there and then."""
+        if called.is_async:
+            return False
+        if id(call) in function.awaited and called.node.name != "__init__":
+            return not called.may_run_elsewhere and self._returns_awaitable(called)
+        return not called.is_generator or id(call) in function.consumed
 
-    def _method(self, module: Module, owner: str, name: str) -> Function | None:
-        pending, seen = [owner], set[str]()
-        while pending:
-            class_name = pending.pop(0)
-            if class_name in seen:
-                continue
-            seen.add(class_name)
-            found = module.by_name.get(f"{class_name}.{name}")
-            if found is not None:
-                return found
-            pending += [base for base in module.bases.get(class_name, []) if base in module.bases]
-        return None
+    def _returns_awaitable(self, helper: Function) -> bool:
+        """Whether a helper returns a coroutine; if not, an object that the audit does not know is awaited."""
+        made = [node for node in helper.returned if isinstance(node, ast.Call)]
+        return any(
+            found.is_async for node in made for found in self._inference.functions_called(node, helper)
+        )
+
+    def _reason(self, helper: Function) -> Blocker | None:
+        """The first call of a helper that makes it block its callers."""
+        return next((found for found in sorted(helper.blockers) if self._is_meant(found)), None)
 
 
-def _reason(helper: Function) -> Blocker | None:
-    """The first call of a helper that makes it block its callers."""
-    return next((found for found in sorted(helper.blockers, key=lambda f: f.line) if found.is_followed), None)
-
-
-def _is_helper(function: Function) -> bool:
-    return not function.is_async and not function.is_generator
+def _short_name(function: Function) -> str:
+    return function.name.rpartition("<locals>.")[2]

@@ -32,7 +32,7 @@ INSTEAD: Final = {
     "ASYNC250": "await asyncio.to_thread(input)",
     "ASYNC251": "await asyncio.sleep(…)",
 }
-# A look at a path takes microseconds on a local disk, and many a helper has one: told where it stands alone.
+# A path check takes microseconds on a local disk, and many helpers have one: reported only in coroutines.
 NOT_FOLLOWED: Final = frozenset({"ASYNC240"})
 _ASYNC: Final = b"async "
 
@@ -80,8 +80,8 @@ def _place(function: Function, location: dict[str, int]) -> tuple[int, int]:
 
 def _all_asynchronous(module: Module) -> str:
     lines = [line.encode() for line in module.lines]
-    # From the last to the first: what is in front stays where it was. Calling a generator runs nothing.
-    functions = [f for f in module.functions if not f.is_async and not f.is_generator]
+    # From the last to the first: what is in front stays where it was.
+    functions = [function for function in module.functions if not function.is_async]
     for function in sorted(functions, key=lambda f: (f.node.lineno, f.node.col_offset), reverse=True):
         number, column = function.node.lineno - 1, function.node.col_offset
         line = lines[number]

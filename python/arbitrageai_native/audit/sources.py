@@ -18,12 +18,17 @@ SKIPPED_FOLDERS: Final = frozenset({"__pycache__", "node_modules", "site-package
 
 
 class Source(NamedTuple):
-    """One file. `modules`: the dotted names by which the others may import it."""
+    """One file. `parts`: its place, folder by folder, as an import names it."""
 
     path: Path
     text: str
     tree: ast.Module
-    modules: tuple[str, ...]
+    parts: tuple[str, ...]
+
+    @property
+    def folder(self) -> tuple[str, ...]:
+        """The place of the folder that it is in."""
+        return self.parts if self.path.stem == "__init__" else self.parts[:-1]
 
 
 def read_sources(paths: Sequence[Path]) -> tuple[list[Source], list[Problem]]:
@@ -48,7 +53,7 @@ def read_sources(paths: Sequence[Path]) -> tuple[list[Source], list[Problem]]:
             except _UnreadableError as error:
                 problems.append(Problem(str(path), str(error)))
             else:
-                sources.append(Source(path, text, tree, _module_names(path, root)))
+                sources.append(Source(path, text, tree, _parts(path)))
     return sources, problems
 
 
@@ -98,15 +103,9 @@ def _read(path: Path) -> tuple[str, ast.Module]:
         raise _UnreadableError("nested too deeply to be read") from None
 
 
-def _module_names(path: Path, root: Path) -> tuple[str, ...]:
-    folder = path.absolute().parent
-    names = [] if path.stem == "__init__" else [path.stem]
-    while (folder / "__init__.py").exists() and folder.name:
-        names.insert(0, folder.name)
-        folder = folder.parent
-    below = path.relative_to(root).with_suffix("").parts if root != path else (path.stem,)
-    from_root = [part for part in below if part != "__init__"]
-    return tuple(dict.fromkeys(name for name in (".".join(names), ".".join(from_root)) if name))
+def _parts(path: Path) -> tuple[str, ...]:
+    place = Path(os.path.abspath(path)).with_suffix("")  # noqa: PTH100, as a link is imported by its own name
+    return place.parts[:-1] if path.stem == "__init__" else place.parts
 
 
 def dotted(node: ast.expr) -> str | None:

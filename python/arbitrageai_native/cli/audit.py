@@ -7,22 +7,26 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from arbitrageai_native.cli.display import Line, print_lines
 from arbitrageai_native.cli.main import BadInputError, Subcommands
 
 if TYPE_CHECKING:
     from arbitrageai_native.audit import Report
 
 DESCRIPTION: Final = """\
-Finds calls that block the event loop in a source tree, without running the code. Prints a line for each
-finding: path:line:column: FUNCTION blocks in CALL: REPLACEMENT. `# noqa` suppresses findings of its line."""
+Finds calls that block the event loop in a source tree, without running it.
+Prints a line for each: path:line:column: FUNCTION blocks in CALL: REPLACEMENT.
+`# noqa` suppresses the findings of its line."""
 
 EXAMPLES: Final = """\
 examples:
   %(prog)s src
-  %(prog)s --fail-on-findings src tests         in CI
+  %(prog)s --unblock src           before `run --unblock`
+  %(prog)s --fail-on-findings src  in CI
   %(prog)s --sarif src > audit.sarif
 
-exit status: 0; 1 for findings with --fail-on-findings; 2 for bad input, or without ruff; 130 after Ctrl-C"""
+exit status: 0; 1 for findings with --fail-on-findings; 2 for bad input, or
+without ruff; 130 after Ctrl-C"""
 
 
 def add_command(subcommands: Subcommands) -> None:
@@ -37,6 +41,12 @@ def add_command(subcommands: Subcommands) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help='print {"findings": […], "errors": […]}')
     form.add_argument("--sarif", action="store_true", help="print SARIF 2.1.0")
+    parser.add_argument(
+        "--unblock",
+        action="store_true",
+        help="print what is held across a service call while other tasks run: locks of threads, sessions, "
+        "generators",
+    )
     parser.add_argument("--fail-on-findings", action="store_true", help="exit with 1 if anything is found")
     parser.set_defaults(run=run)
 
@@ -50,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     from arbitrageai_native.audit import audit
 
     try:
-        report = audit(arguments.paths)
+        report = audit(arguments.paths, unblock=arguments.unblock)
     except (FileNotFoundError, RuntimeError) as error:
         raise BadInputError(f"audit: {error}") from None
     if arguments.json:
@@ -58,15 +68,21 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.sarif:
         print(report.as_sarif())
     else:
-        _print_lines(report)
+        _print_lines(report, arguments.unblock)
     return 1 if report.findings and arguments.fail_on_findings else 0
 
 
-def _print_lines(report: Report) -> None:
+def _print_lines(report: Report, unblock: bool) -> None:
     """Print a whole line for each finding, since editors and terminals parse the place in it."""
-    for finding in report.findings:
-        print(finding)
-    blocking = len({(finding.file, finding.function) for finding in report.findings})
-    print(f"{blocking} of {report.coroutines} coroutines in {report.files} files block")
+    lines: list[Line] = [
+        [(finding.place, "cyan"), (f": {finding.message}", "")] for finding in report.findings
+    ]
+    if unblock:
+        held = len(report.findings)
+        summary = f"{held} place{'s' * (held != 1)} in {report.files} files where tasks may interleave"
+    else:
+        blocking = len({(finding.file, finding.function) for finding in report.findings})
+        summary = f"{blocking} of {report.coroutines} coroutines in {report.files} files block"
+    print_lines([*lines, [(summary, "bold")]])
     for error in report.errors:
         print(f"audit: {error}", file=sys.stderr)

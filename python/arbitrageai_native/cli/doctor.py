@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from arbitrageai_native.doctor import Finding
 
 DESCRIPTION: Final = """\
-Checks the set-up: database, Redis, model servers, certificates, proxies, limits. Prints a line for each
-finding, and advice below each warning and error. Changes nothing and uses no tokens."""
+Checks the set-up: database, Redis, model servers, certificates, proxies,
+limits. Prints a line for each finding, and the fix below each warning and
+error. Changes nothing and uses no tokens."""
 
 EXAMPLES: Final = """\
 examples:
@@ -85,8 +86,8 @@ def _print_findings(findings: list[Finding]) -> None:
     for finding in findings:
         level = (f"{finding.level.value:<7}", colours[finding.level])
         lines.append([(f"{finding.check:<{width}}  ", ""), level, (f"  {printable(finding.detail)}", "")])
-        if finding.mend:
-            lines.append([(indentation, ""), (printable(finding.mend), "italic")])
+        if finding.fix:
+            lines.append([(indentation, ""), (printable(finding.fix), "italic")])
     counts = [
         f"{sum(finding.level is level for finding in findings)} {level.value}"
         for level in (Level.OK, Level.WARNING, Level.ERROR)

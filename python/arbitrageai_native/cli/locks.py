@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from arbitrageai_native import defaults
 from arbitrageai_native._safe_text import printable
 from arbitrageai_native.cli import display
-from arbitrageai_native.cli.main import Subcommands, seconds
+from arbitrageai_native.cli.main import BadInputError, Subcommands, seconds
 from arbitrageai_native.locks import keys
 from arbitrageai_native.locks.overview import HeldLock
 
@@ -27,18 +27,19 @@ if TYPE_CHECKING:
     from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 
 DESCRIPTION: Final = """\
-Shows the locks of a database, or releases them. `list` and `watch` change nothing, and no action creates a
-SQLite file. `cleanup` deletes only expired rows; `cleanup --all` asks, and then deletes every row."""
+Shows the locks of a database, or releases them. `list` and `watch` change
+nothing, and no action creates a SQLite file. `cleanup` deletes only expired
+rows; `cleanup --all` lists the locks, asks, and then deletes every row."""
 
 EXAMPLES: Final = """\
 examples:
-  %(prog)s                                      list the locks and their holders
-  %(prog)s list --json --database-url sqlite:///locks.db
-  %(prog)s release upwork:job-17                release a lock of any holder
-  %(prog)s cleanup --all --yes                  release every lock, without a question
+  %(prog)s                        list the locks
+  %(prog)s --json --database-url sqlite:///locks.db
+  %(prog)s release upwork:job-17  of any holder
+  %(prog)s cleanup --all --yes    without a question
 
-exit status: 0; 1 if there is no such lock, or the question was answered with no; 2 for bad input, or if the
-database can't be used; 130 after Ctrl-C"""
+exit status: 0; 1 if there is no such lock, or the question was answered with
+no; 2 for bad input, or if the database can't be used; 130 after Ctrl-C"""
 
 _UNKNOWN: Final = "unknown"
 # A longer value overflows its column, and does not widen the column for the other rows.
@@ -59,7 +60,8 @@ def add_command(subcommands: Subcommands) -> None:
         epilog=EXAMPLES,
     )
     _add_database(parser, default=None)
-    parser.set_defaults(run=run, json=False)
+    _add_json(parser, default=False)
+    parser.set_defaults(run=run)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     # The option of an action has no default, which would replace a value given before the action.
     database = argparse.ArgumentParser(add_help=False)
@@ -68,9 +70,7 @@ def add_command(subcommands: Subcommands) -> None:
     listing = actions.add_parser(
         "list", parents=[database], help="print the locks and their holders (the default)"
     )
-    listing.add_argument(
-        "--json", action="store_true", help='print {"database": …, "locks": […]}, unknown times as null'
-    )
+    _add_json(listing, default=argparse.SUPPRESS)
     watch = actions.add_parser(
         "watch", parents=[database], help="print the list again and again, until Ctrl-C"
     )
@@ -103,12 +103,26 @@ def _add_database(parser: argparse.ArgumentParser, default: str | None) -> None:
     )
 
 
+def _add_json(parser: argparse.ArgumentParser, default: object) -> None:
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        default=default,
+        help='print the list as {"database": …, "locks": […]}, unknown times as null',
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line says.
 
     The exit status is 0, or 1 if no such lock exists or the user answered no, or 2 if the database can't be
     used.
+
+    Raises:
+        BadInputError: `--json` with an action that prints no list.
     """
+    if arguments.json and arguments.action not in (None, "list"):
+        raise BadInputError(f"locks: --json is an option of list, not of {arguments.action}")
     from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
     from arbitrageai_native.exceptions import LockError
 
@@ -273,6 +287,8 @@ async def _sweep(manager: BidLockManager) -> int:
 
 def _cleanup_all(manager: BidLockManager, is_sure: bool) -> int:
     found = asyncio.run(_look(manager))
+    if found and not is_sure and sys.stdin.isatty():
+        display.print_lines(_lines(manager, found))
     # The question is asked outside a coroutine, so that Ctrl-C ends the wait for the answer.
     if (
         found

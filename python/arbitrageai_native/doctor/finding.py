@@ -27,14 +27,14 @@ class Finding(NamedTuple):
         check: what was looked at.
         level: how bad it is.
         detail: what was found; without secrets.
-        mend: what to do, in one sentence; empty if nothing is to be done.
+        fix: what to do, in one sentence; empty if nothing is to be done.
     """
 
     check: str
     level: Level
     detail: str
-    mend: str = ""
+    fix: str = ""
 
     def as_dict(self) -> dict[str, str]:
         """The same for JSON."""
-        return {"check": self.check, "level": self.level.value, "detail": self.detail, "mend": self.mend}
+        return {"check": self.check, "level": self.level.value, "detail": self.detail, "fix": self.fix}

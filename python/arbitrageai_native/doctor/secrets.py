@@ -47,7 +47,7 @@ class Secrets:
 
     def hide(self, finding: Finding) -> Finding:
         """The finding without them."""
-        return finding._replace(detail=self._hidden(finding.detail), mend=self._hidden(finding.mend))
+        return finding._replace(detail=self._hidden(finding.detail), fix=self._hidden(finding.fix))
 
     def _hidden(self, text: str) -> str:
         for secret in self._texts:
