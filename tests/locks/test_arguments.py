@@ -193,6 +193,20 @@ async def test_times_that_make_no_sense(method: str) -> None:
         await TAKING[method](manager, "m", "p")
 
 
+@pytest.mark.parametrize("method", TAKING)
+async def test_a_time_of_a_wrong_type_is_named_on_every_database(method: str, shared_url: str) -> None:
+    async with BidLockManager(60, shared_url) as manager:
+        for argument, value in (("timeout", "x"), ("timeout", None)):
+            with pytest.raises(TypeError) as raised:
+                await TAKING[method](manager, "m", "p", **{argument: value})
+            assert f"argument '{argument}'" in str(raised.value)
+        for value in ("x", None, []):
+            manager.ttl = value  # type: ignore[assignment]
+            with pytest.raises(TypeError) as raised:
+                await TAKING[method](manager, "m", "p")
+            assert "argument 'ttl'" in str(raised.value)
+
+
 @pytest.mark.parametrize("method", [name for name in TAKING if name != "acquire_lock"])
 async def test_a_renewal_that_is_no_bool(method: str) -> None:
     manager = BidLockManager(60, "sqlite://")

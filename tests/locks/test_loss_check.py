@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,6 +88,71 @@ async def test_a_server_that_restarts_without_data_holds_no_lock(own_redis_serve
         lease = await manager.acquire_lease("m", "p")
         own_redis_server.restart()
         await asyncio.wait_for(lease.lost(), SOON)
+
+
+async def test_a_file_that_is_deleted_holds_no_lock(sqlite_url: str) -> None:
+    file = Path(sqlite_url.removeprefix("sqlite:///"))
+    async with BidLockManager(TTL, sqlite_url) as manager:
+        lease = await manager.acquire_lease("m", "p")
+        for name in (file, *file.parent.glob("*-wal"), *file.parent.glob("*-shm")):
+            name.unlink()
+        await asyncio.wait_for(lease.lost(), SOON)
+
+
+@pytest.mark.parametrize("in_thread", [False, True], ids=["asyncio", "thread"])
+async def test_the_end_of_a_block_does_not_wait_for_the_release_of_what_is_lost(
+    request: pytest.FixtureRequest, shared_url: str, in_thread: bool
+) -> None:
+    server = None
+    if shared_url.startswith("sqlite"):
+        path = shared_url.removeprefix("sqlite:///")
+        writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    else:
+        server = request.getfixturevalue(
+            "postgres_server" if shared_url.startswith("postgres") else "redis_server"
+        )
+    took: list[float] = []
+
+    def silence() -> None:
+        if server is None:
+            writer.execute("BEGIN EXCLUSIVE")
+        else:
+            stop_all(server.process_id, signal.SIGSTOP)
+
+    def ends(lease: Lease) -> None:
+        while lease.is_held:
+            time.sleep(0.01)
+        took.append(time.monotonic())
+
+    def thread_block() -> None:
+        with manager.with_lock_sync("m", "p") as lease:
+            silence()
+            ends(lease)
+        took.append(time.monotonic())
+
+    async with BidLockManager(1, shared_url) as manager:
+        await manager.locks()
+        try:
+            if in_thread:
+                await asyncio.to_thread(thread_block)
+            else:
+                async with manager.with_lock("m", "p") as lease:
+                    silence()
+                    await asyncio.to_thread(ends, lease)
+                took.append(time.monotonic())
+        finally:
+            if server is None:
+                writer.close()
+            else:
+                stop_all(server.process_id, signal.SIGCONT)
+    begun, ended = took
+    assert ended - begun < 4, "a release that the database does not answer takes 5 s"
+
+
+def stop_all(server: int, how: signal.Signals) -> None:
+    children = Path(f"/proc/{server}/task/{server}/children").read_text(encoding="ascii").split()
+    for process in (server, *map(int, children)):
+        os.kill(process, how)
 
 
 async def test_a_broken_lock_cancels_its_block(manager: BidLockManager) -> None:

@@ -220,8 +220,7 @@ async fn looks(loss_checks: &[Option<f64>], seconds: u64) -> Vec<usize> {
     }
     sleep(Duration::from_secs(seconds)).await;
     assert!(leases.iter().all(Lease::is_held));
-    let looks = lock(&keys).clone();
-    looks
+    lock(&keys).clone()
 }
 
 #[tokio::test(start_paused = true)]
