@@ -335,6 +335,8 @@ class LockManager:
         names_holder: bool = False,
         auto_renew: bool,
         max_hold: float | None,
+        margin: float | None,
+        loss_check: float | None,
     ) -> Awaitable[Lease]: ...
     def lease_blocking(
         self,
@@ -347,6 +349,8 @@ class LockManager:
         names_holder: bool = False,
         auto_renew: bool,
         max_hold: float | None,
+        margin: float | None,
+        loss_check: float | None,
     ) -> Lease: ...
     def lease_many(
         self,
@@ -358,6 +362,8 @@ class LockManager:
         names_holder: bool = False,
         auto_renew: bool,
         max_hold: float | None,
+        margin: float | None,
+        loss_check: float | None,
     ) -> Awaitable[list[Lease]]: ...
     def release(self, marketplace_id: str, posting_id: str, holder_id: str) -> Awaitable[bool]: ...
     def release_own(self, marketplace_id: str, posting_id: str) -> Awaitable[bool]: ...
@@ -383,6 +389,8 @@ def check_lock_settings(
     ttl: float,
     auto_renew: bool,
     max_hold: float | None,
+    margin: float | None,
+    loss_check: float | None,
     max_connections: int,
     listen_url: str | None,
     statement_cache: bool,

@@ -67,6 +67,7 @@ LOCK_HOLDER: Final = "default"
 LOCK_ON_LOST: Final = "log"
 MAX_HOLD_TTLS: Final = 10
 """How many times its `ttl` a lock is renewed at most."""
+LOCK_LOSS_CHECK: Final = 1.0
 LOCK_CONNECTIONS: Final = 5
 LOCK_DATABASE_FILE: Final = "data/tasks.db"
 """Relative to the working directory; the native side has the same path in its own default URL."""

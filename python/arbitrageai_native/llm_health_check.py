@@ -123,7 +123,10 @@ class _Field(Generic[Value]):
         return self._read(getattr(metrics._native, self._name))
 
     def __set__(self, metrics: HealthMetrics, value: Value) -> None:
-        setattr(metrics._native, self._name, self._write(value))
+        try:
+            setattr(metrics._native, self._name, self._write(value))
+        except OverflowError:
+            raise ValueError(f"{self._name} is negative or too large: {value!r}") from None
 
 
 class HealthMetrics:
@@ -164,7 +167,13 @@ class HealthMetrics:
         recovery_timeout_seconds: float = defaults.RECOVERY_TIMEOUT,
         response_times: Iterable[float] = (),
     ) -> None:
-        self._native = _native.EndpointHealth(endpoint, failure_threshold, recovery_timeout_seconds)
+        try:
+            self._native = _native.EndpointHealth(endpoint, failure_threshold, recovery_timeout_seconds)
+        except OverflowError:
+            is_threshold = not 0 <= failure_threshold < 2**64
+            name = "failure_threshold" if is_threshold else "recovery_timeout_seconds"
+            value = failure_threshold if is_threshold else recovery_timeout_seconds
+            raise ValueError(f"{name} is negative or too large: {value!r}") from None
         self.state = state
         self.last_health_check_at = last_health_check_at
         self.last_healthy_at = last_healthy_at

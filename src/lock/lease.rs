@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::boot_time::BootTime;
 use super::engine::{Engine, Grant, Hold, Renewal};
 use super::error::{LockError, StoreError};
+use super::names;
 use super::operation::{Operation, Renew, Won};
 use super::surroundings;
 use crate::figures::Ledger;
@@ -34,6 +35,61 @@ pub struct Keeping {
     /// How often its row is looked for, about; None if only a renewal or the release finds that it has
     /// gone.
     pub loss_check: Option<Duration>,
+}
+
+impl Keeping {
+    const LONGEST_DEFAULT_MARGIN: Duration = Duration::from_secs(1);
+    const SHORTEST_LOSS_CHECK: f64 = 0.1;
+
+    /// Checks what a caller gives, in seconds. A margin that is not given is a tenth of the time to
+    /// live, a second at most, and nothing without renewal: the whole time is for the holder then.
+    ///
+    /// # Errors
+    /// [`LockError::InvalidArgument`], naming the argument and the value.
+    pub fn new(
+        ttl: Duration,
+        auto_renew: bool,
+        max_hold: Option<f64>,
+        margin: Option<f64>,
+        loss_check: Option<f64>,
+    ) -> Result<Self, LockError> {
+        Ok(Self {
+            auto_renew,
+            max_hold: max_hold.map(names::longest_hold).transpose()?,
+            margin: match margin {
+                Some(seconds) => Self::given_margin(seconds, ttl)?,
+                None if auto_renew => (ttl / 10).min(Self::LONGEST_DEFAULT_MARGIN),
+                None => Duration::ZERO,
+            },
+            loss_check: loss_check.map(Self::given_loss_check).transpose()?,
+        })
+    }
+
+    fn given_margin(seconds: f64, ttl: Duration) -> Result<Duration, LockError> {
+        let half = ttl.as_secs_f64() / 2.0;
+        if (0.0..half).contains(&seconds) {
+            return Ok(Duration::from_secs_f64(seconds));
+        }
+        Err(LockError::invalid(
+            "margin",
+            format!(
+                "margin must be a number of seconds >= 0 and less than half of ttl ({half:?}), not {seconds:?}"
+            ),
+        ))
+    }
+
+    fn given_loss_check(seconds: f64) -> Result<Duration, LockError> {
+        if seconds >= Self::SHORTEST_LOSS_CHECK {
+            return names::lasting_time("loss_check", seconds);
+        }
+        Err(LockError::invalid(
+            "loss_check",
+            format!(
+                "loss_check must be a number of seconds >= {:?}, or None for no check, not {seconds:?}",
+                Self::SHORTEST_LOSS_CHECK
+            ),
+        ))
+    }
 }
 
 impl Default for Keeping {
@@ -121,11 +177,12 @@ impl Lease {
         self.shared.hold.expires_at()
     }
 
-    /// How long the holder may still believe in it without renewal.
+    /// How long its row certainly stands without renewal; zero when the holder may not believe in it
+    /// any more, a margin before that.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        if self.shared.hold.status() == Status::Held {
-            self.shared.hold.remaining()
+        if self.is_held() {
+            BootTime::now().until(self.shared.hold.valid_until())
         } else {
             Duration::ZERO
         }

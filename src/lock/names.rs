@@ -58,9 +58,12 @@ impl LockName {
     /// Takes a key from the table, whichever program wrote it.
     ///
     /// # Errors
-    /// [`LockError::InvalidArgument`] if no lock can have this key, because it is too long or
-    /// contains a NUL character.
+    /// [`LockError::InvalidArgument`] if no lock can have this key, because it is empty, too long
+    /// or contains a NUL character.
     pub fn from_key(key: &str) -> Result<Self, LockError> {
+        if key.is_empty() {
+            return Err(LockError::invalid("key", "key must not be empty"));
+        }
         check_length("key", key, LONGEST_KNOWN_KEY)?;
         Ok(Self { key: key.into() })
     }
@@ -125,13 +128,10 @@ fn check_length(argument: &'static str, value: &str, most: usize) -> Result<(), 
 /// # Errors
 /// [`LockError::InvalidArgument`] when it is negative, not a number or endless.
 pub fn waiting_time(argument: &'static str, seconds: f64) -> Result<Duration, LockError> {
-    if seconds.is_finite() && (0.0..=LONGEST_SECONDS).contains(&seconds) {
+    if (0.0..=LONGEST_SECONDS).contains(&seconds) {
         return Ok(Duration::from_secs_f64(seconds));
     }
-    Err(LockError::invalid(
-        argument,
-        format!("{argument} must be a finite number of seconds >= 0, not {seconds:?}"),
-    ))
+    Err(no_time(argument, ">= 0", seconds))
 }
 
 /// A time for which something lasts: more than zero seconds.
@@ -139,15 +139,27 @@ pub fn waiting_time(argument: &'static str, seconds: f64) -> Result<Duration, Lo
 /// # Errors
 /// [`LockError::InvalidArgument`] when it is zero, negative, not a number or endless.
 pub fn lasting_time(argument: &'static str, seconds: f64) -> Result<Duration, LockError> {
-    let duration = if seconds > 0.0 {
-        waiting_time(argument, seconds).ok()
+    let duration = waiting_time(argument, seconds).ok();
+    duration
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| no_time(argument, "> 0", seconds))
+}
+
+/// For how long a lock is renewed at most. More than the longest time is that time, since the
+/// default is a multiple of a `ttl`, which may be that long itself.
+///
+/// # Errors
+/// As [`lasting_time`].
+pub(super) fn longest_hold(seconds: f64) -> Result<Duration, LockError> {
+    let is_longer = seconds.is_finite() && seconds > LONGEST_SECONDS;
+    lasting_time("max_hold", if is_longer { LONGEST_SECONDS } else { seconds })
+}
+
+fn no_time(argument: &'static str, least: &str, seconds: f64) -> LockError {
+    let message = if seconds.is_finite() && seconds > LONGEST_SECONDS {
+        format!("{argument} must be at most {LONGEST_SECONDS} seconds, not {seconds:?}")
     } else {
-        None
+        format!("{argument} must be a finite number of seconds {least}, not {seconds:?}")
     };
-    duration.filter(|duration| !duration.is_zero()).ok_or_else(|| {
-        LockError::invalid(
-            argument,
-            format!("{argument} must be a finite number of seconds > 0, not {seconds:?}"),
-        )
-    })
+    LockError::invalid(argument, message)
 }

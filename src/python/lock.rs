@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::lease::{Lease, Leases, LockGrant};
-use super::lock_terms::{LeaseTerms, Terms, lock_name, optional_text, options, text};
+use super::lock_terms::{LeaseTerms, Terms, holder_name, identifier, lock_name, optional_text, options};
 use super::process::process;
 use crate::bridge::{self, PerProcess, Wait, awaitable, block_on, receive};
 use crate::figures::{HistogramSnapshot, LockFigures};
@@ -99,7 +99,7 @@ impl LockManager {
     /// Takes a lock and keeps it.
     #[pyo3(
         signature = (marketplace_id, posting_id, **terms),
-        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, names_holder=False, auto_renew, max_hold)"
+        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, names_holder=False, auto_renew, max_hold, margin, loss_check)"
     )]
     fn lease<'py>(
         &self,
@@ -114,7 +114,7 @@ impl LockManager {
     /// As `lease`, waiting in the calling thread.
     #[pyo3(
         signature = (marketplace_id, posting_id, **terms),
-        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, names_holder=False, auto_renew, max_hold)"
+        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, names_holder=False, auto_renew, max_hold, margin, loss_check)"
     )]
     fn lease_blocking<'py>(
         &self,
@@ -129,7 +129,7 @@ impl LockManager {
     /// Takes all of several locks, or none.
     #[pyo3(
         signature = (names, **terms),
-        text_signature = "($self, names, *, holder_id, ttl, timeout, names_holder=False, auto_renew, max_hold)"
+        text_signature = "($self, names, *, holder_id, ttl, timeout, names_holder=False, auto_renew, max_hold, margin, loss_check)"
     )]
     fn lease_many<'py>(
         &self,
@@ -159,7 +159,7 @@ impl LockManager {
         holder_id: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let name = lock_name(marketplace_id, posting_id)?;
-        let holder = lock::holder(&text(holder_id, "holder_id")?)?;
+        let holder = lock::holder(&holder_name(holder_id)?)?;
         // Begun now, so that it is carried through whatever becomes of the awaitable.
         receive(py, self.manager()?.release(&name, holder))
     }
@@ -188,7 +188,7 @@ impl LockManager {
 
     /// Deletes the row of a key, whoever holds it.
     fn break_lock<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let name = LockName::from_key(&text(key, "key")?)?;
+        let name = LockName::from_key(&identifier(key, "key")?)?;
         let manager = self.manager()?;
         awaitable(py, async move { manager.break_lock(&name.key).await })
     }

@@ -1,7 +1,5 @@
 //! Arguments about locks. Whatever is wrong with one, the error names it.
 
-use std::time::Duration;
-
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyUnicodeEncodeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
@@ -77,9 +75,33 @@ pub(super) fn lock_name(
     marketplace_id: &Bound<'_, PyAny>,
     posting_id: &Bound<'_, PyAny>,
 ) -> PyResult<LockName> {
-    let marketplace_id = text(marketplace_id, "marketplace_id")?;
-    let posting_id = text(posting_id, "posting_id")?;
+    let marketplace_id = identifier(marketplace_id, "marketplace_id")?;
+    let posting_id = identifier(posting_id, "posting_id")?;
     Ok(LockName::new(&marketplace_id, &posting_id)?)
+}
+
+/// What an f-string makes of a value, as old processes do, whose keys must be the same. They take
+/// whatever is false for an empty id, None and 0 among it.
+pub(super) fn identifier(value: &Bound<'_, PyAny>, name: &str) -> PyResult<String> {
+    if value.is_exact_instance_of::<PyString>() {
+        return text(value, name);
+    }
+    if !value.is_truthy()? {
+        return Ok(String::new());
+    }
+    let format = value.py().import("builtins")?.getattr("format")?;
+    text(&format.call1((value,))?, name)
+}
+
+/// The name of a holder, which old processes write as it is: a string, or `str()` of another value.
+pub(super) fn holder_name(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    if value.is_none() {
+        return Err(PyValueError::new_err("holder_id must not be None"));
+    }
+    if value.is_instance_of::<PyString>() {
+        return text(value, "holder_id");
+    }
+    text(value.str()?.as_any(), "holder_id")
 }
 
 /// A string, which must have a form in UTF-8.
@@ -94,7 +116,7 @@ pub(super) fn optional_text(value: Option<&Bound<'_, PyAny>>, name: &str) -> PyR
 
 /// The keywords of `acquire`, and the first ones of leases.
 pub(super) struct Terms {
-    holder_id: Text,
+    holder_id: String,
     ttl: Seconds,
     timeout: Seconds,
     /// Whether a timeout names the holder.
@@ -106,6 +128,8 @@ pub(super) struct LeaseTerms {
     pub(super) terms: Terms,
     auto_renew: bool,
     max_hold: Option<Seconds>,
+    margin: Option<Seconds>,
+    loss_check: Option<Seconds>,
 }
 
 impl Terms {
@@ -120,7 +144,7 @@ impl Terms {
 
     fn among(keywords: &Bound<'_, PyDict>) -> PyResult<Self> {
         Ok(Self {
-            holder_id: keyword(keywords, "holder_id")?,
+            holder_id: holder_name(&required(keywords, "holder_id")?)?,
             ttl: keyword(keywords, "ttl")?,
             timeout: keyword(keywords, "timeout")?,
             names_holder: keywords.contains("names_holder")? && keyword(keywords, "names_holder")?,
@@ -133,9 +157,9 @@ impl Terms {
         posting_id: &Bound<'_, PyAny>,
     ) -> PyResult<Wanted> {
         Ok(Wanted::new(
-            &text(marketplace_id, "marketplace_id")?,
-            &text(posting_id, "posting_id")?,
-            self.holder_id.of("holder_id")?,
+            &identifier(marketplace_id, "marketplace_id")?,
+            &identifier(posting_id, "posting_id")?,
+            &self.holder_id,
             self.ttl.0,
             self.timeout.0,
         )?)
@@ -150,6 +174,8 @@ impl LeaseTerms {
             terms: Terms::among(&keywords)?,
             auto_renew: keyword(&keywords, "auto_renew")?,
             max_hold: keyword(&keywords, "max_hold")?,
+            margin: keyword(&keywords, "margin")?,
+            loss_check: keyword(&keywords, "loss_check")?,
         };
         refuse_others(
             &keywords,
@@ -160,37 +186,41 @@ impl LeaseTerms {
                 "names_holder",
                 "auto_renew",
                 "max_hold",
+                "margin",
+                "loss_check",
             ],
         )?;
         Ok(terms)
     }
 
+    /// How `wanted` is kept.
     pub(super) fn keeping(&self) -> Result<Keeping, LockError> {
-        Ok(Keeping {
-            auto_renew: self.auto_renew,
-            max_hold: longest_hold(self.max_hold)?,
-            ..Keeping::default()
-        })
+        Keeping::new(
+            lock::lasting_time("ttl", self.terms.ttl.0)?,
+            self.auto_renew,
+            self.max_hold.map(|seconds| seconds.0),
+            self.margin.map(|seconds| seconds.0),
+            self.loss_check.map(|seconds| seconds.0),
+        )
     }
-}
-
-fn longest_hold(max_hold: Option<Seconds>) -> Result<Option<Duration>, LockError> {
-    max_hold
-        .map(|seconds| lock::lasting_time("max_hold", seconds.0))
-        .transpose()
 }
 
 /// Checks what a manager is given, ahead of its use.
 #[pyfunction]
 #[pyo3(
     signature = (**settings),
-    text_signature = "(*, ttl, auto_renew, max_hold, max_connections, listen_url, statement_cache)"
+    text_signature = "(*, ttl, auto_renew, max_hold, margin, loss_check, max_connections, listen_url, statement_cache)"
 )]
 pub fn check_lock_settings(py: Python<'_>, settings: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
     let settings = settings.cloned().unwrap_or_else(|| PyDict::new(py));
-    lock::lasting_time("ttl", keyword::<Seconds>(&settings, "ttl")?.0)?;
-    keyword::<bool>(&settings, "auto_renew")?;
-    longest_hold(keyword(&settings, "max_hold")?)?;
+    let time = |name| Ok::<_, PyErr>(keyword::<Option<Seconds>>(&settings, name)?.map(|time| time.0));
+    Keeping::new(
+        lock::lasting_time("ttl", keyword::<Seconds>(&settings, "ttl")?.0)?,
+        keyword(&settings, "auto_renew")?,
+        time("max_hold")?,
+        time("margin")?,
+        time("loss_check")?,
+    )?;
     options(&settings)?.check()?;
     refuse_others(
         &settings,
@@ -198,6 +228,8 @@ pub fn check_lock_settings(py: Python<'_>, settings: Option<&Bound<'_, PyDict>>)
             "ttl",
             "auto_renew",
             "max_hold",
+            "margin",
+            "loss_check",
             "max_connections",
             "listen_url",
             "statement_cache",
@@ -236,12 +268,14 @@ fn keyword<T>(keywords: &Bound<'_, PyDict>, name: &str) -> PyResult<T>
 where
     T: for<'a, 'py> FromPyObject<'a, 'py, Error = PyErr>,
 {
-    match keywords.get_item(name)? {
-        Some(value) => named(&value, name),
-        None => Err(PyTypeError::new_err(format!(
-            "missing required keyword-only argument: '{name}'"
-        ))),
-    }
+    named(&required(keywords, name)?, name)
+}
+
+fn required<'py>(keywords: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    keywords.get_item(name)?.ok_or_else(|| {
+        let message = format!("missing required keyword-only argument: '{name}'");
+        PyTypeError::new_err(message)
+    })
 }
 
 /// Extracts an argument. PyO3 itself names an argument of the wrong type in the message on Python

@@ -14,13 +14,22 @@ TERMS: dict[str, Any] = {
     "timeout": 1.0,
     "auto_renew": False,
     "max_hold": None,
+    "margin": None,
+    "loss_check": None,
 }
 
 
 @pytest.mark.parametrize("method", ["lease", "lease_blocking", "lease_many"])
 @pytest.mark.parametrize(
     ("keyword", "value"),
-    [("holder_id", 1), ("ttl", "soon"), ("timeout", None), ("auto_renew", "yes"), ("max_hold", [])],
+    [
+        ("ttl", "soon"),
+        ("timeout", None),
+        ("auto_renew", "yes"),
+        ("max_hold", []),
+        ("margin", "x"),
+        ("loss_check", "x"),
+    ],
 )
 def test_a_keyword_of_the_wrong_type_is_named(method: str, keyword: str, value: object) -> None:
     names = [("m", "p")] if method == "lease_many" else ("m", "p")

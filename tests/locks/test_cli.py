@@ -337,7 +337,7 @@ def test_release(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert held(url) == ["bid:lock:upwork:old"]
     output = capsys.readouterr().out
     assert re.match(r"released bid:lock:upwork:one, which \[bold\]scanner had held for \d+s; ", output)
-    assert "detects the loss within a third of its ttl" in output
+    assert "its holder detects the loss within a second" in output
     assert run("--database-url", url, "release", "upwork:one") == 1
     assert "nobody holds upwork:one" in capsys.readouterr().err
     assert run("--database-url", url, "release", "bid:lock:upwork:old") == 0

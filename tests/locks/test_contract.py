@@ -164,8 +164,8 @@ async def test_arguments_of_the_wrong_type(tmp_path: Path) -> None:
     manager = BidLockManager(300, f"sqlite:///{tmp_path}/one.db")
     with pytest.raises(TypeError, match="timeout"):
         await manager.acquire_lock("m", "p", timeout="soon")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="posting_id"):
-        await manager.acquire_lock("m", 7)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="ttl"):
+        BidLockManager(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("ttl", [0, -1, math.nan, math.inf])

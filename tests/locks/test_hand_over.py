@@ -267,7 +267,8 @@ async def test_a_statement_that_comes_late_does_not_shorten_a_lease(
     async with TcpProxy(postgres_server.port) as proxy:
         url = direct_url.replace(f":{postgres_server.port}/", f":{proxy.port}/")
         async with (
-            BidLockManager(300, url, max_connections=1) as manager,  # the one that knows the statement
+            # The one connection knows the statement, and no look for the row is under way on it.
+            BidLockManager(300, url, max_connections=1, loss_check=None) as manager,
             BidLockManager(300, direct_url) as direct,
         ):
             second, releasing = await handed_over(manager, lambda: None)  # prepares the statement

@@ -18,6 +18,7 @@ from arbitrageai_native.exceptions import LockBackendError, LockTimeoutError
 from arbitrageai_native.locks import application, keys, overview
 from arbitrageai_native.locks.blocks import LockContext, SyncLockContext
 from arbitrageai_native.locks.databases import Databases
+from arbitrageai_native.locks.keeping import BY_TTL, Keeping
 from arbitrageai_native.locks.leases import Lease, OnLost, check_on_lost
 from arbitrageai_native.locks.replaced import replacement
 
@@ -26,7 +27,6 @@ __all__ = ["BidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
 logger = logging.getLogger(__name__)
 logger.addFilter(in_one_line)
 
-_BY_TTL = type("_ByTtl", (), {"__repr__": lambda _: f"{defaults.MAX_HOLD_TTLS} * ttl"})()  # in signatures
 _METRICS_SECONDS, _CLOSE_SECONDS = 1.0, 5.0
 
 
@@ -68,8 +68,10 @@ class BidLockManager:
         database_url: str | None = None,
         *,
         auto_renew: bool = True,
-        max_hold: float | None = _BY_TTL,
+        max_hold: float | None = BY_TTL,
         on_lost: OnLost = defaults.LOCK_ON_LOST,
+        margin: float | None = None,
+        loss_check: float | None = defaults.LOCK_LOSS_CHECK,
         max_connections: int = defaults.LOCK_CONNECTIONS,
         listen_url: str | None = None,
         statement_cache: bool = True,
@@ -83,9 +85,11 @@ class BidLockManager:
                 `src.api.database`, which is imported now; without that module, the environment's
                 `DATABASE_URL`; and if that is unset, `sqlite:///data/tasks.db`.
             auto_renew: whether `with_lock` and leases renew the lock while they hold it.
-            max_hold: seconds for which a lock is renewed at most, ten times `ttl` by default; None for no
-                limit.
+            max_hold: seconds for which a lock is renewed at most, ten times `ttl` by default; None: no limit.
             on_lost: what a block does when its lock is lost: "log", "raise", "cancel" or a callable.
+            margin: seconds for which a lease counts as lost before its row expires, less than half of `ttl`;
+                None: a tenth of `ttl`, 1 s at most, or 0 without renewal.
+            loss_check: seconds between looks for the rows of all leases, at least 0.1; None for no looks.
             max_connections: the most connections to a PostgreSQL server, the one that listens included.
             listen_url: a direct connection for notifications, where `database_url` leads through a pooler.
             statement_cache: False behind a pooler in transaction mode; releases of other processes are then
@@ -97,12 +101,12 @@ class BidLockManager:
         """
         limits = {"max_connections": max_connections, "listen_url": listen_url}
         self._databases = Databases(**limits, statement_cache=statement_cache)
-        self._databases.check(ttl, auto_renew, None if max_hold is _BY_TTL else max_hold)
+        self._keeping = Keeping(max_hold, margin, loss_check)
+        self._databases.check(**self._keeping.terms(ttl, auto_renew))
         check_on_lost(on_lost)
         self.ttl = ttl
         self.auto_renew = auto_renew
         self.on_lost: OnLost = on_lost
-        self._max_hold = max_hold
         self._database_url = database_url
         self._own_place = None if database_url is None else application.Place(database_url)
         self._active_locks = 0
@@ -110,8 +114,6 @@ class BidLockManager:
             self._databases.at(self._own_place)
         else:
             application.prepare()
-
-    # --- where the locks are ---
 
     @staticmethod
     def _get_db() -> Any:
@@ -153,8 +155,6 @@ class BidLockManager:
 
     _make_lock_key = staticmethod(keys.database_key)
 
-    # --- the original's methods ---
-
     async def acquire_lock(
         self,
         marketplace_id: str,
@@ -167,10 +167,11 @@ class BidLockManager:
         """Acquire a lock for `ttl` seconds, without renewal; not reentrant.
 
         Args:
-            marketplace_id: the marketplace; not empty, at most 1,000 characters.
+            marketplace_id: the marketplace; not empty, at most 1,000 characters. What is no string counts as
+                the text that an f-string makes of it, and as empty if it is false.
             posting_id: the posting; likewise.
             timeout: seconds to wait while another holds it.
-            holder_id: the name to hold it under.
+            holder_id: the name to hold it under; of what is no string, `str()`.
             raise_on_error: raise where otherwise False is returned.
 
         Returns:
@@ -231,18 +232,20 @@ class BidLockManager:
         *,
         auto_renew: bool | None = None,
         on_lost: OnLost | None = None,
+        margin: float | None = None,
     ) -> LockContext:
         """`async with manager.with_lock(...) as lease:` holds the lock while the body runs.
 
         It is renewed meanwhile (unless `auto_renew` is False) and released at exit, whatever the body raised.
-        As a decorator of a coroutine function it holds the lock during each call.
+        As a decorator of a coroutine function it holds the lock during each call. `auto_renew`, `on_lost` and
+        `margin` are the manager's when None.
 
         Raises:
             LockTimeoutError: on entry: a `TimeoutError`, "Failed to acquire lock for M:P within Ts: …".
             LockBackendError: on entry: a `TimeoutError` as well.
             LockLostError: on exit, if the lock was lost and `on_lost` says so.
         """
-        acquire = partial(self._lease, marketplace_id, posting_id, timeout, holder_id, auto_renew)
+        acquire = partial(self._lease, marketplace_id, posting_id, timeout, holder_id, auto_renew, margin)
         message = keys.timeout_message(marketplace_id, posting_id, timeout)
         return LockContext(acquire, self.on_lost if on_lost is None else on_lost, message)
 
@@ -271,8 +274,6 @@ class BidLockManager:
     _lock_successes = property(lambda self: self._databases.counters()["successes"])
     _lock_conflicts = property(lambda self: self._databases.counters()["conflicts"])
     _lock_timeouts = property(lambda self: self._databases.counters()["timeouts"])
-
-    # --- leases ---
 
     async def acquire_lease(
         self,
@@ -338,9 +339,8 @@ class BidLockManager:
         """
         asked_for = keys.pairs(names)
         locks, left = await self._databases.answered_within(self._place(), timeout)
-        leases = await locks.lease_many(
-            asked_for, holder_id=holder_id, timeout=left, **self._keeping(auto_renew)
-        )
+        terms = {"holder_id": holder_id, "timeout": left, "names_holder": True, **self._terms(auto_renew)}
+        leases = await locks.lease_many(asked_for, **terms)
         return [Lease(lease, self.on_lost) for lease in leases]
 
     def with_lock_sync(
@@ -352,6 +352,7 @@ class BidLockManager:
         *,
         auto_renew: bool | None = None,
         on_lost: OnLost | None = None,
+        margin: float | None = None,
     ) -> SyncLockContext:
         """As `with_lock`, for threads: a plain `with`, which waits in the calling thread.
 
@@ -360,31 +361,26 @@ class BidLockManager:
         """
 
         def acquire() -> _native.Lease:
-            return self._locks(timeout).lease_blocking(
-                marketplace_id, posting_id, holder_id=holder_id, timeout=timeout, **self._keeping(auto_renew)
-            )
+            terms = {"holder_id": holder_id, "timeout": timeout, **self._terms(auto_renew, margin)}
+            return self._locks(timeout).lease_blocking(marketplace_id, posting_id, names_holder=True, **terms)
 
         message = keys.timeout_message(marketplace_id, posting_id, timeout)
         return SyncLockContext(acquire, self.on_lost if on_lost is None else on_lost, message)
 
     async def _lease(
-        self, marketplace_id: str, posting_id: str, timeout: float, holder_id: str, *how: Any, **also: Any
+        self, marketplace_id: str, posting_id: str, timeout: float, holder_id: str, *kept: Any, **also: Any
     ) -> _native.Lease:
         locks, left = await self._databases.answered_within(self._place(), timeout)
-        terms = self._keeping(*how, **also)
+        terms = {"names_holder": True, **self._terms(*kept), **also}
         return await locks.lease(marketplace_id, posting_id, holder_id=holder_id, timeout=left, **terms)
 
     @property
     def max_hold(self) -> float | None:
         """Seconds for which a lock is renewed at most; None for no limit."""
-        return defaults.MAX_HOLD_TTLS * self.ttl if self._max_hold is _BY_TTL else self._max_hold
+        return self._keeping.longest(self.ttl)
 
-    def _keeping(self, auto_renew: bool | None, *, names_holder: bool = True) -> dict[str, Any]:
-        renew = self.auto_renew if auto_renew is None else auto_renew
-        kept = {"ttl": self.ttl, "auto_renew": renew, "max_hold": self.max_hold}
-        return kept | {"names_holder": names_holder}
-
-    # --- overview, metrics, end ---
+    def _terms(self, auto_renew: bool | None, margin: float | None = None) -> dict[str, Any]:
+        return self._keeping.terms(self.ttl, self.auto_renew if auto_renew is None else auto_renew, margin)
 
     async def locks(self) -> overview.LockOverview:
         """Who holds what, in the whole table; and who waits for what, in this process.
@@ -400,7 +396,7 @@ class BidLockManager:
         """Delete the row of a key (`bid:lock:M:P`), whoever holds it; whether there was one.
 
         Raises:
-            ValueError: the key is too long, or contains NUL.
+            ValueError: the key is empty, too long, or contains NUL.
             LockBackendError: the database could not be asked.
         """
         return await (await self._locks_async()).break_lock(key)

@@ -56,6 +56,8 @@ class RedisBidLockManager:
         *,
         auto_renew: bool = True,
         on_lost: OnLost = defaults.LOCK_ON_LOST,
+        margin: float | None = None,
+        loss_check: float | None = defaults.LOCK_LOSS_CHECK,
     ) -> None:
         """Describe the locks; nothing is opened before the first one is asked for.
 
@@ -66,9 +68,13 @@ class RedisBidLockManager:
             ttl: seconds that a lock lasts without renewal.
             auto_renew: whether `with_lock` renews the lock while the body runs.
             on_lost: what a block does when its lock is lost: "log", "raise", "cancel" or a callable.
+            margin: seconds for which a lock counts as lost before its key expires, less than half of `ttl`;
+                None: a tenth of `ttl`, 1 s at most, or 0 without renewal.
+            loss_check: seconds between looks for the keys of all blocks, at least 0.1; None for no looks.
 
         Raises:
-            ValueError: `redis_url`, `ttl` or `on_lost` makes no sense.
+            ValueError: an argument makes no sense.
+            TypeError: an argument has a wrong type.
         """
         url = redis_url or _url_of_the_environment()
         if not isinstance(url, str):
@@ -79,7 +85,9 @@ class RedisBidLockManager:
                 f"redis_url must begin with one of {', '.join(f'{name}://' for name in _SCHEMES)}"
             )
         try:
-            self._manager = BidLockManager(ttl, url, auto_renew=auto_renew, on_lost=on_lost)
+            self._manager = BidLockManager(
+                ttl, url, auto_renew=auto_renew, on_lost=on_lost, margin=margin, loss_check=loss_check
+            )
         except ValueError as error:
             raise ValueError(str(error).replace("database_url", "redis_url")) from None
         self._other_errors = 0
@@ -105,10 +113,11 @@ class RedisBidLockManager:
         """Acquire a lock for `ttl` seconds, without renewal; not reentrant.
 
         Args:
-            marketplace_id: the marketplace; not empty, at most 1,000 characters.
+            marketplace_id: the marketplace; not empty, at most 1,000 characters. What is no string counts as
+                the text that an f-string makes of it, and as empty if it is false.
             posting_id: the posting; likewise.
             timeout: seconds to wait while another holds it.
-            holder_id: the name to hold it under; `host:pid:` and eight random digits when None.
+            holder_id: the name to hold it under; `host:pid:` and eight random digits when None or empty.
 
         Returns:
             True when acquired; False when it was still held `timeout` seconds later, or on an error of Redis
@@ -132,7 +141,7 @@ class RedisBidLockManager:
             ValueError: an argument makes no sense.
         """
         try:
-            if holder_id is None:
+            if not holder_id:
                 released = await self._locks().release_own(marketplace_id, posting_id)
             else:
                 released = await self._locks().release(marketplace_id, posting_id, holder_id)
@@ -141,7 +150,7 @@ class RedisBidLockManager:
             logger.error("Error releasing lock %s:%s: %s", marketplace_id, posting_id, error)
             return False
         if not released:
-            by = "this manager" if holder_id is None else repr(holder_id)
+            by = repr(holder_id) if holder_id else "this manager"
             logger.warning("Lock %s:%s is not held by %s: nothing released", marketplace_id, posting_id, by)
         return released
 
@@ -154,6 +163,7 @@ class RedisBidLockManager:
         *,
         auto_renew: bool | None = None,
         on_lost: OnLost | None = None,
+        margin: float | None = None,
     ) -> LockContext:
         """`async with manager.with_lock(...) as lease:` holds the lock while the body runs.
 
@@ -164,9 +174,8 @@ class RedisBidLockManager:
             LockBackendError: on entry: a `TimeoutError` as well.
             LockLostError: on exit, if the lock was lost and `on_lost` says so.
         """
-        return self._manager.with_lock(
-            marketplace_id, posting_id, timeout, _holder(holder_id), auto_renew=auto_renew, on_lost=on_lost
-        )
+        lock = (marketplace_id, posting_id, timeout, _holder(holder_id))
+        return self._manager.with_lock(*lock, auto_renew=auto_renew, on_lost=on_lost, margin=margin)
 
     async def cleanup_all(self) -> None:
         """Delete every lock, whoever holds it. An error of Redis is logged."""
@@ -216,9 +225,7 @@ class RedisBidLockManager:
 
 
 def _holder(holder_id: str | None) -> str:
-    if holder_id is not None:
-        return holder_id
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    return holder_id or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
 def _url_of_the_environment() -> str:

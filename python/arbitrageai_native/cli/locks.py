@@ -274,7 +274,7 @@ def _released(lock: HeldLock) -> str:
     since = f" for {held_for}" if held_for != _UNKNOWN else ""
     return (
         f"released {key}, which {holder} had held{since}; "
-        "a holder that renews it detects the loss within a third of its ttl"
+        "its holder detects the loss within a second, by default"
     )
 
 

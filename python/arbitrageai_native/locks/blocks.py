@@ -53,6 +53,9 @@ class LockContext:
         self._timeout_message = timeout_message
         self._block: Block | None = None
 
+    def __bool__(self) -> bool:
+        raise TypeError("with_lock acquires nothing by itself: write `async with locks.with_lock(...):`")
+
     def __call__(
         self, function: Callable[_Parameters, Coroutine[Any, Any, _Result]]
     ) -> Callable[_Parameters, Coroutine[Any, Any, _Result]]:
@@ -109,6 +112,9 @@ class SyncLockContext:
         self._timeout_message = timeout_message
         self._lease: SyncLease | None = None
         self._call: _CallOnce | None = None
+
+    def __bool__(self) -> bool:
+        raise TypeError("with_lock_sync acquires nothing by itself: write `with locks.with_lock_sync(...):`")
 
     def __call__(self, function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
         """Hold the lock during each call of `function`.

@@ -44,9 +44,9 @@ class Databases:
         self._options = options
         self._managers: dict[object, _native.LockManager] = {}
 
-    def check(self, ttl: float, auto_renew: bool, max_hold: float | None) -> None:
+    def check(self, **kept: Any) -> None:
         """Raise `ValueError` or `TypeError` for a setting that makes no sense; the error names it."""
-        _native.check_lock_settings(ttl=ttl, auto_renew=auto_renew, max_hold=max_hold, **self._options)
+        _native.check_lock_settings(**kept, **self._options)
 
     def __iter__(self) -> Iterator[_native.LockManager]:
         return iter(list(self._managers.values()))

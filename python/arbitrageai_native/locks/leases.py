@@ -3,7 +3,8 @@
 A lease is kept by the native side: renewed at a third of its time to live while it is held, released when the
 block is left. If it is lost nevertheless (the process was stopped for too long, the row was deleted, the
 database did not answer), the holder can always detect that, by `lease.is_held`, `await lease.lost()` and the
-manager's `on_lost`. A loss is detected at the next renewal, at the expiry of the lease, or at its release.
+manager's `on_lost`. A loss is detected by the manager's `loss_check`, at the next renewal, at the expiry less
+the manager's `margin`, or at the release: whichever comes first.
 """
 
 from __future__ import annotations
@@ -106,16 +107,16 @@ class Lease:
 
     @property
     def remaining(self) -> float:
-        """Seconds for which the holder may still believe in it without renewal; 0 when it has ended.
+        """Seconds until its row expires without renewal; 0 when the lease has ended.
 
-        Measured on a clock that nobody sets and that counts while the machine sleeps, from before the lock
-        was asked for.
+        The lease ends the manager's `margin` before the row expires. Measured on a clock that nobody sets and
+        that counts while the machine sleeps, from before the lock was asked for.
         """
         return self._native.remaining
 
     @property
     def is_held(self) -> bool:
-        """Whether the holder may believe in it now."""
+        """Whether the holder may believe in it now: until the manager's `margin` before its expiry."""
         return self._native.is_held
 
     @property

@@ -160,11 +160,16 @@ impl Hold {
 
     /// Whether the database has not confirmed it for so long that its row is to be looked for.
     pub(super) fn is_to_be_checked(&self, now: BootTime) -> bool {
-        let Some(Some(every)) = self.loss_check.get() else {
+        let Some(every) = self.loss_check() else {
             return false;
         };
-        // The looks are not quite a second apart.
-        self.should_stand() && self.life().confirmed_at() + *every / 2 <= now
+        // What was confirmed shortly before this look has its loss found by the next one.
+        self.should_stand() && self.life().confirmed_at() + every / 4 <= now
+    }
+
+    /// How often its row is to be looked for.
+    pub(super) fn loss_check(&self) -> Option<Duration> {
+        self.loss_check.get().copied().flatten()
     }
 
     /// Has who waits for its end look at the time.

@@ -1,9 +1,12 @@
-//! Looks after the leases of this process once a second: finds those whose rows have gone, and those
-//! whose time ran out while the machine slept, when timers stand still.
+//! Looks after the leases of this process: finds those whose rows have gone, as often as their loss
+//! check says, and once a second those whose time ran out while the machine slept, when timers stand
+//! still.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::key::Now;
 use super::{Engine, Hold};
@@ -12,6 +15,8 @@ use crate::lock::operation::{LockRow, Operation};
 use crate::lock::surroundings::{self, Map};
 
 const PERIOD: Duration = Duration::from_secs(1);
+/// Processes do not look in step. A look comes sooner by chance, and never later.
+const JITTER: std::ops::Range<f64> = 0.85..1.0;
 /// A look that takes longer is given up: the next one comes anyway.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// By how much the clock of belief gets ahead of that of timers when the machine has slept.
@@ -53,8 +58,10 @@ impl Engine {
 
 async fn watch(engine: Weak<Engine>) {
     let mut before = Now::read();
+    let (mut every, mut looked_at) = (PERIOD, before.timer);
     loop {
-        tokio::time::sleep(surroundings::jitter(PERIOD, 0.85..1.0)).await;
+        let until_look = (looked_at + every).saturating_duration_since(Instant::now());
+        tokio::time::sleep(surroundings::jitter(until_look.min(PERIOD), JITTER)).await;
         let Some(engine) = engine.upgrade() else { return };
         let mut leases = engine.table().leases();
         if leases.is_empty() {
@@ -71,9 +78,16 @@ async fn watch(engine: Weak<Engine>) {
         if before.belief.until(now.belief) > awake + SLEPT {
             leases.iter().for_each(|lease| lease.wake());
         }
-        leases.retain(|lease| lease.is_to_be_checked(now.belief));
-        if !leases.is_empty() {
-            engine.find_losses(leases).await;
+        // One statement serves all leases, so the one that is to be checked most often decides.
+        let shortest = leases.iter().filter_map(|lease| lease.loss_check()).min();
+        every = shortest.unwrap_or(PERIOD);
+        if looked_at + every.mul_f64(JITTER.start) <= now.timer {
+            leases.retain(|lease| lease.is_to_be_checked(now.belief));
+            if !leases.is_empty() {
+                engine.find_losses(leases).await;
+            }
+            // From its end, so that a slow database is not looked at all the time.
+            looked_at = Instant::now();
         }
         before = now;
     }

@@ -118,3 +118,120 @@ async fn waiting_for_the_loss_does_not_keep_the_lease() {
     drop(lease);
     assert_eq!(lost.await, None);
 }
+
+#[test]
+fn what_a_caller_gives_is_checked_by_name_and_a_margin_is_made_of_the_ttl() {
+    let ttl = Duration::from_secs;
+    let of =
+        |ttl, auto_renew, margin| Keeping::new(ttl, auto_renew, None, margin, None).map(|kept| kept.margin);
+    for (lasting, auto_renew, given, margin) in [
+        (ttl(300), true, None, ttl(1)),
+        (ttl(5), true, None, Duration::from_millis(500)),
+        (ttl(300), false, None, Duration::ZERO),
+        (ttl(300), false, Some(2.0), ttl(2)),
+        (ttl(300), true, Some(0.0), Duration::ZERO),
+        (ttl(4), true, Some(1.999), Duration::from_millis(1999)),
+    ] {
+        assert_eq!(of(lasting, auto_renew, given).unwrap(), margin);
+    }
+    for (margin, said) in [
+        (2.0, "2.0"),
+        (-0.1, "-0.1"),
+        (f64::NAN, "NaN"),
+        (f64::INFINITY, "inf"),
+    ] {
+        let refused = of(ttl(4), true, Some(margin)).unwrap_err().to_string();
+        assert!(
+            refused.starts_with("margin must be") && refused.ends_with(said),
+            "{refused}"
+        );
+        assert!(refused.contains("half of ttl (2.0)"), "{refused}");
+    }
+    let of = |given| Keeping::new(ttl(4), true, None, None, given).map(|kept| kept.loss_check);
+    assert_eq!(of(None).unwrap(), None);
+    assert_eq!(of(Some(0.1)).unwrap(), Some(Duration::from_millis(100)));
+    for (given, said) in [
+        (0.0, "0.0"),
+        (-1.0, "-1.0"),
+        (f64::NAN, "NaN"),
+        (f64::INFINITY, "inf"),
+    ] {
+        let refused = of(Some(given)).unwrap_err().to_string();
+        assert!(
+            refused.starts_with("loss_check must be") && refused.ends_with(said),
+            "{refused}"
+        );
+    }
+    let of = |given| Keeping::new(ttl(4), true, given, None, None).map(|kept| kept.max_hold);
+    assert_eq!(of(Some(2e9)).unwrap(), Some(ttl(1_000_000_000)));
+    assert!(of(Some(f64::INFINITY)).is_err());
+}
+
+/// Answers every look with no row, and counts the looks and their keys.
+#[derive(Default)]
+struct Looked {
+    keys: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Store for Looked {
+    fn submit(&self, operation: Operation) {
+        match operation {
+            Operation::Acquire(acquire) => acquire.won(Won {
+                token: 1,
+                acquired_at: 0.0,
+                expires_at: 1.0,
+            }),
+            Operation::Observe { keys, reply, .. } => {
+                lock(&self.keys).push(keys.len());
+                // Nothing is to be concluded from a failure.
+                let _ = reply.send(Err(StoreError::permanent("no")));
+            }
+            Operation::Release(release) => drop(release.reply.send(Ok(true))),
+            _ => {}
+        }
+    }
+
+    fn watch(&self, _: &Arc<str>, _: bool) {}
+
+    fn close(&self) {}
+}
+
+/// The looks of so many seconds, by the number of their keys.
+async fn looks(loss_checks: &[Option<f64>], seconds: u64) -> Vec<usize> {
+    let store = Looked::default();
+    let keys = Arc::clone(&store.keys);
+    let engine = Engine::new(Arc::default(), |_| Box::new(store));
+    let mut leases = Vec::new();
+    for (number, loss_check) in loss_checks.iter().enumerate() {
+        let ledger = Arc::new(Ledger::default());
+        let request = Request {
+            key: format!("bid:lock:m:{number}").into(),
+            holder: "holder".into(),
+            ttl: Duration::from_secs(300),
+            timeout: Duration::ZERO,
+            name: "m".into(),
+            said_timeout: Duration::ZERO,
+            manager: 0,
+            allows_optimistic_handoff: false,
+        };
+        let grant = engine.acquire(request, Arc::clone(&ledger) as _).await.unwrap();
+        let keeping = Keeping::new(Duration::from_secs(300), false, None, None, *loss_check).unwrap();
+        leases.push(Lease::new(grant, keeping, ledger));
+    }
+    sleep(Duration::from_secs(seconds)).await;
+    assert!(leases.iter().all(Lease::is_held));
+    lock(&keys).clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_statement_looks_for_all_leases_as_often_as_the_most_impatient_of_them_wants() {
+    let every_second = looks(&[Some(1.0); 50], 60).await;
+    assert!((60..=71).contains(&every_second.len()), "{every_second:?}");
+    assert!(every_second.iter().all(|keys| *keys == 50));
+    let slowly = looks(&[Some(10.0); 3], 60).await;
+    assert!((5..=7).contains(&slowly.len()), "{slowly:?}");
+    let mixed = looks(&[Some(10.0), Some(0.5), None], 60).await;
+    assert!((118..=142).contains(&mixed.len()), "{mixed:?}");
+    assert!(mixed.iter().all(|keys| *keys == 2));
+    assert_eq!(looks(&[None; 3], 60).await, Vec::<usize>::new());
+}

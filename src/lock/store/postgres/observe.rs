@@ -20,6 +20,16 @@ const HELD: &str = concat!(
     " IS NOT TRUE"
 );
 
+/// As [`HELD`] for a single key, which is what most processes look for. The server plans it once and
+/// not anew each time, as it does with an array, of which it can't know the length.
+const HELD_ONE: &str = concat!(
+    "SELECT lock_key, ",
+    row_columns!(""),
+    " FROM distributed_locks WHERE lock_key = $1 AND ",
+    is_free!("expires_at"),
+    " IS NOT TRUE"
+);
+
 pub(super) const LIST: &str = concat!(
     "SELECT lock_key, ",
     row_columns!(""),
@@ -62,7 +72,11 @@ impl Verb for Observe {
         let keys = batch
             .iter()
             .flat_map(|look| look.keys.iter().map(ToString::to_string));
-        sqlx::query(HELD).bind(keys.collect::<Vec<_>>())
+        let keys: Vec<_> = keys.collect();
+        match <[String; 1]>::try_from(keys) {
+            Ok([key]) => sqlx::query(HELD_ONE).bind(key),
+            Err(keys) => sqlx::query(HELD).bind(keys),
+        }
     }
 
     fn answer(batch: Vec<Self>, answer: &Answer<'_>) {
