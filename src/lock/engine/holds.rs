@@ -158,13 +158,12 @@ impl Hold {
         self.ledger.get().is_some()
     }
 
-    /// Whether the database has not confirmed it for so long that its row is to be looked for.
-    pub(super) fn is_to_be_checked(&self, now: BootTime) -> bool {
+    /// Whether its row is to be looked for: no renewal finds soon enough that the row has gone.
+    pub(super) fn is_to_be_checked(&self) -> bool {
         let Some(Some(every)) = self.loss_check.get() else {
             return false;
         };
-        // The looks are not quite a second apart.
-        self.should_stand() && self.life().confirmed_at() + *every / 2 <= now
+        self.should_stand() && !self.life().is_renewed_within(*every)
     }
 
     /// Has who waits for its end look at the time.
