@@ -148,6 +148,11 @@ impl Lease {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> &Arc<Hold> {
+        &self.shared.hold
+    }
+
     #[must_use]
     pub fn key(&self) -> &str {
         &self.shared.hold.key

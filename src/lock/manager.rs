@@ -13,6 +13,7 @@ use super::names::{self, LockName};
 use super::offer::Offer;
 use super::operation::{LockRow, ReleaseTarget};
 use super::registry::EngineHandle;
+use super::surroundings::planted;
 use crate::figures::{Ledger, LockCounter};
 
 /// One caller's view of a database's locks: its counters, and what it acquired.
@@ -146,7 +147,9 @@ impl Manager {
             timeout,
         };
         let mut ordered: Vec<(usize, Wanted)> = wanted.into_iter().enumerate().collect();
-        ordered.sort_by(|(_, one), (_, other)| one.name.key.cmp(&other.name.key));
+        if !planted!(UnorderedLocks) {
+            ordered.sort_by(|(_, one), (_, other)| one.name.key.cmp(&other.name.key));
+        }
         let mut neighbours = ordered.iter().zip(ordered.iter().skip(1));
         if let Some(((_, twice), _)) = neighbours.find(|((_, one), (_, next))| one.name == next.name) {
             let message = format!("the same lock is asked for twice: {}", twice.name.display());

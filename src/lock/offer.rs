@@ -2,10 +2,12 @@
 
 use std::sync::{Arc, Mutex};
 
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::error::LockError;
+use super::surroundings;
 use crate::mutex::lock;
 
 /// Something that is given back unless it is picked up in time: the caller's event loop may never run again.
@@ -20,7 +22,7 @@ impl<T: Send + 'static> Offer<T> {
     pub(super) fn until(end: Instant, value: T, refusal: LockError) -> Self {
         let value = Arc::new(Mutex::new(Some(value)));
         let offered = Arc::clone(&value);
-        let withdrawing = tokio::spawn(async move {
+        let withdrawing = surroundings::spawn(&Handle::current(), async move {
             sleep_until(end).await;
             drop(take(&offered));
         });

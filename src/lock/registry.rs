@@ -38,6 +38,15 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
+    /// A share in an engine that no registry has.
+    #[cfg(test)]
+    pub(super) fn of(engine: Arc<Engine>) -> Self {
+        let handles = Arc::new(AtomicUsize::new(1));
+        Self {
+            shared: Shared { engine, handles },
+        }
+    }
+
     #[must_use]
     pub fn engine(&self) -> &Arc<Engine> {
         &self.shared.engine

@@ -158,13 +158,12 @@ impl Hold {
         self.ledger.get().is_some()
     }
 
-    /// Whether the database has not confirmed it for so long that its row is to be looked for.
-    pub(super) fn is_to_be_checked(&self, now: BootTime) -> bool {
+    /// Whether its row is to be looked for: no renewal finds soon enough that the row has gone.
+    pub(super) fn is_to_be_checked(&self) -> bool {
         let Some(every) = self.loss_check() else {
             return false;
         };
-        // What was confirmed shortly before this look has its loss found by the next one.
-        self.should_stand() && self.life().confirmed_at() + every / 4 <= now
+        self.should_stand() && !self.life().is_renewed_within(every)
     }
 
     /// How often its row is to be looked for.

@@ -209,7 +209,7 @@ impl Key {
             self.failures = 0;
         }
         if planted!(QueueJumper) {
-            self.waiters.push_front(waiter)
+            self.waiters.insert(self.waiters.len().min(1), waiter)
         } else {
             self.waiters.push_back(waiter)
         }
@@ -221,7 +221,9 @@ impl Key {
             return;
         }
         self.waiters.pop_front();
-        self.asking = None;
+        if !planted!(ForgottenSuccessor) {
+            self.asking = None;
+        }
         self.next = Next::AfterOurs;
         self.failures = 0;
         self.seen = self.ours.as_ref().map(Ours::as_seen);
@@ -415,7 +417,8 @@ impl Key {
     }
 
     fn remove_overdue(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let overdue = |waiter: &&Waiter| waiter.deadline + OVERDUE <= now.timer;
+        let overdue =
+            |waiter: &&Waiter| waiter.deadline + OVERDUE <= now.timer && !planted!(ForgottenOverdueWaiter);
         // From the back, so that nobody becomes the first who is to be removed.
         let overdue = self.waiters.iter().rev().filter(overdue);
         for id in overdue.map(|waiter| waiter.id.clone()).collect::<Vec<_>>() {

@@ -146,7 +146,8 @@ impl Engine {
         request: Request,
         progress: Arc<dyn Progress>,
     ) -> impl Future<Output = Result<Grant, LockError>> + Send + 'static + use<> {
-        let deadline = Instant::now() + request.timeout;
+        let late = Duration::from_secs(if planted!(LateTimeout) { 2 } else { 0 });
+        let deadline = Instant::now() + request.timeout + late;
         let claim = Claim::new(
             Arc::clone(&request.key),
             Arc::clone(&request.holder),
@@ -174,7 +175,8 @@ impl Engine {
         mut sent: Option<oneshot::Receiver<Result<T, StoreError>>>,
         mut operation: impl FnMut(Reply<T>, Instant) -> Operation,
     ) -> Result<Answered<T>, StoreError> {
-        let deadline = Instant::now() + patience;
+        let late = Duration::from_secs(if planted!(LateRelease) { 20 } else { 0 });
+        let deadline = Instant::now() + patience + late;
         let mut backoff = Backoff::default();
         let mut failed_before = None;
         let mut carried_out_before = false;

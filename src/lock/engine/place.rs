@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::key::{Answer, Counted, Event, Now, Outcome, Row, Waiter};
 use super::seat::{Answered, Seat};
 use super::{Engine, Grant, Hold, Progress, Request, retry};
+use crate::lock::boot_time::BootTime;
 use crate::lock::error::{LockError, StoreError};
 use crate::lock::lease::life::{Expiry, Life};
 use crate::lock::lease::time::trusted_until;
@@ -147,12 +148,7 @@ impl Place {
         }
         let until = match &received {
             Some(_) => None,
-            None if planted!(BeliefFromTheAnswer) => {
-                Some(trusted_until(crate::lock::boot_time::BootTime::now(), claim.ttl))
-            }
-            None if planted!(BeliefFromTheAnswer) => {
-                Some(trusted_until(crate::lock::boot_time::BootTime::now(), claim.ttl))
-            }
+            None if planted!(BeliefFromTheAnswer) => Some(trusted_until(BootTime::now(), claim.ttl)),
             None => Some(trusted_until(claim.sent_at, claim.ttl)),
         };
         let hold = received.unwrap_or_else(|| {

@@ -14,7 +14,7 @@ use super::key::{Effect, Event, Key, Now, Outcome};
 use super::seat::{Left, Seat};
 use crate::lock::boot_time::BootTime;
 use crate::lock::operation::{Acquire, AcquisitionId, Operation};
-use crate::lock::surroundings::Map;
+use crate::lock::surroundings::{Map, planted};
 
 /// Fewer keys are not worth sweeping.
 const LEAST_SWEPT: usize = 1024;
@@ -101,7 +101,11 @@ impl Todo {
             engine.store.submit(Operation::Acquire(request));
         }
         for (seat, left) in self.removed {
-            drop(left);
+            if planted!(ForgottenPrize) {
+                std::mem::forget(left);
+            } else {
+                drop(left);
+            }
             seat.unwatch(engine);
         }
         for seat in self.rearmed {
@@ -234,7 +238,7 @@ impl Table {
 
     /// Whether this process has acquired the key under this name once.
     pub(super) fn has_held(&self, key: &str, holder: &str) -> bool {
-        self.ended.contains(key, holder)
+        self.ended.contains(key, holder) && !planted!(ForgottenTombstone)
     }
 
     /// Notes what this process holds. What it held under the same key before has ended, as the row

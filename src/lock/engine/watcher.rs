@@ -12,7 +12,7 @@ use super::key::Now;
 use super::{Engine, Hold};
 use crate::lock::lease::life::Event;
 use crate::lock::operation::{LockRow, Operation};
-use crate::lock::surroundings::{self, Map};
+use crate::lock::surroundings::{self, Map, planted};
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// Processes do not look in step. A look comes sooner by chance, and never later.
@@ -49,7 +49,7 @@ impl Engine {
         let rows: Map<&str, &LockRow> = rows.iter().map(|row| (&*row.key, row)).collect();
         for lease in leases {
             let is_ours = rows.get(&*lease.key).is_some_and(|row| *row.id == *lease.id);
-            if !is_ours && lease.should_stand() {
+            if !is_ours && lease.should_stand() && !planted!(BlindLossCheck) {
                 let _ = lease.on(self, Event::Lost("another holder has it, or its row was deleted"));
             }
         }
@@ -82,7 +82,7 @@ async fn watch(engine: Weak<Engine>) {
         let shortest = leases.iter().filter_map(|lease| lease.loss_check()).min();
         every = shortest.unwrap_or(PERIOD);
         if looked_at + every.mul_f64(JITTER.start) <= now.timer {
-            leases.retain(|lease| lease.is_to_be_checked(now.belief));
+            leases.retain(|lease| lease.is_to_be_checked());
             if !leases.is_empty() {
                 engine.find_losses(leases).await;
             }

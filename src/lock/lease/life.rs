@@ -118,8 +118,9 @@ impl Life {
         self.expiry
     }
 
-    pub(crate) fn confirmed_at(&self) -> BootTime {
-        self.confirmed_at
+    /// Whether a renewal is due so soon after the latest one that was answered.
+    pub(crate) fn is_renewed_within(&self, time: Duration) -> bool {
+        self.renewal == Renewal::None && self.renew_at.is_some_and(|due| due <= self.confirmed_at + time)
     }
 
     /// None for what did not begin with a hand-off in memory.
@@ -322,7 +323,7 @@ impl Life {
             }
             Answer::Failed { cause, .. } if planted!(OneFailedRenewalIsALoss) => self.lose(&cause, effects),
             Answer::Failed { cause, is_in_doubt } => {
-                if is_in_doubt {
+                if is_in_doubt && !planted!(ForgottenDoubtOfARenewal) {
                     self.doubt = Some(self.doubt.map_or(wanted.ttl, |doubt| doubt.min(wanted.ttl)));
                 }
                 effects.push(Effect::Count(Counted::BackendError));

@@ -1,16 +1,20 @@
 //! All that the simulation knows of the engine: how a lock is taken, what its holder believes, what a store is asked.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::database::{Outcome, Statement};
 use super::scenario::How;
 use crate::figures::Ledger;
-use crate::lock::engine::{Engine, Grant, Hold, Progress, Request};
+use crate::lock::engine::{Engine, Grant, Hold};
 use crate::lock::error::{LockError, StoreError};
 use crate::lock::lease::life::Status;
 use crate::lock::lease::{Keeping, Lease};
+use crate::lock::manager::{Manager, Wanted};
+use crate::lock::names::LockName;
 use crate::lock::operation::{HandOver, Operation, Release, ReleaseTarget, Renew};
+use crate::lock::registry::EngineHandle;
 use crate::lock::store::{Listener, Store};
 
 /// How an acquisition ended without a lock.
@@ -20,57 +24,93 @@ pub(super) enum Ended {
     Backend(String),
 }
 
-/// One process's engine.
+type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// One process's locks.
 #[derive(Clone)]
-pub(super) struct Locks {
-    engine: Arc<Engine>,
-    ledger: Arc<Ledger>,
-}
+pub(super) struct Locks(Arc<Manager>);
 
 pub(super) struct Asked {
-    pub(super) key: Arc<str>,
+    /// In the order in which they are asked for; one, unless it is for several.
+    pub(super) keys: Vec<Arc<str>>,
     pub(super) holder: Arc<str>,
     pub(super) how: How,
     pub(super) ttl: Duration,
     pub(super) timeout: Duration,
 }
 
+impl Asked {
+    fn wanted(&self, key: &Arc<str>) -> Wanted {
+        Wanted {
+            name: LockName { key: Arc::clone(key) },
+            holder: Arc::clone(&self.holder),
+            ttl: self.ttl,
+            timeout: self.timeout,
+        }
+    }
+}
+
 impl Locks {
     pub(super) fn new(make: impl FnOnce(Arc<dyn Listener>) -> Box<dyn Store>) -> Self {
-        Self {
-            engine: Engine::new(Arc::default(), make),
-            ledger: Arc::default(),
+        let engine = EngineHandle::of(Engine::new(Arc::default(), make));
+        Self(Arc::new(Manager::new(engine, Ledger::default())))
+    }
+
+    pub(super) fn acquire(&self, asked: &Asked) -> Later<Result<Vec<Held>, Ended>> {
+        let ended = |error| match error {
+            LockError::Timeout { .. } => Ended::Timeout,
+            error => Ended::Backend(error.to_string()),
+        };
+        let mut wanted: Vec<_> = asked.keys.iter().map(|key| asked.wanted(key)).collect();
+        let manager = Arc::clone(&self.0);
+        match (asked.how, wanted.pop()) {
+            (How::Grant, Some(wanted)) => {
+                let acquiring = manager.acquire(wanted);
+                Box::pin(async move { Ok(vec![Held::grant(acquiring.await.map_err(ended)?)]) })
+            }
+            (
+                How::Lease {
+                    renewed,
+                    max_hold,
+                    margin,
+                    is_checked,
+                },
+                Some(wanted),
+            ) => {
+                let keeping = Keeping {
+                    auto_renew: renewed,
+                    max_hold: max_hold.map(Duration::from_millis),
+                    margin: Duration::from_millis(margin),
+                    loss_check: is_checked.then_some(Duration::from_secs(1)),
+                };
+                let acquiring = manager.lease(wanted, keeping);
+                Box::pin(async move { Ok(vec![Held::lease(acquiring.await.map_err(ended)?)]) })
+            }
+            (_, last) => Box::pin(async move {
+                wanted.extend(last);
+                let keeping = Keeping {
+                    loss_check: Some(Duration::from_secs(1)),
+                    ..Keeping::default()
+                };
+                let offer = manager.lease_many(wanted, keeping).await.map_err(ended)?;
+                let leases = offer.pick_up().map_err(ended)?;
+                Ok(leases.into_iter().map(Held::lease).collect())
+            }),
         }
     }
 
-    pub(super) fn acquire(&self, asked: &Asked) -> impl Future<Output = Result<Held, Ended>> + use<> {
-        let request = Request {
-            key: Arc::clone(&asked.key),
-            holder: Arc::clone(&asked.holder),
-            ttl: asked.ttl,
-            timeout: asked.timeout,
-            name: String::new(),
-            said_timeout: asked.timeout,
-            manager: 0,
-            allows_optimistic_handoff: matches!(asked.how, How::Lease { .. }),
-        };
-        let acquiring = self
-            .engine
-            .acquire(request, Arc::clone(&self.ledger) as Arc<dyn Progress>);
-        let (how, ledger) = (asked.how, Arc::clone(&self.ledger));
-        async move {
-            match acquiring.await {
-                Ok(grant) => Ok(Held::new(grant, how, ledger)),
-                Err(LockError::Timeout { .. }) => Err(Ended::Timeout),
-                Err(error) => Err(Ended::Backend(error.to_string())),
-            }
-        }
+    /// Releases what a holder of this name has.
+    pub(super) fn release_by_name(&self, key: &Arc<str>, holder: &Arc<str>) -> Later<Result<bool, Ended>> {
+        let name = LockName { key: Arc::clone(key) };
+        let releasing = self.0.release(&name, Arc::clone(holder));
+        Box::pin(async move { releasing.await.map_err(|error| Ended::Backend(error.to_string())) })
     }
 
     /// What the engine has not finished: nothing once all is quiet.
     pub(super) fn unfinished(&self) -> Option<String> {
-        let (held, waiting) = self.engine.held_and_waiting();
-        let rows = self.engine.abandoned_rows();
+        let engine = self.0.engine();
+        let (held, waiting) = engine.held_and_waiting();
+        let rows = engine.abandoned_rows();
         (waiting > 0 || rows > 0)
             .then(|| format!("{held} held, {waiting} wait, {rows} rows are still to be deleted"))
     }
@@ -111,35 +151,28 @@ enum Having {
 }
 
 impl Held {
-    fn new(grant: Grant, how: How, ledger: Arc<Ledger>) -> Self {
-        let belief = Belief(Arc::clone(&grant.hold));
-        let token = grant.won.token;
-        let having = match how {
-            How::Grant => Having::Grant(Some(grant)),
-            How::Lease {
-                renewed,
-                max_hold,
-                margin,
-                is_checked,
-            } => {
-                let keeping = Keeping {
-                    auto_renew: renewed,
-                    max_hold: max_hold.map(Duration::from_millis),
-                    margin: Duration::from_millis(margin),
-                    loss_check: is_checked.then_some(Duration::from_secs(1)),
-                };
-                Having::Lease(Lease::new(grant, keeping, ledger))
-            }
-        };
+    fn grant(grant: Grant) -> Self {
         Self {
-            belief,
-            token,
-            having,
+            belief: Belief(Arc::clone(&grant.hold)),
+            token: grant.won.token,
+            having: Having::Grant(Some(grant)),
         }
     }
 
+    fn lease(lease: Lease) -> Self {
+        Self {
+            belief: Belief(Arc::clone(lease.hold())),
+            token: lease.fencing_token(),
+            having: Having::Lease(lease),
+        }
+    }
+
+    pub(super) fn key(&self) -> &Arc<str> {
+        &self.belief.0.key
+    }
+
     /// Whether it was still there; an error when the database did not say.
-    pub(super) fn release(&mut self) -> std::pin::Pin<Box<dyn Future<Output = Result<bool, Ended>> + Send>> {
+    pub(super) fn release(&mut self) -> Later<Result<bool, Ended>> {
         let backend = |error: LockError| Ended::Backend(error.to_string());
         match &mut self.having {
             Having::Grant(grant) => {
@@ -173,16 +206,18 @@ impl Held {
     }
 
     /// Ends when the lease does: why it was lost, or None when it was released.
-    pub(super) fn lost(&self) -> Option<std::pin::Pin<Box<dyn Future<Output = Option<String>> + Send>>> {
+    pub(super) fn lost(&self) -> Option<Later<Option<String>>> {
         match &self.having {
             Having::Lease(lease) => Some(Box::pin(lease.lost())),
             Having::Grant(_) => None,
         }
     }
 
-    /// Leaves the row until it expires, if it is a grant.
-    pub(super) fn keep(self) {
-        if let Having::Grant(Some(grant)) = self.having {
+    /// Leaves the row until it expires or is released by name, if it is a grant.
+    pub(super) fn keep(&mut self) {
+        if let Having::Grant(grant) = &mut self.having
+            && let Some(grant) = grant.take()
+        {
             grant.keep();
         }
     }
@@ -242,6 +277,15 @@ impl Statement {
             Self::Observe(_) | Self::Other => None,
         }
     }
+
+    /// Whose row it is about, if it is about one acquisition's.
+    pub(super) fn id(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Acquire { id, .. } | Self::Renew { id, .. } | Self::HandOver { id, .. } => Some(id),
+            Self::Release(ReleaseTarget::Row { id, .. }) => Some(id),
+            Self::Release(_) | Self::Observe(_) | Self::Other => None,
+        }
+    }
 }
 
 /// For how many milliseconds its answer is waited for.
@@ -265,6 +309,7 @@ pub(super) fn is_abandoned(operation: &Operation) -> bool {
         Operation::Renew(renew) => renew.reply.is_closed(),
         Operation::Release(release) => release.reply.is_closed(),
         Operation::HandOver(give) => give.reply.is_closed(),
+        Operation::Observe { reply, .. } => reply.is_closed(),
         _ => false,
     }
 }

@@ -4,13 +4,15 @@
 //! a step everything that is under way may happen in any order: statements are executed and answered, holders release, waiters
 //! come. A fault may happen once, at any point. The search is breadth-first, so what it finds first is shortest.
 
+mod fingerprint;
 mod model;
 
 use std::collections::{HashSet, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::hash::BuildHasherDefault;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use fingerprint::Fingerprint;
 use tokio::time::Instant;
 
 use crate::lock::boot_time::BootTime;
@@ -142,7 +144,7 @@ struct Clock {
 }
 
 /// Takes what may happen next: its name, and what it does to the world.
-type Add<'a> = dyn FnMut(String, &dyn Fn(&mut World)) + 'a;
+type Add<'a> = dyn FnMut(&dyn Fn() -> String, &dyn Fn(&mut World)) + 'a;
 
 impl Clock {
     fn now(&self, now: u64) -> Now {
@@ -158,8 +160,9 @@ impl Clock {
 }
 
 fn name(id: Id) -> Arc<str> {
-    const NAMES: [[&str; WAITERS]; PROCESSES] = [["p0w0", "p0w1"], ["p1w0", "p1w1"]];
-    NAMES[id.process][id.waiter].into()
+    static NAMES: LazyLock<[[Arc<str>; WAITERS]; PROCESSES]> =
+        LazyLock::new(|| [["p0w0".into(), "p0w1".into()], ["p1w0".into(), "p1w1".into()]]);
+    Arc::clone(&NAMES[id.process][id.waiter])
 }
 
 fn id_of(name: &str) -> Id {
@@ -206,37 +209,30 @@ pub(super) fn explore(once: Once, beginning: u64) -> Found {
         beginning,
         violation: None,
     };
-    let mut seen = HashSet::new();
+    let mut seen: HashSet<Fingerprint, BuildHasherDefault<Fingerprint>> = HashSet::default();
     // Each with the place of its predecessor, for the way to a violation.
     let mut ways: Vec<(usize, String)> = vec![(0, String::new())];
     let mut open = VecDeque::from([(0, first)]);
+    let mut violation = None;
     while let Some((place, world)) = open.pop_front() {
-        for (what, next) in world.nexts(&clock) {
-            if !seen.insert(fingerprint(&next)) {
-                continue;
+        world.nexts(&clock, &mut |what, next| {
+            if violation.is_some() || !seen.insert(Fingerprint::of(&next)) {
+                return;
             }
-            ways.push((place, what));
-            if let Some(name) = next.violation {
-                return Found {
-                    states: seen.len(),
-                    violation: Some((name, way(&ways))),
-                };
+            ways.push((place, what()));
+            match next.violation {
+                Some(name) => violation = Some((name, way(&ways))),
+                None => open.push_back((ways.len() - 1, next)),
             }
-            open.push_back((ways.len() - 1, next));
+        });
+        if violation.is_some() {
+            break;
         }
     }
     Found {
         states: seen.len(),
-        violation: None,
+        violation,
     }
-}
-
-fn fingerprint(world: &World) -> (u64, u64) {
-    let (mut one, mut other) = (DefaultHasher::new(), DefaultHasher::new());
-    world.hash(&mut one);
-    1_u8.hash(&mut other);
-    world.hash(&mut other);
-    (one.finish(), other.finish())
 }
 
 fn way(ways: &[(usize, String)]) -> Vec<String> {
@@ -255,14 +251,13 @@ impl World {
         self.violation.get_or_insert(name);
     }
 
-    /// Everything that can happen next.
-    fn nexts(&self, clock: &Clock) -> Vec<(String, Self)> {
-        let mut nexts = Vec::new();
-        let mut add = |what: String, change: &dyn Fn(&mut Self)| {
+    /// Everything that can happen next, each with what names it.
+    fn nexts(&self, clock: &Clock, found: &mut dyn FnMut(&dyn Fn() -> String, Self)) {
+        let mut add = |what: &dyn Fn() -> String, change: &dyn Fn(&mut Self)| {
             let mut next = self.clone();
             change(&mut next);
             next.checks();
-            nexts.push((format!("{:>5} ms  {what}", self.now), next));
+            found(&|| format!("{:>5} ms  {}", self.now, what()), next);
         };
         for process in 0..PROCESSES {
             if self.processes[process].is_killed || self.processes[process].is_paused {
@@ -273,10 +268,10 @@ impl World {
                 self.nexts_of(id, clock, &mut add);
             }
             if self.now <= self.beginning && self.once == Once::Kill {
-                add(format!("p{process} is killed"), &|world| world.kills(process));
+                add(&|| format!("p{process} is killed"), &|world| world.kills(process));
             }
             if self.now <= self.beginning + STEP && self.once == Once::Pause {
-                add(format!("p{process} pauses"), &|world| {
+                add(&|| format!("p{process} pauses"), &|world| {
                     (world.once, world.processes[process].is_paused) = (Once::Nothing, true);
                 });
             }
@@ -285,9 +280,8 @@ impl World {
             self.nexts_of_statement(index, clock, &mut add);
         }
         if self.may_time_go_on(clock) {
-            add("time goes on".into(), &|world| world.time_goes_on(clock));
+            add(&|| "time goes on".into(), &|world| world.time_goes_on(clock));
         }
-        nexts
     }
 
     fn nexts_of(&self, id: Id, clock: &Clock, add: &mut Add<'_>) {
@@ -295,16 +289,16 @@ impl World {
         match process.waiters[id.waiter] {
             // The second one comes after the first.
             State::Absent if self.now <= self.beginning && process.order.len() == id.waiter => {
-                add(format!("{} comes", name(id)), &|world| world.comes(id, clock));
+                add(&|| format!("{} comes", name(id)), &|world| world.comes(id, clock));
             }
             State::Waits { .. } if self.once == Once::Cancel => {
-                add(format!("{} is cancelled", name(id)), &|world| {
+                add(&|| format!("{} is cancelled", name(id)), &|world| {
                     world.once = Once::Nothing;
                     world.leaves(id, State::Ended, clock);
                 });
             }
             State::Holds { leaves: false, .. } => {
-                add(format!("{} releases", name(id)), &|world| {
+                add(&|| format!("{} releases", name(id)), &|world| {
                     world.releases(id, clock)
                 });
             }
@@ -314,12 +308,14 @@ impl World {
 
     fn nexts_of_statement(&self, index: usize, clock: &Clock, add: &mut Add<'_>) {
         let statement = &self.statements[index];
-        let what = format!("{:?} of {}", statement.asked, name(statement.of));
+        let what = || format!("{:?} of {}", statement.asked, name(statement.of));
         let process = &self.processes[statement.of.process];
         if statement.executed.is_none() {
-            add(format!("{what} is executed"), &|world| world.executes(index));
+            add(&|| format!("{} is executed", what()), &|world| {
+                world.executes(index)
+            });
         } else if !process.is_paused && !statement.is_slow {
-            add(format!("{what} is answered"), &|world| {
+            add(&|| format!("{} is answered", what()), &|world| {
                 world.answers(index, clock)
             });
         }
@@ -332,15 +328,21 @@ impl World {
             world.fails(index, in_doubt, remains, clock);
         };
         match self.once {
-            Once::LostRequest if is_new => add(format!("{what} is lost"), &|world| fails(world, true, false)),
+            Once::LostRequest if is_new => add(&|| format!("{} is lost", what()), &|world| {
+                fails(world, true, false)
+            }),
             Once::LostAnswer if !is_new => {
-                add(format!("{what}: its answer is lost"), &|world| {
+                add(&|| format!("{}: its answer is lost", what()), &|world| {
                     fails(world, true, false)
                 });
             }
-            Once::Refused if is_new => add(format!("{what} is refused"), &|world| fails(world, false, false)),
-            Once::Late if is_new => add(format!("{what} is given up"), &|world| fails(world, true, true)),
-            Once::Slow if !is_new => add(format!("{what}: its answer is slow"), &|world| {
+            Once::Refused if is_new => add(&|| format!("{} is refused", what()), &|world| {
+                fails(world, false, false)
+            }),
+            Once::Late if is_new => add(&|| format!("{} is given up", what()), &|world| {
+                fails(world, true, true)
+            }),
+            Once::Slow if !is_new => add(&|| format!("{}: its answer is slow", what()), &|world| {
                 world.once = Once::Nothing;
                 world.statements[index].is_slow = true;
             }),

@@ -4,6 +4,7 @@ mod checks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::adapter::{Belief, Ended, Verb};
 
@@ -18,8 +19,13 @@ const REPORTED_WITHIN: u64 = 5;
 const REPORTED_AFTER_SLEEP_WITHIN: u64 = 1000;
 /// How often the loss check looks.
 pub(super) const LOSS_CHECK: u64 = 1000;
-/// So much later than the next look at its row is due, a loss is reported at the latest.
-const LOOK_TAKES: u64 = 1000;
+/// So much later than the next look at its row is due, a loss is reported at the latest; to which the ways of the statement are
+/// added.
+const LOOK_TAKES: u64 = 100;
+/// What was won for somebody who does not pick it up is given back so much later than the deadline.
+const GIVEN_BACK_WITHIN: u64 = 1500;
+/// Two that take several locks may wait for each other for so long: one of them is just being answered.
+const LONGEST_ENTANGLED: u64 = 1500;
 
 #[derive(Clone, Debug)]
 pub(super) struct Violation {
@@ -28,11 +34,32 @@ pub(super) struct Violation {
     pub(super) what: String,
 }
 
+/// Who asks for a lock, or for several.
+pub(super) struct Asker {
+    pub(super) process: usize,
+    pub(super) keys: Vec<Arc<str>>,
+    pub(super) holder: Arc<str>,
+}
+
+/// A lock that was given to somebody.
+pub(super) struct Given {
+    pub(super) key: Arc<str>,
+    pub(super) belief: Belief,
+    pub(super) token: i64,
+    /// How often the database is asked about its row, if it is.
+    pub(super) looks_every: Option<u64>,
+    /// It is renewed without end.
+    pub(super) is_renewed: bool,
+    pub(super) is_lease: bool,
+}
+
 /// Someone who waits for a lock.
 struct Waiter {
     number: usize,
     process: usize,
-    key: Arc<str>,
+    holder: Arc<str>,
+    /// One, or several that are taken one after another.
+    keys: Vec<Arc<str>>,
     joined: u64,
     deadline: u64,
     /// Until then nobody polls it.
@@ -87,8 +114,21 @@ pub(super) struct Judge {
     /// Processes whose belief in a key the database has broken; until they win it anew.
     tainted: Vec<(usize, Arc<str>)>,
     slept_at: Option<u64>,
+    /// Since when two that take several locks have waited for each other.
+    entangled_since: Option<u64>,
     number: usize,
     latency: u64,
+}
+
+impl Waiter {
+    /// Whether it waits for this key, and no other.
+    fn waits_for(&self, key: &Arc<str>) -> bool {
+        matches!(&*self.keys, [only] if only == key)
+    }
+
+    fn waits_for_one(&self, keys: &[Arc<str>]) -> bool {
+        keys.iter().any(|key| self.waits_for(key))
+    }
 }
 
 impl Judge {
@@ -104,6 +144,7 @@ impl Judge {
             refusals: BTreeMap::new(),
             tainted: Vec::new(),
             slept_at: None,
+            entangled_since: None,
             number: 0,
             latency,
         }
@@ -177,19 +218,13 @@ impl Judge {
             .any(|(other, tainted)| *other == process && tainted == key)
     }
 
-    pub(super) fn joins(
-        &mut self,
-        process: usize,
-        key: &Arc<str>,
-        now: u64,
-        timeout: u64,
-        unpolled: u64,
-    ) -> usize {
+    pub(super) fn joins(&mut self, asker: Asker, now: u64, timeout: u64, unpolled: u64) -> usize {
         self.number += 1;
         self.waiters.push(Waiter {
             number: self.number,
-            process,
-            key: Arc::clone(key),
+            process: asker.process,
+            holder: asker.holder,
+            keys: asker.keys,
             joined: now,
             deadline: now + timeout,
             unpolled_until: now + unpolled,
@@ -234,11 +269,11 @@ impl Judge {
         };
         self.is_in_time(&waiter, now, "failed");
         self.held_up(&waiter, now);
-        let of_key = (waiter.process, Arc::clone(&waiter.key));
-        let refused = self
-            .refusals
-            .get(&of_key)
-            .is_some_and(|at| *at >= waiter.joined.saturating_sub(1));
+        let refused = waiter.keys.iter().any(|key| {
+            let of_key = (waiter.process, Arc::clone(key));
+            let at = self.refusals.get(&of_key);
+            at.is_some_and(|at| *at >= waiter.joined.saturating_sub(1))
+        });
         if now < waiter.deadline && !(matches!(how, Ended::Backend(_)) && refused) {
             let early = waiter.deadline - now;
             let what = format!("waiter {number}: {how:?} {early} ms before its deadline");
@@ -246,57 +281,63 @@ impl Judge {
         }
         let met = [Verb::Acquire, Verb::HandOver];
         let since = waiter.joined.saturating_sub(15_000);
+        let has_met_a_fault = |key| self.has_met_a_fault(waiter.process, key, &met, since);
         if let Ended::Backend(error) = how
-            && !self.has_met_a_fault(waiter.process, &waiter.key, &met, since)
+            && !waiter.keys.iter().any(has_met_a_fault)
         {
             let what = format!("waiter {number} failed without a fault of its own: {error}");
             self.violated("one operation's fault changes no other's outcome", what);
         }
     }
 
-    /// A waiter has been given the lock.
-    pub(super) fn granted(
-        &mut self,
-        number: usize,
-        belief: Belief,
-        token: i64,
-        (looks_every, is_renewed, is_lease): (Option<u64>, bool, bool),
-        now: u64,
-    ) -> usize {
+    /// A waiter has been given what it asked for: the numbers of its holdings.
+    pub(super) fn granted(&mut self, number: usize, given: Vec<Given>, now: u64) -> Vec<usize> {
         let Some(waiter) = self.takes_out(number) else {
-            return number;
+            return Vec::new();
         };
         self.is_in_time(&waiter, now, "won");
         self.held_up(&waiter, now);
         let passed_over = self.waiters.iter().find(|other| {
             other.number < number
                 && other.process == waiter.process
-                && other.key == waiter.key
                 && other.deadline > now
                 && other.unpolled_until <= now
+                && other.waits_for_one(&waiter.keys)
         });
-        if let Some(other) = passed_over {
+        if let Some(other) = passed_over
+            && waiter.keys.len() == 1
+        {
             let what = format!("waiter {} came before waiter {number}, which won", other.number);
             self.violated("first come, first served within a process", what);
         }
-        let is_excused = self.is_tainted(waiter.process, &waiter.key);
+        let believes = given.into_iter().map(|given| self.believes(&waiter, given, now));
+        believes.collect()
+    }
+
+    fn believes(&mut self, waiter: &Waiter, given: Given, now: u64) -> usize {
+        let Given {
+            key, belief, token, ..
+        } = given;
+        self.number += 1;
+        let number = self.number;
+        let is_excused = self.is_tainted(waiter.process, &key);
         self.given.insert(Arc::clone(belief.row()));
-        let last = self.tokens.get(&waiter.key).copied().unwrap_or(i64::MIN);
+        let last = self.tokens.get(&key).copied().unwrap_or(i64::MIN);
         if belief.is_held() && !is_excused {
             if token <= last {
-                let what = format!("waiter {number} holds with token {token}, after one with {last}");
+                let what = format!("{number} holds with token {token}, after one with {last}");
                 self.violated("tokens grow in the order of holding", what);
             }
-            self.tokens.insert(Arc::clone(&waiter.key), token.max(last));
+            self.tokens.insert(Arc::clone(&key), token.max(last));
         }
         self.believers.push(Believer {
             number,
             process: waiter.process,
-            key: waiter.key,
+            key,
             since: now,
-            looks_every,
-            is_renewed,
-            is_lease,
+            looks_every: given.looks_every,
+            is_renewed: given.is_renewed,
+            is_lease: given.is_lease,
             is_excused,
             // While nobody polled its acquisition, nobody renewed it.
             is_shortened: waiter.unpolled_until > waiter.joined,
@@ -335,16 +376,16 @@ impl Judge {
         }
     }
 
-    /// The holder gives it up; whether it still believed.
-    pub(super) fn releases(&mut self, number: usize) -> bool {
-        self.believer(number)
-            .is_some_and(|believer| believer.belief.is_held())
+    /// The holder gives it up; how long it might still believe in it, if it does.
+    pub(super) fn releases(&mut self, number: usize) -> Option<Duration> {
+        let believer = self.believer(number)?;
+        believer.belief.is_held().then(|| believer.belief.remaining())
     }
 
     pub(super) fn released(
         &mut self,
         number: usize,
-        believed: bool,
+        believed: Option<Duration>,
         outcome: &Result<bool, Ended>,
         loss: Option<&str>,
     ) {
@@ -358,7 +399,7 @@ impl Judge {
             &[Verb::Release, Verb::HandOver],
             believer.since,
         );
-        if let (true, false, Some(loss)) = (believed, believer.is_excused, loss) {
+        if let (Some(_), false, Some(loss)) = (believed, believer.is_excused, loss) {
             let what = format!("lease {number} was held and released, and reports a loss: {loss}");
             self.violated("no loss is reported that is none", what);
         }
@@ -370,6 +411,18 @@ impl Judge {
         if believer.is_lease && is_gone && !met && matches!(outcome, Ok(false)) && loss.is_none() {
             let what = format!("lease {number}: its row was gone, and its release reports no loss");
             self.violated("a loss is reported by the release", what);
+        }
+        let took_little = Duration::from_millis(100 + 4 * self.latency);
+        let stood_still =
+            self.processes[believer.process].resumed_at >= believer.since.max(1) || self.slept_at.is_some();
+        if believed.is_some_and(|left| left > took_little)
+            && matches!(outcome, Ok(false))
+            && !believer.is_excused
+            && !met
+            && !stood_still
+        {
+            let what = format!("{number} was held, and its release found nothing");
+            self.violated("a release finds what is held", what);
         }
         if let Err(error) = outcome
             && !met

@@ -10,8 +10,9 @@
 //! - `SIMULATION_SEEDS=1000000 cargo test --release --no-default-features simulation::tests::many_seeds -- --ignored --nocapture`
 //!   is the long form, and `simulation::tests::no_order_of_events_violates_anything_in_full` the larger exploration.
 //!
-//! Two things are not simulated: a fork (the bridge keeps the core out of the child), and several connections of one store, whose
-//! effects are the faults [`Fault::Twice`](scenario::Fault) and [`Fault::Late`](scenario::Fault).
+//! What is not simulated: several connections of one store, whose effects are the faults [`Fault::Twice`](scenario::Fault) and
+//! [`Fault::Late`](scenario::Fault); and what a forked child finds of its parent's, since the bridge keeps the core out of it: the
+//! child begins with nothing.
 
 mod adapter;
 mod chance;

@@ -51,7 +51,7 @@ plants! {
     UnreportedLoss,
     /// The request is sent a second time while the first is under way.
     TwoRequests,
-    /// A newcomer takes its place before the others.
+    /// A newcomer takes its place behind the first, before the others.
     QueueJumper,
     /// The poller does not compare what it saw.
     BlindPoller,
@@ -59,6 +59,30 @@ plants! {
     AbandonedRelease,
     /// A transient failure of a renewal ends the lease.
     OneFailedRenewalIsALoss,
+    /// A renewal whose answer was lost is forgotten: it may yet be carried out, and give the row an earlier end.
+    ForgottenDoubtOfARenewal,
+    /// A waiter that leaves does not make the next one the first.
+    ForgottenSuccessor,
+    /// A waiter whose caller does not run is never removed.
+    ForgottenOverdueWaiter,
+    /// What was won for a waiter that is removed is not given back.
+    ForgottenPrize,
+    /// A waiter's time ends two seconds after its timeout.
+    LateTimeout,
+    /// A release waits twenty seconds for the database.
+    LateRelease,
+    /// What this process has held once is forgotten, so that a late release by name deletes its successor's row.
+    ForgottenTombstone,
+    /// Several locks are taken in the order in which they are asked for.
+    UnorderedLocks,
+    /// The look at the leases does not compare what it saw.
+    BlindLossCheck,
+    /// The pause between two looks of the poller is over at once.
+    RestlessPoller,
+    /// The poller is started again while it runs.
+    ManyPollers,
+    /// A fork copies the generator of the acquisitions' ids (in the simulated surroundings).
+    ForkedIds,
 }
 
 pub(in crate::lock) fn is_planted(plant: Plant) -> bool {

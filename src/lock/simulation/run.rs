@@ -8,10 +8,10 @@ use tokio::time::{sleep, timeout};
 
 use super::adapter::Locks;
 use super::chance::Chance;
-use super::client;
+use super::client::Client;
 use super::context;
 use super::judge::Violation;
-use super::scenario::{Fault, Scenario};
+use super::scenario::{Kind, Scenario};
 use super::world::{Connection, World};
 
 /// A scenario's tasks end within so many milliseconds, or somebody waits for ever.
@@ -26,8 +26,8 @@ const STATEMENTS_PER_SECOND: u64 = 12;
 pub(super) struct Report {
     pub(super) violation: Option<Violation>,
     pub(super) history: String,
-    /// How many statements met which fault.
-    pub(super) met: BTreeMap<Fault, u64>,
+    /// What happened how often.
+    pub(super) met: BTreeMap<Kind, u64>,
     pub(super) statements: u64,
 }
 
@@ -49,7 +49,7 @@ pub(super) fn run(scenario: &Scenario, with_history: bool) -> Report {
 async fn simulated(scenario: &Scenario, with_history: bool) -> Report {
     let world = World::new(scenario.clone(), with_history);
     let going_on = tokio::spawn(Arc::clone(&world).goes_on());
-    let processes: Vec<_> = (0..scenario.processes)
+    let processes: Vec<_> = (0..scenario.all_processes())
         .map(|number| {
             let process = world.process(number);
             let locks = process.does(|| {
@@ -70,14 +70,22 @@ async fn simulated(scenario: &Scenario, with_history: bool) -> Report {
         .enumerate()
         .map(|(number, task)| {
             let (process, locks) = &processes[task.process];
-            let running = client::runs(
-                Arc::clone(&world),
-                Arc::clone(process),
-                locks.clone(),
-                task.clone(),
+            let before = &scenario.tasks[..number];
+            let client = Client {
+                world: Arc::clone(&world),
+                process: Arc::clone(process),
+                locks: locks.clone(),
+                elsewhere: processes[(task.process + 1) % scenario.processes].clone(),
                 number,
-            );
-            (Arc::clone(process), tokio::spawn(process.runs(running)))
+                place: before
+                    .iter()
+                    .filter(|other| other.process == task.process)
+                    .count(),
+            };
+            (
+                Arc::clone(process),
+                tokio::spawn(process.runs(client.runs(task.clone()))),
+            )
         })
         .collect();
     for (process, mut task) in tasks {

@@ -1,6 +1,9 @@
 //! What a seed makes happen: who wants which lock when, and what goes wrong. Times are in milliseconds.
 
+mod steps;
+
 use super::chance::Chance;
+use steps::task;
 
 /// Whose rules the simulated database keeps where the real ones differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,53 @@ impl Fault {
         Self::PoolFull,
         Self::LostNews,
     ];
+}
+
+/// What can happen in a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Fault(Fault),
+    /// An operation is carried out, or answered, before an earlier one of the same process.
+    Reordered,
+    Pause,
+    Kill,
+    Fork,
+    Sleep,
+    Break,
+    Restart,
+    LostCommits,
+    ClockJump,
+    CancelledAcquisition,
+    ReleaseThatIsLeft,
+    /// Nobody polls an acquisition for a while.
+    Unpolled,
+    SeveralLocks,
+    ReleaseByName,
+    /// By another process.
+    ReleaseByNameElsewhere,
+}
+
+impl Kind {
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        let others = [
+            Self::Reordered,
+            Self::Pause,
+            Self::Kill,
+            Self::Fork,
+            Self::Sleep,
+            Self::Break,
+            Self::Restart,
+            Self::LostCommits,
+            Self::ClockJump,
+            Self::CancelledAcquisition,
+            Self::ReleaseThatIsLeft,
+            Self::Unpolled,
+            Self::SeveralLocks,
+            Self::ReleaseByName,
+            Self::ReleaseByNameElsewhere,
+        ];
+        Fault::ALL.into_iter().map(Self::Fault).chain(others)
+    }
 }
 
 /// A time in which a process's statements meet a fault.
@@ -123,6 +173,8 @@ pub(super) enum How {
         /// Whether its row is looked for each second.
         is_checked: bool,
     },
+    /// Leases of all keys.
+    Several,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +185,10 @@ pub(super) enum End {
     Drop,
     /// It is kept until it expires (a grant), or dropped (a lease).
     Keep,
+    /// A grant that is kept is released by its holder's name.
+    ByName,
+    /// So, by another process.
+    ByNameElsewhere,
 }
 
 /// One lock taken by a task.
@@ -158,11 +214,22 @@ pub(super) struct Task {
     pub(super) steps: Vec<Step>,
 }
 
+/// A process forks. The child, which has the next number, has nothing of its parent's.
+#[derive(Clone, Debug)]
+pub(super) struct Fork {
+    pub(super) parent: usize,
+    pub(super) at: u64,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Scenario {
     pub(super) seed: u64,
     pub(super) flavour: Flavour,
+    /// Without those that are forked.
     pub(super) processes: usize,
+    pub(super) forks: Vec<Fork>,
+    /// Holders of different processes have the same names.
+    pub(super) shares_names: bool,
     pub(super) keys: usize,
     /// The longest way of a statement, and of its answer.
     pub(super) latency: u64,
@@ -189,10 +256,31 @@ impl Scenario {
         // Where one process's tasks hand a lease on to each other, and renew it.
         let is_one_queue = chance.percent(20);
         let (processes, keys) = if is_one_queue { (1, 1) } else { (processes, keys) };
-        let tasks = (0..chance.between(2, 6)).map(|_| {
-            let mut task = task(&mut chance, processes, keys, latency);
-            if is_one_queue {
-                task.steps.iter_mut().for_each(|step| hands_on(&mut chance, step));
+        let mut forks = Vec::new();
+        if !is_one_queue && chance.percent(12) {
+            forks.push(Fork {
+                parent: chance.index(processes),
+                at: chance.between(0, SPAN / 3),
+            });
+        }
+        // Where leases are renewed for shorter times, while statements come late.
+        let is_renewed_sooner = flavour != Flavour::Sqlite && !is_one_queue && chance.percent(15);
+        // Where one of two comes while the other's release is under way.
+        let are_two = is_one_queue && chance.percent(25);
+        let latency = if are_two { 20 } else { latency };
+        let most_tasks = if are_two { 2 } else { 6 };
+        let shares_names = chance.percent(50);
+        let all = processes + forks.len();
+        let tasks = (0..chance.between(2, most_tasks)).map(|_| {
+            let mut task = task(&mut chance, all, keys, latency);
+            for step in &mut task.steps {
+                if are_two {
+                    step.meets_the_other(&mut chance);
+                } else if is_one_queue {
+                    step.hands_on(&mut chance);
+                } else if is_renewed_sooner {
+                    step.renewed_sooner(&mut chance, latency);
+                }
             }
             task
         });
@@ -200,6 +288,8 @@ impl Scenario {
             seed,
             flavour,
             processes,
+            forks,
+            shares_names,
             keys,
             latency,
             tasks: tasks.collect(),
@@ -215,18 +305,32 @@ impl Scenario {
             let happening = scenario.happening(&mut chance);
             scenario.happenings.push(happening);
         }
-        if is_one_queue && flavour != Flavour::Sqlite && chance.percent(40) {
-            // Statements that come late, while the leases are handed on.
+        if flavour != Flavour::Sqlite && (is_renewed_sooner || is_one_queue && chance.percent(40)) {
+            // Statements that come late, while the leases are handed on or renewed.
             scenario.windows.push(Window {
                 number: windows,
-                fault: chance.one_of(&[Fault::Late, Fault::Twice]),
-                process: 0,
+                fault: if is_renewed_sooner {
+                    Fault::Late
+                } else {
+                    chance.one_of(&[Fault::Late, Fault::Twice])
+                },
+                process: chance.index(processes),
                 from: 0,
                 until: SPAN,
                 percent: 35,
             });
         }
         scenario
+    }
+
+    /// How many processes there are, with those that are forked.
+    pub(super) fn all_processes(&self) -> usize {
+        self.processes + self.forks.len()
+    }
+
+    /// The fork by which a process begins.
+    pub(super) fn fork_of(&self, process: usize) -> Option<&Fork> {
+        self.forks.get(process.checked_sub(self.processes)?)
     }
 
     fn window(&self, chance: &mut Chance, number: u64) -> Window {
@@ -242,7 +346,7 @@ impl Scenario {
         Window {
             number,
             fault,
-            process: chance.index(self.processes),
+            process: chance.index(self.all_processes()),
             from,
             until: from + chance.one_of(&[50, 500, 2000, 6000]),
             percent: chance.one_of(&[15, 50, 100]),
@@ -263,7 +367,7 @@ impl Scenario {
             },
             6 | 7 => Event::Break { key },
             8 => Event::Restart {
-                away: chance.one_of(&[0, 100, 1000]),
+                away: chance.one_of(&[0, 100, 1000, 9000]),
                 loses: match self.flavour {
                     Flavour::Sqlite => 0,
                     Flavour::Postgres => chance.one_of(&[0, 0, 50, 1000]),
@@ -278,78 +382,5 @@ impl Scenario {
             at: chance.between(0, SPAN),
             event,
         }
-    }
-}
-
-fn task(chance: &mut Chance, processes: usize, keys: usize, latency: u64) -> Task {
-    let process = chance.index(processes);
-    let is_held_long = chance.percent(20);
-    let steps = (0..chance.between(1, 4)).map(|_| step(chance, keys, latency, is_held_long));
-    Task {
-        process,
-        steps: steps.collect(),
-    }
-}
-
-fn step(chance: &mut Chance, keys: usize, latency: u64, is_held_long: bool) -> Step {
-    let how = match chance.between(0, 5) {
-        0 | 1 => How::Grant,
-        kind => How::Lease {
-            renewed: kind != 2,
-            max_hold: (kind == 3).then(|| chance.one_of(&[800, 2500, 6000])),
-            margin: chance.one_of(&[0, 0, 40]),
-            is_checked: chance.percent(40),
-        },
-    };
-    // A time to live that the ways of a renewal and its answer do not use up.
-    let ttl = chance
-        .one_of(&[400, 1500, 3000, 10_000, 60_000, 60_000])
-        .max(latency * 30);
-    Step {
-        wait: chance.one_of(&[0, 0, 1, 10, 100, 700, 2500]),
-        key: chance.index(keys),
-        how,
-        ttl,
-        timeout: chance.one_of(&[0, 50, 500, 1000, 3000, 10_000, 10_000]),
-        unpolled: if chance.percent(4) {
-            chance.one_of(&[5, 400, 4000])
-        } else {
-            0
-        },
-        cancel: match chance.between(0, 11) {
-            0 => Some(Cancel::After(chance.one_of(&[0, 1, 3, 30, 300, 1200]))),
-            1 => Some(Cancel::AtPoll(chance.between(1, 4))),
-            _ => None,
-        },
-        hold: if is_held_long {
-            chance.one_of(&[2000, 5000, 9000])
-        } else {
-            chance.one_of(&[0, 0, 1, 5, 50, 300, 1000, 3000])
-        },
-        renew: if chance.percent(12) {
-            Some(chance.one_of(&[300, 2000, 20_000, 90_000]).max(latency * 30))
-        } else {
-            None
-        },
-        end: match chance.between(0, 9) {
-            0..=5 => End::Release,
-            6 => End::ReleaseLeft(chance.between(0, 3)),
-            7 | 8 => End::Drop,
-            _ => End::Keep,
-        },
-    }
-}
-
-fn hands_on(chance: &mut Chance, step: &mut Step) {
-    step.how = How::Lease {
-        renewed: chance.percent(70),
-        max_hold: None,
-        margin: 0,
-        is_checked: chance.percent(40),
-    };
-    step.ttl = step.ttl.max(1500);
-    step.hold = chance.one_of(&[5, 300, 1000, 3000]);
-    if chance.percent(40) {
-        step.renew = Some(chance.one_of(&[20_000, 90_000]));
     }
 }

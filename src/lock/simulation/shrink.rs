@@ -48,6 +48,18 @@ fn variants(scenario: &Scenario) -> Vec<Scenario> {
             scenario.windows.remove(index);
         });
     }
+    if let Some(child) = scenario
+        .forks
+        .len()
+        .checked_sub(1)
+        .map(|fork| scenario.processes + fork)
+    {
+        add(&|scenario| {
+            scenario.forks.pop();
+            scenario.tasks.retain(|task| task.process != child);
+            scenario.windows.retain(|window| window.process != child);
+        });
+    }
     for (task, steps) in scenario.tasks.iter().enumerate() {
         for (index, step) in steps.steps.iter().enumerate() {
             if steps.steps.len() > 1 {

@@ -1,8 +1,7 @@
 //! The world around the engines: the ways to the database, which lose, delay and repeat, and what happens to processes.
 
-mod ways;
-
 mod happenings;
+mod ways;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -17,13 +16,15 @@ use super::chance::Chance;
 use super::context::{self, Process};
 use super::database::{Database, Outcome, Statement, brief};
 use super::judge::Judge;
-use super::scenario::{Event, Fault, Scenario};
+use super::scenario::{Event, Fault, Kind, Scenario};
 use crate::lock::error::StoreError;
 use crate::lock::operation::Operation;
 use crate::lock::store::{Listener, Store, key_hash};
 
 /// For how long a client waits for an answer at most.
 const PATIENCE: u64 = 5000;
+/// When a process hears of the end of a release, its next waiter asks so soon. The poller takes longer.
+const NEXT_ASKS_WITHIN: u64 = 15;
 /// How long after it was given up a statement may still be carried out.
 const LATEST: u64 = 6000;
 
@@ -38,8 +39,9 @@ enum Coming {
     News(usize, u64),
     Happening(Event),
     Resumption(usize),
-    /// Nothing but a look at what must hold.
     Look,
+    /// A process has heard of the end of a release a little while ago.
+    Released(usize, Arc<str>, u64),
 }
 
 /// One operation's part of a statement.
@@ -52,7 +54,6 @@ struct Request {
     is_poison: bool,
 }
 
-/// How an answer travels.
 #[derive(Clone, Copy)]
 struct Way {
     answer_takes: Option<u64>,
@@ -102,6 +103,10 @@ struct Client {
     full_until: BTreeMap<Verb, u64>,
     statements: BTreeMap<Verb, u64>,
     operations: BTreeMap<(Verb, Option<Arc<str>>), u64>,
+    /// When each key was asked for last.
+    asked_at: BTreeMap<Arc<str>, u64>,
+    /// The latest operations that were carried out and answered.
+    latest: [usize; 2],
 }
 
 pub(super) struct State {
@@ -120,7 +125,7 @@ pub(super) struct State {
     pub(super) may_have_strays: bool,
     /// Rows that are left until they expire, on purpose.
     pub(super) kept: Vec<Arc<str>>,
-    pub(super) met: BTreeMap<Fault, u64>,
+    pub(super) met: BTreeMap<Kind, u64>,
     pub(super) history: Option<String>,
 }
 
@@ -143,22 +148,29 @@ impl World {
         let keys: Vec<Arc<str>> = (0..scenario.keys)
             .map(|number| Arc::from(format!("k{number}")))
             .collect();
-        let clients = (0..scenario.processes).map(|number| Client {
-            process: Process::new(number),
-            listener: None,
-            waiting: BTreeMap::new(),
-            gathered: BTreeMap::new(),
-            watched: Vec::new(),
-            paused_until: 0,
-            full_until: BTreeMap::new(),
-            statements: BTreeMap::new(),
-            operations: BTreeMap::new(),
-        });
+        let mut clients: Vec<Client> = Vec::new();
+        for number in 0..scenario.all_processes() {
+            let fork = scenario.fork_of(number);
+            let parent = fork.map(|fork| Arc::clone(&clients[fork.parent].process));
+            clients.push(Client {
+                process: Process::new(number, parent),
+                listener: None,
+                waiting: BTreeMap::new(),
+                gathered: BTreeMap::new(),
+                watched: Vec::new(),
+                paused_until: 0,
+                full_until: BTreeMap::new(),
+                statements: BTreeMap::new(),
+                operations: BTreeMap::new(),
+                asked_at: BTreeMap::new(),
+                latest: [0, 0],
+            });
+        }
         let mut state = State {
             database: Database::new(scenario.flavour),
-            judge: Judge::new(scenario.processes, scenario.latency),
+            judge: Judge::new(scenario.all_processes(), scenario.latency),
             keys,
-            clients: clients.collect(),
+            clients,
             coming: BinaryHeap::new(),
             numbers: 0,
             chance: Chance::for_each(scenario.seed, &[1]),
@@ -252,7 +264,25 @@ impl State {
         }
     }
 
+    pub(super) fn met(&mut self, kind: Kind) {
+        *self.met.entry(kind).or_default() += 1;
+    }
+
+    /// Notes if an operation overtakes an earlier one on its way to the server (0) or back (1).
+    fn overtakes(&mut self, process: usize, operation: usize, way: usize) {
+        let latest = &mut self.clients[process].latest[way];
+        let is_overtaken = operation < *latest;
+        *latest = operation.max(*latest);
+        if is_overtaken {
+            self.met(Kind::Reordered);
+        }
+    }
+
     pub(super) fn checks(&mut self, now: u64) {
+        if let Some(misdeed) = context::misdeed() {
+            self.judge
+                .violated("every task waits or ends", misdeed.to_owned());
+        }
         let Self {
             judge,
             database,
@@ -303,6 +333,17 @@ impl State {
                 }
             }
             Coming::Look => {}
+            Coming::Released(process, key, heard_at) => {
+                let client = &self.clients[process];
+                let asked_at = client.asked_at.get(&key).copied();
+                let is_asking = client.waiting.values().any(|waiting| {
+                    matches!(waiting.verb, Verb::Acquire | Verb::HandOver)
+                        && waiting.key.as_ref() == Some(&key)
+                });
+                if !is_asking && asked_at.is_none_or(|at| at < heard_at) {
+                    self.judge.release_woke_nobody(process, &key, heard_at, now);
+                }
+            }
         }
         Deed::Nothing
     }
@@ -342,7 +383,16 @@ impl State {
         let Some(waiting) = client.waiting.remove(&operation) else {
             return Deed::Nothing;
         };
-        let process = Arc::clone(&client.process);
+        let (number, process) = (process, Arc::clone(&client.process));
+        self.overtakes(number, operation, 1);
+        if let (Verb::Release, Some(key), Ok(Outcome::Released(true))) =
+            (waiting.verb, &waiting.key, &outcome)
+        {
+            self.schedule(
+                now + NEXT_ASKS_WITHIN,
+                Coming::Released(number, Arc::clone(key), now),
+            );
+        }
         self.writes(|| {
             format!(
                 "  p{} hears of {}: {}",
@@ -370,7 +420,6 @@ impl State {
     }
 }
 
-/// A process's connection to the world.
 pub(super) struct Connection {
     pub(super) world: Arc<World>,
     pub(super) process: Arc<Process>,

@@ -6,8 +6,8 @@ use super::super::adapter::Verb;
 use super::super::context;
 use super::super::database::Database;
 use super::{
-    Judge, LATEST_END, LONGEST_FREE, LOOK_TAKES, OfProcess, REPORTED_AFTER_SLEEP_WITHIN, REPORTED_WITHIN,
-    Waiter,
+    GIVEN_BACK_WITHIN, Judge, LATEST_END, LONGEST_ENTANGLED, LONGEST_FREE, LOOK_TAKES, OfProcess,
+    REPORTED_AFTER_SLEEP_WITHIN, REPORTED_WITHIN, Waiter,
 };
 
 impl Judge {
@@ -22,6 +22,109 @@ impl Judge {
             for key in keys {
                 self.free_key_is_taken(key, database, now);
             }
+            self.what_nobody_picks_up_is_given_back(database, now);
+            self.nobody_waits_for_each_other(database, now);
+        }
+    }
+
+    /// A process heard of the end of a release, and nobody has asked for the key since.
+    pub(in crate::lock::simulation) fn release_woke_nobody(
+        &mut self,
+        process: usize,
+        key: &Arc<str>,
+        heard_at: u64,
+        now: u64,
+    ) {
+        let of_process = &self.processes[process];
+        let mut others = self
+            .believers
+            .iter()
+            .filter(|one| one.process == process && one.key == *key);
+        let mut queue = self
+            .waiters
+            .iter()
+            .filter(|one| one.process == process && one.keys.contains(key));
+        let verbs = [Verb::Acquire, Verb::Release, Verb::HandOver];
+        let is_unsure = of_process.killed
+            || of_process.paused
+            || of_process.resumed_at >= heard_at
+            || self.has_met_a_fault(process, key, &verbs, 0)
+            || others.any(|one| one.belief.is_held())
+            || queue
+                .clone()
+                .any(|one| one.keys.len() > 1 || one.unpolled_until > one.joined);
+        let waits = |one: &&Waiter| one.joined < heard_at && one.deadline > now;
+        if let Some(waiter) = queue.find(waits).filter(|_| !is_unsure) {
+            let what = format!(
+                "{} waits for {key}, which was released at {heard_at} ms",
+                waiter.number
+            );
+            self.violated("the end of a release wakes the next waiter", what);
+        }
+    }
+
+    /// Whoever is not polled loses what was won for it.
+    fn what_nobody_picks_up_is_given_back(&mut self, database: &Database, now: u64) {
+        let longest = GIVEN_BACK_WITHIN + 6 * self.latency;
+        let owner = self.waiters.iter().find(|waiter| {
+            let process = &self.processes[waiter.process];
+            let since = (waiter.deadline.max(process.disturbed_until)).max(process.resumed_at);
+            let row = waiter.keys.first().and_then(|key| database.rows.get(key));
+            // A statement that comes late may write the row when its waiter is long gone.
+            let is_in_doubt = waiter.keys.iter().any(|key| {
+                self.has_met_a_fault(
+                    waiter.process,
+                    key,
+                    &[Verb::Acquire, Verb::HandOver],
+                    waiter.joined,
+                )
+            });
+            waiter.unpolled_until > now
+                && !is_in_doubt
+                && now > since.max(self.slept_at.unwrap_or(0)) + longest
+                && !process.paused
+                && row.is_some_and(|row| {
+                    row.process == waiter.process
+                        && row.holder == waiter.holder
+                        && row.expires_at > database.clock(now)
+                        && !self.given.contains(&row.id)
+                })
+        });
+        if let Some(owner) = owner {
+            let what = format!("{} has had a lock since {} ms", owner.number, owner.deadline);
+            self.violated("what nobody picks up is given back", what);
+        }
+    }
+
+    /// Those who take several locks take them in the same order.
+    fn nobody_waits_for_each_other(&mut self, database: &Database, now: u64) {
+        let has = |waiter: &Waiter, key: &Arc<str>| {
+            database.rows.get(key).is_some_and(|row| {
+                row.process == waiter.process
+                    && row.holder == waiter.holder
+                    && row.expires_at > database.clock(now)
+                    && !self.given.contains(&row.id)
+            })
+        };
+        let has_one = |waiter: &Waiter| waiter.keys.iter().any(|key| has(waiter, key));
+        let waiters = self.waiters.iter();
+        let halfway =
+            waiters.filter(|waiter| waiter.keys.len() > 1 && waiter.deadline > now && has_one(waiter));
+        let numbers: Vec<usize> = halfway.map(|waiter| waiter.number).collect();
+        let since = match self.entangled_since {
+            Some(since) if numbers.len() > 1 => since,
+            _ => now,
+        };
+        self.entangled_since = (numbers.len() > 1).then_some(since);
+        let disturbed = self
+            .processes
+            .iter()
+            .map(|one| one.disturbed_until.max(one.resumed_at))
+            .max();
+        let is_paused = self.processes.iter().any(|one| one.paused);
+        if now > since.max(disturbed.unwrap_or(0)) + LONGEST_ENTANGLED && !is_paused {
+            let what = format!("{numbers:?} have one of two locks each since {since} ms");
+            self.violated("nobody waits for each other", what);
         }
     }
 
@@ -94,7 +197,7 @@ impl Judge {
         }
         if believer.belief.is_held() {
             if let (Some(gone_at), Some(looks_every)) = (believer.row_gone_at, believer.looks_every)
-                && now > self.looked_for_since(gone_at, process) + looks_every + LOOK_TAKES
+                && now > self.looked_for_since(gone_at, process) + looks_every + LOOK_TAKES + 6 * self.latency
             {
                 let what = format!("{number}: its row is gone, and {now} ms is late");
                 self.violated("a loss is reported within its bound", what);
@@ -155,7 +258,7 @@ impl Judge {
                 .max(process.disturbed_until)
                 .max(process.resumed_at)
                 .max(self.slept_at.unwrap_or(0));
-            waiter.key == *key
+            waiter.waits_for(key)
                 && !process.paused
                 && waiter.deadline > now
                 && now > since + longest
@@ -170,12 +273,12 @@ impl Judge {
 
     /// Somebody before it is not polled, so that its process may not have taken the lock.
     pub(super) fn is_blocked(&self, waiter: &Waiter, now: u64) -> bool {
-        let before = |other: &&Waiter| other.process == waiter.process && other.key == waiter.key;
+        let before = |other: &&Waiter| other.process == waiter.process && other.waits_for_one(&waiter.keys);
         self.waiters.iter().filter(before).any(|other| {
             other.unpolled_until > other.joined
                 && other.unpolled_until.min(other.deadline) + 2 * LATEST_END > now
         }) || self.believers.iter().any(|believer| {
-            believer.process == waiter.process && believer.key == waiter.key && believer.belief.is_held()
+            believer.process == waiter.process && waiter.waits_for(&believer.key) && believer.belief.is_held()
         })
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::adapter::{self, Verb};
 use super::super::context;
-use super::super::scenario::{Event, Flavour};
+use super::super::scenario::{Event, Flavour, Kind};
 use super::{Coming, Deed, State};
 use crate::lock::error::StoreError;
 
@@ -14,6 +14,15 @@ impl State {
             return Deed::Nothing;
         }
         self.writes(|| format!("{event:?}"));
+        self.met(match event {
+            Event::Pause { .. } => Kind::Pause,
+            Event::Kill { .. } => Kind::Kill,
+            Event::Sleep { .. } => Kind::Sleep,
+            Event::Break { .. } => Kind::Break,
+            Event::Restart { loses: 0, .. } => Kind::Restart,
+            Event::Restart { .. } => Kind::LostCommits,
+            Event::ClockJump { .. } => Kind::ClockJump,
+        });
         match event {
             Event::Pause { process, lasting } => {
                 let client = &mut self.clients[process];

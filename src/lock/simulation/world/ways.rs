@@ -1,10 +1,12 @@
 //! The ways of statements to the database, and of answers back: what is lost, late or repeated.
 
+use std::sync::Arc;
+
 use super::super::adapter::{self, Verb};
 use super::super::chance::Chance;
 use super::super::database::{Outcome, brief};
 use super::super::plants::{Plant, is_planted};
-use super::super::scenario::{Fault, Flavour};
+use super::super::scenario::{Fault, Flavour, Kind};
 use super::{Coming, LATEST, PATIENCE, Request, State, Waiting, Way};
 use crate::lock::error::StoreError;
 use crate::lock::operation::Operation;
@@ -26,7 +28,7 @@ impl State {
             }
         })?;
         let fault = met.fault;
-        *self.met.entry(fault).or_default() += 1;
+        self.met(Kind::Fault(fault));
         Some(fault)
     }
 
@@ -40,11 +42,19 @@ impl State {
             .entry((verb, key.clone()))
             .or_default();
         *count += 1;
+        if let (Verb::Acquire | Verb::HandOver, Some(key)) = (verb, &key) {
+            self.clients[process].asked_at.insert(Arc::clone(key), now);
+        }
+        let count = self.clients[process]
+            .operations
+            .get(&(verb, key.clone()))
+            .copied()
+            .unwrap_or(0);
         let numbers = [
             process as u64,
             verb as u64,
             key.as_deref().map_or(0, key_hash),
-            *count,
+            count,
         ];
         let is_poison = verb != Verb::Other && self.fault(process, &numbers, &[Fault::Poison], now).is_some();
         if let Some(until) = self.clients[process].full_until.get(&verb).copied()
@@ -100,8 +110,10 @@ impl State {
             return;
         }
         let gathered = self.clients[process].gathered.remove(&verb).unwrap_or_default();
-        if verb == Verb::Acquire {
-            self.one_request_is_under_way(process);
+        match verb {
+            Verb::Acquire => self.one_request_is_under_way(process),
+            Verb::Renew | Verb::Observe => self.few_are_under_way(process, verb),
+            Verb::Release | Verb::HandOver | Verb::Other => {}
         }
         let request = |number: &usize| {
             let waiting = self.clients[process].waiting.get(number)?;
@@ -207,6 +219,22 @@ impl State {
         }
     }
 
+    /// At most one renewal of each lease; two looks: the poller's, and that at the leases.
+    pub(super) fn few_are_under_way(&mut self, process: usize, verb: Verb) {
+        let waiting = self.clients[process].waiting.values();
+        let of_verb = waiting.filter(|other| other.verb == verb && !adapter::is_abandoned(&other.operation));
+        let mut ids: Vec<_> = of_verb.map(|other| other.statement.id()).collect();
+        ids.sort_unstable();
+        let most = if verb == Verb::Observe { 2 } else { 1 };
+        if let Some(same) = ids
+            .chunk_by(|one, other| one == other)
+            .find(|same| same.len() > most)
+        {
+            let what = format!("p{process}: {} of {verb:?} {:?}", same.len(), same[0]);
+            self.judge.violated("statements under way are bounded", what);
+        }
+    }
+
     /// Tells the judge of a fault, which explains what comes of it.
     pub(super) fn meets(&mut self, process: usize, verb: Verb, operations: Option<&[usize]>, until: u64) {
         let client = &self.clients[process];
@@ -251,6 +279,7 @@ impl State {
             let Request {
                 process, operation, ..
             } = request;
+            self.overtakes(process, operation, 0);
             let is_refused = request.is_poison || any_is_poison && is_planted(Plant::SharedFailure);
             let outcome = if is_refused {
                 if request.is_poison {
