@@ -3,9 +3,9 @@
     python benchmarks/lock_chaos.py [--store sqlite|postgresql|redis] [--seconds 600] [--workers 8]
 
 Workers increment a number under one lock. Meanwhile holders are killed, and stopped for longer than their
-time to live; with PostgreSQL and Redis connections are cut, and the server is restarted as after a
-crash. Then the history of all of them is checked: see `testing_support/chaos/history.py`. The tests
-run the same for seconds.
+time to live; with PostgreSQL and Redis connections are cut, or go silent and deliver late what was sent
+on them, and the server is restarted as after a crash. Then the history of all of them is checked: see
+`testing_support/chaos/history.py`. The tests run the same for seconds.
 """
 
 from __future__ import annotations

@@ -101,9 +101,12 @@ impl Manager {
         };
         let ledger = Arc::clone(&self.ledger);
         ledger.add(LockCounter::Attempts);
-        let acquiring = self
-            .engine()
-            .acquire(request, Arc::clone(&ledger) as Arc<dyn Progress>);
+        // In a box, because a future that is captured and then awaited takes its place twice, in each
+        // of the futures around it.
+        let acquiring = Box::pin(
+            self.engine()
+                .acquire(request, Arc::clone(&ledger) as Arc<dyn Progress>),
+        );
         async move {
             let outcome = acquiring.await;
             ledger.waited(started.elapsed());
@@ -181,7 +184,7 @@ impl Manager {
                     key: Arc::clone(&name.key),
                     holder,
                 };
-                (None, Some(self.engine().release_row(target)))
+                (None, Some(Box::pin(self.engine().release_row(target))))
             }
         };
         async move {

@@ -378,7 +378,7 @@ async fn explained<T>(
     manager: &Manager,
 ) -> Result<T, LockError> {
     match outcome {
-        Err(error) if names_holder => Err(lock::name_holder(manager, error).await),
+        Err(error) if names_holder => Err(Box::pin(lock::name_holder(manager, error)).await),
         outcome => outcome,
     }
 }

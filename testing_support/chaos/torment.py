@@ -26,10 +26,12 @@ from .register import Register
 ROOT = Path(__file__).parent.parent.parent
 STOPPED_FOR = 1.3
 """Times the time to live."""
+SILENT_FOR = 1.5
+"""Times the time to live: what was sent arrives after the lock of its sender has expired."""
 FAULTS = {
     "sqlite": ("kill", "stop"),
-    "postgresql": ("kill", "stop", "cut", "restart"),
-    "redis": ("kill", "stop", "cut", "restart"),
+    "postgresql": ("kill", "stop", "cut", "silence", "restart"),
+    "redis": ("kill", "stop", "cut", "silence", "restart"),
 }
 """What can be done to the users of each kind of database."""
 
@@ -68,6 +70,7 @@ class Torment:
         self._server = server
         self._workers: list[asyncio.subprocess.Process] = []
         self._stopped: dict[int, asyncio.Task[None]] = {}
+        self._silence: asyncio.Task[None] | None = None
         self.proxy: TcpProxy | None = None
         self.faults: Counter[str] = Counter()
 
@@ -118,6 +121,11 @@ class Torment:
             case "cut":
                 assert self.proxy is not None
                 self.proxy.cut()
+            case "silence":
+                assert self.proxy is not None
+                if self._silence is not None:
+                    await self._silence
+                self._silence = asyncio.create_task(self._be_silent(self.proxy))
             case "restart":
                 assert self._server is not None
                 await asyncio.to_thread(self._server.restart)
@@ -132,9 +140,17 @@ class Torment:
         await asyncio.sleep(0.1)  # time to see
         del self._stopped[victim.pid]
 
+    async def _be_silent(self, proxy: TcpProxy) -> None:
+        """Keep for a while what is sent on the connections there are."""
+        proxy.hold_back()
+        await asyncio.sleep(SILENT_FOR * self._ttl)
+        proxy.let_go()
+
     async def end(self) -> None:
         """Let those who were stopped wake up and see, and kill everyone."""
         await asyncio.gather(*self._stopped.values())
+        if self._silence is not None:
+            await self._silence
         for worker in self._workers:
             assert worker.returncode is None, "a worker ended by itself"
             worker.kill()

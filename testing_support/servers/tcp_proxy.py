@@ -19,8 +19,7 @@ class TcpProxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusing = False
-        self._late: set[asyncio.StreamWriter] = set()
-        self._let_go = asyncio.Event()
+        self._late: dict[asyncio.StreamWriter, asyncio.Event] = {}
         self.port = 0
         self.connections = 0
         """Connections that clients have made."""
@@ -39,7 +38,7 @@ class TcpProxy:
     async def __aexit__(self, *_error: object) -> None:
         self._server.close()
         self.cut()
-        self._let_go.set()
+        self.let_go()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
@@ -57,12 +56,14 @@ class TcpProxy:
         self._refusing = False
 
     def hold_back(self) -> None:
-        """Keep what clients send on the connections there are, until `let_go`; new connections are served."""
-        self._late = set(self._writers)
+        """Keep what is sent on the connections there are, until `let_go`; new connections are served."""
+        again = asyncio.Event()
+        self._late |= dict.fromkeys(self._writers, again)
 
     def let_go(self) -> None:
         """Pass on what was held back, even if its sender has gone by now."""
-        self._let_go.set()
+        for again in self._late.values():
+            again.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
@@ -83,6 +84,8 @@ class TcpProxy:
             await asyncio.gather(*tasks)
             self._tasks.difference_update(tasks)
             self._writers -= {writer, target_writer}
+            for end in (writer, target_writer):
+                self._late.pop(end, None)
 
     async def _pass_on(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_client: bool
@@ -94,8 +97,8 @@ class TcpProxy:
                     self.sent += len(data)
                 else:
                     self.received += len(data)
-                if writer in self._late:
-                    await self._let_go.wait()
+                if again := self._late.get(writer):
+                    await again.wait()
                 writer.write(data)
                 await writer.drain()
             if writer in self._late:

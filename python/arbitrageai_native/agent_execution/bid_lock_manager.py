@@ -107,13 +107,14 @@ class BidLockManager:
         self.ttl = ttl
         self.auto_renew = auto_renew
         self.on_lost: OnLost = on_lost
-        self._database_url = database_url
         self._own_place = None if database_url is None else application.Place(database_url)
         self._active_locks = 0
         if self._own_place is not None:
             self._databases.at(self._own_place)
         else:
             application.prepare()
+        # No SQLAlchemy session is bound to Redis: what was patched for all managers is not meant for these.
+        self._is_on_redis = database_url is not None and not database_url.startswith(("sqlite", "postgres"))
 
     @staticmethod
     def _get_db() -> Any:
@@ -133,10 +134,8 @@ class BidLockManager:
 
         Raises what `place_of_session` and `place_of_application` raise.
         """
-        # No SQLAlchemy session is bound to Redis: what was patched for all managers is not meant for these.
-        url = self._database_url
-        is_on_redis = url is not None and not url.startswith(("sqlite", "postgres"))
-        get_db = replacement(self, "_get_db", _own_get_db, ignored=BidLockManager if is_on_redis else None)
+        ignored = BidLockManager if self._is_on_redis else None
+        get_db = replacement(self, "_get_db", _own_get_db, ignored=ignored)
         if get_db is not None:
             return application.place_of_session(get_db, "_get_db")
         if self._own_place is not None:

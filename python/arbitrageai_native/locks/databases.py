@@ -76,12 +76,16 @@ class Databases:
 
     async def answered(self, place: Place | Unasked) -> _native.LockManager:
         """As `wait_for`, for coroutines."""
-        return self.at(await place.answer(_ASKING_SECONDS))
+        if isinstance(place, Unasked):
+            place = await place.answer(_ASKING_SECONDS)
+        return self.at(place)
 
     async def answered_within(
         self, place: Place | Unasked, timeout: float
     ) -> tuple[_native.LockManager, float]:
         """As `answered`; also returns the part of `timeout` that is left for the lock."""
+        if isinstance(place, Place):
+            return self.at(place), timeout
         started = time.monotonic()
         manager = self.at(await place.answer(timeout))
         spent = time.monotonic() - started

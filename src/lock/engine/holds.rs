@@ -290,7 +290,9 @@ impl Hold {
             engine: Arc::clone(engine),
             was_gone: false,
         });
-        let releasing = engine.release_hold(Arc::clone(&self), may_be_handed_off);
+        // In a box, because a future that is captured and then awaited takes its place twice, in each
+        // of the futures around it.
+        let releasing = Box::pin(engine.release_hold(Arc::clone(&self), may_be_handed_off));
         async move {
             let mut leaving = leaving;
             let released = releasing.await?;

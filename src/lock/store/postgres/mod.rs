@@ -19,7 +19,7 @@ use super::patience::Keepalive;
 use super::turns::Turns;
 use super::{Listener, Store, key_hash};
 use crate::lock::error::StoreError;
-use crate::lock::operation::{Acquire, Operation};
+use crate::lock::operation::Operation;
 use crate::mutex::lock;
 
 mod acquire;
@@ -330,9 +330,8 @@ fn signed_hash(key: &str) -> i64 {
 
 impl Store for PostgresStore {
     fn submit(&self, operation: Operation) {
-        if let Operation::Acquire(Acquire { claim, .. }) = &operation
-            && let Some(turn) = self.shared.work().turns.may_ask_at(key_hash(&claim.key))
-        {
+        let turn = self.shared.work().turns.may_send_at(&operation);
+        if let Some(turn) = turn {
             let shared = Arc::clone(&self.shared);
             self.shared.runtime.spawn(async move {
                 tokio::time::sleep_until(turn).await;

@@ -26,8 +26,8 @@ const NOTE_LASTS: f64 = 2.5;
 const YIELDS_FOR: Duration = Duration::from_millis(200);
 /// How long a release is remembered, in seconds: after that, a lock that nobody took is anybody's.
 const REMEMBERED_FOR: f64 = 2.0;
-/// The number of releases from which the old ones are removed.
-const SWEEP_AT: usize = 1024;
+/// Fewer releases are not worth sweeping.
+const LEAST_SWEPT: usize = 1024;
 
 /// What one process waits for, and what it has had.
 pub(super) struct Turns {
@@ -38,6 +38,8 @@ pub(super) struct Turns {
     withdrawn: Vec<Arc<str>>,
     /// When locks were released here, by the wall clock.
     released: HashMap<Arc<str>, f64>,
+    /// The number of releases from which the old ones are removed.
+    sweep_at: usize,
     /// Since when locks have been left to others.
     yielding: HashMap<Arc<str>, Instant>,
     /// A state of the database in which no other process had a note: see [`statements::data_version`].
@@ -56,6 +58,7 @@ impl Turns {
             waiting: HashMap::new(),
             withdrawn: Vec::new(),
             released: HashMap::new(),
+            sweep_at: LEAST_SWEPT,
             yielding: HashMap::new(),
             unnoted_at: None,
         }
@@ -82,11 +85,13 @@ impl Turns {
     }
 
     pub(super) fn released(&mut self, key: &Arc<str>, now: f64) {
-        if self.released.len() >= SWEEP_AT {
+        if self.released.len() >= self.sweep_at {
             self.released
                 .retain(|_, released| (0.0..REMEMBERED_FOR).contains(&(now - *released)));
             let remembered = &self.released;
             self.yielding.retain(|key, _| remembered.contains_key(key));
+            // All of them may be recent: a sweep costs little only if many releases share it.
+            self.sweep_at = (remembered.len() * 2).max(LEAST_SWEPT);
         }
         self.released.insert(Arc::clone(key), now);
         self.yielding.remove(key);
