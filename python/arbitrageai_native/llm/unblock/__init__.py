@@ -7,8 +7,6 @@ tasks must not run meanwhile, the call blocks as before. `watch` looks for what 
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from arbitrageai_native.llm import blocking
 
 __all__ = ["check_extra", "install", "is_installed", "uninstall"]
@@ -16,8 +14,10 @@ __all__ = ["check_extra", "install", "is_installed", "uninstall"]
 
 def check_extra() -> None:
     """Raise `ImportError`, and say what to install, if greenlet is not there."""
-    if find_spec("greenlet") is None:
-        raise ImportError("unblock needs greenlet: pip install 'arbitrageai-native[unblock]'")
+    try:
+        import greenlet  # noqa: F401
+    except ImportError as error:
+        raise ImportError("unblock needs greenlet: pip install 'arbitrageai-native[unblock]'") from error
 
 
 def install() -> None:

@@ -54,6 +54,9 @@ def reason_to_block(frames: Sequence[FrameType]) -> str | None:
             return "a module is being imported"
         if code in handlers:
             return f"{_place(frame)} is a signal handler, which may run in the midst of anything"
+        shared = _shared_session(frame)
+        if shared is not None:
+            return f"{shared} has a transaction open, and every task of the thread has the same session"
         for region in regions(code):
             if region.first <= frame.f_lineno <= region.last and is_lock(region.held, frame):
                 return (
@@ -164,10 +167,9 @@ def is_lock(held: ast.expr, frame: FrameType) -> bool:
     except LookupError:
         # A call can't be made again, to see what it returns. Its name has to do.
         return isinstance(held, ast.Call) and any(word in ast.unparse(held).lower() for word in _WORDS)
-    kind = type(value)
-    return all(callable(getattr(kind, name, None)) for name in ("acquire", "release")) and not hasattr(
-        kind, "__aenter__"
-    )
+    names = ("acquire", "release")  # some kinds have them in each object
+    is_lock = all(callable(inspect.getattr_static(value, name, None)) for name in names)
+    return is_lock and not hasattr(type(value), "__aenter__")
 
 
 def _value(expression: ast.expr, frame: FrameType) -> Any:
@@ -202,10 +204,9 @@ def report_transactions(frames: Sequence[FrameType]) -> None:
     if not kinds:
         return
     for frame in frames:
-        file = frame.f_code.co_filename
-        if "site-packages" in file or file.startswith(("<", _PACKAGE)):
+        if _is_of_a_library(frame):
             continue
-        place = file, frame.f_lineno
+        place = frame.f_code.co_filename, frame.f_lineno
         if place in _reported or len(_reported) >= _MOST_REPORTED:
             continue
         names = frame.f_locals
@@ -224,21 +225,34 @@ def report_transactions(frames: Sequence[FrameType]) -> None:
 
 
 def _kinds_with_transactions() -> tuple[type[Any], ...]:
-    places = (
-        ("sqlalchemy.orm", "Session"),
-        ("sqlalchemy", "Connection"),
-        ("sqlalchemy.orm", "scoped_session"),
-    )
-    found = [
-        getattr(sys.modules.get(module), name, None) for module, name in (*places, ("sqlite3", "Connection"))
-    ]
+    # A program that has not imported them has none of them open.
+    places = (("sqlalchemy.orm", "Session"), ("sqlalchemy", "Connection"), ("sqlite3", "Connection"))
+    found = [getattr(sys.modules.get(module), name, None) for module, name in places]
     return tuple(kind for kind in found if isinstance(kind, type))
+
+
+def _shared_session(frame: FrameType) -> str | None:
+    """Return the name of a `scoped_session` that the function uses, if it has a transaction open."""
+    kind = getattr(sys.modules.get("sqlalchemy.orm"), "scoped_session", None)
+    if kind is None or _is_of_a_library(frame):
+        return None
+    code = frame.f_code
+    found = [(name, frame.f_globals.get(name)) for name in code.co_names]
+    if code.co_freevars:
+        found += [(name, frame.f_locals.get(name)) for name in code.co_freevars]
+    for name, value in found:
+        if isinstance(value, kind) and value.registry.has() and _is_in_transaction(value.registry()):
+            return name
+    return None
+
+
+def _is_of_a_library(frame: FrameType) -> bool:
+    file = frame.f_code.co_filename
+    return "site-packages" in file or file.startswith(("<", _PACKAGE))
 
 
 def _is_in_transaction(value: Any) -> bool:
     try:
-        if hasattr(value, "registry") and not value.registry.has():  # a scoped_session that nobody uses
-            return False
         found = value.in_transaction
         return bool(found() if callable(found) else found)
     except Exception:  # whatever a connection does that was closed, or is another thread's

@@ -34,7 +34,8 @@ class TaskSuspender:
             return reason
         obstacles.report_transactions(frames)
         watch.start()
-        return partial(portal.await_, worker, frames[0])
+        calling = next(frame for frame in frames if not obstacles.is_ours(frame))
+        return partial(portal.await_, worker, calling)
 
     def in_other_library(self) -> str | None:
         """Return why the loop can't go on, if it is trio's."""
