@@ -48,6 +48,13 @@ class Worker(greenlet):
         self.waiting: greenlet | None = None
         self.failure: BaseException | None = None
 
+    def take_failure(self) -> BaseException:
+        """Return what the step raised, without the frame of `_serve`."""
+        failure: BaseException = self.failure  # type: ignore[assignment]
+        self.failure = self.coroutine = None
+        trace = failure.__traceback__
+        return failure.with_traceback(trace and trace.tb_next)
+
 
 class _Here(threading.local):
     worker: Worker | None = None
@@ -71,6 +78,14 @@ def _serve(step: Step) -> None:
         outcome = None
 
 
+def _send(coroutine: Any, value: Any, _: None) -> Any:
+    return coroutine.send(value)
+
+
+def _throw(coroutine: Any, raised: BaseException, _: None) -> Any:
+    return coroutine.throw(raised)
+
+
 class Portal(Coroutine[Any, Any, Any]):
     """A coroutine whose steps are made in workers. It looks like the one that it is made of."""
 
@@ -80,59 +95,59 @@ class Portal(Coroutine[Any, Any, Any]):
         self._coroutine = coroutine
         self._worker: Worker | None = None
 
-    def send(self, value: Any) -> Any:
-        """Make a step."""
-        worker = self._worker
-        if worker is not None:
-            return self._go_on(worker, worker.waiting.switch, value)  # type: ignore[union-attr]
-        step = self._coroutine.send
-        return self._begin(step if value is None else lambda _: step(value))
-
-    def throw(self, kind: Any, value: Any = None, trace: Any = None) -> Any:
-        """Make a step that begins with an exception."""
-        raised = kind if isinstance(kind, BaseException) else value if value is not None else kind()
-        if trace is not None:
-            raised = raised.with_traceback(trace)
-        worker = self._worker
-        if worker is not None:
-            return self._go_on(worker, worker.waiting.throw, raised)  # type: ignore[union-attr]
-        throw = self._coroutine.throw
-        return self._begin(lambda _: throw(raised))
-
-    def _begin(self, step: Step) -> Any:
+    def send(self, value: Any, step: Step | None = None) -> Any:
+        """Make a step: `step`, if the coroutine is not simply to go on."""
+        if self._worker is not None:
+            return self._go_on("switch", value)
         hub = getcurrent()
         worker = _here.worker
         if worker is None or worker.hub is not None:  # it is suspended, or an eager task runs in it
             _here.worker = worker = Worker()
         worker.hub = hub
         worker.gr_context = hub.gr_context
-        worker.coroutine = self._coroutine
+        worker.coroutine = coroutine = self._coroutine
+        if step is None:
+            step = coroutine.send if value is None else partial(_send, coroutine, value)
         outcome = worker.switch(step)
         if worker.waiting is not None:
             self._worker = worker
             return outcome
         worker.hub = None
-        return outcome if outcome is not _RAISED else self._raise(worker)
+        if outcome is not _RAISED:
+            return outcome
+        failure = worker.take_failure()
+        del hub, worker, step  # the traceback will hold this frame
+        try:
+            raise failure
+        finally:
+            del failure
 
-    def _go_on(self, worker: Worker, go_on: Callable[[Any], Any], argument: Any) -> Any:
+    def throw(self, kind: Any, value: Any = None, trace: Any = None) -> Any:
+        """Make a step that begins with an exception."""
+        raised = kind if isinstance(kind, BaseException) else value if value is not None else kind()
+        if trace is not None:
+            raised = raised.with_traceback(trace)
+        if self._worker is not None:
+            return self._go_on("throw", raised)
+        return self.send(None, partial(_throw, self._coroutine, raised))
+
+    def _go_on(self, how: str, argument: Any) -> Any:
+        worker: Worker = self._worker  # type: ignore[assignment]
         worker.hub = getcurrent()
-        worker.waiting = None
-        outcome = go_on(argument)
+        waiting, worker.waiting = worker.waiting, None
+        outcome = getattr(waiting, how)(argument)
+        del waiting, argument
         if worker.waiting is not None:
             return outcome
         worker.hub = self._worker = None
-        return outcome if outcome is not _RAISED else self._raise(worker)
-
-    @staticmethod
-    def _raise(worker: Worker) -> Any:
-        failure, worker.failure = worker.failure, None
-        worker.coroutine = None
-        trace = failure.__traceback__  # type: ignore[union-attr]
+        if outcome is not _RAISED:
+            return outcome
+        failure = worker.take_failure()
+        del worker
         try:
-            # Without the frame of `_serve`.
-            raise failure.with_traceback(trace and trace.tb_next)  # type: ignore[union-attr]
+            raise failure
         finally:
-            del failure, trace
+            del failure
 
     def close(self) -> None:
         """End the coroutine, wherever it is."""
