@@ -1,4 +1,4 @@
-"""Draws `lag.svg` from two runs of `load.py`: python plot.py OURS.json ORIGINALS.json [lag.svg]."""
+"""Draws two runs of `load.py`: python plot.py OURS.json ORIGINALS.json [lag.svg [NAME OTHER-NAME]]."""
 
 import json
 import sys
@@ -23,14 +23,20 @@ def worst_of_each(seconds: float, lag: list[list[float]]) -> tuple[list[float], 
     return list(worst), list(worst.values())
 
 
-def main(ours: str, originals: str, svg: str = str(Path(__file__).parent / "lag.svg")) -> None:
+def main(
+    ours: str,
+    originals: str,
+    svg: str = str(Path(__file__).parent / "lag.svg"),
+    name: str = "arbitrageai_native",
+    other: str = "the originals",
+) -> None:
     """Draw."""
     pyplot.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "lag", "font.size": 10})
     figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
-    runs = ((originals, "tab:red", "the originals"), (ours, "tab:blue", "arbitrageai_native"))
-    for file, color, name in runs:
+    runs = ((originals, "tab:red", other), (ours, "tab:blue", name))
+    for file, color, title in runs:
         run = json.loads(Path(file).read_text())
-        label: str | None = f"{name}, worst {run['worst_lag_ms']:,.0f} ms"
+        label: str | None = f"{title}, worst {run['worst_lag_ms']:,.0f} ms"
         for worker in run["lag"]:
             moments, lags = worst_of_each(SECONDS, worker)
             axes.plot(moments, lags, color=color, linewidth=1, marker=".", markersize=3, label=label)
