@@ -232,13 +232,13 @@ def test_a_task_factory_of_the_application(service: LLMService, new_loop: LoopFa
 
 if sys.version_info >= (3, 12):
 
-    def test_the_eager_task_factory(service: LLMService, new_loop: LoopFactory) -> None:
+    def test_the_eager_task_factory(service: LLMService) -> None:
         async def main() -> Any:
             asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
             outer = asyncio.create_task(most_at_once([lambda: service.complete("x")] * 3))
             return await outer
 
-        assert run(new_loop, main())[1] == 3
+        assert asyncio.run(main())[1] == 3
         assert service.metrics()["blocking_calls_in_loop"] == 0
 
 

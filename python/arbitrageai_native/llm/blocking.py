@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import time
 import warnings
 from collections.abc import Awaitable, Callable
-from pathlib import PurePath
 from typing import Any, Protocol
 
 from arbitrageai_native import _native
@@ -33,7 +33,7 @@ class Suspender(Protocol):
 
 suspender: Suspender | None = None
 
-_PACKAGE = str(PurePath(__file__).parent.parent)
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120, importing pathlib takes long
 _MOST_LINES = 1000
 _logger = logging.getLogger("arbitrageai_native.llm")
 _logged: set[tuple[str, int]] = set()
