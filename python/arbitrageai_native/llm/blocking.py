@@ -42,7 +42,7 @@ _sleep = time.sleep
 
 def blocks_a_loop() -> bool:
     """Whether a loop runs in this thread, and has to wait for every blocking method."""
-    return suspender is None and asyncio._get_running_loop() is not None
+    return suspender is None and _in_event_loop()
 
 
 def awaiter(method: str, metrics: _native.CallMetrics | None = None, stealth: bool = False) -> Await | None:
@@ -50,7 +50,7 @@ def awaiter(method: str, metrics: _native.CallMetrics | None = None, stealth: bo
 
     Where a loop has to wait with it, that is counted, and logged once for each calling line.
     """
-    if asyncio._get_running_loop() is None:
+    if not _in_event_loop():
         reason = suspender.in_other_library() if suspender is not None else None
         if reason is not None:
             _log(method, reason)
@@ -68,6 +68,10 @@ def awaiter(method: str, metrics: _native.CallMetrics | None = None, stealth: bo
             stacklevel=3,
         )
     return None
+
+
+def _in_event_loop() -> bool:
+    return asyncio._get_running_loop() is not None
 
 
 def sleep(method: str, given: Callable[[float], object], seconds: float) -> None:
