@@ -36,15 +36,26 @@ SECONDS_TO_START = 60.0
 SECONDS_TO_END = 300.0
 
 
-def command(originals: bool, port: int, workers: int) -> list[str]:
+def command(originals: bool, port: int, workers: int, unblock: bool = False, loop: str = "auto") -> list[str]:
     """How the application is started."""
     uvicorn = [sys.executable, "-m", "uvicorn", "src.api.main:app", "--app-dir", str(HERE)]
     uvicorn += ["--port", str(port), "--workers", str(workers), "--log-level", "warning"]
-    return uvicorn if originals else [sys.executable, "-m", "arbitrageai_native", "run", "--", *uvicorn]
+    uvicorn += ["--loop", loop]
+    if originals:
+        return uvicorn
+    options = ["--unblock"] if unblock else []
+    return [sys.executable, "-m", "arbitrageai_native", "run", *options, "--", *uvicorn]
 
 
 @contextmanager
-def application(originals: bool, workers: int, model_url: str, **environment: str):
+def application(
+    originals: bool,
+    workers: int,
+    model_url: str,
+    unblock: bool = False,
+    loop: str = "auto",
+    **environment: str,
+):
     """The application, in an empty folder; gives its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -60,7 +71,8 @@ def application(originals: bool, workers: int, model_url: str, **environment: st
         if originals:
             path = os.environ.get("PYTHONPATH")
             variables["PYTHONPATH"] = os.pathsep.join([str(REFERENCE), *([path] if path else [])])
-        process = subprocess.Popen(command(originals, port, workers), env=variables, cwd=folder)
+        started = command(originals, port, workers, unblock, loop)
+        process = subprocess.Popen(started, env=variables, cwd=folder)
         try:
             yield f"http://127.0.0.1:{port}"
         finally:
@@ -102,18 +114,18 @@ async def health_of_all(url: str, workers: int, **parameters: str) -> dict[int, 
     return found
 
 
-async def warm_up(url: str, workers: int) -> None:
+async def warm_up(url: str, workers: int, path: str) -> None:
     """Let every worker consider a posting or two."""
 
     async def one(number: int) -> None:
         async with httpx.AsyncClient(verify=False, timeout=SECONDS_TO_END) as client:
             posting = {"marketplace": WARM_UP, "id": str(number), "title": "Warm up"}
-            await client.post(f"{url}/postings", json=posting)
+            await client.post(f"{url}/{path}", json=posting)
 
     await asyncio.gather(*(one(number) for number in range(8 * workers)))
 
 
-async def post_for(url: str, seconds: float, in_flight: int) -> Counter[str]:
+async def post_for(url: str, seconds: float, in_flight: int, path: str) -> Counter[str]:
     """Post postings, so many at a time, for so long; counts the outcomes."""
     outcomes: Counter[str] = Counter()
     deadline = time.monotonic() + seconds
@@ -125,7 +137,7 @@ async def post_for(url: str, seconds: float, in_flight: int) -> Counter[str]:
             number = next(numbers) // SAME_POSTING
             posting = {"marketplace": "upwork", "id": f"p{number}", "title": f"Posting {number}"}
             try:
-                answer = await client.post(f"{url}/postings", json=posting)
+                answer = await client.post(f"{url}/{path}", json=posting)
                 outcomes[answer.json()["outcome"] if answer.is_success else str(answer.status_code)] += 1
             except httpx.HTTPError as error:
                 outcomes[type(error).__name__] += 1
@@ -139,17 +151,20 @@ async def post_for(url: str, seconds: float, in_flight: int) -> Counter[str]:
 
 async def measure(arguments: argparse.Namespace) -> dict:
     """One run."""
+    path = "scans" if arguments.scans else "postings"
     answer = "85\nDear client, this is just what I do."
     async with ModelServer.in_subprocess(answer=answer, delay=arguments.model_seconds, record=False) as model:
-        with application(arguments.originals, arguments.workers, model.base_url) as url:
+        with application(
+            arguments.originals, arguments.workers, model.base_url, arguments.unblock, arguments.loop
+        ) as url:
             await health_of_all(url, arguments.workers)
             with idle_loop() as control:
                 # What a process does once, when it starts and for its first posting, is not what is measured.
-                await warm_up(url, arguments.workers)
+                await warm_up(url, arguments.workers, path)
                 await health_of_all(url, arguments.workers, reset="true")
                 await asyncio.sleep(0.5)
                 begun = time.time()
-                outcomes = await post_for(url, arguments.seconds, arguments.in_flight)
+                outcomes = await post_for(url, arguments.seconds, arguments.in_flight, path)
                 took = time.time() - begun
                 workers = await health_of_all(url, arguments.workers, history="true")
             async with httpx.AsyncClient(verify=False, timeout=SECONDS_TO_END) as client:
@@ -176,6 +191,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--originals", action="store_true", help="without this package's modules")
+    parser.add_argument(
+        "--scans", action="store_true", help="post to the newest scanner, which calls complete()"
+    )
+    parser.add_argument("--unblock", action="store_true", help="run --unblock")
+    parser.add_argument("--loop", default="auto", choices=["auto", "asyncio", "uvloop"], help="uvicorn's")
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--in-flight", type=int, default=100)
     parser.add_argument("--workers", type=int, default=2)

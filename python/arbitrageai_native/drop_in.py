@@ -171,28 +171,46 @@ _missing_parents = _MissingParents()
 _changing = RLock()
 
 
-def install() -> None:
+def install(unblock: bool = False) -> None:
     """Let the originals' names stand for our modules, in this process, from the next import on.
 
-    From any thread. Installed already, it changes nothing.
+    From any thread. Installed already, it changes nothing, except that `unblock` may be added.
+
+    Args:
+        unblock: let a blocking method of the service that is called in a task, such as `complete()`, suspend
+            this task, so that the event loop goes on. Tasks that run already can do so from their next step
+            on. Needs the extra `unblock`.
 
     Raises:
         AlreadyImportedError: an original was imported before, or is being imported at this moment. Nothing
             was changed.
+        ImportError: the extra `unblock` is not installed. Nothing was changed.
     """
     with _changing:
-        if is_installed():
-            return
-        # First ours, then the look at what is there: what another thread imports meanwhile is ours.
-        sys.meta_path.insert(0, _names)
-        sys.meta_path.append(_missing_parents)
-        complaints = [_complaint(name, module) for name, module in _imported_originals()]
-        if complaints:
-            _remove_finders()
-            raise AlreadyImportedError(
-                "install() has to come before the first import of the modules it replaces: "
-                + "; ".join(complaints)
-            )
+        if unblock:
+            _unblock().check_extra()
+        _install_names()
+        if unblock:
+            _unblock().install()
+
+
+def _unblock() -> Any:
+    return import_module(f"{_PACKAGE}.llm.unblock")
+
+
+def _install_names() -> None:
+    if is_installed():
+        return
+    # First ours, then the look at what is there: what another thread imports meanwhile is ours.
+    sys.meta_path.insert(0, _names)
+    sys.meta_path.append(_missing_parents)
+    complaints = [_complaint(name, module) for name, module in _imported_originals()]
+    if complaints:
+        _remove_finders()
+        raise AlreadyImportedError(
+            "install() has to come before the first import of the modules it replaces: "
+            + "; ".join(complaints)
+        )
 
 
 def uninstall() -> None:
@@ -201,6 +219,8 @@ def uninstall() -> None:
     Modules that were imported meanwhile keep what they have of ours. Not installed, it changes nothing.
     """
     with _changing:
+        if f"{_PACKAGE}.llm.unblock" in sys.modules:
+            _unblock().uninstall()
         _remove_finders()
         for name, ours in _MODULES.items():
             if name in sys.modules and sys.modules[name] is sys.modules.get(ours):
@@ -217,20 +237,26 @@ def is_installed() -> bool:
     return any(finder is _names for finder in sys.meta_path)
 
 
-def pytest_load_initial_conftests() -> None:
+def pytest_addoption(parser: Any) -> None:
+    """Add `--unblock`."""
+    text = "let blocking calls of the service, made in a task, suspend the task (arbitrageai-native[unblock])"
+    parser.getgroup("arbitrageai_native").addoption("--unblock", action="store_true", help=text)
+
+
+def pytest_load_initial_conftests(early_config: Any) -> None:
     """For `pytest -p arbitrageai_native.drop_in`: install before any `conftest.py` is imported."""
-    _install_for_pytest()
+    _install_for_pytest(early_config.known_args_namespace.unblock)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: Any) -> None:
     """For `pytest_plugins = ["arbitrageai_native.drop_in"]`, which is read later."""
-    _install_for_pytest()
+    _install_for_pytest(config.getoption("unblock"))
 
 
-def _install_for_pytest() -> None:
+def _install_for_pytest(unblock: bool) -> None:
     try:
-        install()
-    except AlreadyImportedError as error:
+        install(unblock)
+    except (AlreadyImportedError, ImportError) as error:
         import pytest
 
         raise pytest.UsageError(str(error)) from None

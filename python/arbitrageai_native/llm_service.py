@@ -6,19 +6,19 @@ native code.
 
 from __future__ import annotations
 
-import asyncio
+import asyncio  # noqa: F401, a name of the original module
 import os  # noqa: F401, a name of the original module
 import random
 import time
-import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Literal, cast
 
 from arbitrageai_native import _native, defaults, environment
 from arbitrageai_native._safe_text import without_secrets
 from arbitrageai_native._typing import Self, Unpack
 from arbitrageai_native.exceptions import CircuitBreakerError, ClientClosedError
-from arbitrageai_native.llm import checks, many, routing, settings, stealth
+from arbitrageai_native.llm import blocking, checks, many, routing, settings, stealth
 from arbitrageai_native.llm.clients import OpenAI, call_options
 from arbitrageai_native.llm.closing import ClosesAfterBlock
 from arbitrageai_native.llm.endpoint import Endpoint
@@ -164,18 +164,16 @@ class LLMService(ClosesAfterBlock):
             OpenAIError: any of its subclasses; bad arguments are a `ValueError` or `TypeError` as well.
         """
         request = self._request(prompt, temperature, max_tokens, system_prompt, kwargs)
-        if _in_event_loop():
-            self._metrics.blocked_a_loop()
-            if stealth_mode:
-                warnings.warn(
-                    "complete(stealth_mode=True) stops the event loop: await complete_async() instead",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+        resume = blocking.awaiter("complete", self._metrics, stealth_mode)
         if stealth_mode:
             self._endpoint().refuse_if_open()
-            stealth.wait(request, random.uniform(*self._stealth_range), time.sleep)
+            sleep = partial(blocking.sleep, "complete", time.sleep)
+            stealth.wait(request, random.uniform(*self._stealth_range), sleep)
         # Made after the wait: the client and the checker may have been replaced meanwhile.
+        if resume is not None:
+            delay = 0.0 if stealth_mode else None
+            answered: Completion = resume(routing.complete_async(self._endpoint(), request, delay))
+            return answered
         return routing.complete(self._endpoint(), request, stealth_mode)
 
     @lists_keywords(settings.CompleteKeywords)
@@ -217,7 +215,7 @@ class LLMService(ClosesAfterBlock):
             pieces that came. OpenAIError: any other of its subclasses.
         """
         request = self._request(prompt, temperature, max_tokens, system_prompt, kwargs)
-        if _in_event_loop():
+        if blocking.blocks_a_loop():
             self._metrics.blocked_a_loop()
         return routing.open_stream(Stream, self._endpoint(), request)
 
@@ -262,7 +260,8 @@ class LLMService(ClosesAfterBlock):
             service = self._local_service() if is_local else self
             return service.complete(prompt, temperature, max_tokens, system_prompt, **keywords)
 
-        return self._fallback_plan(kwargs).run(attempt, time.sleep)
+        sleep = partial(blocking.sleep, "complete_with_fallback", time.sleep)
+        return self._fallback_plan(kwargs).run(attempt, sleep)
 
     @lists_keywords(settings.CompleteKeywords)
     async def complete_with_fallback_async(
@@ -314,11 +313,11 @@ class LLMService(ClosesAfterBlock):
             InvalidArgumentTypeError: `prompts` is a single prompt (a string, a mapping), or not iterable.
         """
         prompts = many.listed("prompts", prompts)
-        if _in_event_loop():
-            self._metrics.blocked_a_loop()
-        return many.run_in_private_loop(
-            lambda: self.complete_many_async(prompts, concurrency=concurrency, progress=progress, **kwargs)
+        resume = blocking.awaiter("complete_many", self._metrics)
+        results = partial(
+            self.complete_many_async, prompts, concurrency=concurrency, progress=progress, **kwargs
         )
+        return many.run_in_private_loop(results) if resume is None else resume(results())
 
     @lists_keywords(settings.ManyKeywords)
     async def complete_many_async(
@@ -443,7 +442,3 @@ class LLMService(ClosesAfterBlock):
         """The local model below the revenue (`MIN_CLOUD_REVENUE`, in cents) that pays for the cloud's."""
         threshold = MIN_CLOUD_REVENUE if min_cloud_revenue is None else min_cloud_revenue
         return cls.with_local(**kwargs) if potential_revenue_cents < threshold else cls.with_cloud(**kwargs)
-
-
-def _in_event_loop() -> bool:
-    return asyncio._get_running_loop() is not None

@@ -65,6 +65,57 @@ async def test_two_workers_bid_on_each_posting_once(originals: bool, tmp_path: P
     }
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("unblock", [True, False])
+async def test_the_newest_scanner_lets_the_loop_go_on_with_unblock(unblock: bool, loop: str) -> None:
+    """With it, all wait for the model together; without it, one after the other."""
+    script = load_script()
+    at_once = most = 0
+
+    async def answer(_: Any) -> str:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.2)
+        at_once -= 1
+        return "85\nDear client, …"
+
+    async with ModelServer(answer=answer) as model:
+        with script.application(False, 1, model.base_url, unblock, loop, STEALTH_MODE="false") as url:
+            await script.health_of_all(url, 1)
+            async with httpx.AsyncClient(timeout=60) as client:
+                posted = [
+                    client.post(f"{url}/scans", json={"marketplace": "m", "id": f"p{n // 3}", "title": "T"})
+                    for n in range(12)
+                ]
+                outcomes = [answer.json()["outcome"] for answer in await asyncio.gather(*posted)]
+                bids = (await client.get(f"{url}/bids")).json()
+    assert (outcomes.count("bid"), outcomes.count("bid before")) == (4, 8)
+    assert bids == {f"m:p{number}": 1 for number in range(4)}
+    assert most > 4 if unblock else most == 1
+
+
+@pytest.mark.parametrize("holding", ["lock", "session", "generator"])
+async def test_what_the_newest_scanner_holds_around_the_call_does_no_harm(
+    holding: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = load_script()
+    async with ModelServer(answer="85\nDear client, …", delay=0.1) as model:
+        with script.application(False, 1, model.base_url, True, STEALTH_MODE="false") as url:
+            await script.health_of_all(url, 1)
+            async with httpx.AsyncClient(timeout=60, params={"holding": holding}) as client:
+                posted = [
+                    client.post(f"{url}/scans", json={"marketplace": "m", "id": f"p{n // 2}", "title": "T"})
+                    for n in range(6)
+                ]
+                outcomes = [answer.json()["outcome"] for answer in await asyncio.gather(*posted)]
+    assert (outcomes.count("bid"), outcomes.count("bid before")) == (3, 3)
+    logged = capfd.readouterr().err
+    expected = {"lock": "self._lock is held", "session": "session has a transaction open", "generator": ""}
+    assert expected[holding] in logged
+    assert ("market_scanner.py" in logged) is (holding != "generator")
+
+
 async def test_the_load_script_finds_each_posting_bid_on_once(tmp_path: Path) -> None:
     script = load_script()
     arguments = [

@@ -39,7 +39,7 @@ from types import FrameType
 
 import pytest
 
-from arbitrageai_native import llm_service
+from arbitrageai_native.llm import blocking
 from testing_support import ticker
 from testing_support.threads import Meter, Moment, OtherThreads
 
@@ -341,7 +341,7 @@ def watched() -> Iterator[Watch]:
     watch = Watch()
     run_forever = asyncio.BaseEventLoop.run_forever
     run_callback = asyncio.Handle._run  # type: ignore[attr-defined]
-    in_event_loop = llm_service._in_event_loop
+    in_event_loop = blocking._in_event_loop
 
     def run_watched(self: asyncio.BaseEventLoop) -> None:
         stop = watch.tick_in(self)
@@ -353,7 +353,8 @@ def watched() -> Iterator[Watch]:
     def in_event_loop_on_purpose() -> bool:
         # Called by a blocking method, which a test has called; if the package itself has, that is no excuse.
         caller = inspect.currentframe()
-        caller = caller and caller.f_back and caller.f_back.f_back
+        for _ in range(3):  # itself, the look whether it blocks, the method
+            caller = caller and caller.f_back
         found = in_event_loop()
         if found and caller is not None and "arbitrageai_native" not in str(caller.f_globals.get("__name__")):
             watch.pardon()
@@ -364,7 +365,7 @@ def watched() -> Iterator[Watch]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(asyncio.BaseEventLoop, "run_forever", run_watched)
             patch.setattr(asyncio.Handle, "_run", lambda handle: watch.run_callback(handle, run_callback))
-            patch.setattr(llm_service, "_in_event_loop", in_event_loop_on_purpose)
+            patch.setattr(blocking, "_in_event_loop", in_event_loop_on_purpose)
             yield watch
     finally:
         gc.callbacks.remove(watch.note_collection)

@@ -9,7 +9,7 @@ from arbitrageai_native import _native, defaults, environment
 from arbitrageai_native._safe_text import check_text, without_secrets
 from arbitrageai_native._typing import Self, Unpack
 from arbitrageai_native.exceptions import InvalidArgumentTypeError, OpenAIError
-from arbitrageai_native.llm import settings
+from arbitrageai_native.llm import blocking, settings
 from arbitrageai_native.llm.checks import check_kind, with_extra_body
 from arbitrageai_native.llm.results import ServiceMetrics
 from arbitrageai_native.llm.signatures import lists_keywords
@@ -161,6 +161,9 @@ class Completions(_Completions):
         prepared = self._prepare(stream, dict(keywords))
         if stream:
             return Stream(self._client._native.stream(prepared), ChatObject)
+        resume = blocking.awaiter("create")
+        if resume is not None:
+            return ChatObject(resume(self._client._native.create_async(prepared)))
         return ChatObject(self._client._native.create(prepared))
 
 

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from arbitrageai_native._native import ChatStream
 from arbitrageai_native._typing import Self
+from arbitrageai_native.llm import blocking
 from arbitrageai_native.llm.counting import CountedStream
 from arbitrageai_native.llm.results import Usage
 from arbitrageai_native.llm.tracing import Observation
@@ -89,10 +90,18 @@ class Stream(_Streamed[Item]):
         while not self._ready:
             if self._over:
                 raise StopIteration
+            resume = blocking.awaiter("complete_streaming")
             try:
-                self._accept(self._native.next(self._wrap is None))
+                if resume is None:
+                    self._accept(self._native.next(self._wrap is None))
+                else:
+                    self._accept(resume(self._native.next_async(self._wrap is None)))
             except Exception as error:  # Ctrl-C ends only the wait, not the stream
                 self._end(error)
+                raise
+            except BaseException:
+                if resume is not None:
+                    self._native.wait_was_given_up()
                 raise
         return self._take()
 

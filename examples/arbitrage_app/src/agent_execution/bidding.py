@@ -1,5 +1,6 @@
 """Bids on a posting at most once, however many workers consider it at the same time."""
 
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from sqlalchemy import exists, select
@@ -13,7 +14,9 @@ LOCK_TIMEOUT_SECONDS = 20.0
 Outcome = Literal["bid", "not worth it", "bid before", "busy"]
 
 
-async def consider(posting: Posting) -> Outcome:
+async def consider(
+    posting: Posting, evaluate: Callable[[Posting], Awaitable[Evaluation]] = evaluate
+) -> Outcome:
     """Evaluate a posting, and bid on it if it is worth it."""
     # The application's own statements must not hold up the event loop either.
     if await in_thread(_has_bid, posting):

@@ -56,6 +56,11 @@ async def evaluate(posting: Posting) -> Evaluation:
         system_prompt=SYSTEM_PROMPT,
         stealth_mode=STEALTH_MODE,
     )
-    first_line, _, proposal = (result["content"] or "").partition("\n")
+    return of_answer(result["content"] or "")
+
+
+def of_answer(answer: str) -> Evaluation:
+    """Read what the model said."""
+    first_line, _, proposal = answer.partition("\n")
     number = re.search(r"\d+", first_line)
     return Evaluation(int(number.group()) if number else 0, proposal.strip())

@@ -4,13 +4,15 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 
 from fastapi import FastAPI
 from sqlalchemy import func, select
 from src.agent_execution.bid_lock_manager import get_bid_lock_manager
 from src.agent_execution.bidding import consider
-from src.agent_execution.evaluation import Posting
+from src.agent_execution.evaluation import Posting, service
+from src.agent_execution.market_scanner import Holding, MarketScanner
 from src.agent_execution.scanner import Scanner
 from src.api.database import SessionLocal, create_tables, in_thread
 from src.api.models import Bid
@@ -43,6 +45,19 @@ app = FastAPI(title="ArbitrageAI in small", lifespan=lifespan)
 async def post_posting(posting: Posting) -> dict[str, str]:
     """Consider a posting now."""
     return {"outcome": await consider(posting)}
+
+
+@app.post("/scans")
+async def post_scan(posting: Posting, holding: Holding = "nothing") -> dict[str, str]:
+    """Consider a posting now, as the newest scanner does."""
+    scanner = market_scanner()
+    return {"outcome": await consider(posting, lambda found: scanner.evaluate_posting(found, holding))}
+
+
+@cache
+def market_scanner() -> MarketScanner:
+    """The process's scanner, made when it is first needed."""
+    return MarketScanner(service())
 
 
 @app.get("/bids")
