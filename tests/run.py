@@ -4,6 +4,9 @@ A run has twice as many workers as the machine has cores, since tests mostly wai
 any. All tests of a file run in one worker. With a number in the variable `ARBITRAGEAI_TEST_ORDER` the files,
 and the tests of each, run in a random order, which that number gives again.
 
+What a failed test leaves behind, leases that it held and coroutines that it never awaited for instance, is
+collected right after it without a word: the failure is reported once, and not again in a test that comes later.
+
 A worker that dies is not started again: the test that ended it would end the next one, too. A test that
 measures time or the processor is marked `serial`: it comes last, and no other test runs at the same time, in
 any worker.
@@ -13,14 +16,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import itertools
 import os
 import random
 import signal
+import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +49,8 @@ LONGEST = (
 
 # In the environment of all that this run starts; and the file whose lock is the right to run.
 _RUN = "ARBITRAGEAI_TEST_RUN"
+
+_FAILED = pytest.StashKey[bool]()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -111,7 +120,31 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         fcntl.lockf(file, how, 1, 0)
         fcntl.lockf(file, how, 1, 1)
         fcntl.lockf(file, fcntl.LOCK_UN, 1, 0)
-        return (yield)
+        result = yield
+        if item.stash.get(_FAILED, False):
+            collect_what_is_left()
+        return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report: Any = yield
+    item.stash[_FAILED] = report.failed or item.stash.get(_FAILED, False)
+    return report
+
+
+def collect_what_is_left() -> None:
+    """Collect what only the traceback of a failed test held, and drop the warnings of that."""
+    for name in ("last_exc", "last_value", "last_type", "last_traceback"):
+        if hasattr(sys, name):
+            delattr(sys, name)  # pytest keeps the last failure here, for debuggers
+    reported, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    finally:
+        sys.unraisablehook = reported
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -73,6 +73,23 @@ def test_a_worker_that_dies_is_named_with_its_test_and_leaves_no_server_behind(t
     assert has_ended(process)
 
 
+def test_what_a_failed_test_leaves_fails_no_other_test(tmp_path: Path) -> None:
+    held = "lease = asyncio.run(BidLockManager(300, 'sqlite://').acquire_lease('m', '{}'))"
+    write(
+        tmp_path,
+        test_leases="import asyncio, gc\n"
+        "from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager\n"
+        f"def test_that_fails():\n    {held.format(1)}\n    assert not lease.is_held\n"
+        "def test_that_comes_later(): gc.collect()\n"
+        f"def test_that_forgets():\n    {held.format(2)}\n    del lease\n",
+    )
+    ended = run(tmp_path, "-n", "0", "-p", "no:asyncio", "-W", "error")
+    assert "2 failed, 1 passed" in ended.stdout
+    assert "assert not True" in ended.stdout
+    assert "lease of bid:lock:m:1 was dropped" not in ended.stdout
+    assert "lease of bid:lock:m:2 was dropped" in ended.stdout
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_process_that_is_left_behind_is_named_and_ended(tmp_path: Path, workers: str) -> None:
     command = "[sys.executable, '-c', 'import time; time.sleep(77)']"
