@@ -5,7 +5,7 @@ any. All tests of a file run in one worker. With a number in the variable `ARBIT
 and the tests of each, run in a random order, which that number gives again.
 
 What a failed test leaves behind, leases that it held and coroutines that it never awaited for instance, is
-collected right after it without a word: the failure is reported once, and not again in a test that comes later.
+collected right after it without a word: the failure is reported once, and not again in a later test.
 
 A worker that dies is not started again: the test that ended it would end the next one, too. A test that
 measures time or the processor is marked `serial`: it comes last, and no other test runs at the same time, in
@@ -62,6 +62,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Every worker, and hundreds of processes that tests start, would compile the same modules again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         # A shell's background job inherits this, and so would the processes that tests press Ctrl-C in.
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -91,6 +94,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
         shuffle(items, os.environ[ORDER])
     yield  # meanwhile pytest brings together the tests that share a costly fixture
     items.sort(key=lambda item: (is_serial(item), not str(item.path).endswith(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    # The modules and the tests live until the end: no collection of garbage has to look at them again.
+    gc.collect()
+    gc.freeze()
 
 
 def shuffle(items: list[pytest.Item], seed: str) -> None:
