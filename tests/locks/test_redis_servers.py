@@ -21,6 +21,7 @@ from arbitrageai_native.agent_execution.redis_bid_lock_manager import RedisBidLo
 from arbitrageai_native.exceptions import LockBackendError
 from testing_support.servers.redis import RedisServer
 from testing_support.servers.tcp_proxy import TcpProxy
+from testing_support.waiting import until_waiting
 
 # --- servers that come and go ---
 
@@ -31,7 +32,8 @@ async def test_a_restarted_server_has_forgotten_and_all_notice(own_redis_server:
         waiter = asyncio.create_task(manager.acquire_lease("m", "p", timeout=60))
         other = BidLockManager(3, own_redis_server.url() + "?client_name=other")
         waiter_elsewhere = asyncio.create_task(other.acquire_lease("m", "p", timeout=60))
-        await asyncio.sleep(0.3)
+        await until_waiting(manager, 1)
+        await until_waiting(other, 1)
         await asyncio.to_thread(own_redis_server.restart)
         successors = [waiter, waiter_elsewhere]
         done, _ = await asyncio.wait(successors, timeout=30, return_when=asyncio.FIRST_COMPLETED)
@@ -252,7 +254,7 @@ async def test_a_user_who_may_just_lock(own_redis_server: RedisServer) -> None:
         lease = await one.acquire_lease("m", "p")
         await lease.renew()
         waiter = asyncio.create_task(other.acquire_lock("m", "p", timeout=30))
-        await asyncio.sleep(0.1)
+        await until_waiting(other, 1)
         assert await lease.release()
         assert await waiter
         assert len((await one.locks()).held) == 1
@@ -271,7 +273,7 @@ async def test_a_user_who_may_not_publish_locks_all_the_same(own_redis_server: R
     async with BidLockManager(300, url) as one, BidLockManager(300, url + "?client_name=other") as other:
         lease = await one.acquire_lease("m", "p")
         waiter = asyncio.create_task(other.acquire_lock("m", "p", timeout=30))
-        await asyncio.sleep(0.3)
+        await until_waiting(other, 1)
         assert await lease.release()
         assert await waiter
 
@@ -325,7 +327,7 @@ async def test_encrypted(
             async with BidLockManager(300, trusting) as manager:
                 lease = await manager.acquire_lease("m", "p")
                 waiter = asyncio.create_task(direct.acquire_lock("m", "p", timeout=30))
-                await asyncio.sleep(0.1)
+                await until_waiting(direct, 1)
                 assert not waiter.done()
                 assert await lease.release()
                 assert await waiter
