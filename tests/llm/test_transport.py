@@ -26,6 +26,7 @@ from testing_support.servers.faulty_http2 import FaultyHttp2Server
 from testing_support.servers.forward_proxy import ForwardProxy
 from testing_support.servers.http2 import Http2Server
 from testing_support.servers.tcp_proxy import TcpProxy
+from testing_support.waiting import until
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
@@ -249,7 +250,7 @@ async def test_http2_is_spoken_if_it_is_asked_for(asked: bool | None, http2: Htt
 
 @pytest.mark.holds_the_loop("three hundred handshakes are much for one core")
 async def test_more_calls_than_http2_has_streams_are_under_way_at_once(http2: Http2Server) -> None:
-    client = service(http2.base_url, timeout=20)
+    client = service(http2.base_url, timeout=60, connect_timeout=60)
     await client.complete_async("first")  # opens the connection
     http2.hold_until = 300
     results = await asyncio.gather(*(client.complete_async("hi") for _ in range(300)))
@@ -286,10 +287,13 @@ async def test_calls_share_one_connection_where_http2_is_offered(http2: Http2Ser
 async def test_a_call_that_is_given_up_leaves_the_others_on_its_connection_alone(http2: Http2Server) -> None:
     client = service(http2.base_url, http2=True)
     await client.complete_async("first")
+    http2.hold_until = 11  # more than there will be
     calls = [asyncio.ensure_future(client.complete_async("hi")) for _ in range(10)]
-    await asyncio.sleep(0.1)
+    await until(lambda: http2.requests == 11)
     for call in calls[::2]:
         call.cancel()
+    await until(lambda: http2.given_up == 5)
+    http2.hold_until = 0
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert [isinstance(result, asyncio.CancelledError) for result in results] == [True, False] * 5
     assert all(result["content"] == "hello" for result in results[1::2])  # type: ignore[index]

@@ -14,6 +14,7 @@ from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.exceptions import LockLostError, LockTimeoutError
 from arbitrageai_native.locks.leases import Lease
 from testing_support.lock_cancellation import cancel_at_random
+from testing_support.machine import Stopwatch
 from testing_support.waiting import until_waiting
 from tests.conftest import MakeManager
 
@@ -389,7 +390,7 @@ def test_a_manager_outlives_its_loop(make_manager: MakeManager) -> None:
 
 async def test_many_waiters_all_are_served_or_time_out_on_time(make_manager: MakeManager) -> None:
     manager = make_manager(max_connections=5)
-    started = time.monotonic()
+    watch = Stopwatch()
     late: list[float] = []
 
     async def wait() -> bool:
@@ -397,7 +398,7 @@ async def test_many_waiters_all_are_served_or_time_out_on_time(make_manager: Mak
         if got:
             await manager.release_lock("m", "p", holder_id="waiter")
         else:
-            late.append(time.monotonic() - started)
+            late.append(watch.seconds)
         return got
 
     assert await manager.acquire_lock("m", "p")
@@ -405,5 +406,6 @@ async def test_many_waiters_all_are_served_or_time_out_on_time(make_manager: Mak
     await asyncio.sleep(0.3)
     await manager.release_lock("m", "p")
     results = await waiters
-    assert sum(results) > 100
-    assert all(3 <= moment < 5 for moment in late)
+    # 100 and more in the 2.7 seconds of a machine that does nothing else, even in a debug build.
+    assert sum(results) > (100 if watch.held_up < 0.5 else 10)
+    assert all(3 <= moment < 5 + watch.held_up for moment in late)
