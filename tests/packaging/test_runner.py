@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from testing_support import ports
+from testing_support.machine import Stopwatch
 from testing_support.servers import postgres, redis
 from tests.run import LONGEST, ORDER
 
@@ -192,6 +193,25 @@ def test_a_random_order_is_the_same_again_with_its_number(tmp_path: Path) -> Non
     assert [file for file, after in zip(files, [*files[1:], ""], strict=True) if file != after] == list(
         dict.fromkeys(files)
     )
+
+
+def test_a_stopwatch_tells_what_other_processes_took_from_what_this_one_slept() -> None:
+    processors = os.sched_getaffinity(0)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            one = {min(processors)}
+            os.sched_setaffinity(busy.pid, one)
+            os.sched_setaffinity(0, one)
+            watch = Stopwatch()
+            deadline = time.monotonic() + 60
+            while watch.held_up < 0.1:
+                assert time.monotonic() < deadline
+        finally:
+            os.sched_setaffinity(0, processors)
+            busy.kill()
+    watch = Stopwatch()
+    time.sleep(0.1)
+    assert watch.held_up < watch.seconds
 
 
 def test_what_runs_first_exists() -> None:
