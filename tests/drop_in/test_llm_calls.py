@@ -302,9 +302,8 @@ async def test_complete_async_does_not_block_the_loop(service: Any, server: Mode
 @pytest.mark.better
 async def test_calls_run_at_the_same_time(service: Any, server: ModelServer) -> None:
     server.script(*[Answer("late", delay=0.2)] * 8)
-    watch = Stopwatch()
     await asyncio.gather(*(service.complete_async("p") for _ in range(8)))
-    assert watch.seconds < 1.5 + watch.held_up
+    assert server.statistics.peak_in_flight > 1
 
 
 # Errors and retries
