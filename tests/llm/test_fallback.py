@@ -142,6 +142,12 @@ async def test_times_are_settings_and_arguments(kind: str) -> None:
     assert attempts.attempts.call_args.kwargs["timeout"] == 7
 
 
+async def test_a_deadline_that_is_short_is_the_first_attempts_too(kind: str) -> None:
+    attempts = Attempts([{"content": "x"}])
+    await attempts.run(kind, deadline=0.5)
+    assert 0 <= attempts.attempts.call_args.kwargs["deadline"] <= 0.5
+
+
 async def test_a_deadline_limits_all_attempts_together(kind: str) -> None:
     attempts = Attempts([RuntimeError("one"), {"content": "x"}])
     with pytest.raises(RuntimeError, match="one"):
