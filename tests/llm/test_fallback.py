@@ -148,6 +148,13 @@ async def test_a_deadline_that_is_short_is_the_first_attempts_too(kind: str) -> 
     assert 0 <= attempts.attempts.call_args.kwargs["deadline"] <= 0.5
 
 
+async def test_the_callers_model_is_the_clouds_alone(kind: str) -> None:
+    attempts = Attempts([RuntimeError("one"), RuntimeError("two")])
+    await attempts.run(kind, model="theirs")
+    assert [one.kwargs["model"] for one in attempts.attempts.call_args_list] == ["theirs"] * 2
+    assert "model" not in attempts.local_attempts.call_args.kwargs
+
+
 async def test_a_deadline_limits_all_attempts_together(kind: str) -> None:
     attempts = Attempts([RuntimeError("one"), {"content": "x"}])
     with pytest.raises(RuntimeError, match="one"):
