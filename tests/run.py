@@ -37,6 +37,7 @@ ORDER = "ARBITRAGEAI_TEST_ORDER"
 
 # What takes longest begins first, so that no worker is at work long after the others.
 LONGEST = (
+    "packaging/test_runner.py",
     "docs/test_blocks_run.py",
     "demo/test_terminal.py",
     "docs/test_types.py",
@@ -45,6 +46,9 @@ LONGEST = (
     "locks/test_processes.py",
     "drop_in/test_install.py",
     "docs/test_example_arbitrage_app.py",
+    "docs/test_site.py",
+    "operations/test_doctor.py",
+    "packaging/test_packaging.py",
 )
 
 # In the environment of all that this run starts; and the file whose lock is the right to run.

@@ -24,6 +24,7 @@ def run(folder: Path, *options: str, **environment: str) -> subprocess.Completed
     """Run the tests of a folder as those of this repository."""
     (folder / "conftest.py").write_text("pytest_plugins = ['tests.run']\n")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={folder}", *options]
+    command += ["-p", "no:hypothesispytest", "-p", "no:anyio"]  # they take long to import
     command += ["--dist=loadfile", "--no-loadscope-reorder", "--max-worker-restart=0", str(folder)]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     del inherited["ARBITRAGEAI_TEST_RUN"]  # a run of its own
