@@ -73,11 +73,17 @@ def tls(authority: trustme.CA, *names: str, **details: Any) -> ssl.SSLContext:
 
 
 @pytest.fixture
-def serve_tls(authority: trustme.CA) -> Iterator[Callable[..., FaultyServer]]:
+def server_tls(authority: trustme.CA) -> ssl.SSLContext:
+    """A server's side for this machine, made where no loop waits for its files."""
+    return tls(authority)
+
+
+@pytest.fixture
+def serve_tls(server_tls: ssl.SSLContext) -> Iterator[Callable[..., FaultyServer]]:
     servers: list[FaultyServer] = []
 
     def start(*script: faulty.Action) -> FaultyServer:
-        servers.append(FaultyServer(*script, tls=tls(authority)))
+        servers.append(FaultyServer(*script, tls=server_tls))
         return servers[-1]
 
     yield start
@@ -276,6 +282,7 @@ async def test_a_connection_that_has_gone_silent_is_left_after_the_first_try(htt
 async def test_calls_share_one_connection_where_http2_is_offered(http2: Http2Server) -> None:
     client = service(http2.base_url, http2=True)
     await client.complete_async("first")  # opens the connection
+    http2.hold_until = 20
     results = await asyncio.gather(*(client.complete_async("hi") for _ in range(20)))
     assert [result["content"] for result in results] == ["hello"] * 20
     assert [piece async for piece in client.complete_streaming_async("hi")] == ["a", "b"]
@@ -314,10 +321,10 @@ HARM: dict[str, tuple[faulty_http2.Harm, type[Exception]]] = {
 @pytest.mark.parametrize("harm", HARM)
 @pytest.mark.parametrize("kind", ["completion", "stream"])
 async def test_what_http2_has_for_failures_is_told_as_any_other(
-    harm: str, kind: str, trusted: None, authority: trustme.CA
+    harm: str, kind: str, trusted: None, server_tls: ssl.SSLContext
 ) -> None:
     action, expected = HARM[harm]
-    with FaultyHttp2Server(tls(authority), action) as server:
+    with FaultyHttp2Server(server_tls, action) as server:
         client = service(server.base_url, http2=True)
         with pytest.raises(expected) as caught:
             if kind == "completion":
@@ -329,7 +336,7 @@ async def test_what_http2_has_for_failures_is_told_as_any_other(
 
 
 async def test_a_request_that_http2_refused_or_broke_is_tried_again(
-    trusted: None, authority: trustme.CA
+    trusted: None, server_tls: ssl.SSLContext
 ) -> None:
     script = (
         faulty_http2.reset(ErrorCodes.REFUSED_STREAM),
@@ -337,7 +344,7 @@ async def test_a_request_that_http2_refused_or_broke_is_tried_again(
         faulty_http2.reset_in_the_body,
         faulty_http2.answer(json.dumps(faulty.completion()).encode()),
     )
-    with FaultyHttp2Server(tls(authority), *script) as server:
+    with FaultyHttp2Server(server_tls, *script) as server:
         client = service(server.base_url, http2=True, max_retries=3, retry_base=0.01)
         assert (await client.complete_async("hi"))["content"] == "hello"
         assert server.requests == 4
