@@ -104,7 +104,7 @@ asyncio.run(main())
 )
 def test_descriptors_stay_few(case: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", DESCRIPTORS, case, str(tmp_path / "locks.db")]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     assert finished.returncode == 0, finished.stderr
 
 
@@ -138,7 +138,7 @@ asyncio.run(main())
 
 def test_the_applications_own_locks_outlast_our_connections(tmp_path: Path) -> None:
     command = [sys.executable, "-c", THE_APPLICATIONS_LOCK, str(tmp_path / "locks.db")]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     assert finished.returncode == 0, finished.stderr
 
 

@@ -39,7 +39,7 @@ def run(suite: pytest.Pytester, test: str, *options: str) -> pytest.RunResult:
     suite.makepyfile(test_it="import pytest\nimport application\n" + test)
     # Two plugins that take long to import, and have no part in this.
     left_out = ("-p", "no:hypothesispytest", "-p", "no:anyio")
-    return suite.runpytest_subprocess(*left_out, *options, timeout=60)
+    return suite.runpytest_subprocess(*left_out, *options, timeout=110)
 
 
 def test_the_marker_fails_a_test_that_blocks_and_prints_the_stack(suite: pytest.Pytester) -> None:
