@@ -4,6 +4,9 @@ A run has twice as many workers as the machine has cores, since tests mostly wai
 any. All tests of a file run in one worker. With a number in the variable `ARBITRAGEAI_TEST_ORDER` the files,
 and the tests of each, run in a random order, which that number gives again.
 
+What a failed test leaves behind, leases that it held and coroutines that it never awaited for instance, is
+collected right after it without a word: the failure is reported once, and not again in a later test.
+
 A worker that dies is not started again: the test that ended it would end the next one, too. A test that
 measures time or the processor is marked `serial`: it comes last, and no other test runs at the same time, in
 any worker.
@@ -13,14 +16,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import itertools
 import os
 import random
 import signal
+import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +37,7 @@ ORDER = "ARBITRAGEAI_TEST_ORDER"
 
 # What takes longest begins first, so that no worker is at work long after the others.
 LONGEST = (
+    "packaging/test_runner.py",
     "docs/test_blocks_run.py",
     "demo/test_terminal.py",
     "docs/test_types.py",
@@ -38,10 +46,15 @@ LONGEST = (
     "locks/test_processes.py",
     "drop_in/test_install.py",
     "docs/test_example_arbitrage_app.py",
+    "docs/test_site.py",
+    "operations/test_doctor.py",
+    "packaging/test_packaging.py",
 )
 
 # In the environment of all that this run starts; and the file whose lock is the right to run.
 _RUN = "ARBITRAGEAI_TEST_RUN"
+
+_FAILED = pytest.StashKey[bool]()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -53,6 +66,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Every worker, and hundreds of processes that tests start, would compile the same modules again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         # A shell's background job inherits this, and so would the processes that tests press Ctrl-C in.
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -84,6 +100,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     items.sort(key=lambda item: (is_serial(item), not str(item.path).endswith(LONGEST)))
 
 
+def pytest_collection_finish() -> None:
+    # The modules and the tests live until the end: no collection of garbage has to look at them again.
+    gc.collect()
+    gc.freeze()
+
+
 def shuffle(items: list[pytest.Item], seed: str) -> None:
     """Put the files, and the tests of each, in an order that depends on the seed alone."""
     chance = random.Random(seed)
@@ -111,7 +133,31 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         fcntl.lockf(file, how, 1, 0)
         fcntl.lockf(file, how, 1, 1)
         fcntl.lockf(file, fcntl.LOCK_UN, 1, 0)
-        return (yield)
+        result = yield
+        if item.stash.get(_FAILED, False):
+            collect_what_is_left()
+        return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report: Any = yield
+    item.stash[_FAILED] = report.failed or item.stash.get(_FAILED, False)
+    return report
+
+
+def collect_what_is_left() -> None:
+    """Collect what only the traceback of a failed test held, and drop the warnings of that."""
+    for name in ("last_exc", "last_value", "last_type", "last_traceback"):
+        if hasattr(sys, name):
+            delattr(sys, name)  # pytest keeps the last failure here, for debuggers
+    reported, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    finally:
+        sys.unraisablehook = reported
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

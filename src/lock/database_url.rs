@@ -130,7 +130,7 @@ impl Database {
     ///
     /// # Errors
     /// [`LockError::InvalidArgument`] if the URL names no supported database. The message never
-    /// contains the part of the URL before an `@`.
+    /// contains the part of the URL before an `@`, but for the name of a database before `://`.
     pub fn parse(url: &str, options: &Options) -> Result<Self, LockError> {
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err(LockError::invalid(

@@ -64,7 +64,7 @@ before = state()
 import arbitrageai_native, arbitrageai_native._native
 assert state() == before, (before, state())
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=110)
 
 
 def test_a_setting_that_is_no_number_of_threads_is_named() -> None:
@@ -106,4 +106,4 @@ else:
 failure = interpreters.run_string(interpreters.create(), code)
 assert failure is None, failure
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=110)

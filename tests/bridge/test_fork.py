@@ -24,7 +24,7 @@ def works():
 def run_scenario(body: str) -> str:
     script = PRELUDE + textwrap.dedent(body)
     finished = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=110, check=False
     )
     assert (finished.returncode, finished.stderr) == (0, ""), finished.stderr
     return finished.stdout

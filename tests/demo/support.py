@@ -12,7 +12,7 @@ from typing import Any
 COMMAND = (sys.executable, "-m", "arbitrageai_native", "demo")
 QUICK = ("--stealth-range", "0", "0.05")
 ALONE = (*QUICK, "--scanners", "1")  # where it is not the subject that there are several
-SECONDS_TO_END = 60
+SECONDS_TO_END = 110
 
 POSTINGS = [
     {

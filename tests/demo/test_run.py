@@ -9,7 +9,7 @@ import pytest
 
 from arbitrageai_native.testing import Answer, Failure, ModelServer, RecordedRequest
 from testing_support.servers.postgres import PostgresServer
-from tests.demo.support import POSTINGS, QUICK, outcome_of, run_demo, write_postings
+from tests.demo.support import ALONE, POSTINGS, QUICK, outcome_of, run_demo, write_postings
 
 
 def test_the_sample_is_bid_on_exactly_once_within_15_seconds() -> None:
@@ -65,7 +65,7 @@ def test_bids_are_kept_in_the_users_database_run_by_run(tmp_path: Path) -> None:
         str(write_postings(tmp_path)),
         "--database-url",
         f"sqlite:///{path}",
-        *QUICK,
+        *ALONE,
         "--json",
     )
     with ModelServer(answer="PRICE: 500\nI can.") as server:
@@ -88,7 +88,7 @@ def test_another_server_with_its_key_and_model(tmp_path: Path) -> None:
     with ModelServer(api_key="sk-other", answer="PRICE: $1,250\nI can.") as server:
         completed = run_demo(
             "--postings", str(write_postings(tmp_path)), "--base-url", server.base_url,
-            "--api-key", "sk-other", "--model", "some-model", "--scanners", "2", *QUICK,
+            "--api-key", "sk-other", "--model", "some-model", *ALONE,
         )  # fmt: skip
         requests = server.requests
     assert completed.returncode == 0
@@ -104,7 +104,7 @@ def test_stealth_delays_are_those_asked_for(tmp_path: Path) -> None:
     with ModelServer() as server:
         completed = run_demo(
             "--postings", str(write_postings(tmp_path)), "--base-url", server.base_url,
-            "--stealth-range", "0.8", "0.8", "--json",
+            "--stealth-range", "0.8", "0.8", "--scanners", "1", "--json",
         )  # fmt: skip
     outcome = outcome_of(completed)
     assert outcome["bids"] == len(POSTINGS)
@@ -116,7 +116,7 @@ def test_a_server_that_fails_now_and_then_is_asked_again(tmp_path: Path) -> None
         script=[Failure(503), Failure(429, headers={"retry-after-ms": "20"}), Failure(500)]
     ) as server:
         completed = run_demo(
-            "--postings", str(write_postings(tmp_path)), "--base-url", server.base_url, *QUICK, "--json"
+            "--postings", str(write_postings(tmp_path)), "--base-url", server.base_url, *ALONE, "--json"
         )
         requests = server.statistics.requests
     assert (completed.returncode, completed.stderr) == (0, "")
@@ -128,10 +128,10 @@ def test_postings_without_a_bid_are_named_and_the_status_says_so(tmp_path: Path)
     def refuse_job_3(request: RecordedRequest) -> Answer | Failure:
         return Failure(400, "not this one") if "Job 3\n" in request.prompt else Answer("I can.")
 
-    options = ("--postings", str(write_postings(tmp_path)), *QUICK)
+    postings = ("--postings", str(write_postings(tmp_path)))
     with ModelServer(answer=refuse_job_3) as server:
-        as_json = run_demo(*options, "--base-url", server.base_url, "--json")
-        plain = run_demo(*options, "--base-url", server.base_url)
+        as_json = run_demo(*postings, *QUICK, "--base-url", server.base_url, "--json")
+        plain = run_demo(*postings, *ALONE, "--base-url", server.base_url)
     assert as_json.returncode == plain.returncode == 1
     outcome = outcome_of(as_json)
     assert (outcome["missing"], outcome["duplicates"]) == (["market-1:3"], [])
@@ -146,7 +146,7 @@ def test_postings_without_a_bid_are_named_and_the_status_says_so(tmp_path: Path)
 
 def test_a_server_that_is_not_there_is_an_honest_failure(tmp_path: Path) -> None:
     postings = write_postings(tmp_path, POSTINGS[:2])
-    completed = run_demo("--postings", str(postings), "--base-url", "http://127.0.0.1:9/v1", *QUICK, "--json")
+    completed = run_demo("--postings", str(postings), "--base-url", "http://127.0.0.1:9/v1", *ALONE, "--json")
     assert completed.returncode == 1
     assert len(outcome_of(completed)["missing"]) == 2
     assert "failed: " in completed.stderr
@@ -162,7 +162,7 @@ def test_hostile_text_reaches_no_terminal(tmp_path: Path) -> None:
     }
     with ModelServer() as server:
         completed = run_demo(
-            "--postings", str(write_postings(tmp_path, [posting])), "--base-url", server.base_url, *QUICK
+            "--postings", str(write_postings(tmp_path, [posting])), "--base-url", server.base_url, *ALONE
         )
     assert completed.returncode == 0
     assert not any(character in completed.stdout for character in "\x1b\x07\u202e")
@@ -178,17 +178,13 @@ def test_any_number_of_scanners(tmp_path: Path, scanners: str) -> None:
     assert outcome_of(completed)["bids"] == len(POSTINGS)
 
 
-def test_locks_in_postgresql(tmp_path: Path) -> None:
-    postgres = PostgresServer()
-    try:
-        with ModelServer() as server:
-            options = ("--base-url", server.base_url, "--database-url", postgres.url(), *QUICK, "--json")
-            completed = run_demo("--postings", str(write_postings(tmp_path)), *options)
-        assert (completed.returncode, completed.stderr) == (0, "")
-        assert outcome_of(completed)["bids"] == len(POSTINGS)
-        assert postgres.execute("SELECT COUNT(*) FROM distributed_locks") == "0"
-    finally:
-        postgres.stop()
+def test_locks_in_postgresql(tmp_path: Path, postgres_server: PostgresServer, postgres_url: str) -> None:
+    with ModelServer() as server:
+        options = ("--base-url", server.base_url, "--database-url", postgres_url, *QUICK, "--json")
+        completed = run_demo("--postings", str(write_postings(tmp_path)), *options)
+    assert (completed.returncode, completed.stderr) == (0, "")
+    assert outcome_of(completed)["bids"] == len(POSTINGS)
+    assert postgres_server.execute("SELECT COUNT(*) FROM distributed_locks") == "0"
 
 
 def test_many_postings(tmp_path: Path) -> None:
@@ -213,7 +209,7 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
 
     from tests.demo.support import COMMAND
 
-    command = [*COMMAND, "--postings", str(write_postings(tmp_path)), *QUICK]
+    command = [*COMMAND, "--postings", str(write_postings(tmp_path)), *ALONE]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -227,6 +223,6 @@ def test_a_proxy_is_not_asked_for_the_demos_own_server(tmp_path: Path) -> None:
     environment = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
     environment["NO_PROXY"] = os.environ.get("NO_PROXY", "")
     completed = run_demo(
-        "--postings", str(write_postings(tmp_path)), *QUICK, "--json", environment=environment
+        "--postings", str(write_postings(tmp_path)), *ALONE, "--json", environment=environment
     )
     assert (completed.returncode, completed.stderr) == (0, "")

@@ -13,7 +13,7 @@ def run_example(name: str) -> list[str]:
     environment = {name: value for name, value in os.environ.items() if name != "BASE_URL"}
     command = [sys.executable, str(EXAMPLES / name)]
     completed = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env=environment
+        command, capture_output=True, text=True, timeout=110, check=False, env=environment
     )
     assert (completed.returncode, completed.stderr) == (0, "")
     return completed.stdout.splitlines()

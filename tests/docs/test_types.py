@@ -7,8 +7,12 @@ from collections import defaultdict
 from pathlib import Path
 from textwrap import indent
 
+import pytest
+
 from testing_support.types import mypy
 from tests.docs.blocks import PAGES, Block, blocks, name_of
+
+pytestmark = pytest.mark.timeout(600)  # whoever comes first reads two thousand modules, see `mypy`
 
 
 def programs() -> dict[str, list[Block]]:

@@ -8,8 +8,6 @@ has to fail.
 from __future__ import annotations
 
 import contextlib
-import gc
-import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +19,7 @@ from arbitrageai_native.testing import ModelServer
 from testing_support.keys import KEY
 from tests.drop_in.support import ENVIRONMENT, PREFIXES, module
 from tests.llm import secret_watch
+from tests.run import collect_what_is_left
 
 
 def runs_over(item: pytest.Item) -> str | None:
@@ -50,11 +49,11 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         yield
     except expected as error:
         # What the reference left behind when it failed, coroutines never awaited for one, is none of the
-        # next test's business.
-        error.__traceback__ = None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            gc.collect()
+        # next test's business; and it must be held by nothing when it is collected.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        if isinstance(error, AttributeError):
+            error.obj = None  # which had not the attribute, a coroutine for one
+        collect_what_is_left()
         return None
     pytest.fail(f"the reference passes: this is no difference, or the test does not show it ({expected})")
 

@@ -40,7 +40,7 @@ def execute(folder: Path, code: str, *options: str, **environment: str) -> subpr
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
     )
 
 
@@ -499,7 +499,7 @@ def test_a_dotenv_file_counts_for_everything(tmp_path: Path, where: str, what: s
         env={**environment, "PYTHONPATH": str(folders["application"])},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
     )
     if what == "command line":  # it creates no file
         assert (ran.returncode, databases(tmp_path)) == (2, [])
@@ -617,7 +617,7 @@ def run(folder: Path, *command: str, **environment: str) -> subprocess.Completed
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
     )
 
 

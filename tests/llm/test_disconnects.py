@@ -185,9 +185,7 @@ async def test_the_request_of_a_client_that_left_is_closed(middleware: bool, no_
         paths = (*PATHS, *WAITS)
         await asyncio.gather(*(leave(port, path) for path in paths for _ in range(LEAVERS)))
         everybody = LEAVERS * len(paths)
-        with contextlib.suppress(TimeoutError):
-            await model.wait_for(lambda counts: counts.abandoned == everybody, timeout=10)
-        assert model.statistics.abandoned > 0.7 * everybody
+        await model.wait_for(lambda counts: counts.abandoned > 0.7 * everybody, timeout=60)
         # A route that is cancelled while it passes a piece on is suspended at its `yield`, as it is while a
         # slow client reads. That nobody goes on with it, only the collector finds out.
         gc.collect()

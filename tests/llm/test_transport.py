@@ -26,6 +26,7 @@ from testing_support.servers.faulty_http2 import FaultyHttp2Server
 from testing_support.servers.forward_proxy import ForwardProxy
 from testing_support.servers.http2 import Http2Server
 from testing_support.servers.tcp_proxy import TcpProxy
+from testing_support.waiting import until
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
@@ -72,11 +73,17 @@ def tls(authority: trustme.CA, *names: str, **details: Any) -> ssl.SSLContext:
 
 
 @pytest.fixture
-def serve_tls(authority: trustme.CA) -> Iterator[Callable[..., FaultyServer]]:
+def server_tls(authority: trustme.CA) -> ssl.SSLContext:
+    """A server's side for this machine, made where no loop waits for its files."""
+    return tls(authority)
+
+
+@pytest.fixture
+def serve_tls(server_tls: ssl.SSLContext) -> Iterator[Callable[..., FaultyServer]]:
     servers: list[FaultyServer] = []
 
     def start(*script: faulty.Action) -> FaultyServer:
-        servers.append(FaultyServer(*script, tls=tls(authority)))
+        servers.append(FaultyServer(*script, tls=server_tls))
         return servers[-1]
 
     yield start
@@ -249,7 +256,7 @@ async def test_http2_is_spoken_if_it_is_asked_for(asked: bool | None, http2: Htt
 
 @pytest.mark.holds_the_loop("three hundred handshakes are much for one core")
 async def test_more_calls_than_http2_has_streams_are_under_way_at_once(http2: Http2Server) -> None:
-    client = service(http2.base_url, timeout=20)
+    client = service(http2.base_url, timeout=60, connect_timeout=60)
     await client.complete_async("first")  # opens the connection
     http2.hold_until = 300
     results = await asyncio.gather(*(client.complete_async("hi") for _ in range(300)))
@@ -275,6 +282,7 @@ async def test_a_connection_that_has_gone_silent_is_left_after_the_first_try(htt
 async def test_calls_share_one_connection_where_http2_is_offered(http2: Http2Server) -> None:
     client = service(http2.base_url, http2=True)
     await client.complete_async("first")  # opens the connection
+    http2.hold_until = 20
     results = await asyncio.gather(*(client.complete_async("hi") for _ in range(20)))
     assert [result["content"] for result in results] == ["hello"] * 20
     assert [piece async for piece in client.complete_streaming_async("hi")] == ["a", "b"]
@@ -286,10 +294,13 @@ async def test_calls_share_one_connection_where_http2_is_offered(http2: Http2Ser
 async def test_a_call_that_is_given_up_leaves_the_others_on_its_connection_alone(http2: Http2Server) -> None:
     client = service(http2.base_url, http2=True)
     await client.complete_async("first")
+    http2.hold_until = 11  # more than there will be
     calls = [asyncio.ensure_future(client.complete_async("hi")) for _ in range(10)]
-    await asyncio.sleep(0.1)
+    await until(lambda: http2.requests == 11)
     for call in calls[::2]:
         call.cancel()
+    await until(lambda: http2.given_up == 5)
+    http2.hold_until = 0
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert [isinstance(result, asyncio.CancelledError) for result in results] == [True, False] * 5
     assert all(result["content"] == "hello" for result in results[1::2])  # type: ignore[index]
@@ -310,10 +321,10 @@ HARM: dict[str, tuple[faulty_http2.Harm, type[Exception]]] = {
 @pytest.mark.parametrize("harm", HARM)
 @pytest.mark.parametrize("kind", ["completion", "stream"])
 async def test_what_http2_has_for_failures_is_told_as_any_other(
-    harm: str, kind: str, trusted: None, authority: trustme.CA
+    harm: str, kind: str, trusted: None, server_tls: ssl.SSLContext
 ) -> None:
     action, expected = HARM[harm]
-    with FaultyHttp2Server(tls(authority), action) as server:
+    with FaultyHttp2Server(server_tls, action) as server:
         client = service(server.base_url, http2=True)
         with pytest.raises(expected) as caught:
             if kind == "completion":
@@ -325,7 +336,7 @@ async def test_what_http2_has_for_failures_is_told_as_any_other(
 
 
 async def test_a_request_that_http2_refused_or_broke_is_tried_again(
-    trusted: None, authority: trustme.CA
+    trusted: None, server_tls: ssl.SSLContext
 ) -> None:
     script = (
         faulty_http2.reset(ErrorCodes.REFUSED_STREAM),
@@ -333,7 +344,7 @@ async def test_a_request_that_http2_refused_or_broke_is_tried_again(
         faulty_http2.reset_in_the_body,
         faulty_http2.answer(json.dumps(faulty.completion()).encode()),
     )
-    with FaultyHttp2Server(tls(authority), *script) as server:
+    with FaultyHttp2Server(server_tls, *script) as server:
         client = service(server.base_url, http2=True, max_retries=3, retry_base=0.01)
         assert (await client.complete_async("hi"))["content"] == "hello"
         assert server.requests == 4

@@ -14,6 +14,8 @@ from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.exceptions import LockLostError, LockTimeoutError
 from arbitrageai_native.locks.leases import Lease
 from testing_support.lock_cancellation import cancel_at_random
+from testing_support.machine import Stopwatch
+from testing_support.waiting import until_waiting
 from tests.conftest import MakeManager
 
 
@@ -57,9 +59,9 @@ async def test_only_its_holder_releases(manager: BidLockManager, caplog: pytest.
 async def test_an_expired_lock_is_taken_over_at_once(make_manager: MakeManager) -> None:
     manager = make_manager(ttl=0.4)
     assert await manager.acquire_lock("m", "p")
-    started = time.monotonic()
+    watch = Stopwatch()
     assert await manager.acquire_lock("m", "p", timeout=10)
-    assert 0.35 <= time.monotonic() - started < 5
+    assert 0.35 <= watch.seconds < 5 + watch.held_up
 
 
 async def test_ttl_may_be_assigned(make_manager: MakeManager) -> None:
@@ -90,9 +92,9 @@ async def test_the_block_holds_and_releases(manager: BidLockManager) -> None:
 
 
 async def test_a_block_keeps_its_lock_beyond_the_ttl(make_manager: MakeManager) -> None:
-    manager = make_manager(ttl=0.5)
+    manager = make_manager(ttl=1.5)  # a busy machine may hold a renewal up for a second
     async with manager.with_lock("m", "p") as lease:
-        assert not await manager.acquire_lock("m", "p", timeout=1.2)
+        assert not await manager.acquire_lock("m", "p", timeout=2.5)
         assert lease.is_held
     assert (await manager.get_metrics_async())["lock_renewals"] >= 2
 
@@ -107,7 +109,7 @@ async def test_without_renewal_a_block_loses_its_lock(make_manager: MakeManager)
 
 
 async def test_max_hold_ends_renewal(make_manager: MakeManager) -> None:
-    manager = make_manager(ttl=0.3, max_hold=0.6)
+    manager = make_manager(ttl=1.5, max_hold=1.7)
     lease = await manager.acquire_lease("m", "p")
     reason = await asyncio.wait_for(lease.lost(), 10)
     assert reason is not None
@@ -232,8 +234,7 @@ async def test_waiters_are_served_in_order(manager: BidLockManager) -> None:
         for turn in range(20):
             waiters.append(asyncio.create_task(wait(turn)))
             await asyncio.sleep(0)
-        await asyncio.sleep(0.05)
-        assert len((await manager.locks()).waiting) == 20
+        await until_waiting(manager, 20)
     await asyncio.gather(*waiters)
     assert order == list(range(20))
 
@@ -389,7 +390,7 @@ def test_a_manager_outlives_its_loop(make_manager: MakeManager) -> None:
 
 async def test_many_waiters_all_are_served_or_time_out_on_time(make_manager: MakeManager) -> None:
     manager = make_manager(max_connections=5)
-    started = time.monotonic()
+    watch = Stopwatch()
     late: list[float] = []
 
     async def wait() -> bool:
@@ -397,7 +398,7 @@ async def test_many_waiters_all_are_served_or_time_out_on_time(make_manager: Mak
         if got:
             await manager.release_lock("m", "p", holder_id="waiter")
         else:
-            late.append(time.monotonic() - started)
+            late.append(watch.seconds)
         return got
 
     assert await manager.acquire_lock("m", "p")
@@ -405,5 +406,6 @@ async def test_many_waiters_all_are_served_or_time_out_on_time(make_manager: Mak
     await asyncio.sleep(0.3)
     await manager.release_lock("m", "p")
     results = await waiters
-    assert sum(results) > 100
-    assert all(3 <= moment < 5 for moment in late)
+    # 100 and more in the 2.7 seconds of a machine that does nothing else, even in a debug build.
+    assert sum(results) > (100 if watch.held_up < 0.5 else 10)
+    assert all(3 <= moment < 5 + watch.held_up for moment in late)

@@ -144,7 +144,7 @@ asyncio.run(locks.acquire_lease("m", "dropped"))
 
 async def test_an_exit_that_releases_what_is_held_is_quiet(shared_url: str) -> None:
     program = [sys.executable, "-X", "dev", "-W", "always", "-c", AT_EXIT, shared_url]
-    ended = await asyncio.to_thread(subprocess.run, program, capture_output=True, text=True, timeout=60)
+    ended = await asyncio.to_thread(subprocess.run, program, capture_output=True, text=True, timeout=110)
     assert (ended.returncode, ended.stdout) == (0, "held True\n")
     # The message appears twice: in the log, and as a warning.
     assert ended.stderr.count("bid:lock:m:dropped was dropped") == 2, ended.stderr
@@ -174,7 +174,7 @@ del lease
 async def test_a_forked_child_drops_its_parents_lease_without_a_word(tmp_path: Path) -> None:
     program = [sys.executable, "-W", "always", "-W", "ignore::DeprecationWarning", "-c", IN_A_CHILD]
     program.append(f"sqlite:///{tmp_path / 'locks.db'}")
-    ended = await asyncio.to_thread(subprocess.run, program, capture_output=True, text=True, timeout=60)
+    ended = await asyncio.to_thread(subprocess.run, program, capture_output=True, text=True, timeout=110)
     assert ended.returncode == 0, ended.stderr
     # Only the parent warns.
     assert ended.stderr.count("was dropped") == 2, ended.stderr

@@ -72,7 +72,7 @@ asyncio.run(main())
 def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     path = tmp_path / "locks.db"
     command = [sys.executable, "-c", NO_MORE_ROOM, str(path)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     assert finished.returncode == 0, finished.stderr
     assert str(path) in finished.stdout
 

@@ -280,7 +280,7 @@ async def concerns_its_own_key(manager: BidLockManager, insert: Callable[[], Non
     assert [lock.key for lock in (await manager.locks()).held] == keys
     assert (await manager.get_metrics_async())["active_locks"] == 3
     waiting = asyncio.create_task(manager.acquire_lock("m", "odd", timeout=30))
-    await asyncio.sleep(0.05)
+    await until_waiting(manager, 1)
     assert await manager.break_lock(KEY)
     assert await waiting
     assert await manager.release_lock("m", "odd")

@@ -57,9 +57,15 @@ async def test_a_pair_is_two_round_trips(postgres_server: PostgresServer, postgr
                     assert await manager.release_lock("m", "p")
 
             await pairs(1)  # connects, makes the tables, prepares the statements
-            before = proxy.requests
-            await pairs(50)
-            assert proxy.requests - before == 100
+            # On a busy machine an answer may be so late that it is asked for over another connection, too.
+            for _ in range(10):
+                before = proxy.requests
+                await pairs(50)
+                assert proxy.requests - before >= 100
+                if proxy.requests - before == 100:
+                    break
+            else:
+                pytest.fail("fifty pairs were always more than a hundred round trips")
 
 
 async def test_a_row_that_is_written_late_is_deleted(

@@ -174,7 +174,7 @@ async def test_causes_that_name_the_lock_are_a_few_lines_and_show_no_password(
             for lease in leases:
                 with pytest.raises(LockBackendError):
                     await lease.release()
-            await until(lambda: lines.counted("rows_left") == 10)
+            await until(lambda: lines.counted("rows_left") == 10, within=100)
         finally:
             postgres_server.execute("DROP TRIGGER refuse ON distributed_locks; DROP FUNCTION refuse_deletion")
     assert len(lines.of(logging.WARNING)) == 3

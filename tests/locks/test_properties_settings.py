@@ -30,12 +30,13 @@ async def use(manager: BidLockManager) -> None:
 
 
 def is_duration(number: Any) -> bool:
-    """Return whether a number of seconds can be waited for, and is more than none at all."""
-    return 1e-9 <= number <= 1e9
+    """Return whether a number of seconds can be waited for, and is more than none at all in nanoseconds."""
+    return 0 < number <= 1e9 and round(number * 1e9) > 0
 
 
 @given(ttl=NUMBERS)
 @example(float("nan"))
+@example(6.615080762366934e-10)
 @examples(60)
 def test_a_time_to_live_is_refused_by_name(ttl: Any) -> None:
     try:

@@ -46,7 +46,7 @@ if closes:
 @pytest.mark.parametrize("application", ["closes", "leaves its connection open"])
 def test_an_exit_closes_the_file(application: str, tmp_path: Path) -> None:
     path = tmp_path / "app.db"
-    subprocess.run([sys.executable, "-c", EXIT, str(path), application], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", EXIT, str(path), application], check=True, timeout=110)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["app.db", "app.db.other"]
     copy = shutil.copy(path, tmp_path / "backup.db")
     with closing(sqlite3.connect(copy)) as backup:
@@ -70,7 +70,7 @@ def test_an_exit_beside_another_process_leaves_what_was_committed_in_the_file(tm
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA journal_mode=WAL")
         other.execute("CREATE TABLE bids (posting TEXT)")
-        subprocess.run([sys.executable, "-c", EXIT_BESIDE_ANOTHER, str(path)], check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", EXIT_BESIDE_ANOTHER, str(path)], check=True, timeout=110)
         # The log is still there, and is not needed any more.
         copy = shutil.copy(path, tmp_path / "backup.db")
         with closing(sqlite3.connect(copy)) as backup:
@@ -133,7 +133,7 @@ async def test_a_log_that_is_removed_is_noticed(
                 (tmp_path / f"locks.db{part}").unlink()
             if len(removed) == 2:
                 command = [sys.executable, "-c", HOLD_FOR_A_MOMENT, str(path)]
-                await asyncio.to_thread(subprocess.run, command, check=True, timeout=60)
+                await asyncio.to_thread(subprocess.run, command, check=True, timeout=110)
             deadline = time.monotonic() + 30
             while lease.is_held:
                 assert time.monotonic() < deadline

@@ -11,6 +11,7 @@ import pytest
 
 from testing_support import ticker
 from testing_support.lock_waits import crowd, idle_cost, lock_all_the_time, queue, takeover
+from testing_support.machine import Stopwatch
 from testing_support.servers.postgres import PostgresServer
 from testing_support.servers.tcp_proxy import TcpProxy
 from tests.llm import loop_watch
@@ -25,11 +26,12 @@ async def test_waiters_follow_each_other_without_pause(shared_url: str) -> None:
 
 
 async def test_a_crowd_is_served_or_times_out_on_time(shared_url: str) -> None:
+    watch = Stopwatch()
     outcome = await crowd(shared_url, 500, timeout=1, hold=0.005)
     assert outcome.served + outcome.timed_out == 500
-    assert outcome.served > 10
+    assert outcome.served > (10 if watch.held_up < 0.5 else 0)
     assert outcome.timed_out > 10
-    assert outcome.latest < 10
+    assert outcome.latest < 5 + watch.held_up
 
 
 @pytest.mark.serial

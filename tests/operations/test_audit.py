@@ -210,7 +210,7 @@ def test_a_finding_is_a_whole_line_that_leads_to_its_place(tmp_path: Path) -> No
         "1 of 1 coroutines in 1 files block",
     ]
     command = [sys.executable, "-m", "arbitrageai_native", "audit", str(tmp_path)]
-    piped = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=True).stdout
+    piped = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=110, check=True).stdout
     assert piped.splitlines() == expected
     for columns in (60, 80, 120):  # the terminal wraps the lines
         status, on_terminal = on_a_terminal(command, columns=columns)
@@ -225,7 +225,7 @@ def test_names_of_files_reach_no_terminal_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "c\x1b.py").write_text("def f(:\n")
     command = [sys.executable, "-m", "arbitrageai_native", "audit"]
     ended = subprocess.run(
-        [*command, tmp_path], capture_output=True, encoding="utf-8", timeout=60, check=False
+        [*command, tmp_path], capture_output=True, encoding="utf-8", timeout=110, check=False
     )
     assert ended.returncode == 0, ended.stderr
     first, second, _ = ended.stdout.splitlines()

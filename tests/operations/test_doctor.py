@@ -126,7 +126,7 @@ def test_a_path_is_whole_on_a_terminal_of_any_width_and_nothing_is_drawn(
     (folder / ".env").write_text(f"DATABASE_URL=sqlite:///{folder.parent}/locks.db\nBASE_URL=nonsense\n")
     command = [sys.executable, "-m", "arbitrageai_native", "doctor"]
     piped = subprocess.run(
-        command, cwd=folder, capture_output=True, encoding="utf-8", timeout=60, check=False
+        command, cwd=folder, capture_output=True, encoding="utf-8", timeout=110, check=False
     )
     status, on_terminal = on_a_terminal(command, columns=60, folder=str(folder))
     assert piped.returncode == status == 1

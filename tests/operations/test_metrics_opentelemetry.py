@@ -167,7 +167,7 @@ reader = InMemoryMetricReader()
 metrics.set_meter_provider(MeterProvider([reader]))
 assert "arbitrageai_native.lock.held" in reader.get_metrics_data().to_json()
 """
-    subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", script], timeout=110, check=True)
 
 
 def test_without_opentelemetry_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

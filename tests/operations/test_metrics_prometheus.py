@@ -121,7 +121,7 @@ arbitrageai_native.prometheus.register()
 import prometheus_client
 assert b"arbitrageai_native_lock_held 0.0" in prometheus_client.generate_latest()
 """
-    subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", script], timeout=110, check=True)
 
 
 def test_without_the_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

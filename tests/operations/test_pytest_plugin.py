@@ -20,7 +20,7 @@ async def blocked():
     helper()
 
 async def clean():
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(1.2)
 """
 
 
@@ -37,7 +37,9 @@ def suite(pytester: pytest.Pytester) -> pytest.Pytester:
 
 def run(suite: pytest.Pytester, test: str, *options: str) -> pytest.RunResult:
     suite.makepyfile(test_it="import pytest\nimport application\n" + test)
-    return suite.runpytest_subprocess(*options, timeout=60)
+    # Two plugins that take long to import, and have no part in this.
+    left_out = ("-p", "no:hypothesispytest", "-p", "no:anyio")
+    return suite.runpytest_subprocess(*left_out, *options, timeout=110)
 
 
 def test_the_marker_fails_a_test_that_blocks_and_prints_the_stack(suite: pytest.Pytester) -> None:
@@ -46,7 +48,8 @@ def test_the_marker_fails_a_test_that_blocks_and_prints_the_stack(suite: pytest.
         "@pytest.mark.no_blocking(milliseconds=100)\nasync def test_it():\n    await application.blocked()\n",
     )
     outcome.assert_outcomes(failed=1)
-    outcome.stdout.re_match_lines([r"the event loop was blocked for [23]\d\d ms; no_blocking allows 100 ms"])
+    told = r"the event loop was blocked for ([2-9]|\d\d)\d\d ms; no_blocking allows 100 ms"
+    outcome.stdout.re_match_lines([told])
     outcome.stdout.fnmatch_lines(
         [
             "blocked by *application.py:4 in hidden:",
@@ -61,7 +64,7 @@ def test_the_marker_fails_a_test_that_blocks_and_prints_the_stack(suite: pytest.
 def test_the_marker_is_silent_about_a_clean_test_and_keeps_its_fixtures(suite: pytest.Pytester) -> None:
     outcome = run(
         suite,
-        "@pytest.mark.no_blocking(milliseconds=250)\n"
+        "@pytest.mark.no_blocking(milliseconds=1000)\n"
         "@pytest.mark.parametrize('number', [1, 2])\n"
         "async def test_it(number, tmp_path):\n    assert tmp_path.exists()\n    await application.clean()\n",
     )
@@ -77,20 +80,26 @@ def test_a_failure_of_the_test_itself_comes_first(suite: pytest.Pytester) -> Non
     outcome.stdout.fnmatch_lines(["*assert 1 == 2*"])
 
 
-@pytest.mark.parametrize(
-    ("marker", "definition", "complaint"),
-    [
-        ("no_blocking", "def", "no_blocking is for asynchronous tests"),
-        ("no_blocking(milliseconds=0)", "async def", "milliseconds=0 must be a number of at least 1"),
-        ("no_blocking(milliseconds='5')", "async def", "milliseconds='5' must be a number"),
-        ("no_blocking(1, 2)", "async def", "takes one argument"),
-        ("no_blocking(seconds=1)", "async def", "takes one argument"),
-    ],
-)
-def test_wrong_use_is_named(suite: pytest.Pytester, marker: str, definition: str, complaint: str) -> None:
-    outcome = run(suite, f"@pytest.mark.{marker}\n{definition} test_it():\n    pass\n")
-    assert complaint in outcome.stdout.str() + outcome.stderr.str()
-    assert outcome.ret != 0
+WRONG = [
+    ("no_blocking", "def", "no_blocking is for asynchronous tests"),
+    ("no_blocking(milliseconds=0)", "async def", "milliseconds=0 must be a number of at least 1"),
+    ("no_blocking(milliseconds='5')", "async def", "milliseconds='5' must be a number"),
+    ("no_blocking(1, 2)", "async def", "takes one argument"),
+    ("no_blocking(seconds=1)", "async def", "takes one argument"),
+]
+
+
+def test_wrong_use_is_named(suite: pytest.Pytester) -> None:
+    tests = (
+        f"@pytest.mark.{marker}\n{definition} test_{number}():\n    pass\n"
+        for number, (marker, definition, _) in enumerate(WRONG)
+    )
+    outcome = run(suite, "".join(tests))
+    printed = outcome.stdout.str()
+    for number, (_, _, complaint) in enumerate(WRONG):
+        _, _, report = printed.partition(f"ERROR at setup of test_{number} ")
+        assert complaint in report.partition("\n____")[0]
+    assert outcome.ret == pytest.ExitCode.TESTS_FAILED
 
 
 def test_the_server_answers_as_scripted_and_records_what_it_was_asked(suite: pytest.Pytester) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from testing_support import ports
+from testing_support.machine import Stopwatch
 from testing_support.servers import postgres, redis
 from tests.run import LONGEST, ORDER
 
@@ -23,6 +24,7 @@ def run(folder: Path, *options: str, **environment: str) -> subprocess.Completed
     """Run the tests of a folder as those of this repository."""
     (folder / "conftest.py").write_text("pytest_plugins = ['tests.run']\n")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={folder}", *options]
+    command += ["-p", "no:hypothesispytest", "-p", "no:anyio"]  # they take long to import
     command += ["--dist=loadfile", "--no-loadscope-reorder", "--max-worker-restart=0", str(folder)]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     del inherited["ARBITRAGEAI_TEST_RUN"]  # a run of its own
@@ -71,6 +73,23 @@ def test_a_worker_that_dies_is_named_with_its_test_and_leaves_no_server_behind(t
     assert "1 failed, 20 passed" in ended.stdout
     assert f"left behind, and ended now: process {process}, " in ended.stdout
     assert has_ended(process)
+
+
+def test_what_a_failed_test_leaves_fails_no_other_test(tmp_path: Path) -> None:
+    held = "lease = asyncio.run(BidLockManager(300, 'sqlite://').acquire_lease('m', '{}'))"
+    write(
+        tmp_path,
+        test_leases="import asyncio, gc\n"
+        "from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager\n"
+        f"def test_that_fails():\n    {held.format(1)}\n    assert not lease.is_held\n"
+        "def test_that_comes_later(): gc.collect()\n"
+        f"def test_that_forgets():\n    {held.format(2)}\n    del lease\n",
+    )
+    ended = run(tmp_path, "-n", "0", "-p", "no:asyncio", "-W", "error")
+    assert "2 failed, 1 passed" in ended.stdout
+    assert "assert not True" in ended.stdout
+    assert "lease of bid:lock:m:1 was dropped" not in ended.stdout
+    assert "lease of bid:lock:m:2 was dropped" in ended.stdout
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -175,6 +194,25 @@ def test_a_random_order_is_the_same_again_with_its_number(tmp_path: Path) -> Non
     assert [file for file, after in zip(files, [*files[1:], ""], strict=True) if file != after] == list(
         dict.fromkeys(files)
     )
+
+
+def test_a_stopwatch_tells_what_other_processes_took_from_what_this_one_slept() -> None:
+    processors = os.sched_getaffinity(0)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            one = {min(processors)}
+            os.sched_setaffinity(busy.pid, one)
+            os.sched_setaffinity(0, one)
+            watch = Stopwatch()
+            deadline = time.monotonic() + 60
+            while watch.held_up < 0.1:
+                assert time.monotonic() < deadline
+        finally:
+            os.sched_setaffinity(0, processors)
+            busy.kill()
+    watch = Stopwatch()
+    time.sleep(0.1)
+    assert watch.held_up < watch.seconds
 
 
 def test_what_runs_first_exists() -> None:

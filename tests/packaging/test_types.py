@@ -36,6 +36,8 @@ FILES = ("conditions.py", "correct.py", "mistaken.py")
 MARK = "# mistake: "
 
 
+pytestmark = pytest.mark.timeout(600)  # whoever comes first reads two thousand modules, see `mypy`
+
 Lines = dict[str, set[int]]
 
 
@@ -53,6 +55,7 @@ def pyright_errors(folder: Path) -> Lines:
         [sys.executable, "-m", "basedpyright", *options], capture_output=True, text=True, cwd=USER_CODE
     )
     assert checked.returncode == 1, checked.stdout + checked.stderr
+    assert checked.stdout, checked.stderr
     errors = json.loads(checked.stdout)["generalDiagnostics"]
     return by_file(
         (one["file"], one["range"]["start"]["line"] + 1) for one in errors if one["severity"] == "error"
