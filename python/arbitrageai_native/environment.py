@@ -67,7 +67,7 @@ def distilled_model() -> str:
 def use_local_by_default() -> bool:
     """Whether `USE_LOCAL_BY_DEFAULT` is "true"."""
     text = os.getenv("USE_LOCAL_BY_DEFAULT")
-    return defaults.USE_LOCAL_BY_DEFAULT if text is None else text.strip().lower() == "true"
+    return defaults.USE_LOCAL_BY_DEFAULT if text is None else text.lower() == "true"
 
 
 def task_model_map() -> dict[str, Any]:
