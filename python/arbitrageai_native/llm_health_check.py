@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from arbitrageai_native import defaults
+from arbitrageai_native._dataclass import LazyFields
 from arbitrageai_native._foreign import foreign_names
 from arbitrageai_native._native import EndpointHealth, ask_for_health
 from arbitrageai_native._safe_text import in_one_line, without_credentials, without_secrets
 from arbitrageai_native._typing import Self
 from arbitrageai_native.exceptions import CircuitBreakerError, OpenAIError
-from arbitrageai_native.utils.async_helpers import safe_sleep
+from arbitrageai_native.llm.backoff import ExponentialBackoff
+
+if TYPE_CHECKING:
+    from dataclasses import Field
 
 __all__ = [
     "CircuitBreakerError",
@@ -60,7 +62,6 @@ class CircuitState(Enum):
     HALF_OPEN = "half_open"
 
 
-@dataclass(repr=False)
 class HealthMetrics:
     """What is known of an endpoint. Times are aware UTC datetimes or None.
 
@@ -83,17 +84,48 @@ class HealthMetrics:
     """
 
     endpoint: str
-    state: CircuitState = CircuitState.CLOSED
-    last_health_check_at: datetime | None = None
-    last_healthy_at: datetime | None = None
-    consecutive_failures: int = 0
-    total_requests: int = 0
-    total_failures: int = 0
-    opened_at: datetime | None = None
-    failure_threshold: int = defaults.FAILURE_THRESHOLD
-    recovery_timeout_seconds: float = defaults.RECOVERY_TIMEOUT
-    response_times: list[float] = field(default_factory=list)
-    max_response_time_history = defaults.RESPONSE_TIMES_KEPT  # without a type, so that it is no field
+    state: CircuitState
+    last_health_check_at: datetime | None
+    last_healthy_at: datetime | None
+    consecutive_failures: int
+    total_requests: int
+    total_failures: int
+    opened_at: datetime | None
+    failure_threshold: int
+    recovery_timeout_seconds: float
+    response_times: list[float]
+    max_response_time_history: int = defaults.RESPONSE_TIMES_KEPT
+
+    if TYPE_CHECKING:
+        __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    else:
+        __dataclass_fields__ = LazyFields(response_times=list)
+
+    def __init__(
+        self,
+        endpoint: str,
+        state: CircuitState = CircuitState.CLOSED,
+        last_health_check_at: datetime | None = None,
+        last_healthy_at: datetime | None = None,
+        consecutive_failures: int = 0,
+        total_requests: int = 0,
+        total_failures: int = 0,
+        opened_at: datetime | None = None,
+        failure_threshold: int = defaults.FAILURE_THRESHOLD,
+        recovery_timeout_seconds: float = defaults.RECOVERY_TIMEOUT,
+        response_times: list[float] | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.state = state
+        self.last_health_check_at = last_health_check_at
+        self.last_healthy_at = last_healthy_at
+        self.consecutive_failures = consecutive_failures
+        self.total_requests = total_requests
+        self.total_failures = total_failures
+        self.opened_at = opened_at
+        self.failure_threshold = failure_threshold
+        self.recovery_timeout_seconds = recovery_timeout_seconds
+        self.response_times = [] if response_times is None else response_times
 
     def __new__(cls, *_arguments: Any, **_keywords: Any) -> Self:
         self = super().__new__(cls)
@@ -106,14 +138,24 @@ class HealthMetrics:
         health: EndpointHealth = self.__dict__["_health"]
         return health
 
+    def _values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _FIELDS}
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, HealthMetrics) or type(other) is not type(self):
+            return NotImplemented
+        return self._values() == other._values()
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __repr__(self) -> str:
-        shown = {one.name: getattr(self, one.name) for one in fields(self)}
+        shown = self._values()
         shown["endpoint"] = without_secrets(str(self.endpoint))
         return f"{type(self).__qualname__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def __reduce__(self) -> Any:
         # A copy has a native state of its own.
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values = self._values()
         others = {name: value for name, value in vars(self).items() if name not in (*values, "_health")}
         return type(self), tuple(values.values()), others or None
 
@@ -124,6 +166,9 @@ class HealthMetrics:
     def _keep(self, milliseconds: float) -> None:
         """Add a response time as it is given, and drop the oldest if there are too many."""
         _append(self.response_times, milliseconds, self.max_response_time_history)
+
+
+_FIELDS = HealthMetrics.__init__.__code__.co_varnames[1 : HealthMetrics.__init__.__code__.co_argcount]
 
 
 def _append(times: list[float], milliseconds: float, most: int) -> None:
@@ -227,43 +272,6 @@ for _shared in (
     setattr(HealthMetrics, _shared._name, _shared)
 HealthMetrics.response_times = _ResponseTimes()  # type: ignore[assignment]
 HealthMetrics.max_response_time_history = _HistoryLength()  # type: ignore[assignment]
-
-
-@dataclass
-class ExponentialBackoff:
-    """Growing waits: each `base` times the last, at most `max_delay_ms`, give or take the jitter.
-
-    Attributes:
-        initial_delay_ms: The first wait.
-        max_delay_ms: The longest.
-        base: By how much each is longer than the last.
-        jitter_factor: The part of a wait that is random, more or less.
-    """
-
-    initial_delay_ms: int = defaults.BACKOFF_INITIAL_MS
-    max_delay_ms: int = defaults.BACKOFF_MAX_MS
-    base: float = defaults.BACKOFF_BASE
-    jitter_factor: float = defaults.BACKOFF_JITTER
-
-    def _calculate_jitter(self, delay_ms: int) -> int:
-        jitter = random.uniform(-self.jitter_factor, self.jitter_factor)
-        return max(1, int(delay_ms * (1 + jitter)))
-
-    def get_delay_ms(self, attempt: int) -> int:
-        """The wait after attempt number `attempt` (from 0) in milliseconds; 0 for a negative number."""
-        if attempt < 0:
-            return 0
-        try:
-            delay = min(self.initial_delay_ms * self.base**attempt, self.max_delay_ms)
-        except OverflowError:
-            delay = self.max_delay_ms
-        return self._calculate_jitter(int(delay))
-
-    async def wait(self, attempt: int) -> None:
-        """Wait as long as `get_delay_ms` says."""
-        delay_ms = self.get_delay_ms(attempt)
-        if delay_ms > 0:
-            await safe_sleep(delay_ms / 1000)
 
 
 class LLMHealthChecker:

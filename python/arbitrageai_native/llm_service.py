@@ -274,7 +274,9 @@ class LLMService(ServiceFacts):
 
         def attempt(is_local: bool, keywords: dict[str, Any]) -> Completion:
             service = self._local_service() if is_local else self
-            return service.complete(**arguments, **keywords)
+            # Whatever replaces `complete` need not know the timeout of an attempt.
+            replaced = is_replaced(service, _own_complete)
+            return service.complete(**arguments, **(kwargs if replaced else keywords))
 
         arguments = replaced_call.keywords(prompt, temperature, max_tokens, system_prompt)
         return self._fallback_plan(kwargs).run(attempt, time.sleep)

@@ -41,7 +41,7 @@ def is_replaced(instance: Any, own: Mapping[str, object]) -> bool:
     """
     if not own.keys().isdisjoint(vars(instance)):
         return True
-    found = {name: inspect.getattr_static(type(instance), name) for name in own}
+    found = {name: inspect.getattr_static(type(instance), name, None) for name in own}
     return any(found[name] is not method for name, method in own.items())
 
 
