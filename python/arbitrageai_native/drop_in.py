@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
-from logging import getLogger
 from threading import RLock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -169,6 +168,8 @@ _own_loggers: dict[str, Any] = {}
 def _name_logger(ours: Any, name: str) -> None:
     """Let a module of ours log under the original's name: what operators watch has it."""
     if "logger" in vars(ours):
+        from logging import getLogger  # our module has imported it
+
         own = _own_loggers.setdefault(name, ours.logger)
         ours.logger = named = getLogger(name)
         for each in own.filters:

@@ -15,13 +15,13 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from arbitrageai_native import defaults
-from arbitrageai_native._dataclass import LazyFields
-from arbitrageai_native._foreign import foreign_names
 from arbitrageai_native._native import EndpointHealth, ask_for_health
 from arbitrageai_native._safe_text import in_one_line, without_credentials, without_secrets
 from arbitrageai_native._typing import Self
 from arbitrageai_native.exceptions import CircuitBreakerError, OpenAIError
 from arbitrageai_native.llm.backoff import ExponentialBackoff
+from arbitrageai_native.llm.lazy_fields import LazyFields
+from arbitrageai_native.utils.foreign import foreign_names
 
 if TYPE_CHECKING:
     from dataclasses import Field

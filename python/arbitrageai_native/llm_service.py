@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from arbitrageai_native import _native, defaults, environment
-from arbitrageai_native._foreign import foreign_names
 from arbitrageai_native._typing import Self, Unpack
 from arbitrageai_native.exceptions import CircuitBreakerError, ClientClosedError
 from arbitrageai_native.llm import checks, many, replaced_call, routing, settings, stealth
@@ -39,7 +38,8 @@ from arbitrageai_native.llm.signatures import lists_keywords
 from arbitrageai_native.llm.streams import AsyncStream, Stream
 from arbitrageai_native.llm.tracing import logger as logger
 from arbitrageai_native.llm_health_check import LLMHealthChecker, get_health_checker
-from arbitrageai_native.replaced import is_replaced
+from arbitrageai_native.utils.foreign import foreign_names
+from arbitrageai_native.utils.replaced import is_replaced
 
 __all__ = [
     "DEFAULT_CLOUD_MODEL",

@@ -1,14 +1,34 @@
-//! What calls changed in the circuits of endpoints, until somebody logs it.
+//! The states of a circuit, and what calls changed, until somebody logs it.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::health::CircuitState;
 use crate::mutex::lock;
 
 /// More are dropped: a process in which nobody takes them out must not fill its memory with them.
 const MOST_WAITING: usize = 256;
+
+/// Whether calls get through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CircuitState {
+    #[default]
+    Closed,
+    Open,
+    /// They do, one at a time.
+    HalfOpen,
+}
+
+impl CircuitState {
+    /// Its name in Python and in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
 
 /// A call changed the state of its endpoint's circuit.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::circuit_news::{CircuitChange, CircuitNews};
+use super::circuit_news::{CircuitChange, CircuitNews, CircuitState};
 use super::error::Error;
 use crate::mutex::lock;
 
@@ -25,16 +25,6 @@ pub fn now() -> Timestamp {
         .duration_since(UNIX_EPOCH)
         .unwrap_or(Duration::ZERO);
     i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX)
-}
-
-/// Whether calls get through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CircuitState {
-    #[default]
-    Closed,
-    Open,
-    /// They do, one at a time.
-    HalfOpen,
 }
 
 /// How a call ended, as far as its endpoint is concerned.

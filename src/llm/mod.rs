@@ -33,10 +33,10 @@ mod under_way;
 
 pub(crate) use self::answer::{Completion, Usage};
 pub(crate) use self::call::{Call, Timed};
-pub(crate) use self::circuit_news::{CircuitChange, CircuitNews};
+pub(crate) use self::circuit_news::{CircuitChange, CircuitNews, CircuitState};
 pub(crate) use self::endpoint::{Endpoint, Extras};
 pub(crate) use self::error::{Error, StatusError, TimeoutKind};
-pub(crate) use self::health::{CallOutcome, CircuitState, EndpointHealth, SharedHealth, Timestamp, now};
+pub(crate) use self::health::{CallOutcome, EndpointHealth, SharedHealth, Timestamp, now};
 pub(crate) use self::items::{Batch, Items, Shape};
 pub(crate) use self::options::{CallOptions, IdempotencyKey};
 pub(crate) use self::probe::{ask_for_health, ask_for_models};

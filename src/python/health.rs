@@ -28,15 +28,6 @@ impl EndpointHealth {
     }
 }
 
-/// The state's name in Python.
-pub(super) fn name_of(state: CircuitState) -> &'static str {
-    match state {
-        CircuitState::Closed => "closed",
-        CircuitState::Open => "open",
-        CircuitState::HalfOpen => "half_open",
-    }
-}
-
 fn reporting(health: llm::EndpointHealth) -> SharedHealth {
     SharedHealth::new(health, process().circuits.clone())
 }
@@ -88,7 +79,7 @@ shared_fields! {
 
     #[getter]
     fn state(&self) -> &'static str {
-        name_of(self.shared().lock().state())
+        self.shared().lock().state().name()
     }
 
     #[setter]

@@ -3,7 +3,6 @@
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::health::name_of;
 use crate::llm::CircuitChange;
 
 /// Logs the notices that wait. Called where a thread has the GIL anyway; nearly always there are none, which costs a few loads.
@@ -27,7 +26,7 @@ fn log_circuit(py: Python<'_>, change: &CircuitChange) -> PyResult<()> {
     let health = py.import(intern!(py, "arbitrageai_native.llm_health_check"))?;
     let arguments = (
         &change.endpoint,
-        name_of(change.state),
+        change.state.name(),
         change.failures,
         &change.error,
     );

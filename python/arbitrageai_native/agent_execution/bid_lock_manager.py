@@ -13,7 +13,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from arbitrageai_native import _native, defaults
-from arbitrageai_native._foreign import foreign_names
 from arbitrageai_native._safe_text import in_one_line
 from arbitrageai_native.exceptions import LockBackendError, LockTimeoutError
 from arbitrageai_native.locks import application, keys, overview
@@ -23,7 +22,8 @@ from arbitrageai_native.locks.databases import Databases
 from arbitrageai_native.locks.leases import Lease, OnLost, check_on_lost
 from arbitrageai_native.locks.log_lines import LogLines
 from arbitrageai_native.locks.original_names import OriginalNames, callable_on_class, replaced_context
-from arbitrageai_native.replaced import replacement
+from arbitrageai_native.utils.foreign import foreign_names
+from arbitrageai_native.utils.replaced import replacement
 
 __all__ = ["BidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
 
@@ -124,7 +124,7 @@ class BidLockManager(OriginalNames, ClosesDatabases):
         """
         return SessionLocal()
 
-    def _place(self) -> application.Place | application.Unasked:
+    def _place(self) -> application.AnyPlace:
         """Return the current place of the locks, or an engine that has to be queried for it.
 
         Raises what `place_of_session` and `place_of_application` raise.

@@ -15,7 +15,6 @@ import uuid
 from typing import TYPE_CHECKING
 
 from arbitrageai_native import _native, defaults, environment
-from arbitrageai_native._foreign import foreign_names
 from arbitrageai_native._safe_text import check_text, in_one_line
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.environment import load_dotenv_file_once
@@ -26,6 +25,7 @@ from arbitrageai_native.locks.databases import Databases
 from arbitrageai_native.locks.leases import OnLost
 from arbitrageai_native.locks.log_lines import RedisLogLines
 from arbitrageai_native.locks.original_names import Counter, replaced_context
+from arbitrageai_native.utils.foreign import foreign_names
 
 __all__ = ["RedisBidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
 

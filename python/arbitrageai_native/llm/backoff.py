@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from arbitrageai_native import defaults
-from arbitrageai_native._dataclass import LazyFields
+from arbitrageai_native.llm.lazy_fields import LazyFields
 from arbitrageai_native.utils.async_helpers import safe_sleep
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any
 
 from arbitrageai_native import _native, defaults
 from arbitrageai_native._safe_text import in_one_line
-from arbitrageai_native.locks.application import Place, Unasked
+from arbitrageai_native.locks.application import AnyPlace, Place
 
 __all__ = ["Databases"]
 
@@ -68,7 +68,7 @@ class Databases:
                 _warn_of_the_default_file()
         return manager
 
-    def wait_for(self, place: Place | Unasked, timeout: float | None = None) -> _native.LockManager:
+    def wait_for(self, place: AnyPlace, timeout: float | None = None) -> _native.LockManager:
         """As `at`, for a place that may not be known yet: waits in this thread for the engine's answer.
 
         Raises:
@@ -76,13 +76,11 @@ class Databases:
         """
         return self.at(place.wait(_ASKING_SECONDS if timeout is None else timeout))
 
-    async def answered(self, place: Place | Unasked) -> _native.LockManager:
+    async def answered(self, place: AnyPlace) -> _native.LockManager:
         """As `wait_for`, for coroutines."""
         return self.at(await place.answer(_ASKING_SECONDS))
 
-    async def answered_within(
-        self, place: Place | Unasked, timeout: float
-    ) -> tuple[_native.LockManager, float]:
+    async def answered_within(self, place: AnyPlace, timeout: float) -> tuple[_native.LockManager, float]:
         """As `answered`; also returns the part of `timeout` that is left for the lock."""
         started = time.monotonic()
         manager = self.at(await place.answer(timeout))

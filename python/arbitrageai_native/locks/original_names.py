@@ -6,6 +6,7 @@ which `with_lock` then has to go.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
 from types import MethodType, TracebackType
@@ -14,7 +15,7 @@ from typing import Any
 from arbitrageai_native.exceptions import LockTimeoutError
 from arbitrageai_native.locks import keys
 from arbitrageai_native.locks.blocks import LockContext
-from arbitrageai_native.replaced import is_replaced
+from arbitrageai_native.utils.replaced import is_replaced
 
 __all__ = ["OriginalNames", "ReplacedLockContext", "callable_on_class", "replaced_context"]
 
@@ -70,6 +71,9 @@ class _OnClassToo:
                 return await function(first, *others, **kwargs)
             return await function(process_wide(), *args, **kwargs)
 
+        own = inspect.signature(function)
+        without_self = list(own.parameters.values())[1:]
+        on_class.__signature__ = own.replace(parameters=without_self)  # type: ignore[attr-defined]
         self._on_class = on_class
 
     def __get__(self, manager: Any, owner: type) -> Any:
