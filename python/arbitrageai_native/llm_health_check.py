@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from arbitrageai_native import defaults
 from arbitrageai_native._native import EndpointHealth, ask_for_health
 from arbitrageai_native._safe_text import in_one_line, without_credentials, without_secrets
-from arbitrageai_native._typing import Self
 from arbitrageai_native.exceptions import CircuitBreakerError, OpenAIError
 from arbitrageai_native.llm.backoff import ExponentialBackoff
 from arbitrageai_native.llm.lazy_fields import LazyFields
@@ -127,15 +126,13 @@ class HealthMetrics:
         self.recovery_timeout_seconds = recovery_timeout_seconds
         self.response_times = [] if response_times is None else response_times
 
-    def __new__(cls, *_arguments: Any, **_keywords: Any) -> Self:
-        self = super().__new__(cls)
-        made = EndpointHealth("", defaults.FAILURE_THRESHOLD, defaults.RECOVERY_TIMEOUT)
-        self.__dict__["_health"] = made
-        return self
-
     @property
     def _native(self) -> EndpointHealth:
-        health: EndpointHealth = self.__dict__["_health"]
+        # Made at the first use, since a subclass that is a dataclass has an `__init__` of its own.
+        health: EndpointHealth | None = self.__dict__.get("_health")
+        if health is None:
+            made = EndpointHealth("", defaults.FAILURE_THRESHOLD, defaults.RECOVERY_TIMEOUT)
+            health = self.__dict__.setdefault("_health", made)
         return health
 
     def _values(self) -> dict[str, Any]:

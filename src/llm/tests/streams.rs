@@ -1,5 +1,6 @@
 //! A stream over the network.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
