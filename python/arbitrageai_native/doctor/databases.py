@@ -41,12 +41,12 @@ async def database(url: str | None, ttl: float) -> list[Finding]:
             remedy = "See that DATABASE_URL names a SQLite file that this user may read and write."
         return [Finding("database", Level.ERROR, str(error), remedy)]
     checks = [*_reachable("database", found), *_tables(found), *_clock("clock", found, ttl)]
-    return [_choice(url), *checks]
+    return [*checks, _choice(url)]
 
 
 def _choice(url: str | None) -> Finding:
     """Why the locks are in this database, and whether an old process would look for them elsewhere."""
-    check = "choice of database"
+    check = "database choice"
     if url:
         return Finding(check, Level.OK, "named by --database-url")
     if application.application_database() is None:
