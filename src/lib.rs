@@ -44,7 +44,7 @@ mod _native {
         errors::{circuit_open, deadline_passed},
         health::EndpointHealth,
         lease::{Lease, LockGrant},
-        llm::{ChatClient, is_healthy, requests_under_way, sleep},
+        llm::{ChatClient, ask_for_health, requests_under_way, sleep},
         lock::{LockManager, release_all_locks},
         lock_terms::check_lock_settings,
         metrics::{CallCount, CallMetrics, process_metrics},

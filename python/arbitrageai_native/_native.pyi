@@ -20,12 +20,12 @@ __all__ = [
     "LockManager",
     "LoopWatch",
     "Probe",
+    "ask_for_health",
     "ask_for_models",
     "check_lock_settings",
     "circuit_open",
     "deadline_passed",
     "inspect_database",
-    "is_healthy",
     "libraries",
     "printable",
     "process_metrics",
@@ -168,10 +168,10 @@ class EndpointHealth:
     opened_at: int | None
     failure_threshold: int
     recovery_timeout_seconds: float
-    @property
-    def response_times(self) -> list[float]: ...
-    @response_times.setter
-    def response_times(self, milliseconds: Sequence[float]) -> None: ...
+    response_times_kept: int
+    def take_response_times(self) -> list[float]:
+        """The latest response times in milliseconds, at most `response_times_kept`, that nobody has taken."""
+
     def admit(self) -> bool:
         """Asks to make a call; in a half-open circuit this takes the probe's place."""
 
@@ -182,9 +182,9 @@ class EndpointHealth:
         """Gives a probe's place back: its call was cancelled."""
 
     def record_success(self, milliseconds: float) -> None:
-        """A call answered within so many milliseconds."""
+        """A call answered, within so many milliseconds; 0 keeps no response time."""
 
-    def record_failure(self) -> None:
+    def record_failure(self, error: str) -> None:
         """A call failed."""
 
 @final
@@ -257,8 +257,8 @@ def deadline_passed(seconds: float) -> Exception:
 def sleep(duration: float) -> Awaitable[None]:
     """Sleeps without blocking the event loop."""
 
-def is_healthy(endpoint: str, timeout: float) -> Awaitable[bool]:
-    """Whether the model server at `endpoint` is alive. Never fails."""
+def ask_for_health(endpoint: str, timeout: float) -> Awaitable[int]:
+    """Asks the model server at `endpoint` whether it is alive: the status of its answer."""
 
 def requests_under_way() -> int:
     """Requests under way in this process, for tests: a cancelled call has to leave none."""
@@ -369,6 +369,7 @@ class LockManager:
     def release_own(self, marketplace_id: str, posting_id: str) -> Awaitable[bool]: ...
     def hear_from_database(self, seconds: float) -> Awaitable[bool]: ...
     def break_lock(self, key: str) -> Awaitable[bool]: ...
+    def holder_of(self, marketplace_id: object, posting_id: object) -> Awaitable[str | None]: ...
     def clear(self) -> Awaitable[int]: ...
     def sweep(self) -> Awaitable[int]: ...
     @property

@@ -67,20 +67,31 @@ SEAMS = (
     Seam(_LLM, "os.getenv", ("LLMService", "ModelConfig.from_env")),
     Seam(_LLM, "time.sleep", ("LLMService.complete", "LLMService.complete_with_fallback")),
     Seam(_LLM, "random.uniform", ("LLMService.complete", "LLMService.complete_async")),
-    Seam(_LLM, "LLMService.complete", ("LLMService.complete_with_fallback",)),
+    Seam(_LLM, "LLMService.complete", ("LLMService.complete_with_fallback", "LLMService.complete_async")),
+    Seam(_LLM, "LLMService.with_local", ("LLMService.complete_with_fallback",)),
     Seam(_LLM, "MIN_CLOUD_REVENUE", ("LLMService.get_optimized_service",)),
     Seam(_LLM, "_default_model_config", ("get_default_model_config",)),
-    Seam(_LLM, "asyncio"),
-    Seam(_LLM, "logger"),
+    Seam(_LLM, "asyncio.sleep", ("LLMService.complete_async",)),
+    Seam(_LLM, "logger", ("LLMService.complete_with_fallback",)),
+    *(Seam(_LLM, name) for name in ("ConfigManager", "load_dotenv", "logging")),
     Seam(_HEALTH, "_global_health_checker", ("get_health_checker",)),
     Seam(_HEALTH, "LLMHealthChecker", ("get_health_checker",)),
     Seam(_HEALTH, "ExponentialBackoff.get_delay_ms", ("ExponentialBackoff.wait",)),
+    Seam(_HEALTH, "logger", ("LLMHealthChecker.record_failure", "LLMHealthChecker.register_endpoint")),
+    Seam(_HEALTH, "ExponentialBackoff._calculate_jitter", ("ExponentialBackoff.get_delay_ms",)),
+    *(Seam(_HEALTH, name) for name in ("asyncio", "threading")),
+    Seam(_LOCKS, "BidLockManager.acquire_lock", ("BidLockManager.with_lock",)),
+    Seam(_LOCKS, "BidLockManager.release_lock", ("BidLockManager.with_lock",)),
     Seam(_LOCKS, "BidLockManager._get_db", ("BidLockManager.acquire_lock", "BidLockManager.get_metrics")),
     Seam(_LOCKS, "SessionLocal", ("BidLockManager.acquire_lock", "BidLockManager.get_metrics")),
     Seam(_LOCKS, "logger", ("BidLockManager.release_lock",)),
     Seam(_LOCKS, "BidLockManager", ("get_bid_lock_manager", "init_bid_lock_manager")),
     Seam(_LOCKS, "_bid_lock_manager", ("get_bid_lock_manager",)),
     *(Seam(_LOCKS, name) for name in ("DistributedLock", "IntegrityError", "asyncio", "time", "uuid")),
+    Seam(_REDIS, "RedisBidLockManager.acquire_lock", ("RedisBidLockManager.with_lock",)),
+    Seam(_REDIS, "RedisBidLockManager.release_lock", ("RedisBidLockManager.with_lock",)),
+    Seam(_REDIS, "RedisBidLockManager._make_holder_id", ("RedisBidLockManager.acquire_lock",)),
+    Seam(_REDIS, "get_redis_url", ("RedisBidLockManager",)),
     Seam(_REDIS, "logger", ("RedisBidLockManager.release_lock",)),
     Seam(_REDIS, "uuid.uuid4", ("RedisBidLockManager.acquire_lock",)),
     Seam(_REDIS, "RedisBidLockManager", ("get_bid_lock_manager", "init_bid_lock_manager")),
@@ -88,20 +99,26 @@ SEAMS = (
     *(Seam(_REDIS, name) for name in ("Redis", "RedisError", "asyncio", "redis")),
     Seam(_FACTORY, "BidLockManager", ("create_bid_lock_manager",)),
     Seam(_FACTORY, "RedisBidLockManager", ("create_bid_lock_manager",)),
+    Seam(_FACTORY, "should_use_redis_locks", ("create_bid_lock_manager",)),
+    Seam(_FACTORY, "get_redis_url", ("create_bid_lock_manager",)),
     Seam(_FACTORY, "logger", ("create_bid_lock_manager",)),
     Seam(_FACTORY, "_bid_lock_manager", ("get_bid_lock_manager",)),
-    Seam(_HELPERS, "asyncio"),
+    Seam(_HELPERS, "asyncio.sleep", ("safe_sleep",)),
 )
 """What may be patched in the originals' modules."""
 
 # Foreign names in our modules: where each is defined. They are imported only when they are looked up.
 _FOREIGN = {
+    "ConfigManager": "src.config.config_manager.ConfigManager",
     "DistributedLock": "src.api.models.DistributedLock",
     "IntegrityError": "sqlalchemy.exc.IntegrityError",
     "Redis": "redis.asyncio.client.Redis",
     "RedisError": "redis.exceptions.RedisError",
     "asyncio": "asyncio",
+    "load_dotenv": "dotenv.load_dotenv",
+    "logging": "logging",
     "redis": "redis.asyncio",
+    "threading": "threading",
     "time": "time",
     "uuid": "uuid",
 }
@@ -140,7 +157,23 @@ class _OurModule(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Put our module where the import system looks for the one that it made."""
-        sys.modules[module.__name__] = import_module(self._name)
+        ours = sys.modules[module.__name__] = import_module(self._name)
+        _name_logger(ours, module.__name__)
+
+
+# The loggers of our modules, where they have the originals' names: by these names.
+_own_loggers: dict[str, Any] = {}
+
+
+def _name_logger(ours: Any, name: str) -> None:
+    """Let a module of ours log under the original's name: what operators watch has it."""
+    if "logger" in vars(ours):
+        from logging import getLogger  # our module has imported it
+
+        own = _own_loggers.setdefault(name, ours.logger)
+        ours.logger = named = getLogger(name)
+        for each in own.filters:
+            named.addFilter(each)
 
 
 class _OriginalNames(MetaPathFinder):
@@ -224,6 +257,8 @@ def uninstall() -> None:
         _remove_finders()
         for name, ours in _MODULES.items():
             if name in sys.modules and sys.modules[name] is sys.modules.get(ours):
+                if name in _own_loggers:
+                    vars(sys.modules[name])["logger"] = _own_loggers.pop(name)
                 _forget(name)
         # The deepest first: a package that is still needed stays.
         for name in sorted(_PARENTS, reverse=True):

@@ -67,7 +67,7 @@ def distilled_model() -> str:
 def use_local_by_default() -> bool:
     """Whether `USE_LOCAL_BY_DEFAULT` is "true"."""
     text = os.getenv("USE_LOCAL_BY_DEFAULT")
-    return defaults.USE_LOCAL_BY_DEFAULT if text is None else text.strip().lower() == "true"
+    return defaults.USE_LOCAL_BY_DEFAULT if text is None else text.lower() == "true"
 
 
 def task_model_map() -> dict[str, Any]:
@@ -232,6 +232,7 @@ def with_python_path(*folders: str) -> dict[str, str]:
 # --- the `.env` file ---
 
 _is_loaded = False
+_from_dotenv_file: set[str] = set()
 
 
 def load_dotenv_file_once() -> None:
@@ -251,11 +252,18 @@ def load_dotenv_file() -> None:
     if file is not None:
         from dotenv import load_dotenv  # programs without a `.env` file need no dotenv
 
+        before = set(os.environ)
         try:
             load_dotenv(file)
         except (OSError, ValueError) as error:
             raise ValueError(f"{file} can't be read: {error}") from error
+        _from_dotenv_file.update(os.environ.keys() - before)
     _is_loaded = True
+
+
+def comes_from_dotenv_file(variable: str) -> bool:
+    """Whether the `.env` file set a variable in this process."""
+    return variable in _from_dotenv_file
 
 
 def dotenv_file() -> str | None:

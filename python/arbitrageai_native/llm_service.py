@@ -6,22 +6,21 @@ native code.
 
 from __future__ import annotations
 
-import asyncio  # noqa: F401, a name of the original module
+import asyncio
 import os  # noqa: F401, a name of the original module
 import random
 import time
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from arbitrageai_native import _native, defaults, environment
-from arbitrageai_native._safe_text import without_secrets
 from arbitrageai_native._typing import Self, Unpack
 from arbitrageai_native.exceptions import CircuitBreakerError, ClientClosedError
-from arbitrageai_native.llm import blocking, checks, many, routing, settings, stealth
+from arbitrageai_native.llm import blocking, checks, many, replaced_call, routing, settings, stealth
 from arbitrageai_native.llm.clients import OpenAI, call_options
-from arbitrageai_native.llm.closing import ClosesAfterBlock
 from arbitrageai_native.llm.endpoint import Endpoint
+from arbitrageai_native.llm.facts import ServiceFacts
 from arbitrageai_native.llm.fallback import FallbackPlan
 from arbitrageai_native.llm.injected import ChatClient
 from arbitrageai_native.llm.model_config import (
@@ -34,11 +33,13 @@ from arbitrageai_native.llm.model_config import (
     ModelConfig,
 )
 from arbitrageai_native.llm.request import Request
-from arbitrageai_native.llm.results import Completion, FallbackCompletion, ServiceMetrics
+from arbitrageai_native.llm.results import Completion, FallbackCompletion
 from arbitrageai_native.llm.signatures import lists_keywords
 from arbitrageai_native.llm.streams import AsyncStream, Stream
 from arbitrageai_native.llm.tracing import logger as logger
 from arbitrageai_native.llm_health_check import LLMHealthChecker, get_health_checker
+from arbitrageai_native.utils.foreign import foreign_names
+from arbitrageai_native.utils.replaced import is_replaced
 
 __all__ = [
     "DEFAULT_CLOUD_MODEL",
@@ -55,6 +56,9 @@ __all__ = [
     "get_default_model_config",
     "set_default_model_config",
 ]
+
+if not TYPE_CHECKING:  # type checkers report names that do not exist
+    __getattr__ = foreign_names(__name__)
 
 environment.load_dotenv_file()
 
@@ -78,7 +82,7 @@ def set_default_model_config(config: ModelConfig) -> None:
     _default_model_config = config
 
 
-class LLMService(ClosesAfterBlock):
+class LLMService(ServiceFacts):
     """Chat completions of one OpenAI-compatible endpoint.
 
     `base_url` and `api_key` default to the environment's `BASE_URL` and `API_KEY`. `enable_circuit_breaker`:
@@ -136,7 +140,11 @@ class LLMService(ClosesAfterBlock):
         self._health_checker: LLMHealthChecker | None = None
         if enable_circuit_breaker == "always" or (enable_circuit_breaker and self._is_local):
             self._health_checker = get_health_checker()
-            self._health_checker.register_endpoint(self.base_url)
+            self._health_checker.register_endpoint(
+                self.base_url,
+                failure_threshold=defaults.FAILURE_THRESHOLD,
+                recovery_timeout_seconds=defaults.RECOVERY_TIMEOUT,
+            )
 
     # Completions
 
@@ -188,8 +196,14 @@ class LLMService(ClosesAfterBlock):
     ) -> Completion:
         """Complete a prompt without blocking the event loop; arguments, result and errors as `complete`."""
         await _native.turn()
-        request = self._request(prompt, temperature, max_tokens, system_prompt, kwargs)
         delay = random.uniform(*self._stealth_range) if stealth_mode else None
+        if delay is not None and asyncio.sleep is not _own_sleep:  # a test patched it
+            await asyncio.sleep(delay)
+            delay = 0.0
+        if is_replaced(self, _own_complete):
+            arguments = replaced_call.keywords(prompt, temperature, max_tokens, system_prompt)
+            return await replaced_call.in_worker(self.complete, delay, {**arguments, **kwargs})
+        request = self._request(prompt, temperature, max_tokens, system_prompt, kwargs)
         return await routing.complete_async(self._endpoint(), request, delay)
 
     # Streams
@@ -258,8 +272,11 @@ class LLMService(ClosesAfterBlock):
 
         def attempt(is_local: bool, keywords: dict[str, Any]) -> Completion:
             service = self._local_service() if is_local else self
-            return service.complete(prompt, temperature, max_tokens, system_prompt, **keywords)
+            # Whatever replaces `complete` need not know the timeout of an attempt.
+            replaced = is_replaced(service, _own_complete)
+            return service.complete(**arguments, **(kwargs if replaced else keywords))
 
+        arguments = replaced_call.keywords(prompt, temperature, max_tokens, system_prompt)
         sleep = partial(blocking.sleep, "complete_with_fallback", time.sleep)
         return self._fallback_plan(kwargs).run(attempt, sleep)
 
@@ -276,19 +293,24 @@ class LLMService(ClosesAfterBlock):
 
         async def attempt(is_local: bool, keywords: dict[str, Any]) -> Completion:
             service = self._local_service() if is_local else self
-            return await service.complete_async(prompt, temperature, max_tokens, system_prompt, **keywords)
+            return await service.complete_async(**arguments, **keywords)
 
+        arguments = replaced_call.keywords(prompt, temperature, max_tokens, system_prompt)
         return await self._fallback_plan(kwargs).run_async(attempt)
 
     def _fallback_plan(self, keywords: Mapping[str, Any]) -> FallbackPlan:
-        def may_go_local() -> bool:  # asked when it matters: the attributes may change meanwhile
-            return self.enable_fallback and not self._is_local
+        def goes_local(error: Exception | None) -> bool:  # the attributes may change meanwhile
+            if not self.enable_fallback or self._is_local:
+                return False
+            logger.info("Cloud inference failed: %s", error)
+            logger.info("Attempting fallback to local model...")
+            return True
 
         times = self._fallback_delays, self._fallback_timeouts
-        return FallbackPlan(keywords, self._options, *times, may_go_local)
+        return FallbackPlan(keywords, self._options, *times, goes_local)
 
     def _local_service(self) -> LLMService:
-        return LLMService.with_local(enable_circuit_breaker=self.enable_circuit_breaker)
+        return self.with_local(enable_circuit_breaker=self.enable_circuit_breaker)
 
     # Many
 
@@ -350,43 +372,6 @@ class LLMService(ClosesAfterBlock):
     def _endpoint(self) -> Endpoint:
         return Endpoint(self.client, self.base_url, self.model, self._metrics, self._health_checker)
 
-    def set_model(self, model: str) -> None:
-        """Change the model of the calls to come."""
-        self.model = model
-
-    def get_model(self) -> str:
-        """The model of the calls to come."""
-        return self.model
-
-    def is_local(self) -> bool:
-        """Whether the endpoint is on this machine."""
-        return self._is_local
-
-    def get_config(self) -> dict[str, Any]:
-        """The settings, without the key, and without user, password and query of the base URL."""
-        return {
-            "base_url": without_secrets(self.base_url),
-            "model": self.model,
-            "temperature": self.default_temperature,
-            "max_tokens": self.default_max_tokens,
-            "is_local": self._is_local,
-            "enable_fallback": self.enable_fallback,
-        }
-
-    def metrics(self) -> ServiceMetrics:
-        """Return the counters of this service; those of the process: `arbitrageai_native.metrics()`."""
-        return cast("ServiceMetrics", self._metrics.snapshot())
-
-    def close(self) -> None:
-        """Refuse further calls. Connections are the process's and close by themselves when idle."""
-        self._closed = True
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(base_url={without_secrets(self.base_url)!r}, model={self.model!r})"
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError(f"{type(self).__name__} holds an API key and is not pickled")
-
     # Constructors
 
     @classmethod
@@ -416,7 +401,9 @@ class LLMService(ClosesAfterBlock):
     @classmethod
     def for_distilled_task(cls, model: str | None = None, **kwargs: Unpack[settings.ServerKeywords]) -> Self:
         """A service for the distilled model (`DISTILLED_MODEL_NAME`) on the local endpoint."""
-        return cls.with_local(model or environment.distilled_model(), **kwargs)
+        config = kwargs.get("model_config") or get_default_model_config()
+        url, key = config.local_base_url, config.local_api_key
+        return cls._made(model or environment.distilled_model(), url, key, config, kwargs)
 
     @classmethod
     def with_local(cls, model: str | None = None, **kwargs: Unpack[settings.ServerKeywords]) -> Self:
@@ -442,3 +429,7 @@ class LLMService(ClosesAfterBlock):
         """The local model below the revenue (`MIN_CLOUD_REVENUE`, in cents) that pays for the cloud's."""
         threshold = MIN_CLOUD_REVENUE if min_cloud_revenue is None else min_cloud_revenue
         return cls.with_local(**kwargs) if potential_revenue_cents < threshold else cls.with_cloud(**kwargs)
+
+
+_own_sleep = asyncio.sleep
+_own_complete = {"complete": vars(LLMService)["complete"]}

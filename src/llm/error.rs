@@ -88,7 +88,7 @@ pub enum Error {
     #[error("{message}")]
     Reported { message: String, body: Value },
     /// The endpoint's circuit is open: no request was made.
-    #[error("Circuit breaker is open for {endpoint}")]
+    #[error("Circuit breaker is OPEN for {endpoint}. Service appears to be unavailable.")]
     CircuitOpen {
         /// The endpoint, without user, password and query.
         endpoint: String,

@@ -9,13 +9,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::circuit_news::{CircuitChange, CircuitNews, CircuitState};
 use super::error::Error;
 use crate::mutex::lock;
 
 /// Microseconds since the Unix epoch. Python sees these as datetimes and may set them, so it is the wall clock that counts.
 pub type Timestamp = i64;
 
-/// How many response times are kept.
+/// How many response times are kept, unless the owner of the circuit wants more or fewer.
 pub const RESPONSE_TIMES_KEPT: usize = 100;
 
 /// The wall clock, now.
@@ -24,16 +25,6 @@ pub fn now() -> Timestamp {
         .duration_since(UNIX_EPOCH)
         .unwrap_or(Duration::ZERO);
     i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX)
-}
-
-/// Whether calls get through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CircuitState {
-    #[default]
-    Closed,
-    Open,
-    /// They do, one at a time.
-    HalfOpen,
 }
 
 /// How a call ended, as far as its endpoint is concerned.
@@ -48,7 +39,7 @@ pub enum CallOutcome {
 }
 
 /// What is known of an endpoint.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct EndpointHealth {
     pub endpoint: String,
     state: CircuitState,
@@ -66,8 +57,10 @@ pub struct EndpointHealth {
     pub failure_threshold: u64,
     /// Seconds that it stays open.
     pub recovery_timeout_seconds: f64,
-    /// Of the last [`RESPONSE_TIMES_KEPT`] successes, in milliseconds.
-    pub response_times: VecDeque<f64>,
+    /// Of the latest successes, in milliseconds, until somebody [takes them](Self::take_response_times).
+    response_times: VecDeque<f64>,
+    /// How many of them are kept at most.
+    pub response_times_kept: usize,
     /// Grows with every change of state.
     epoch: u64,
     /// Since when a probe is under way.
@@ -85,9 +78,19 @@ impl EndpointHealth {
     pub fn new(endpoint: impl Into<String>, failure_threshold: u64, recovery_timeout_seconds: f64) -> Self {
         Self {
             endpoint: endpoint.into(),
+            state: CircuitState::default(),
+            last_health_check_at: None,
+            last_healthy_at: None,
+            consecutive_failures: 0,
+            total_requests: 0,
+            total_failures: 0,
+            opened_at: None,
             failure_threshold,
             recovery_timeout_seconds,
-            ..Self::default()
+            response_times: VecDeque::new(),
+            response_times_kept: RESPONSE_TIMES_KEPT,
+            epoch: 0,
+            probe: None,
         }
     }
 
@@ -132,6 +135,7 @@ impl EndpointHealth {
                 }
                 // Here and not by a timer: nothing has to run while nobody calls.
                 self.set_state(CircuitState::HalfOpen);
+                self.consecutive_failures = 0;
             }
             CircuitState::HalfOpen => {
                 // As above, for a probe that never ends.
@@ -174,9 +178,10 @@ impl EndpointHealth {
             CallOutcome::Success(_) | CallOutcome::Rejected => {
                 // A rejection counts as life here: only what the server failed to do may open the circuit.
                 self.consecutive_failures = 0;
-                self.opened_at = None;
-                if self.state != CircuitState::Closed {
+                // An open circuit let no call through: only a probe may close it.
+                if self.state == CircuitState::HalfOpen {
                     self.set_state(CircuitState::Closed);
+                    self.opened_at = None;
                 }
             }
             CallOutcome::Failure => {
@@ -196,11 +201,9 @@ impl EndpointHealth {
         }
     }
 
-    /// Keeps the last response times only.
-    pub fn trim_response_times(&mut self) {
-        // Python may assign any number of them; the mean is taken over the latest.
-        let surplus = self.response_times.len().saturating_sub(RESPONSE_TIMES_KEPT);
-        self.response_times.drain(..surplus);
+    /// The response times that nobody has taken yet.
+    pub fn take_response_times(&mut self) -> VecDeque<f64> {
+        std::mem::take(&mut self.response_times)
     }
 
     fn count(&mut self, outcome: CallOutcome, now: Timestamp) {
@@ -208,8 +211,11 @@ impl EndpointHealth {
         match outcome {
             CallOutcome::Success(milliseconds) => {
                 self.last_healthy_at = Some(now);
-                self.response_times.push_back(milliseconds);
-                self.trim_response_times();
+                if milliseconds > 0.0 {
+                    self.response_times.push_back(milliseconds);
+                    let surplus = self.response_times.len().saturating_sub(self.response_times_kept);
+                    self.response_times.drain(..surplus);
+                }
             }
             CallOutcome::Rejected => {}
             CallOutcome::Failure => self.total_failures += 1,
@@ -229,29 +235,36 @@ impl EndpointHealth {
 
 /// An endpoint's health, shared by all calls to it and by Python.
 #[derive(Debug, Clone)]
-pub struct SharedHealth(Arc<Mutex<EndpointHealth>>);
+pub struct SharedHealth {
+    health: Arc<Mutex<EndpointHealth>>,
+    news: Arc<CircuitNews>,
+}
 
 impl SharedHealth {
-    pub fn new(health: EndpointHealth) -> Self {
-        Self(Arc::new(Mutex::new(health)))
+    /// `news` is where calls report that they changed the state.
+    pub fn new(health: EndpointHealth, news: Arc<CircuitNews>) -> Self {
+        Self {
+            health: Arc::new(Mutex::new(health)),
+            news,
+        }
     }
 
     /// A copy that shares nothing with the original: for a process that was forked from the one that goes on using that. Calls
     /// under way are the other process's, and so is a probe among them. None if another thread was just changing it when the
     /// process forked.
-    pub fn separate_copy(&self) -> Option<Self> {
-        let mut health = match self.0.try_lock() {
+    pub fn separate_copy(&self) -> Option<EndpointHealth> {
+        let mut health = match self.health.try_lock() {
             Ok(health) => health.clone(),
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().clone(),
             Err(TryLockError::WouldBlock) => return None,
         };
         health.set_state(health.state());
-        Some(Self::new(health))
+        Some(health)
     }
 
     /// Held for a few instructions only.
     pub fn lock(&self) -> MutexGuard<'_, EndpointHealth> {
-        lock(&self.0)
+        lock(&self.health)
     }
 
     /// Asks to make a call.
@@ -260,11 +273,30 @@ impl SharedHealth {
     /// [`Error::CircuitOpen`].
     pub fn admit(&self) -> Result<Permit, Error> {
         let mut health = self.lock();
+        let before = health.state();
         let admission = health.admit(now());
+        self.report(before, &health, String::new);
         Ok(Permit {
             admission: Some(admission.ok_or_else(|| Error::circuit_open(&health.endpoint))?),
             health: self.clone(),
         })
+    }
+
+    /// As [`admit`](Self::admit), for code that counts its calls itself: no [`Permit`] has to be settled.
+    pub fn allows(&self) -> bool {
+        let mut health = self.lock();
+        let before = health.state();
+        let allowed = health.admit(now()).is_some();
+        self.report(before, &health, String::new);
+        allowed
+    }
+
+    /// Counts a call of such code.
+    pub fn record(&self, outcome: CallOutcome, error: impl FnOnce() -> String) {
+        let mut health = self.lock();
+        let before = health.state();
+        health.record(outcome, now());
+        self.report(before, &health, error);
     }
 
     /// Asks whether [`admit`](Self::admit) would return an error, without taking a probe's place.
@@ -278,6 +310,17 @@ impl SharedHealth {
         }
         Ok(())
     }
+
+    fn report(&self, before: CircuitState, health: &EndpointHealth, error: impl FnOnce() -> String) {
+        if before != health.state() {
+            self.news.put(CircuitChange {
+                endpoint: health.endpoint.clone(),
+                state: health.state(),
+                failures: health.consecutive_failures,
+                error: error(),
+            });
+        }
+    }
 }
 
 /// An [`Admission`] that is given back if it is dropped without an outcome.
@@ -288,10 +331,13 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Counts the call's end.
-    pub fn settle(mut self, outcome: CallOutcome) {
+    /// Counts the call's end; `error` says what went wrong, and is called only if somebody has to know.
+    pub fn settle(mut self, outcome: CallOutcome, error: impl FnOnce() -> String) {
         if let Some(admission) = self.admission.take() {
-            self.health.lock().settle(admission, outcome, now());
+            let mut health = self.health.lock();
+            let before = health.state();
+            health.settle(admission, outcome, now());
+            self.health.report(before, &health, error);
         }
     }
 }

@@ -11,24 +11,29 @@ use super::transport::Transport;
 /// Where to ask, in this order: the first that is not 404 decides. Ollama has the second, every OpenAI-compatible server the third.
 const PATHS: [&str; 3] = ["api/health", "api/version", "v1/models"];
 
-/// Whether the server at `endpoint` (with or without `/v1` at its end) answers 200 within `limit`. Never fails.
-pub async fn is_healthy(transport: &Transport, endpoint: &str, limit: Duration) -> bool {
-    let Ok(base) = http_url("endpoint", endpoint) else {
-        return false;
-    };
-    let root = without_version(&base);
+/// Asks the server at `endpoint` (with or without `/v1` at its end) whether it is alive: the status that it answers within
+/// `limit`. 200 means that it is.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] if `endpoint` is none; [`Error::Timeout`] or [`Error::Connection`] if nothing answered.
+pub async fn ask_for_health(transport: &Transport, endpoint: &str, limit: Duration) -> Result<u16, Error> {
+    let root = without_version(&http_url("endpoint", endpoint)?);
     let asked = async {
+        let mut status = StatusCode::NOT_FOUND;
         for path in PATHS {
             let answer = transport.client.get(join(&root, path)).send().await;
-            match answer.map(|answer| answer.status()) {
-                Ok(StatusCode::NOT_FOUND) => {}
-                Ok(status) => return status == StatusCode::OK,
-                Err(_) => return false,
+            status = answer
+                .map_err(|error| Error::from_transport(error, transport.settings.connect_timeout))?
+                .status();
+            if status != StatusCode::NOT_FOUND {
+                break;
             }
         }
-        false
+        Ok(status.as_u16())
     };
-    tokio::time::timeout(limit, asked).await.unwrap_or(false)
+    tokio::time::timeout(limit, asked)
+        .await
+        .unwrap_or_else(|_| Err(timeout(limit)))
 }
 
 /// Asks for the list of models, as a client with this key does: the status of the answer. That costs no tokens.
@@ -46,10 +51,14 @@ pub async fn ask_for_models(
     match tokio::time::timeout(limit, asking).await {
         Ok(Ok(answer)) => Ok(answer.status().as_u16()),
         Ok(Err(error)) => Err(Error::from_transport(error, transport.settings.connect_timeout)),
-        Err(_) => Err(Error::Timeout {
-            kind: TimeoutKind::Try,
-            limit,
-        }),
+        Err(_) => Err(timeout(limit)),
+    }
+}
+
+fn timeout(limit: Duration) -> Error {
+    Error::Timeout {
+        kind: TimeoutKind::Try,
+        limit,
     }
 }
 

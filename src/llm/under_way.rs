@@ -41,7 +41,10 @@ impl UnderWay {
         self.count
             .succeeded(response_time, usage.prompt_tokens, usage.completion_tokens);
         if let Some(permit) = self.permit {
-            permit.settle(CallOutcome::Success(response_time.as_secs_f64() * 1000.0));
+            permit.settle(
+                CallOutcome::Success(response_time.as_secs_f64() * 1000.0),
+                String::new,
+            );
         }
         response_time
     }
@@ -52,11 +55,12 @@ impl UnderWay {
         if let Some(permit) = self.permit {
             // A server that rejects a bad request is alive. If that opened the circuit, one caller's mistakes would
             // cut off all others.
-            permit.settle(if error.is_callers_mistake() {
+            let outcome = if error.is_callers_mistake() {
                 CallOutcome::Rejected
             } else {
                 CallOutcome::Failure
-            });
+            };
+            permit.settle(outcome, || error.to_string());
         }
         error
     }

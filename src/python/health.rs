@@ -3,6 +3,8 @@
 use pyo3::prelude::*;
 
 use super::errors::invalid_value;
+use super::notices::deliver;
+use super::process::process;
 use crate::bridge::PerProcess;
 use crate::llm::{self, CallOutcome, CircuitState, SharedHealth, Timestamp, now};
 
@@ -21,9 +23,13 @@ impl EndpointHealth {
     pub(super) fn shared(&self) -> &SharedHealth {
         self.here.get_or_init(|| {
             let copy = self.original.separate_copy();
-            copy.unwrap_or_else(|| SharedHealth::new(self.new.clone()))
+            reporting(copy.unwrap_or_else(|| self.new.clone()))
         })
     }
+}
+
+fn reporting(health: llm::EndpointHealth) -> SharedHealth {
+    SharedHealth::new(health, process().circuits.clone())
 }
 
 /// One `impl` block of the plain fields' getters and setters and of the methods: PyO3 wants them together.
@@ -59,12 +65,13 @@ shared_fields! {
         opened_at / set_opened_at: Option<Timestamp>,
         failure_threshold / set_failure_threshold: u64,
         recovery_timeout_seconds / set_recovery_timeout_seconds: f64,
+        response_times_kept / set_response_times_kept: usize,
     }
 
     #[new]
     fn new(endpoint: String, failure_threshold: u64, recovery_timeout_seconds: f64) -> Self {
         let new = llm::EndpointHealth::new(endpoint, failure_threshold, recovery_timeout_seconds);
-        let original = SharedHealth::new(new.clone());
+        let original = reporting(new.clone());
         let here = PerProcess::new();
         here.get_or_init(|| original.clone());
         Self { new, original, here }
@@ -72,11 +79,7 @@ shared_fields! {
 
     #[getter]
     fn state(&self) -> &'static str {
-        match self.shared().lock().state() {
-            CircuitState::Closed => "closed",
-            CircuitState::Open => "open",
-            CircuitState::HalfOpen => "half_open",
-        }
+        self.shared().lock().state().name()
     }
 
     #[setter]
@@ -91,21 +94,16 @@ shared_fields! {
         Ok(())
     }
 
-    #[getter]
-    fn response_times(&self) -> Vec<f64> {
-        self.shared().lock().response_times.iter().copied().collect()
-    }
-
-    #[setter]
-    fn set_response_times(&self, milliseconds: Vec<f64>) {
-        let mut health = self.shared().lock();
-        health.response_times = milliseconds.into();
-        health.trim_response_times();
+    /// The latest response times in milliseconds, at most `response_times_kept`, that nobody has taken.
+    fn take_response_times(&self) -> Vec<f64> {
+        self.shared().lock().take_response_times().into()
     }
 
     /// Asks to make a call; in a half-open circuit this takes the probe's place.
-    fn admit(&self) -> bool {
-        self.shared().lock().admit(now()).is_some()
+    fn admit(&self, py: Python<'_>) -> bool {
+        let admitted = self.shared().allows();
+        deliver(py);
+        admitted
     }
 
     /// Whether `admit` would refuse.
@@ -122,13 +120,15 @@ shared_fields! {
         }
     }
 
-    /// A call answered within so many milliseconds.
-    fn record_success(&self, milliseconds: f64) {
-        self.shared().lock().record(CallOutcome::Success(milliseconds), now());
+    /// A call answered, within so many milliseconds; 0 keeps no response time.
+    fn record_success(&self, py: Python<'_>, milliseconds: f64) {
+        self.shared().record(CallOutcome::Success(milliseconds), String::new);
+        deliver(py);
     }
 
     /// A call failed.
-    fn record_failure(&self) {
-        self.shared().lock().record(CallOutcome::Failure, now());
+    fn record_failure(&self, py: Python<'_>, error: String) {
+        self.shared().record(CallOutcome::Failure, || error);
+        deliver(py);
     }
 }

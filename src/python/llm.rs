@@ -153,15 +153,13 @@ pub fn sleep<'py>(py: Python<'py>, duration: &Bound<'py, PyAny>) -> PyResult<Bou
     })
 }
 
-/// Whether the model server at `endpoint` is alive. Never fails.
+/// Asks the model server at `endpoint` whether it is alive: the status of its answer.
 #[pyfunction]
-pub fn is_healthy<'py>(py: Python<'py>, endpoint: String, timeout: f64) -> PyResult<Bound<'py, PyAny>> {
+pub fn ask_for_health<'py>(py: Python<'py>, endpoint: String, timeout: f64) -> PyResult<Bound<'py, PyAny>> {
     awaitable(py, async move {
         let limit = Duration::try_from_secs_f64(timeout).unwrap_or_default();
-        let Ok(transport) = process().transports.get(TransportSettings::default()).await else {
-            return Ok(false);
-        };
-        Ok::<_, Error>(llm::is_healthy(&transport, &endpoint, limit).await)
+        let transport = process().transports.get(TransportSettings::default()).await?;
+        llm::ask_for_health(&transport, &endpoint, limit).await
     })
 }
 

@@ -193,6 +193,21 @@ impl LockManager {
         awaitable(py, async move { manager.break_lock(&name.key).await })
     }
 
+    /// Who holds a lock by its row, expired or not; None without a row.
+    fn holder_of<'py>(
+        &self,
+        py: Python<'py>,
+        marketplace_id: &Bound<'py, PyAny>,
+        posting_id: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let name = lock_name(marketplace_id, posting_id)?;
+        let manager = self.manager()?;
+        awaitable(py, async move {
+            let row = manager.row(&name.key).await?;
+            Ok::<_, LockError>(row.map(|row| row.holder))
+        })
+    }
+
     /// Deletes every row and returns the number of rows.
     fn clear<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let manager = self.manager()?;

@@ -14,6 +14,8 @@ pub(super) struct Process {
     pub(super) locks: lock::Registry,
     /// What the calls have counted.
     pub(super) calls: Arc<figures::Totals>,
+    /// What the calls have changed in the circuits of endpoints.
+    pub(super) circuits: Arc<llm::CircuitNews>,
 }
 
 /// This process's.

@@ -130,6 +130,20 @@ print(src.llm_service.WHO, bid_lock_manager.WHO)"""
     assert output(application, code) == "original original"
 
 
+def test_loggers_have_the_originals_names(application: Path) -> None:
+    code = f"""{INSTALL}
+import logging
+import src.llm_health_check as health, src.agent_execution.bid_lock_manager as locks
+print(health.logger.name, locks.logger.name, health.logger is logging.getLogger("src.llm_health_check"))
+drop_in.uninstall()
+print(health.logger.name, locks.logger.name)"""
+    ours = "arbitrageai_native"
+    assert output(application, code).splitlines() == [
+        "src.llm_health_check src.agent_execution.bid_lock_manager True",
+        f"{ours}.llm_health_check {ours}.agent_execution.bid_lock_manager",
+    ]
+
+
 def test_uninstall_takes_away_what_did_not_exist(tmp_path: Path) -> None:
     code = f"""
 import sys

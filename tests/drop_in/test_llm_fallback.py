@@ -97,6 +97,7 @@ def test_the_local_model_comes_5_seconds_later(
     assert [message["content"] for message in body["messages"]] == ["be kind", "hello"]
 
 
+@pytest.mark.better  # there each request has 30 seconds
 @pytest.mark.usefixtures("sleep")
 def test_the_attempts_have_10_20_and_30_seconds(cloud: Any, llm_service: Any) -> None:
     cloud.client = MagicMock()
@@ -159,6 +160,7 @@ def test_each_attempt_is_one_complete(cloud: Any, server: ModelServer) -> None:
     assert complete.call_count == 2
 
 
+@pytest.mark.better
 def test_an_open_circuit_skips_straight_to_the_local_model(
     cloud: Any, sleep: MagicMock, health: Any, server: ModelServer
 ) -> None:

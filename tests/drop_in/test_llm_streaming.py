@@ -73,6 +73,7 @@ async def test_complete_streaming_async_is_the_same_as_an_async_iterator(
     assert (body["stream"], body["temperature"], body["max_tokens"], body["seed"]) == (True, 0, 5, 1)
 
 
+@pytest.mark.better(raises=pytest.fail.Exception)
 def test_an_open_circuit_refuses_a_stream(llm_service: Any, server: ModelServer) -> None:
     service = llm_service.LLMService(base_url=server.base_url, api_key=KEY)
     for _ in range(3):

@@ -159,7 +159,8 @@ async def chosen(
         async def close(self) -> None:
             pass
 
-    monkeypatch.setattr(lock_factory, "RedisBidLockManager", NoRedis)
+    defined_in = lock_factory.__name__.replace("bid_lock_manager_factory", "redis_bid_lock_manager")
+    monkeypatch.setattr(f"{defined_in}.RedisBidLockManager", NoRedis)
     await lock_factory.create_bid_lock_manager(**keywords)
     return "redis" if tried else "database"
 
@@ -256,6 +257,14 @@ async def test_reset_bid_lock_manager_forgets_it(
     await lock_factory.reset_bid_lock_manager()
     monkeypatch.delenv("REDIS_URL")
     assert await lock_factory.get_bid_lock_manager() is not manager
+
+
+@pytest.mark.better
+async def test_reset_bid_lock_manager_leaves_the_locks_of_others(lock_factory: Any, locks: Any) -> None:
+    await lock_factory.init_bid_lock_manager(use_redis=False)
+    assert await locks.BidLockManager().acquire_lock("upwork", "p1")
+    await lock_factory.reset_bid_lock_manager()
+    assert locks.BidLockManager().get_metrics()["active_locks"] == 1
 
 
 @pytest.mark.better

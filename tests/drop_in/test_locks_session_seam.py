@@ -10,6 +10,7 @@ from unittest.mock import MagicMock, patch
 import pytest
 from sqlalchemy import create_engine, make_url, select
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import StaticPool
 
@@ -304,9 +305,8 @@ async def test_a_new_in_memory_engine_begins_empty(locks: Any) -> None:
         del engine
 
 
+@pytest.mark.better(raises=OperationalError)
 async def test_a_failing_get_db_gives_false(locks: Any, caplog: pytest.LogCaptureFixture) -> None:
-    from sqlalchemy.exc import OperationalError
-
     manager = locks.BidLockManager()
     manager._get_db = MagicMock(side_effect=OperationalError("connect", None, Exception("server is down")))
     assert await manager.acquire_lock("upwork", "p1", timeout=0.5) is False

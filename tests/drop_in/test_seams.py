@@ -8,7 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock, patch
+from unittest.mock import AsyncMock, MagicMock, patch
+from uuid import UUID
 
 import pytest
 from sqlalchemy import create_engine
@@ -136,10 +137,42 @@ async def the_patched_chance_decides(module: Any, target: str, _: Path) -> None:
 
 
 @effect_of(LLM, "LLMService.complete")
-def the_patched_method_is_called(module: Any, target: str, _: Path) -> None:
-    with patch(target, return_value={"content": "patched"}):
+async def the_patched_method_is_called(module: Any, target: str, _: Path) -> None:
+    with patch(target, return_value={"content": "patched"}) as complete:
         found = module.LLMService(base_url=LOCAL, api_key=KEY)
-        assert found.complete_with_fallback("p")["content"] == "patched"
+        assert (await in_thread(found.complete_with_fallback, "p"))["content"] == "patched"
+        assert (await found.complete_async("p", seed=1))["content"] == "patched"
+    nothing = {"temperature": None, "max_tokens": None, "system_prompt": None}
+    assert complete.call_args.kwargs == {"prompt": "p", "seed": 1, "stealth_mode": False, **nothing}
+
+
+@effect_of(LLM, "LLMService.with_local")
+async def the_patched_local_model_answers(module: Any, target: str, _: Path) -> None:
+    found = service(enable_circuit_breaker=False)
+    found._is_local = False
+    found.client.chat.completions.create.side_effect = RuntimeError("down")
+    with patch(target) as with_local, patch(f"{module.__name__}.time.sleep"):
+        with_local.return_value.complete.return_value = {"content": "local"}
+        assert (await in_thread(found.complete_with_fallback, "p"))["content"] == "local"
+    with_local.assert_called_once_with(enable_circuit_breaker=False)
+
+
+@effect_of(LLM, "asyncio.sleep")
+async def the_patched_asynchronous_sleep_is_awaited(module: Any, target: str, _: Path) -> None:
+    with patch(target, new_callable=AsyncMock) as sleep:
+        result = await service(enable_circuit_breaker=False).complete_async("p", stealth_mode=True)
+    assert result["stealth_mode_used"]
+    assert 2 <= sleep.await_args.args[0] <= 5
+
+
+@effect_of(LLM, "logger")
+async def the_patched_logger_logs_the_fallback(module: Any, target: str, _: Path) -> None:
+    found = service(enable_circuit_breaker=False)
+    found._is_local = False
+    found.client.chat.completions.create.side_effect = RuntimeError("down")
+    with patch(target) as logger, patch.object(found, "with_local"), patch(f"{module.__name__}.time.sleep"):
+        await in_thread(found.complete_with_fallback, "p")
+    assert "Cloud inference failed: %s" in [call.args[0] for call in logger.info.call_args_list]
 
 
 @effect_of(LLM, "MIN_CLOUD_REVENUE")
@@ -168,6 +201,23 @@ def a_checker_is_made_of_the_patched_class(module: Any, target: str, _: Path) ->
         assert module.get_health_checker() is checker_class.return_value
 
 
+@effect_of(HEALTH, "logger")
+def the_patched_logger_warns_of_an_open_circuit(module: Any, target: str, _: Path) -> None:
+    checker = module.LLMHealthChecker()
+    with patch(target) as logger:
+        checker.register_endpoint(LOCAL, failure_threshold=1)
+        checker.record_failure(LOCAL, "down")
+    logger.info.assert_called_once()
+    logger.warning.assert_called_once()
+
+
+@effect_of(HEALTH, "ExponentialBackoff._calculate_jitter")
+def the_patched_jitter_is_added(module: Any, target: str, _: Path) -> None:
+    with patch(target, return_value=7) as jitter:
+        assert module.ExponentialBackoff().get_delay_ms(1) == 7
+    jitter.assert_called_once_with(200)
+
+
 @effect_of(HEALTH, "ExponentialBackoff.get_delay_ms")
 async def the_patched_delay_is_waited(module: Any, target: str, _: Path) -> None:
     with patch(target, return_value=1) as delay:
@@ -193,6 +243,31 @@ async def locks_are_in_the_database_of_the_patched_session(module: Any, target: 
         await manager.aclose()
     engine.dispose()
     assert not (folder / "locks.db").exists()
+
+
+@effect_of(LOCKS, "BidLockManager.acquire_lock", "BidLockManager.release_lock")
+@effect_of(REDIS, "RedisBidLockManager.acquire_lock", "RedisBidLockManager.release_lock")
+async def blocks_go_through_the_patched_methods(module: Any, target: str, _: Path) -> None:
+    manager_class = target.split(".")[-2]
+    manager = getattr(module, manager_class)(*[NO_REDIS][: manager_class.startswith("Redis")])
+    lock = {"marketplace_id": "upwork", "posting_id": "p1", "holder_id": "me"}
+    with (
+        patch.object(manager, "acquire_lock", AsyncMock(return_value=True)) as acquire_lock,
+        patch(target, AsyncMock(return_value=True)) as patched,
+        patch.object(manager, "release_lock", AsyncMock(return_value=True)) as release_lock,
+    ):
+        async with manager.with_lock("upwork", "p1", 2.0, "me"):
+            release_lock.assert_not_awaited()
+    acquire_lock.assert_awaited_once_with(**lock, timeout=2.0)
+    release_lock.assert_awaited_once_with(**lock)
+    assert not patched.called, "an object's own attribute comes before its class's"
+    with (
+        patch(target, AsyncMock(return_value=True)) as patched,
+        patch.object(manager, "acquire_lock", patched),
+    ):
+        async with manager.with_lock("upwork", "p1", 2.0, "me"):
+            pass
+    assert patched.await_count >= 1
 
 
 @effect_of(LOCKS, "logger")
@@ -229,10 +304,27 @@ async def the_patched_logger_of_redis_warns(module: Any, target: str, _: Path) -
 @effect_of(REDIS, "uuid.uuid4")
 async def the_patched_number_is_in_the_holder(module: Any, target: str, _: Path) -> None:
     manager = module.RedisBidLockManager(NO_REDIS)
-    with patch(target) as uuid4, patch.object(manager._manager, "acquire_lock") as acquire_lock:
-        uuid4.return_value.hex = "12345678"
+    number = UUID("12345678-0000-0000-0000-000000000000")
+    with patch(target, return_value=number), patch.object(manager._manager, "acquire_lock") as acquire_lock:
         await manager.acquire_lock("upwork", "p1", timeout=0)
     assert acquire_lock.call_args.args[3].endswith(":12345678")
+
+
+@effect_of(REDIS, "RedisBidLockManager._make_holder_id")
+async def the_patched_holder_acquires(module: Any, target: str, _: Path) -> None:
+    manager = module.RedisBidLockManager(NO_REDIS)
+    with (
+        patch(target, return_value="me"),
+        patch.object(manager._manager, "acquire_lock") as acquire_lock,
+    ):
+        await manager.acquire_lock("upwork", "p1", timeout=0)
+    assert acquire_lock.call_args.args[3] == "me"
+
+
+@effect_of(REDIS, "get_redis_url")
+def the_patched_url_is_used(module: Any, target: str, _: Path) -> None:
+    with patch(target, return_value="redis://patched:1/2"):
+        assert module.RedisBidLockManager().redis_url == "redis://patched:1/2"
 
 
 @effect_of(REDIS, "RedisBidLockManager")
@@ -263,12 +355,39 @@ async def the_factory_makes_the_patched_manager_of_redis(module: Any, target: st
         assert await module.create_bid_lock_manager(use_redis=True) is manager_class.return_value
 
 
+@effect_of(FACTORY, "should_use_redis_locks")
+async def the_patched_choice_decides(module: Any, target: str, _: Path) -> None:
+    with patch(target, return_value=True), patch(f"{module.__name__}.RedisBidLockManager") as manager_class:
+        manager_class.return_value.health_check = returning(True)
+        assert await module.create_bid_lock_manager() is manager_class.return_value
+
+
+@effect_of(FACTORY, "get_redis_url")
+async def the_patched_url_reaches_the_manager(module: Any, target: str, _: Path) -> None:
+    with (
+        patch(target, return_value=NO_REDIS),
+        patch(
+            "arbitrageai_native.agent_execution.redis_bid_lock_manager.RedisBidLockManager"
+        ) as manager_class,
+    ):
+        manager_class.return_value.health_check = returning(True)
+        await module.create_bid_lock_manager(use_redis=True, ttl=9)
+    manager_class.assert_called_once_with(redis_url=NO_REDIS, ttl=9)
+
+
 @effect_of(FACTORY, "logger")
 async def the_patched_logger_of_the_factory_warns(module: Any, target: str, _: Path) -> None:
     no_redis = patch(f"{module.__name__}.RedisBidLockManager", side_effect=ValueError("no Redis"))
     with no_redis, patch(target) as logger:
         await module.create_bid_lock_manager(use_redis=True)
     logger.warning.assert_called_once()
+
+
+@effect_of("utils.async_helpers", "asyncio.sleep")
+async def the_patched_sleep_is_awaited(module: Any, target: str, _: Path) -> None:
+    with patch(target, new_callable=AsyncMock) as sleep:
+        await module.safe_sleep(100)
+    sleep.assert_awaited_once_with(100)
 
 
 def returning(value: Any) -> Callable[[], Awaitable[Any]]:
@@ -302,7 +421,9 @@ async def test_a_patch_has_an_effect(seam: Seam, prefix: str, tmp_path: Path) ->
 def test_a_name_without_effect_exists(seam: Seam, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     api, models = ModuleType("src.api"), ModuleType("src.api.models")
     models.DistributedLock = object()  # type: ignore[attr-defined]
-    for made in (api, models):
+    config, manager = ModuleType("src.config"), ModuleType("src.config.config_manager")
+    manager.ConfigManager = object()  # type: ignore[attr-defined]
+    for made in (api, models, config, manager):
         monkeypatch.setitem(sys.modules, made.__name__, made)
     module = import_module(f"{prefix}.{seam.module}")
     with patch(f"{module.__name__}.{seam.name}") as patched:

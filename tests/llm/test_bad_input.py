@@ -450,7 +450,7 @@ def test_repeated_headers_do_no_harm(serve: Serve) -> None:
     assert caught.value.response.headers["x-request-id"] == "a, b"
 
 
-@pytest.mark.parametrize(("seconds", "kind"), [(-1, ValueError), (math.nan, ValueError), ("1", TypeError)])
+@pytest.mark.parametrize(("seconds", "kind"), [(math.nan, ValueError), ("1", TypeError)])
 async def test_safe_sleep_refuses_what_is_no_time(seconds: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="seconds"):
         await safe_sleep(seconds)

@@ -66,15 +66,17 @@ async def test_the_log(make_manager: MakeManager, caplog: pytest.LogCaptureFixtu
         assert not await manager.release_lock("upwork", HOSTILE, holder_id=f"another {HOSTILE}")
         assert not await manager.release_lock("upwork", READABLE, holder_id=READABLE)
         assert await manager.release_lock("upwork", HOSTILE, holder_id=HOSTILE)
-    not_acquired, not_released, readable = [
-        record.getMessage()
-        for record in caplog.records
-        if "was not acquired" in record.getMessage() or "not held by" in record.getMessage()
-    ]
-    assert is_one_line(not_acquired)
-    assert is_one_line(not_released)
-    assert f"'another {SHOWN}'" in not_released
-    assert f"Lock upwork:{READABLE} is not held by '{READABLE}'" in readable
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("bid_lock_manager")]
+    conflict, timeout, not_released, readable, released = lines
+    assert all(is_one_line(line) for line in lines if line is not readable)
+    key = f"bid:lock:upwork:{SHOWN}"
+    assert conflict == f"Lock conflict: default tried to acquire {key} but it's held by {SHOWN}"
+    assert timeout.startswith(f"Lock timeout for {key} after ")
+    assert not_released == f"Holder mismatch for {key}: another {SHOWN} tried to release but held by {SHOWN}"
+    assert readable == (
+        f"Holder mismatch for bid:lock:upwork:{READABLE}: {READABLE} tried to release but held by a"
+    )
+    assert released == f"Lock released: {SHOWN} released {key}"
 
 
 async def test_a_loss(make_manager: MakeManager, caplog: pytest.LogCaptureFixture) -> None:
@@ -125,6 +127,6 @@ async def test_the_redis_manager(redis_url: str, caplog: pytest.LogCaptureFixtur
                 pass
         assert is_one_line(str(raised.value))
         assert not await manager.release_lock("upwork", HOSTILE, holder_id=HOSTILE)
-        assert [is_one_line(record.getMessage()) for record in caplog.records] == [True]
+        assert [is_one_line(record.getMessage()) for record in caplog.records] == [True, True]
     finally:
         await manager.close()

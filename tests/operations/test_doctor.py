@@ -448,3 +448,23 @@ def test_the_applications_own_database_is_looked_at(healthy: Setup) -> None:
     error = healthy.only_error()
     assert "src.api.database" in error["detail"]
     assert "***@host is away" in error["detail"]
+
+
+def test_it_says_why_the_locks_are_in_this_database(healthy: Setup) -> None:
+    choice = healthy.findings(exit_status=0)["database choice"]
+    assert (choice["level"], "named by DATABASE_URL" in choice["detail"]) == ("ok", True)
+    module = healthy.folder / "src" / "api" / "database.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("import os\nDATABASE_URL = os.environ['DATABASE_URL']\n")
+    choice = healthy.findings(exit_status=0)["database choice"]
+    assert (choice["level"], "src.api.database defines it" in choice["detail"]) == ("ok", True)
+
+
+def test_a_variable_that_old_processes_do_not_read_is_named(healthy: Setup) -> None:
+    module = healthy.folder / "src" / "api" / "database.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("import os\nDATABASE_URL = os.environ['DATABASE_URL']\n")
+    (healthy.folder / ".env").write_text("USE_REDIS_LOCKS=false\n")
+    choice = healthy.findings(exit_status=0)["database choice"]
+    assert choice["level"] == "warning"
+    assert "USE_REDIS_LOCKS is set by the .env file" in choice["detail"]

@@ -125,7 +125,7 @@ def completed() -> Iterator[Completed]:
 
 def test_an_editor_completes_the_public_names(completed: Completed) -> None:
     assert set(arbitrageai_native.__all__) <= completed("import arbitrageai_native\narbitrageai_native.")
-    names = {name for name in vars(LLMService) if not name.startswith("_")}
+    names = {name for name in dir(LLMService) if not name.startswith("_")}
     assert len(names) > 20
     program = "from arbitrageai_native import LLMService\nLLMService()."
     assert names | {"base_url", "model", "client"} <= completed(program)

@@ -16,28 +16,25 @@ from arbitrageai_native import _native, defaults
 from arbitrageai_native._safe_text import in_one_line
 from arbitrageai_native.exceptions import LockBackendError, LockTimeoutError
 from arbitrageai_native.locks import application, keys, overview
-from arbitrageai_native.locks.blocks import LockContext, SyncLockContext
+from arbitrageai_native.locks.blocks import BlockLog, LockContext, SyncLockContext
+from arbitrageai_native.locks.closing import ClosesDatabases
 from arbitrageai_native.locks.databases import Databases
 from arbitrageai_native.locks.keeping import BY_TTL, Keeping
 from arbitrageai_native.locks.leases import Lease, OnLost, check_on_lost
-from arbitrageai_native.locks.replaced import replacement
+from arbitrageai_native.locks.log_lines import LogLines
+from arbitrageai_native.locks.original_names import OriginalNames, callable_on_class, replaced_context
+from arbitrageai_native.utils.foreign import foreign_names
+from arbitrageai_native.utils.replaced import replacement
 
 __all__ = ["BidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
 
 logger = logging.getLogger(__name__)
 logger.addFilter(in_one_line)
 
-_METRICS_SECONDS, _CLOSE_SECONDS = 1.0, 5.0
-
+_METRICS_SECONDS = 1.0
 
 if not TYPE_CHECKING:  # type checkers report names that do not exist
-
-    def __getattr__(name: str) -> Any:
-        if name.startswith("__"):  # every import of a name of this module asks for `__path__`
-            raise AttributeError(name)
-        from arbitrageai_native import drop_in  # few programs look up a foreign name
-
-        return drop_in.foreign_name(__name__, name)
+    __getattr__ = foreign_names(__name__)
 
 
 def SessionLocal() -> Any:  # noqa: N802, the original's name
@@ -51,7 +48,7 @@ def SessionLocal() -> Any:  # noqa: N802, the original's name
 _own_sessions = SessionLocal
 
 
-class BidLockManager:
+class BidLockManager(OriginalNames, ClosesDatabases):
     """Locks on marketplace postings, shared by all processes that use one database.
 
     Managers of one URL in one process share connections and one queue of waiters.
@@ -109,6 +106,7 @@ class BidLockManager:
         self.on_lost: OnLost = on_lost
         self._own_place = None if database_url is None else application.Place(database_url)
         self._active_locks = 0
+        self._log = LogLines(lambda: logger, self._make_lock_key)
         if self._own_place is not None:
             self._databases.at(self._own_place)
         else:
@@ -129,7 +127,7 @@ class BidLockManager:
         """
         return SessionLocal()
 
-    def _place(self) -> application.Place | application.Unasked:
+    def _place(self) -> application.AnyPlace:
         """Return the current place of the locks, or an engine that has to be queried for it.
 
         Raises what `place_of_session` and `place_of_application` raise.
@@ -185,16 +183,14 @@ class BidLockManager:
         try:
             locks, left = await self._databases.answered_within(self._place(), timeout)
             terms: dict[str, Any] = {"holder_id": holder_id, "ttl": self.ttl, "timeout": left}
-            grant = await locks.acquire(marketplace_id, posting_id, **terms, names_holder=raise_on_error)
+            grant = await locks.acquire(marketplace_id, posting_id, **terms, names_holder=True)
         except (LockTimeoutError, LockBackendError) as error:
             if raise_on_error:
                 raise
-            if isinstance(error, LockTimeoutError):
-                logger.info("Lock %s:%s was not acquired within %ss", marketplace_id, posting_id, timeout)
-            else:
-                logger.error("Error acquiring lock %s:%s: %s", marketplace_id, posting_id, error)
+            self._log.not_acquired(marketplace_id, posting_id, holder_id, timeout, error)
             return False
         grant.keep()
+        self._log.acquired(marketplace_id, posting_id, holder_id, self.ttl)
         return True
 
     async def release_lock(
@@ -212,14 +208,12 @@ class BidLockManager:
             ValueError: an argument makes no sense.
         """
         try:
-            released = await (await self._locks_async()).release(marketplace_id, posting_id, holder_id)
+            locks = await self._locks_async()
+            released = await locks.release(marketplace_id, posting_id, holder_id)
         except LockBackendError as error:
-            logger.error("Error releasing lock %s:%s: %s", marketplace_id, posting_id, error)
+            self._log.not_released(marketplace_id, posting_id, error)
             return False
-        if not released:
-            logger.warning(
-                "Lock %s:%s is not held by '%s': nothing released", marketplace_id, posting_id, holder_id
-            )
+        await self._log.release_ended(locks, marketplace_id, posting_id, holder_id, released)
         return released
 
     def with_lock(
@@ -244,18 +238,22 @@ class BidLockManager:
             LockBackendError: on entry: a `TimeoutError` as well.
             LockLostError: on exit, if the lock was lost and `on_lost` says so.
         """
-        acquire = partial(self._lease, marketplace_id, posting_id, timeout, holder_id, auto_renew, margin)
+        lock = (marketplace_id, posting_id, timeout, holder_id)
+        if (replaced := replaced_context(self, _own_methods, lock)) is not None:
+            return replaced
+        acquire = partial(self._lease, *lock, auto_renew, margin)
         message = keys.timeout_message(marketplace_id, posting_id, timeout)
-        return LockContext(acquire, self.on_lost if on_lost is None else on_lost, message)
+        log = BlockLog(self._log, marketplace_id, posting_id, holder_id, self.ttl, timeout)
+        return LockContext(acquire, self.on_lost if on_lost is None else on_lost, message, log)
 
     async def cleanup_all(self) -> None:
         """Delete every lock, whoever holds it. A database error is logged."""
         try:
             deleted = await (await self._locks_async()).clear()
         except LockBackendError as error:
-            logger.error("Error cleaning up locks: %s", error)
+            self._log.not_cleared(error)
         else:
-            logger.info("Deleted %d locks", deleted)
+            self._log.cleared(deleted)
 
     def get_metrics(self) -> overview.LockCounts:
         """Counters of this manager, and the number of unexpired locks in the table.
@@ -268,11 +266,6 @@ class BidLockManager:
         except LockBackendError as error:
             logger.error("Error counting locks: %s", error)
         return overview.lock_counts(self._databases.counters(), self._active_locks)
-
-    _lock_attempts = property(lambda self: self._databases.counters()["attempts"])
-    _lock_successes = property(lambda self: self._databases.counters()["successes"])
-    _lock_conflicts = property(lambda self: self._databases.counters()["conflicts"])
-    _lock_timeouts = property(lambda self: self._databases.counters()["timeouts"])
 
     async def acquire_lease(
         self,
@@ -406,26 +399,9 @@ class BidLockManager:
         active_locks = await locks.active_locks(_METRICS_SECONDS)
         return overview.lock_metrics(self._databases.counters(), active_locks, locks)
 
-    async def aclose(self) -> None:
-        """Release what this manager still holds, and let go of its connections if nobody else uses them.
 
-        A manager that is used again opens them again.
-        """
-        for manager in self._databases:
-            await manager.close(_CLOSE_SECONDS)
-
-    def close(self) -> None:
-        """As `aclose`, waiting in the calling thread."""
-        for manager in self._databases:
-            manager.close_blocking(_CLOSE_SECONDS)
-
-    async def __aenter__(self) -> BidLockManager:
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        await self.aclose()
-
-
+callable_on_class(BidLockManager, lambda: get_bid_lock_manager(), "release_lock", "cleanup_all")
+_own_methods = {name: vars(BidLockManager)[name] for name in ("acquire_lock", "release_lock")}
 _own_get_db = BidLockManager._get_db
 _bid_lock_manager: BidLockManager | None = None
 

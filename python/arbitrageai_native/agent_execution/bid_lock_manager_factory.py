@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os  # noqa: F401, a name of the original module
+from typing import Any
 
 from arbitrageai_native import defaults
-from arbitrageai_native._safe_text import in_one_line
+from arbitrageai_native._safe_text import in_one_line, without_credentials
+from arbitrageai_native.agent_execution import bid_lock_manager, redis_bid_lock_manager
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
-from arbitrageai_native.agent_execution.redis_bid_lock_manager import RedisBidLockManager
+from arbitrageai_native.agent_execution.redis_bid_lock_manager import RedisBidLockManager, get_redis_url
 from arbitrageai_native.environment import load_dotenv_file_once, wants_redis
 
 __all__ = [
@@ -39,23 +41,39 @@ async def create_bid_lock_manager(use_redis: bool | None = None, ttl: float = de
     Raises:
         ValueError: `ttl` makes no sense.
     """
-    if _wants_redis(use_redis):
+    if should_use_redis_locks() if use_redis is None else use_redis:
         try:
-            manager = RedisBidLockManager(ttl=ttl)
+            manager: RedisBidLockManager = _current("RedisBidLockManager", redis_bid_lock_manager)(
+                redis_url=get_redis_url(), ttl=ttl
+            )
             if await manager.health_check():
+                logger.info("Using Redis BidLockManager (TTL: %ss)", ttl)
                 return manager
             await manager.close()
-            logger.warning("Redis is not reachable: locks are in the database")
+            logger.warning("Redis health check failed, falling back to locks in the database")
         except Exception as error:  # whatever it is, the application goes on with its database
-            logger.warning("Redis can't be used: locks are in the database: %s", error)
-    return BidLockManager(ttl=ttl)
+            said = without_credentials(str(error))
+            logger.warning(
+                "Failed to initialize Redis BidLockManager: %s. Falling back to locks in the database.", said
+            )
+    logger.info("Using BidLockManager in the database (TTL: %ss)", ttl)
+    made: BidLockManager = _current("BidLockManager", bid_lock_manager)(ttl=ttl)
+    return made
 
 
-def _wants_redis(use_redis: bool | None) -> bool:
-    if use_redis is not None:
-        return use_redis
+def should_use_redis_locks() -> bool:
+    """Whether the environment puts locks into Redis."""
     load_dotenv_file_once()
     return wants_redis()
+
+
+_own_classes = {"BidLockManager": BidLockManager, "RedisBidLockManager": RedisBidLockManager}
+
+
+def _current(name: str, module: Any) -> Any:
+    """Return a class as it is patched here, or where it is defined: the original imports it from there."""
+    here = globals()[name]
+    return here if here is not _own_classes[name] else getattr(module, name)
 
 
 _bid_lock_manager: _Manager | None = None

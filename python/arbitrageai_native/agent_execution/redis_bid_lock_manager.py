@@ -12,16 +12,20 @@ import logging
 import os
 import socket
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from arbitrageai_native import _native, defaults
+from arbitrageai_native import _native, defaults, environment
 from arbitrageai_native._safe_text import check_text, in_one_line
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
-from arbitrageai_native.environment import load_dotenv_file_once, redis_url
+from arbitrageai_native.environment import load_dotenv_file_once
 from arbitrageai_native.exceptions import LockBackendError
 from arbitrageai_native.locks import keys
 from arbitrageai_native.locks.blocks import LockContext
+from arbitrageai_native.locks.databases import Databases
 from arbitrageai_native.locks.leases import OnLost
+from arbitrageai_native.locks.log_lines import RedisLogLines
+from arbitrageai_native.locks.original_names import Counter, replaced_context
+from arbitrageai_native.utils.foreign import foreign_names
 
 __all__ = ["RedisBidLockManager", "get_bid_lock_manager", "init_bid_lock_manager"]
 
@@ -31,15 +35,8 @@ logger.addFilter(in_one_line)
 _SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 _HEALTH_CHECK_SECONDS = 2.0
 
-
-if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        if name.startswith("__"):  # every import of a name of this module asks for `__path__`
-            raise AttributeError(name)
-        from arbitrageai_native import drop_in  # few programs look up a foreign name
-
-        return drop_in.foreign_name(__name__, name)
+if not TYPE_CHECKING:  # type checkers report names that do not exist
+    __getattr__ = foreign_names(__name__)
 
 
 class RedisBidLockManager:
@@ -76,7 +73,7 @@ class RedisBidLockManager:
             ValueError: an argument makes no sense.
             TypeError: an argument has a wrong type.
         """
-        url = redis_url or _url_of_the_environment()
+        url = redis_url or get_redis_url()
         if not isinstance(url, str):
             raise TypeError(f"argument 'redis_url': {url!r} is not a string")
         check_text("redis_url", url)
@@ -90,7 +87,14 @@ class RedisBidLockManager:
             )
         except ValueError as error:
             raise ValueError(str(error).replace("database_url", "redis_url")) from None
+        self._manager._log = RedisLogLines(lambda: logger, self._make_lock_key)
+        self._redis_url = url
         self._other_errors = 0
+
+    @property
+    def redis_url(self) -> str:
+        """The server's URL."""
+        return self._redis_url
 
     @property
     def ttl(self) -> float:
@@ -126,7 +130,8 @@ class RedisBidLockManager:
         Raises:
             ValueError: an argument makes no sense.
         """
-        return await self._manager.acquire_lock(marketplace_id, posting_id, timeout, _holder(holder_id))
+        holder_id = holder_id or self._make_holder_id()
+        return await self._manager.acquire_lock(marketplace_id, posting_id, timeout, holder_id)
 
     async def release_lock(self, marketplace_id: str, posting_id: str, holder_id: str | None = None) -> bool:
         """Release a lock by its holder's name, or what this manager acquired.
@@ -140,18 +145,17 @@ class RedisBidLockManager:
         Raises:
             ValueError: an argument makes no sense.
         """
+        log, locks = self._manager._log, self._locks()
         try:
             if not holder_id:
-                released = await self._locks().release_own(marketplace_id, posting_id)
+                released = await locks.release_own(marketplace_id, posting_id)
             else:
-                released = await self._locks().release(marketplace_id, posting_id, holder_id)
+                released = await locks.release(marketplace_id, posting_id, holder_id)
         except LockBackendError as error:
             self._other_errors += 1
-            logger.error("Error releasing lock %s:%s: %s", marketplace_id, posting_id, error)
+            log.not_released(marketplace_id, posting_id, error)
             return False
-        if not released:
-            by = repr(holder_id) if holder_id else "this manager"
-            logger.warning("Lock %s:%s is not held by %s: nothing released", marketplace_id, posting_id, by)
+        await log.release_ended(locks, marketplace_id, posting_id, holder_id, released)
         return released
 
     def with_lock(
@@ -174,7 +178,9 @@ class RedisBidLockManager:
             LockBackendError: on entry: a `TimeoutError` as well.
             LockLostError: on exit, if the lock was lost and `on_lost` says so.
         """
-        lock = (marketplace_id, posting_id, timeout, _holder(holder_id))
+        lock = (marketplace_id, posting_id, timeout, holder_id or self._make_holder_id())
+        if (replaced := replaced_context(self, _own_methods, lock)) is not None:
+            return replaced
         return self._manager.with_lock(*lock, auto_renew=auto_renew, on_lost=on_lost, margin=margin)
 
     async def cleanup_all(self) -> None:
@@ -183,9 +189,9 @@ class RedisBidLockManager:
             deleted = await self._locks().clear()
         except LockBackendError as error:
             self._other_errors += 1
-            logger.error("Error cleaning up locks: %s", error)
+            self._manager._log.not_cleared(error)
         else:
-            logger.info("Deleted %d locks", deleted)
+            self._manager._log.cleared(deleted)
 
     async def health_check(self) -> bool:
         """Whether Redis answers now, within two seconds. Never fails."""
@@ -193,7 +199,7 @@ class RedisBidLockManager:
             return await self._locks().hear_from_database(_HEALTH_CHECK_SECONDS)
         except LockBackendError as error:
             self._other_errors += 1
-            logger.warning("Redis does not answer: %s", error)
+            logger.error("Redis health check failed: %s", error)
             return False
 
     def get_metrics(self) -> dict[str, int]:
@@ -207,11 +213,22 @@ class RedisBidLockManager:
             "redis_errors": counters["backend_errors"] + self._other_errors,
         }
 
-    _lock_attempts = property(lambda self: self._manager._lock_attempts)
-    _lock_successes = property(lambda self: self._manager._lock_successes)
-    _lock_conflicts = property(lambda self: self._manager._lock_conflicts)
-    _lock_timeouts = property(lambda self: self._manager._lock_timeouts)
-    _redis_errors = property(lambda self: self.get_metrics()["redis_errors"])
+    _lock_attempts = Counter("attempts")
+    _lock_successes = Counter("successes")
+    _lock_conflicts = Counter("conflicts")
+    _lock_timeouts = Counter("timeouts")
+
+    @property
+    def _databases(self) -> Databases:
+        return self._manager._databases
+
+    @property
+    def _redis_errors(self) -> int:
+        return self.get_metrics()["redis_errors"]
+
+    @_redis_errors.setter
+    def _redis_errors(self, count: int) -> None:
+        self._other_errors += count - self._redis_errors
 
     async def close(self) -> None:
         """Release what this manager still holds, and let go of its connections if nobody else uses them.
@@ -219,18 +236,22 @@ class RedisBidLockManager:
         A manager that is used again opens them again.
         """
         await self._manager.aclose()
+        logger.info("Redis connection pool closed")
+
+    def _make_holder_id(self) -> str:
+        return f"{socket.gethostname()}:{os.getpid()}:{str(uuid.uuid4())[:8]}"
 
     def _locks(self) -> _native.LockManager:
         return self._manager._locks()
 
 
-def _holder(holder_id: str | None) -> str:
-    return holder_id or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+_own_methods = {name: vars(RedisBidLockManager)[name] for name in ("acquire_lock", "release_lock")}
 
 
-def _url_of_the_environment() -> str:
+def get_redis_url() -> str:
+    """Return the URL that the environment names."""
     load_dotenv_file_once()
-    return redis_url()
+    return environment.redis_url()
 
 
 _bid_lock_manager: RedisBidLockManager | None = None

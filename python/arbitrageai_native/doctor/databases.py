@@ -7,6 +7,7 @@ from typing import Any, Final
 from arbitrageai_native import _native, environment
 from arbitrageai_native.agent_execution.bid_lock_manager import BidLockManager
 from arbitrageai_native.exceptions import LockBackendError
+from arbitrageai_native.locks import application
 
 from .finding import Finding, Level
 
@@ -14,6 +15,9 @@ _SECONDS_TO_ASK: Final = 3.0
 _SECONDS_TO_NOTICE: Final = 1.0
 # From this part of the locks' time on, a clock that is wrong by so much takes locks from under their holders.
 _DANGEROUS_PART: Final = 0.5
+_MODULE: Final = "src.api.database"
+# The variables by which a process finds its locks.
+_CHOOSING: Final = ("DATABASE_URL", "USE_REDIS_LOCKS", "REDIS_URL", "REDIS_HOST", "REDIS_PORT", "ENV")
 
 
 async def database(url: str | None, ttl: float) -> list[Finding]:
@@ -36,7 +40,28 @@ async def database(url: str | None, ttl: float) -> list[Finding]:
         if given is None or given.startswith("sqlite"):
             remedy = "See that DATABASE_URL names a SQLite file that this user may read and write."
         return [Finding("database", Level.ERROR, str(error), remedy)]
-    return [*_reachable("database", found), *_tables(found), *_clock("clock", found, ttl)]
+    checks = [*_reachable("database", found), *_tables(found), *_clock("clock", found, ttl)]
+    return [*checks, _choice(url)]
+
+
+def _choice(url: str | None) -> Finding:
+    """Why the locks are in this database, and whether an old process would look for them elsewhere."""
+    check = "database choice"
+    if url:
+        return Finding(check, Level.OK, "named by --database-url")
+    if application.application_database() is None:
+        if environment.database_url() is not None:
+            return Finding(check, Level.OK, f"named by DATABASE_URL; there is no module {_MODULE} here")
+        said = f"the default under the working directory: no DATABASE_URL, and no module {_MODULE} here"
+        remedy = "Set DATABASE_URL, or put the application's folder into PYTHONPATH: old processes import it."
+        return Finding(check, Level.WARNING, said, remedy)
+    said = f"the application's own: {_MODULE} defines it"
+    named_here = [name for name in _CHOOSING if environment.comes_from_dotenv_file(name)]
+    if not named_here:
+        return Finding(check, Level.OK, said)
+    said += f"; {', '.join(named_here)} is set by the .env file, which old processes do not read for locks"
+    remedy = "Set it in the environment as long as old processes run: they might use another database."
+    return Finding(check, Level.WARNING, said, remedy)
 
 
 async def redis(ttl: float) -> list[Finding]:

@@ -56,7 +56,7 @@ async def _judged(check: str, variable: str, base_url: str, status: int) -> Find
         name = "LOCAL_API_KEY" if check == "local model" else "API_KEY"
         said = f"refuses the key with {status}" if environment.is_set(name) else "wants a key"
         return Finding(check, Level.ERROR, f"{place} {said}", f"Set {name} to a key that the server knows.")
-    if status == 404 and await _native.is_healthy(base_url, _SECONDS_FOR_AN_ANSWER / 2):
+    if status == 404 and await _is_healthy(base_url):
         return Finding(check, Level.OK, f"{place} answers, without a list of models")
     if status == 404:
         said = f"{place} answers, but has no /models there"
@@ -65,6 +65,13 @@ async def _judged(check: str, variable: str, base_url: str, status: int) -> Find
         remedy = f"See what stands between this machine and the server that {variable} means."
         return Finding(check, Level.WARNING, f"{place} answers with {status}", remedy)
     return Finding(check, Level.ERROR, f"{place} answers with {status}", "See the model server's own log.")
+
+
+async def _is_healthy(base_url: str) -> bool:
+    try:
+        return await _native.ask_for_health(base_url, _SECONDS_FOR_AN_ANSWER / 2) == 200
+    except OpenAIError:
+        return False
 
 
 async def certificates() -> list[Finding]:

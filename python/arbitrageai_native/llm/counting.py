@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from arbitrageai_native._native import CallCount, CallMetrics, circuit_open
+from arbitrageai_native._safe_text import without_credentials
 from arbitrageai_native.exceptions import APIStatusError, ClientClosedError, OpenAIError
 
 _MOST_TOKENS = 2**32
@@ -67,7 +68,7 @@ class CountedCall:
         if self._checker is None:
             return
         if self._metrics is not None or not _is_callers_mistake(error):
-            self._checker.record_failure(self._endpoint, type(error).__name__)
+            self._checker.record_failure(self._endpoint, without_credentials(str(error)))
 
     def abandon(self) -> None:
         """End the count of a call that was cancelled or left: that is neither success nor failure."""

@@ -12,7 +12,11 @@ from arbitrageai_native._native import CallMetrics, EndpointHealth, circuit_open
 from arbitrageai_native.llm.counting import CountedCall
 from arbitrageai_native.llm_health_check import HealthMetrics, LLMHealthChecker
 
-_CHECKER_METHODS = frozenset(("should_allow_request", "record_success", "record_failure"))
+# The checker's own methods: native code does what they do, as long as nothing replaces one of them.
+_CHECKER_METHODS = {
+    name: vars(LLMHealthChecker)[name]
+    for name in ("should_allow_request", "record_success", "record_failure", "get_health_status")
+}
 
 
 class Endpoint(NamedTuple):
@@ -40,11 +44,11 @@ class Endpoint(NamedTuple):
         checker = self.checker
         if checker is None:
             return None, None
-        if type(checker) is not LLMHealthChecker or not _CHECKER_METHODS.isdisjoint(checker.__dict__):
+        if type(checker) is not LLMHealthChecker or not _CHECKER_METHODS.keys().isdisjoint(checker.__dict__):
             return None, checker
-        metrics = checker.health_status.get(self.base_url)
-        if metrics is None:
-            return None, None
+        if any(vars(LLMHealthChecker)[name] is not own for name, own in _CHECKER_METHODS.items()):
+            return None, checker  # patched on the class
+        metrics = checker.get_health_status(self.base_url)
         if type(metrics) is not HealthMetrics:
             return None, checker
         return metrics._native, None

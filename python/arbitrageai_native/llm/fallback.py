@@ -30,14 +30,14 @@ class FallbackPlan:
         options: _native.CallOptions,
         delays: Sequence[float],
         timeouts: Sequence[float | None],
-        may_go_local: Callable[[], bool],
+        goes_local: Callable[[Exception | None], bool],
     ) -> None:
         self._keywords = given(keywords)
         own = {name: self._keywords.pop(name) for name in ("deadline",) if name in self._keywords}
         self._deadline = options.adjusted(own).deadline
         self._delays = delays
         self._timeouts = timeouts
-        self._may_go_local = may_go_local
+        self._goes_local = goes_local
         self._start = monotonic()
         self._attempt = 0
         self._cloud_error: Exception | None = None
@@ -89,7 +89,7 @@ class FallbackPlan:
             return None  # the arguments are wrong: no other attempt could be right
         if failed == 0 and not isinstance(error, CircuitBreakerError):
             return 1
-        return _LOCAL if self._may_go_local() else None
+        return _LOCAL if self._goes_local(error) else None
 
     def _arguments(self) -> dict[str, Any]:
         # The caller's own timeout goes before the plan's.

@@ -62,7 +62,8 @@ def _executor() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_WORKERS, "arbitrageai-foreign-client")
 
 
-async def _in_worker(function: Callable[[], Result]) -> Result:
+async def in_worker(function: Callable[[], Result]) -> Result:
+    """Call a blocking function in a worker thread."""
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(_executor(), context.run, function)
 
@@ -115,7 +116,7 @@ async def create_async(client: Any, arguments: dict[str, Any]) -> Any:
     if inspect.iscoroutinefunction(method) or type(client).__name__.startswith("Async"):
         answer = method(**arguments)
     else:
-        answer = await _in_worker(lambda: method(**arguments))
+        answer = await in_worker(lambda: method(**arguments))
     return await answer if inspect.isawaitable(answer) else answer
 
 
@@ -216,7 +217,7 @@ class InjectedStream:
                 if hasattr(iterator, "__anext__"):
                     chunk = await iterator.__anext__()
                 else:
-                    chunk = await self._next_in_worker(iterator)
+                    chunk = await self._nextin_worker(iterator)
             except StopAsyncIteration:
                 chunk = _END
             except BaseException as error:
@@ -229,13 +230,13 @@ class InjectedStream:
             if text:
                 return [text]
 
-    async def _next_in_worker(self, iterator: Iterator[Any]) -> Any:
+    async def _nextin_worker(self, iterator: Iterator[Any]) -> Any:
         """Return the next chunk.
 
         A thread can't be stopped. So the next call returns a chunk that arrives after a cancelled wait.
         """
         if self._pending is None:
-            self._pending = asyncio.ensure_future(_in_worker(partial(next, iterator, _END)))
+            self._pending = asyncio.ensure_future(in_worker(partial(next, iterator, _END)))
         try:
             return await asyncio.shield(self._pending)
         finally:

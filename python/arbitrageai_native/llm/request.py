@@ -94,7 +94,9 @@ class Request:
 
     def injected_arguments(self) -> dict[str, Any]:
         """Return the keywords for an injected client's `create`: of our settings it knows `timeout` alone."""
-        arguments = {**self.body, "timeout": self._settings.get("timeout", self.options.timeout)}
+        arguments = dict(self.body)
+        if "timeout" in self._settings or not arguments.get("stream"):
+            arguments["timeout"] = self._settings.get("timeout", self.options.timeout)
         for name in ("extra_headers", "extra_query", "extra_body"):
             value = getattr(self, name)
             if value is not None:
@@ -124,7 +126,7 @@ class Request:
 
 def _messages(prompt: str | None, system_prompt: str | None, messages: Any) -> list[Any]:
     if messages is None:
-        if not isinstance(prompt, str):
+        if not isinstance(prompt, str | list):  # a list is one of content parts
             raise InvalidArgumentTypeError(f"prompt has to be a string, not {type(prompt).__name__}")
         messages = [{"role": "user", "content": prompt}]
     elif prompt is not None:

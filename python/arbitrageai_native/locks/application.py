@@ -17,10 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
 from contextlib import suppress
-from importlib import import_module
-from importlib.util import find_spec
 from threading import Lock, Thread
-from types import ModuleType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -28,10 +25,19 @@ from arbitrageai_native import environment
 from arbitrageai_native._safe_text import without_credentials
 from arbitrageai_native.exceptions import LockBackendError
 from arbitrageai_native.locks import engine_places
+from arbitrageai_native.locks.application_module import (
+    DATABASE,
+    application_database,
+    import_in_thread,
+    no_database,
+    would_block_a_loop,
+)
 
 __all__ = [
+    "AnyPlace",
     "Place",
     "Unasked",
+    "Unimported",
     "application_database",
     "place_of_application",
     "place_of_engine",
@@ -39,9 +45,6 @@ __all__ = [
     "prepare",
 ]
 
-_DATABASE = "src.api.database"
-_DATABASE_PARTS = ("src", "src.api", _DATABASE)
-_NAMES_OF_A_DATABASE = ("SessionLocal", "engine", "DATABASE_URL")
 _MODELS = "src.api.models"
 _SUPPORTED = ("sqlite", "postgresql")
 _SECONDS_BETWEEN_TRIES = 0.2
@@ -194,7 +197,36 @@ class Unasked:
         return _place(url, self._engine)
 
 
-def place_of_application() -> Place | Unasked:
+class Unimported:
+    """The application's database, whose module has still to be imported: that may take long."""
+
+    def wait(self, seconds: object) -> Place:
+        """As `Unasked.wait`."""
+        end = time.monotonic() + _patience(seconds)
+        try:
+            import_in_thread().result(_patience(seconds))
+        except NoAnswer:
+            raise no_database("is still being imported") from None
+        return place_of_application().wait(max(end - time.monotonic(), 0))
+
+    async def answer(self, seconds: object) -> Place:
+        """As `wait`, for coroutines."""
+        end = time.monotonic() + _patience(seconds)
+        waiting = asyncio.wrap_future(import_in_thread())
+        try:
+            await asyncio.wait({waiting}, timeout=_patience(seconds))
+            if not waiting.done():
+                raise no_database("is still being imported")
+            waiting.result()
+        finally:
+            waiting.cancel()
+        return await place_of_application().answer(max(end - time.monotonic(), 0))
+
+
+AnyPlace = Place | Unasked | Unimported
+
+
+def place_of_application() -> AnyPlace:
     """Return the place of the application's own database, else of `DATABASE_URL`, else one without a URL.
 
     Raises:
@@ -202,83 +234,34 @@ def place_of_application() -> Place | Unasked:
         ValueError: the database is neither SQLite nor PostgreSQL, or the `.env` file can't be read.
     """
     environment.load_dotenv_file_once()
+    if would_block_a_loop():
+        return Unimported()
     found = application_database()
     if found is None:
         return Place(environment.database_url())
     if getattr(found, "url", None) is not None:
-        return place_of_engine(found, f"{_DATABASE}.engine")
+        return place_of_engine(found, f"{DATABASE}.engine")
     if callable(found):
         # A `scoped_session` would return a session that is in use, so its factory is called instead.
-        return place_of_session(getattr(found, "session_factory", found), f"{_DATABASE}.SessionLocal")
+        return place_of_session(getattr(found, "session_factory", found), f"{DATABASE}.SessionLocal")
     return Place(str(found))
 
 
 def prepare() -> None:
     """Load the `.env` file and import the application's module, before a lock needs them.
 
-    The import may be slow, so a manager calls this when it is made, and not at its first lock, in a running
-    event loop. A failure is reported at the first lock, because a test may replace `_get_db` before that.
+    A manager calls this when it is made, since the import may be slow. Under a running event loop a thread
+    imports. A failure is reported at the first lock, because a test may replace `_get_db` before that.
 
     Raises:
         ValueError: the `.env` file can't be read.
     """
     environment.load_dotenv_file_once()
+    if would_block_a_loop():
+        import_in_thread()
+        return
     with suppress(LockBackendError):
         application_database()
-
-
-def application_database() -> Any:
-    """Return the object that determines the application's database.
-
-    This is the `SessionLocal` of the module `src.api.database`, else its `engine`, else its `DATABASE_URL`.
-    The module is imported if it exists: the original imports it, and an old process and a new one have to use
-    the same database. Returns None if there is no such module.
-
-    Raises:
-        LockBackendError: the import fails, or it is still under way and is what calls this function.
-    """
-    module = _application_module()
-    for name in _NAMES_OF_A_DATABASE:
-        found = getattr(module, name, None)
-        if found is not None:
-            return found
-    if module is not None and _is_being_imported(module):
-        raise _no_database("is still being imported, and does not define SessionLocal or engine yet")
-    return None
-
-
-# The `sys.path` in which the module was not found. The module is searched again when `sys.path`
-# changes.
-_path_without_application: list[str] | None = None
-
-
-def _application_module() -> ModuleType | None:
-    global _path_without_application
-    module = sys.modules.get(_DATABASE)
-    if module is not None and not _is_being_imported(module):
-        return module
-    if module is None and sys.path == _path_without_application:
-        return None
-    try:
-        if module is None and find_spec(_DATABASE) is None:
-            _path_without_application = list(sys.path)
-            return None
-        return import_module(_DATABASE)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name in _DATABASE_PARTS:
-            _path_without_application = list(sys.path)
-            return None
-        # Falling back to another database would break the exclusion with old processes.
-        said = without_credentials(f"{type(error).__name__}: {error}")
-        raise _no_database(f"can't be imported: {said}") from error
-
-
-def _no_database(why: str) -> LockBackendError:
-    return LockBackendError(f"{_DATABASE}, which defines the database of the locks, {why}")
-
-
-def _is_being_imported(module: ModuleType) -> bool:
-    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
 
 
 def place_of_session(get_db: Callable[[], Any], of_what: str = "_get_db") -> Place | Unasked:

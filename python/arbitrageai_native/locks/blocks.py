@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from threading import Lock
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from arbitrageai_native import _native
 from arbitrageai_native._safe_text import in_one_line, printable
@@ -23,8 +23,9 @@ from arbitrageai_native.locks.leases import (
     call_on_lost,
     check_on_lost,
 )
+from arbitrageai_native.locks.log_lines import LogLines
 
-__all__ = ["LockContext", "SyncLockContext"]
+__all__ = ["BlockLog", "LockContext", "SyncLockContext"]
 
 logger = logging.getLogger(__name__)
 logger.addFilter(in_one_line)
@@ -38,6 +39,27 @@ def _timeout(error: LockTimeoutError, message: str) -> LockTimeoutError:
     return lock_timeout_error(message, error.holder_id, error.held_since, printable(error.holder_id))
 
 
+class BlockLog(NamedTuple):
+    """What a block logs of its lock."""
+
+    lines: LogLines
+    marketplace_id: object
+    posting_id: object
+    holder_id: object
+    ttl: float
+    timeout: float
+
+    def acquired(self) -> None:
+        self.lines.acquired(self.marketplace_id, self.posting_id, self.holder_id, self.ttl)
+
+    def not_acquired(self, error: Exception) -> None:
+        lock = (self.marketplace_id, self.posting_id, self.holder_id)
+        self.lines.not_acquired(*lock, self.timeout, error)
+
+    def released(self) -> None:
+        self.lines.released(self.marketplace_id, self.posting_id, self.holder_id)
+
+
 class LockContext:
     """`async with` over a lock: acquired on entry, kept meanwhile, released on exit.
 
@@ -45,12 +67,17 @@ class LockContext:
     """
 
     def __init__(
-        self, acquire: Callable[[], Awaitable[_native.Lease]], on_lost: OnLost, timeout_message: str
+        self,
+        acquire: Callable[[], Awaitable[_native.Lease]],
+        on_lost: OnLost,
+        timeout_message: str,
+        log: BlockLog | None = None,
     ) -> None:
         check_on_lost(on_lost)
         self._acquire = acquire
         self._on_lost = on_lost
         self._timeout_message = timeout_message
+        self._log = log
         self._block: Block | None = None
 
     def __bool__(self) -> bool:
@@ -69,10 +96,13 @@ class LockContext:
 
         @wraps(function)
         async def locked(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
-            async with LockContext(self._acquire, self._on_lost, self._timeout_message):
+            async with self._anew():
                 return await function(*args, **kwargs)
 
         return locked
+
+    def _anew(self) -> LockContext:
+        return LockContext(self._acquire, self._on_lost, self._timeout_message, self._log)
 
     async def __aenter__(self) -> Lease:
         """Acquire the lock.
@@ -86,7 +116,11 @@ class LockContext:
         try:
             lease = Lease(await self._acquire(), self._on_lost)
         except LockTimeoutError as error:
+            if self._log is not None:
+                self._log.not_acquired(error)
             raise _timeout(error, self._timeout_message) from None
+        if self._log is not None:
+            self._log.acquired()
         self._block = Block(lease, self._on_lost)
         return lease
 
@@ -97,6 +131,8 @@ class LockContext:
         block, self._block = self._block, None
         if block is not None:
             await block.end(kind, error)
+            if self._log is not None and block.has_released:
+                self._log.released()
 
 
 class SyncLockContext:

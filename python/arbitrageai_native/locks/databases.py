@@ -14,7 +14,7 @@ from typing import Any
 
 from arbitrageai_native import _native, defaults
 from arbitrageai_native._safe_text import in_one_line
-from arbitrageai_native.locks.application import Place, Unasked
+from arbitrageai_native.locks.application import AnyPlace, Place
 
 __all__ = ["Databases"]
 
@@ -43,6 +43,8 @@ class Databases:
     def __init__(self, **options: Any) -> None:
         self._options = options
         self._managers: dict[object, _native.LockManager] = {}
+        # What tests have set the counters to, less what was counted then.
+        self._set: Counter[str] = Counter()
 
     def check(self, **kept: Any) -> None:
         """Raise `ValueError` or `TypeError` for a setting that makes no sense; the error names it."""
@@ -66,7 +68,7 @@ class Databases:
                 _warn_of_the_default_file()
         return manager
 
-    def wait_for(self, place: Place | Unasked, timeout: float | None = None) -> _native.LockManager:
+    def wait_for(self, place: AnyPlace, timeout: float | None = None) -> _native.LockManager:
         """As `at`, for a place that may not be known yet: waits in this thread for the engine's answer.
 
         Raises:
@@ -74,15 +76,13 @@ class Databases:
         """
         return self.at(place.wait(_ASKING_SECONDS if timeout is None else timeout))
 
-    async def answered(self, place: Place | Unasked) -> _native.LockManager:
+    async def answered(self, place: AnyPlace) -> _native.LockManager:
         """As `wait_for`, for coroutines."""
-        if isinstance(place, Unasked):
+        if not isinstance(place, Place):  # what is known is not awaited
             place = await place.answer(_ASKING_SECONDS)
         return self.at(place)
 
-    async def answered_within(
-        self, place: Place | Unasked, timeout: float
-    ) -> tuple[_native.LockManager, float]:
+    async def answered_within(self, place: AnyPlace, timeout: float) -> tuple[_native.LockManager, float]:
         """As `answered`; also returns the part of `timeout` that is left for the lock."""
         if isinstance(place, Place):
             return self.at(place), timeout
@@ -110,7 +110,12 @@ class Databases:
         total: Counter[str] = Counter(dict.fromkeys(_COUNTERS, 0))
         for manager in self:
             total.update(manager.counters())
+        total.update(self._set)
         return total
+
+    def set_counter(self, name: str, count: int) -> None:
+        """Let a counter go on from `count`."""
+        self._set[name] += count - self.counters()[name]
 
 
 def _warn_of_the_default_file() -> None:

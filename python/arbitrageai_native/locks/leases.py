@@ -208,6 +208,7 @@ class Block:
         self._on_lost = on_lost
         acts_at_once = on_lost != "log" and on_lost != "raise"
         self._guard = _Guard(lease, on_lost) if acts_at_once else None
+        self.has_released = False
 
     async def end(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         """Release the lock, and act on its loss if it was lost.
@@ -219,7 +220,7 @@ class Block:
         cancelled_here = guard is not None and guard.stop()
         called = guard is not None and guard.has_acted
         try:
-            await lease.release()
+            self.has_released = await lease.release()
         except asyncio.CancelledError as cancellation:
             # Carried through natively; our own cancellation, arriving late, is no reason to cancel what is
             # around us.

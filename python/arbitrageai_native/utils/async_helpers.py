@@ -1,27 +1,22 @@
 """Helpers for coroutines."""
 
-from typing import TYPE_CHECKING, Any
+import asyncio
 
 from arbitrageai_native import _native
 
 __all__ = ["safe_sleep"]
 
-
-if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        if name.startswith("__"):  # every import of a name of this module asks for `__path__`
-            raise AttributeError(name)
-        from arbitrageai_native import drop_in  # few programs look up a foreign name
-
-        return drop_in.foreign_name(__name__, name)
+_own_sleep = asyncio.sleep
 
 
 async def safe_sleep(seconds: float) -> None:
-    """Sleep for `seconds` without blocking the event loop.
+    """Sleep for `seconds` without blocking the event loop; a negative number returns at once.
 
     Raises:
-        ValueError: `seconds` is negative or NaN.
+        ValueError: `seconds` is NaN.
         TypeError: `seconds` is not a number.
     """
-    await _native.sleep(seconds)
+    if isinstance(seconds, int | float) and seconds < 0:
+        seconds = 0
+    sleep = _native.sleep if asyncio.sleep is _own_sleep else asyncio.sleep  # a test may patch it
+    await sleep(seconds)

@@ -1,7 +1,9 @@
 //! The breaker against a model that is written another way: from the whole history, not step by step.
 
+use std::sync::Arc;
+
 use crate::llm::health::Admission;
-use crate::llm::{CallOutcome, CircuitState, EndpointHealth, SharedHealth, Timestamp};
+use crate::llm::{CallOutcome, CircuitNews, CircuitState, EndpointHealth, SharedHealth, Timestamp};
 use proptest::prelude::*;
 
 const SECOND: Timestamp = 1_000_000;
@@ -95,7 +97,7 @@ fn a_dropped_permit_gives_the_probes_place_back() {
     let mut recovered = opened(0);
     recovered.recovery_timeout_seconds = 0.0;
     recovered.opened_at = Some(0);
-    let shared = SharedHealth::new(recovered);
+    let shared = SharedHealth::new(recovered, Arc::default());
     let permit = shared.admit().unwrap();
     shared.lock().recovery_timeout_seconds = 60.0;
     assert!(shared.admit().is_err());
@@ -180,6 +182,7 @@ impl Model {
                 return None;
             }
             self.enter(Phase::HalfOpen { probe: None });
+            self.failures_in_a_row = 0;
         }
         if let Phase::HalfOpen { probe } = &mut self.phase {
             if probe.is_some() && !is_over(probe, now) {
@@ -209,8 +212,9 @@ impl Model {
                 }
             }
             Ending::Success | Ending::Rejected => {
-                (self.failures_in_a_row, self.opened_at) = (0, None);
-                if !matches!(self.phase, Phase::Closed) {
+                self.failures_in_a_row = 0;
+                if matches!(self.phase, Phase::HalfOpen { .. }) {
+                    self.opened_at = None;
                     self.enter(Phase::Closed);
                 }
             }
@@ -277,12 +281,12 @@ proptest! {
 fn a_separate_copy_shares_nothing_and_has_no_probe_under_way() {
     let mut health = health();
     health.set_state(CircuitState::HalfOpen);
-    let original = SharedHealth::new(health);
+    let original = SharedHealth::new(health, Arc::default());
     let probe = original.admit();
     assert!(probe.is_ok());
     assert!(original.admit().is_err(), "one probe at a time");
 
-    let copy = original.separate_copy().unwrap();
+    let copy = SharedHealth::new(original.separate_copy().unwrap(), Arc::default());
     assert!(copy.admit().is_ok(), "the probe under way is the original's");
     copy.lock().total_requests = 7;
     assert_eq!(original.lock().total_requests, 0);
@@ -290,7 +294,54 @@ fn a_separate_copy_shares_nothing_and_has_no_probe_under_way() {
 
 #[test]
 fn a_health_that_is_being_changed_is_not_copied() {
-    let original = SharedHealth::new(health());
+    let original = SharedHealth::new(health(), Arc::default());
     let _changing = original.lock();
     assert!(original.separate_copy().is_none());
+}
+
+#[test]
+fn a_success_leaves_an_open_circuit_open() {
+    let mut health = opened(0);
+    health.record(CallOutcome::Success(5.0), SECOND);
+    assert_eq!((health.state(), health.opened_at), (CircuitState::Open, Some(0)));
+    assert_eq!(health.consecutive_failures, 0);
+}
+
+#[test]
+fn the_latest_response_times_are_kept_until_they_are_taken() {
+    let mut health = health();
+    health.response_times_kept = 2;
+    for milliseconds in [1.0, 0.0, 2.0, 3.0] {
+        health.record(CallOutcome::Success(milliseconds), 0);
+    }
+    assert_eq!(health.take_response_times(), [2.0, 3.0]);
+    assert!(health.take_response_times().is_empty());
+}
+
+#[test]
+fn each_change_of_state_is_reported_once() {
+    let news = Arc::<CircuitNews>::default();
+    let shared = SharedHealth::new(EndpointHealth::new("http://endpoint", 1, 0.0), news.clone());
+    shared
+        .admit()
+        .unwrap()
+        .settle(CallOutcome::Failure, || "no route".to_owned());
+    shared
+        .admit()
+        .unwrap()
+        .settle(CallOutcome::Success(1.0), String::new);
+    shared
+        .admit()
+        .unwrap()
+        .settle(CallOutcome::Success(1.0), String::new);
+    let changes: Vec<_> = news
+        .take()
+        .into_iter()
+        .map(|change| (change.state, change.failures, change.error))
+        .collect();
+    let opened = (CircuitState::Open, 1, "no route".to_owned());
+    let others = [CircuitState::HalfOpen, CircuitState::Closed].map(|state| (state, 0, String::new()));
+    assert_eq!(changes[..1], [opened]);
+    assert_eq!(changes[1..], others);
+    assert!(news.take().is_empty());
 }

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::server::{Reply, Server, answer, completion, impatient};
@@ -242,7 +243,7 @@ async fn waiting_for_a_connection_counts_against_the_deadline() {
 
 #[tokio::test]
 async fn an_endpoint_that_fails_is_left_alone_after_the_threshold() {
-    let health = SharedHealth::new(EndpointHealth::new("http://endpoint", 3, 60.0));
+    let health = SharedHealth::new(EndpointHealth::new("http://endpoint", 3, 60.0), Arc::default());
     let server = Server::start([answer("500 Oops", "", "")]).await;
     let mut options = impatient();
     options.retry.max_retries = 1;

@@ -424,7 +424,7 @@ async fn an_open_circuit_and_a_probe_under_way_refuse_at_once() {
         Reply::Then(Vec::new(), Ending::Silence),
     ])
     .await;
-    let health = SharedHealth::new(EndpointHealth::new("http://endpoint", 1, 3600.0));
+    let health = SharedHealth::new(EndpointHealth::new("http://endpoint", 1, 3600.0), Arc::default());
     let call = || Call {
         health: Some(health.clone()),
         ..call_of(&server.base_url, limited(TimeoutKind::Deadline), &transport)

@@ -1,5 +1,6 @@
 //! A stream over the network.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -203,7 +204,7 @@ async fn the_deadline_limits_the_whole_stream() {
 
 #[tokio::test]
 async fn a_stream_counts_in_the_breaker_by_how_it_ends() {
-    let health = SharedHealth::new(EndpointHealth::new("http://endpoint", 1, 60.0));
+    let health = SharedHealth::new(EndpointHealth::new("http://endpoint", 1, 60.0), Arc::default());
     let server = Server::start([stream(&[piece("a")])]).await;
     let mut stream = server
         .call_with(impatient(), Some(health.clone()))

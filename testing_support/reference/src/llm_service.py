@@ -32,19 +32,18 @@ MIN_CLOUD_REVENUE = int(os.getenv("MIN_CLOUD_REVENUE", "3000"))
 
 
 def _cloud_base_url() -> str:
-    return os.getenv("BASE_URL") or "https://api.openai.com/v1"
+    return os.getenv("BASE_URL", "https://api.openai.com/v1")
 
 
 def _cloud_api_key() -> str:
-    return os.getenv("API_KEY") or "dummy-key-for-local"
+    return os.getenv("API_KEY", "dummy-key-for-local")
 
 
-def _json_object(variable: str) -> dict[str, Any]:
+def _json_object(variable: str) -> Any:
     try:
-        value = json.loads(os.getenv(variable, "{}"))
+        return json.loads(os.getenv(variable, "{}"))
     except ValueError:
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 class ModelConfig:
@@ -206,7 +205,8 @@ class LLMService:
         """Wait for the delay, then block."""
         if stealth_mode:
             await asyncio.sleep(random.uniform(2, 5))
-        return self.complete(prompt, temperature, max_tokens, system_prompt, stealth_mode=False, **kwargs)
+        arguments = self._keywords(prompt, temperature, max_tokens, system_prompt)
+        return self.complete(**arguments, stealth_mode=False, **kwargs)
 
     def complete_streaming(
         self,
@@ -216,19 +216,17 @@ class LLMService:
         system_prompt: str | None = None,
         **kwargs: Any,
     ) -> Iterator[str]:
-        """The pieces of an answer."""
-        self._refuse_if_open()
+        """The pieces of an answer; the circuit is neither asked nor told."""
         stream = self.client.chat.completions.create(
             model=self.model,
             messages=self._messages(prompt, system_prompt),
             temperature=temperature or self.default_temperature,
             max_tokens=max_tokens or self.default_max_tokens,
-            timeout=kwargs.pop("timeout", 30),
             stream=True,
             **kwargs,
         )
         for chunk in stream:
-            if chunk.choices and chunk.choices[0].delta.content:
+            if chunk.choices[0].delta.content:
                 yield chunk.choices[0].delta.content
 
     def complete_with_fallback(
@@ -241,31 +239,38 @@ class LLMService:
     ) -> dict[str, Any]:
         """The cloud twice, then the local model."""
         original: Exception | None = None
+        arguments = self._keywords(prompt, temperature, max_tokens, system_prompt)
+        own_client = self.client
         for attempt, timeout in enumerate((10, 20)):
             if attempt:
                 time.sleep(2)
             try:
-                result = self.complete(
-                    prompt, temperature, max_tokens, system_prompt, timeout=timeout, **kwargs
-                )
+                # Its timeout has no effect: `complete` gives each request one of its own.
+                self.client = OpenAI(base_url=self.base_url, api_key=self.api_key, timeout=timeout)
+                result = self.complete(**arguments, **kwargs)
             except CircuitBreakerError as error:
                 original = error
                 break
             except Exception as error:
                 original = error
             else:
-                return {**result, "fallback_used": False, "attempt": attempt}
+                result.update(fallback_used=False, attempt=attempt)
+                return result
+            finally:
+                self.client = own_client
         assert original is not None
         if not self.enable_fallback or self._is_local:
             raise original
-        if not isinstance(original, CircuitBreakerError):
-            time.sleep(5)
-        local = LLMService.with_local(enable_circuit_breaker=self.enable_circuit_breaker)
+        logger.info("Cloud inference failed: %s", original)
+        logger.info("Attempting fallback to local model...")
+        local = self.with_local(enable_circuit_breaker=self.enable_circuit_breaker)
         try:
-            result = local.complete(prompt, temperature, max_tokens, system_prompt, timeout=30, **kwargs)
+            time.sleep(5)
+            result = local.complete(**arguments, **kwargs)
         except Exception as error:
             raise original from error
-        return {**result, "fallback_used": True, "attempt": 2, "original_error": str(original)}
+        result.update(fallback_used=True, attempt=2, original_error=str(original))
+        return result
 
     def set_model(self, model: str) -> None:
         """Change the model."""
@@ -295,8 +300,7 @@ class LLMService:
         """As the configuration says."""
         config = model_config or get_default_model_config()
         model, base_url, api_key, _ = config.get_model_for_task(task_type)
-        chosen = {"base_url": base_url, "api_key": api_key, "model": model, "model_config": config}
-        return cls(**{**chosen, **kwargs})
+        return cls(base_url=base_url, api_key=api_key, model=model, model_config=config, **kwargs)
 
     @classmethod
     def for_basic_admin(cls, **kwargs: Any) -> Self:
@@ -311,29 +315,38 @@ class LLMService:
     @classmethod
     def for_distilled_task(cls, model: str | None = None, **kwargs: Any) -> Self:
         """For the distilled model."""
-        return cls.with_local(model or os.getenv("DISTILLED_MODEL_NAME") or DEFAULT_DISTILLED_MODEL, **kwargs)
+        config = get_default_model_config()
+        return cls(
+            base_url=config.local_base_url,
+            api_key=config.local_api_key,
+            model=model or os.getenv("DISTILLED_MODEL_NAME", DEFAULT_DISTILLED_MODEL),
+            model_config=config,
+            **kwargs,
+        )
 
     @classmethod
     def with_local(cls, model: str | None = None, **kwargs: Any) -> Self:
         """Of the local endpoint."""
         config = get_default_model_config()
-        chosen = {
-            "base_url": config.local_base_url,
-            "api_key": config.local_api_key,
-            "model": model or config.local_model,
-        }
-        return cls(**{**chosen, **kwargs})
+        return cls(
+            base_url=config.local_base_url,
+            api_key=config.local_api_key,
+            model=model or config.local_model,
+            model_config=config,
+            **kwargs,
+        )
 
     @classmethod
     def with_cloud(cls, model: str | None = None, **kwargs: Any) -> Self:
         """Of the cloud."""
         config = get_default_model_config()
-        chosen = {
-            "base_url": _cloud_base_url(),
-            "api_key": _cloud_api_key(),
-            "model": model or config.cloud_model,
-        }
-        return cls(**{**chosen, **kwargs})
+        return cls(
+            base_url=_cloud_base_url(),
+            api_key=_cloud_api_key(),
+            model=model or config.cloud_model,
+            model_config=config,
+            **kwargs,
+        )
 
     @classmethod
     def get_optimized_service(
@@ -345,7 +358,14 @@ class LLMService:
 
     def _refuse_if_open(self) -> None:
         if self._health_checker and not self._health_checker.should_allow_request(self.base_url):
-            raise CircuitBreakerError(f"circuit open for {self.base_url}")
+            raise CircuitBreakerError(
+                f"Circuit breaker is OPEN for {self.base_url}. Service appears to be unavailable."
+            )
+
+    @staticmethod
+    def _keywords(prompt: Any, temperature: Any, max_tokens: Any, system_prompt: Any) -> dict[str, Any]:
+        given = (prompt, temperature, max_tokens, system_prompt)
+        return dict(zip(("prompt", "temperature", "max_tokens", "system_prompt"), given, strict=True))
 
     @staticmethod
     def _messages(prompt: str, system_prompt: str | None) -> list[dict[str, str]]:

@@ -7,8 +7,9 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import MethodType
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -22,6 +23,16 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 
 
+class _OnClassOrObject:
+    """A method that newer originals call on the class, and older ones on an object."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return MethodType(self._function, owner if instance is None else instance)
+
+
 class BidLockManager:
     """Locks on postings."""
 
@@ -32,8 +43,18 @@ class BidLockManager:
         self._lock_conflicts = 0
         self._lock_timeouts = 0
 
-    def _get_db(self) -> Session:
+    @staticmethod
+    def _get_db() -> Session:
         return SessionLocal()
+
+    @staticmethod
+    def _cleanup_expired_locks(db: Session) -> int:
+        now = time.time()
+        expired = delete(DistributedLock).where(DistributedLock.expires_at < now)
+        count: int = db.execute(expired).rowcount  # type: ignore[attr-defined]
+        if count:
+            db.commit()
+        return count
 
     @staticmethod
     def _make_lock_key(marketplace_id: str, posting_id: str) -> str:
@@ -48,35 +69,34 @@ class BidLockManager:
         key = self._make_lock_key(marketplace_id, posting_id)
         self._lock_attempts += 1
         start = time.monotonic()
-        session = None
+        session = self._get_db()  # an object's own goes before the class's
         try:
-            session = self._get_db()
-            while not self._try_acquire(session, key, holder_id):
+            while True:
+                held_by = self._try_acquire(session, key, holder_id)
+                if held_by is None:
+                    break
                 self._lock_conflicts += 1
-                remaining = timeout - (time.monotonic() - start)
-                if remaining <= 0:
+                conflict = (holder_id, key, held_by)
+                logger.warning("Lock conflict: %s tried to acquire %s but it's held by %s", *conflict)
+                waited = time.monotonic() - start
+                if waited > timeout:
                     self._lock_timeouts += 1
+                    logger.error("Lock timeout for %s after %.1fs", key, waited)
                     return False
-                await asyncio.sleep(min(POLL_SECONDS, remaining))
+                await asyncio.sleep(POLL_SECONDS)
         except SQLAlchemyError as error:
-            logger.error("the lock %s could not be acquired: %s", key, error)
+            logger.error("Error acquiring lock %s: %s", key, error)
             return False
         finally:
-            if session is not None:
-                session.close()
+            session.close()
         self._lock_successes += 1
+        logger.info("Lock acquired: %s locked %s (TTL: %ss)", holder_id, key, self.ttl)
         return True
 
-    def _try_acquire(self, session: Session, key: str, holder_id: str) -> bool:
+    def _try_acquire(self, session: Session, key: str, holder_id: str) -> str | None:
+        """Return who holds the lock; None if it was acquired."""
+        self._cleanup_expired_locks(session)
         now = time.time()
-        found = session.execute(
-            select(DistributedLock.id, DistributedLock.expires_at).where(DistributedLock.lock_key == key)
-        ).first()
-        if found is not None and found.expires_at > now:
-            session.commit()
-            return False
-        if found is not None:
-            session.execute(delete(DistributedLock).where(DistributedLock.id == found.id))
         try:
             session.add(
                 DistributedLock(
@@ -90,30 +110,33 @@ class BidLockManager:
             session.commit()
         except IntegrityError:
             session.rollback()
-            return False
-        return True
+            held_by = session.scalar(select(DistributedLock.holder_id).where(DistributedLock.lock_key == key))
+            return held_by or "unknown"
+        return None
 
+    @_OnClassOrObject
     async def release_lock(self, marketplace_id: str, posting_id: str, holder_id: str = "default") -> bool:
         """Whether the lock was this holder's, and is free now."""
         key = self._make_lock_key(marketplace_id, posting_id)
-        session = None
+        session = self._get_db()
         try:
-            session = self._get_db()
-            released = session.execute(
-                delete(DistributedLock).where(
-                    DistributedLock.lock_key == key, DistributedLock.holder_id == holder_id
-                )
-            )
+            held_by = session.scalar(select(DistributedLock.holder_id).where(DistributedLock.lock_key == key))
+            if held_by is None:
+                logger.warning("No lock found for %s (holder: %s)", key, holder_id)
+                return False
+            if held_by != holder_id:
+                mismatch = (key, holder_id, held_by)
+                logger.warning("Holder mismatch for %s: %s tried to release but held by %s", *mismatch)
+                return False
+            session.execute(delete(DistributedLock).where(DistributedLock.lock_key == key))
             session.commit()
+            logger.info("Lock released: %s released %s", holder_id, key)
         except SQLAlchemyError as error:
-            logger.error("the lock %s could not be released: %s", key, error)
+            session.rollback()
+            logger.error("Error releasing lock %s: %s", key, error)
             return False
         finally:
-            if session is not None:
-                session.close()
-        if not released.rowcount:  # type: ignore[attr-defined]
-            logger.warning("the lock %s is not held by %s", key, holder_id)
-            return False
+            session.close()
         return True
 
     @asynccontextmanager
@@ -121,12 +144,13 @@ class BidLockManager:
         self, marketplace_id: str, posting_id: str, timeout: float = 10.0, holder_id: str = "default"
     ) -> AsyncIterator[None]:
         """Hold the lock during the body."""
-        if not await self.acquire_lock(marketplace_id, posting_id, timeout, holder_id):
+        lock = {"marketplace_id": marketplace_id, "posting_id": posting_id, "holder_id": holder_id}
+        if not await self.acquire_lock(**lock, timeout=timeout):
             raise TimeoutError(f"Failed to acquire lock for {marketplace_id}:{posting_id} within {timeout}s")
         try:
             yield
         finally:
-            await self.release_lock(marketplace_id, posting_id, holder_id)
+            await self.release_lock(**lock)
 
     def get_metrics(self) -> dict[str, Any]:
         """The counts."""
@@ -139,7 +163,7 @@ class BidLockManager:
                 .where(DistributedLock.expires_at > time.time())
             )
         except SQLAlchemyError as error:
-            logger.error("the locks could not be counted: %s", error)
+            logger.debug("Failed to count active locks: %s", error)
         finally:
             session.close()
         return {
@@ -150,12 +174,17 @@ class BidLockManager:
             "active_locks": active,
         }
 
+    @_OnClassOrObject
     async def cleanup_all(self) -> None:
         """Delete every lock."""
         session = self._get_db()
         try:
             session.execute(delete(DistributedLock))
             session.commit()
+            logger.info("All distributed locks cleared")
+        except SQLAlchemyError as error:
+            session.rollback()
+            logger.error("Error clearing all locks: %s", error)
         finally:
             session.close()
 

@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 
 
-def _url_of_the_environment() -> str:
+def get_redis_url() -> str:
+    """The URL that the environment names."""
     url = os.getenv("REDIS_URL")
     if url:
         return url
@@ -31,10 +32,9 @@ class RedisBidLockManager:
     """Locks on postings."""
 
     def __init__(self, redis_url: str | None = None, ttl: float = 300) -> None:
+        self.redis_url = redis_url or get_redis_url()
         self.ttl = ttl
-        self._redis: redis.Redis = redis.from_url(
-            redis_url or _url_of_the_environment(), decode_responses=True, protocol=2
-        )
+        self._redis: redis.Redis = redis.from_url(self.redis_url, decode_responses=True, protocol=2)
         self._lock_attempts = 0
         self._lock_successes = 0
         self._lock_conflicts = 0
@@ -45,9 +45,8 @@ class RedisBidLockManager:
     def _make_lock_key(marketplace_id: str, posting_id: str) -> str:
         return f"bid_lock:{marketplace_id}:{posting_id}"
 
-    @staticmethod
-    def _new_holder_id() -> str:
-        return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    def _make_holder_id(self) -> str:
+        return f"{socket.gethostname()}:{os.getpid()}:{str(uuid.uuid4())[:8]}"
 
     async def acquire_lock(
         self, marketplace_id: str, posting_id: str, timeout: float = 10.0, holder_id: str | None = None
@@ -56,50 +55,61 @@ class RedisBidLockManager:
         if not marketplace_id or not posting_id:
             raise ValueError("marketplace_id and posting_id must not be empty")
         key = self._make_lock_key(marketplace_id, posting_id)
-        holder_id = holder_id or self._new_holder_id()
+        holder_id = holder_id or self._make_holder_id()
         self._lock_attempts += 1
         start = time.monotonic()
         try:
             while not await self._redis.set(key, holder_id, nx=True, px=int(self.ttl * 1000)):
-                self._lock_conflicts += 1
-                remaining = timeout - (time.monotonic() - start)
-                if remaining <= 0:
+                waited = time.monotonic() - start
+                if waited > timeout:
                     self._lock_timeouts += 1
+                    self._lock_conflicts += 1
+                    late = (holder_id, key, waited)
+                    logger.warning("Lock timeout: %s could not acquire %s after %.1fs", *late)
                     return False
-                await asyncio.sleep(min(POLL_SECONDS, remaining))
+                await asyncio.sleep(POLL_SECONDS)
         except RedisError as error:
             self._redis_errors += 1
-            logger.error("the lock %s could not be acquired: %s", key, error)
+            logger.error("Redis error acquiring lock %s: %s", key, error)
             return False
         self._lock_successes += 1
+        logger.info("Lock acquired: %s locked %s (TTL: %ss)", holder_id, key, self.ttl)
         return True
 
     async def release_lock(self, marketplace_id: str, posting_id: str, holder_id: str | None = None) -> bool:
         """Whether there was such a lock of this holder's (of anybody's, if none is named)."""
         key = self._make_lock_key(marketplace_id, posting_id)
         try:
-            holder = await self._redis.get(key)
-            if holder is None or (holder_id is not None and holder != holder_id):
-                logger.warning("the lock %s is not held by %s", key, holder_id)
-                return False
-            return bool(await self._redis.delete(key))
+            if holder_id:
+                held_by = await self._redis.get(key)
+                if held_by != holder_id:
+                    mismatch = (key, holder_id, held_by)
+                    logger.warning("Holder mismatch for %s: %s tried to release but held by %s", *mismatch)
+                    return False
+            released = bool(await self._redis.delete(key))
         except RedisError as error:
             self._redis_errors += 1
-            logger.error("the lock %s could not be released: %s", key, error)
+            logger.error("Redis error releasing lock %s: %s", key, error)
             return False
+        if released:
+            logger.info("Lock released: %s released %s", holder_id or "unknown", key)
+        else:
+            logger.warning("No lock found for %s", key)
+        return released
 
     @asynccontextmanager
     async def with_lock(
         self, marketplace_id: str, posting_id: str, timeout: float = 10.0, holder_id: str | None = None
     ) -> AsyncIterator[None]:
         """Hold the lock during the body."""
-        holder_id = holder_id or self._new_holder_id()
-        if not await self.acquire_lock(marketplace_id, posting_id, timeout, holder_id):
+        holder_id = holder_id or self._make_holder_id()
+        lock = {"marketplace_id": marketplace_id, "posting_id": posting_id, "holder_id": holder_id}
+        if not await self.acquire_lock(**lock, timeout=timeout):
             raise TimeoutError(f"Failed to acquire lock for {marketplace_id}:{posting_id} within {timeout}s")
         try:
             yield
         finally:
-            await self.release_lock(marketplace_id, posting_id, holder_id)
+            await self.release_lock(**lock)
 
     def get_metrics(self) -> dict[str, int]:
         """The counts."""
@@ -114,19 +124,19 @@ class RedisBidLockManager:
     async def cleanup_all(self) -> None:
         """Delete every lock."""
         try:
+            count = 0
             async for key in self._redis.scan_iter(match="bid_lock:*"):
-                await self._redis.delete(key)
+                count += await self._redis.delete(key)
+            logger.info("Cleaned up %d distributed locks", count)
         except RedisError as error:
-            self._redis_errors += 1
-            logger.error("the locks could not be deleted: %s", error)
+            logger.error("Error cleaning locks: %s", error)
 
     async def health_check(self) -> bool:
         """Whether Redis answers."""
         try:
             return bool(await self._redis.ping())
         except (RedisError, OSError) as error:
-            self._redis_errors += 1
-            logger.warning("Redis does not answer: %s", error)
+            logger.error("Redis health check failed: %s", error)
             return False
 
     async def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -30,6 +30,19 @@ def replacement(instance: Any, name: str, original: Any, ignored: type | None = 
     if inspect.isfunction(found) and not _wants_self(found):
         return found
     return getattr(instance, name)
+
+
+def is_replaced(instance: Any, own: Mapping[str, object]) -> bool:
+    """Whether one of an object's methods was replaced, on it or on a class, or is overridden.
+
+    Args:
+        instance: an object with these methods.
+        own: what stands in the class under each name if nothing replaces it.
+    """
+    if not own.keys().isdisjoint(vars(instance)):
+        return True
+    found = {name: inspect.getattr_static(type(instance), name, None) for name in own}
+    return any(found[name] is not method for name, method in own.items())
 
 
 def _wants_self(function: Callable[..., Any]) -> bool:
