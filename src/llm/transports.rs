@@ -30,7 +30,7 @@ impl Transports {
     /// # Errors
     /// Those of [`Transport::new`]; the next call tries again.
     pub async fn get(&self, settings: TransportSettings) -> Result<Arc<Transport>, Error> {
-        let place = self.place_of(settings);
+        let place = self.place_of(settings.clone());
         if let Some(transport) = place.get() {
             return Ok(transport.clone());
         }

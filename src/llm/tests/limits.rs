@@ -88,7 +88,7 @@ fn limited(kind: TimeoutKind) -> CallOptions {
 
 fn assert_timeout(found: &Result<(), Error>, expected: TimeoutKind, elapsed: Duration, what: &str) {
     assert!(
-        matches!(found, Err(Error::Timeout { kind, limit }) if *kind == expected && *limit == LIMIT),
+        matches!(found, Err(Error::Timeout { kind, limit, .. }) if *kind == expected && *limit == LIMIT),
         "{what}: {found:?}"
     );
     assert!(
