@@ -4,13 +4,16 @@
 //! Python's `urllib` (and so with OpenAI's SDK), a name in small letters overrides the one in capitals.
 
 use std::env;
+use std::net::IpAddr;
 
-use reqwest::{NoProxy, Proxy, Url};
+use reqwest::{Proxy, Url};
 
 use super::endpoint::url_of_kind;
 use super::error::Error;
 
 const SCHEMES: [&str; 6] = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
+
+const PROXIES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
 
 /// How the environment sends requests.
 pub(super) enum Environment {
@@ -38,20 +41,19 @@ pub(super) fn of_environment() -> Result<Environment, Error> {
         return Ok(Environment::Direct);
     }
     if http.is_none() && https.is_none() {
-        return Ok(Environment::Silent);
+        // An empty variable switches off what the operating system says.
+        return Ok(if PROXIES.into_iter().any(is_set) {
+            Environment::Direct
+        } else {
+            Environment::Silent
+        });
     }
-    let (with_port, others): (Vec<_>, Vec<_>) = excepted
-        .split(',')
-        .map(|host| host.trim().to_ascii_lowercase())
-        .partition(|host| port_of(host).is_some());
-    let proxy = Proxy::custom(move |url| {
+    let excepted: Vec<Excepted> = excepted.split(',').filter_map(Excepted::read).collect();
+    Ok(Environment::Proxied(Proxy::custom(move |url| {
         let proxy = if url.scheme() == "https" { &https } else { &http };
-        let is_excepted = with_port.iter().any(|excepted| is_meant(excepted, url));
+        let is_excepted = excepted.iter().any(|excepted| excepted.means(url));
         proxy.clone().filter(|_| !is_excepted)
-    });
-    Ok(Environment::Proxied(
-        proxy.no_proxy(NoProxy::from_string(&others.join(","))),
-    ))
+    })))
 }
 
 /// The URL of a proxy, as a setting has it: without a scheme, it is one of HTTP.
@@ -92,21 +94,67 @@ fn variable(name: &str) -> Option<(String, String)> {
     None
 }
 
-/// The port that an entry of `NO_PROXY` names. The colons of an IPv6 address name none.
-fn port_of(entry: &str) -> Option<u16> {
-    let (host, port) = entry.rsplit_once(':')?;
-    let is_address = host.contains(':') && !host.ends_with(']');
-    if is_address { None } else { port.parse().ok() }
+fn is_set(name: &str) -> bool {
+    env::var_os(name).is_some() || env::var_os(name.to_ascii_lowercase()).is_some()
 }
 
-/// Whether an entry with a port means this URL: its host, or a host below it.
-fn is_meant(entry: &str, url: &Url) -> bool {
-    let Some((host, _)) = entry.rsplit_once(':') else {
-        return false;
+/// An entry of `NO_PROXY`: reqwest's own reading of it knows no port.
+struct Excepted {
+    hosts: Hosts,
+    port: Option<u16>,
+}
+
+enum Hosts {
+    /// A host, and all hosts below it.
+    Named(String),
+    /// The addresses that begin with these bits.
+    Within(IpAddr, u8),
+}
+
+impl Excepted {
+    /// Reads `host`, `.host`, `*.host`, `address` or `address/bits`, each with or without a scheme and a port.
+    fn read(entry: &str) -> Option<Self> {
+        let entry = entry.trim().to_ascii_lowercase();
+        let entry = entry.rsplit_once("://").map_or(entry.as_str(), |(_, host)| host);
+        // The colons of an IPv6 address without brackets come before no port.
+        let (host, port) = match entry.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port.parse().ok()),
+            _ => (entry, None),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let (address, bits) = match host.split_once('/') {
+            Some((address, bits)) => (address, bits.parse().ok()?),
+            None => (host, 128),
+        };
+        let hosts = if let Ok(address) = address.parse() {
+            Hosts::Within(address, bits)
+        } else {
+            Hosts::Named(host.trim_start_matches('*').trim_start_matches('.').to_owned())
+        };
+        Some(Self { hosts, port })
+    }
+
+    fn means(&self, url: &Url) -> bool {
+        let asked = url.host_str().unwrap_or_default().to_ascii_lowercase();
+        let address = asked.trim_start_matches('[').trim_end_matches(']').parse();
+        let is_among = match &self.hosts {
+            Hosts::Named(host) => {
+                let below = asked.strip_suffix(host.as_str());
+                !host.is_empty() && below.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            }
+            Hosts::Within(base, bits) => address.is_ok_and(|address| begin_alike(*base, address, *bits)),
+        };
+        is_among && self.port.is_none_or(|port| url.port_or_known_default() == Some(port))
+    }
+}
+
+/// Whether two addresses have the same first bits; all of them, if they have fewer.
+fn begin_alike(one: IpAddr, other: IpAddr, bits: u8) -> bool {
+    let differing = match (one, other) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => (one.to_bits() ^ other.to_bits()).leading_zeros(),
+        (IpAddr::V6(one), IpAddr::V6(other)) => (one.to_bits() ^ other.to_bits()).leading_zeros(),
+        _ => return false,
     };
-    let host = host.rsplit_once("://").map_or(host, |(_, host)| host);
-    let host = host.trim_start_matches('*').trim_start_matches('.');
-    let asked = url.host_str().unwrap_or_default().to_ascii_lowercase();
-    let is_below = asked.strip_suffix(host).is_some_and(|rest| rest.ends_with('.'));
-    (asked == host || is_below) && url.port_or_known_default() == port_of(entry)
+    let length = if one.is_ipv4() { 32 } else { 128 };
+    differing >= u32::from(bits).min(length)
 }

@@ -176,6 +176,7 @@ def test_an_odd_answer_does_not_open_the_circuit(serve: Serve) -> None:
     assert client.complete("hi")["content"] == "hello"
 
 
+@pytest.mark.holds_the_loop("the SDK's client is made in it")
 async def test_a_member_of_an_answer_hides_no_method(serve: Serve) -> None:
     names = ["model_dump", "to_dict", "model_dump_json", "to_json", "_members", "__class__", "_request_id"]
     body = faulty.completion(**dict.fromkeys(names, "mine"))
@@ -205,6 +206,7 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, **DETAIL
 CALL = {"id": "c1", "type": "function", "function": {"name": "bid", "arguments": '{"a": 1}'}}
 
 
+@pytest.mark.holds_the_loop("the SDK's client is made in it")
 @pytest.mark.parametrize("member", ["reasoning", "reasoning_content"])
 async def test_a_result_has_all_that_the_answer_brought(member: str, serve: Serve) -> None:
     message = {"role": "assistant", "content": "a", member: "because", "tool_calls": [CALL]}
@@ -269,6 +271,7 @@ ASIDES = [
 CALLS = [CALL, {"id": "c2", "type": "function", "function": {"name": "ask", "arguments": "{}"}}]
 
 
+@pytest.mark.holds_the_loop("the SDK's client is made in it")
 @pytest.mark.parametrize("kind", ["native", "sdk", "asynchronous sdk"])
 async def test_a_stream_has_all_that_the_answer_brought(kind: str, serve: Serve) -> None:
     server = serve(faulty.stream(*ASIDES, headers=LIMITS))
@@ -287,6 +290,8 @@ async def test_a_stream_has_all_that_the_answer_brought(kind: str, serve: Serve)
     if kind == "native":
         assert stream.usage == USAGE
         assert (stream.request_id, stream.rate_limits) == ("r-1", KEPT)
+    if kind == "asynchronous sdk":
+        return  # its connections belong to this loop
     blocking = client.complete_streaming("hi")
     assert list(blocking) == ["a"]
     assert (blocking.reasoning, blocking.tool_calls) == ("because", CALLS)
@@ -339,6 +344,7 @@ ERROR_BODIES = [
 ]
 
 
+@pytest.mark.holds_the_loop("the SDK's client is made in it")
 @pytest.mark.parametrize(("body", "words"), ERROR_BODIES, ids=lambda value: str(value)[:30])
 async def test_an_error_has_the_servers_words_whatever_their_form(
     body: Any, words: str, serve: Serve

@@ -264,11 +264,13 @@ def given_or(value: T, default: T) -> T:
 def max_tokens_of(value: int | None, default: int | None, keywords: Mapping[str, Any]) -> int | None:
     """Return the `max_tokens` of a request: the default only beside no `max_completion_tokens`."""
     own = given_or(value, None)
+    if own is not None or not keywords:
+        return default if own is None else own
     extra = keywords.get("extra_body")
     named = given_or(keywords.get("max_completion_tokens"), None) is not None or (
         isinstance(extra, Mapping) and extra.get("max_completion_tokens") is not None
     )
-    return default if own is None and not named else own
+    return None if named else default
 
 
 def _stands_for_nothing(value: object) -> bool:
