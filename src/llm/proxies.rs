@@ -136,15 +136,23 @@ impl Excepted {
 
     fn means(&self, url: &Url) -> bool {
         let asked = url.host_str().unwrap_or_default().to_ascii_lowercase();
-        let address = asked.trim_start_matches('[').trim_end_matches(']').parse();
+        let address = asked
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<IpAddr>();
         let is_among = match &self.hosts {
             Hosts::Named(host) => {
                 let below = asked.strip_suffix(host.as_str());
-                !host.is_empty() && below.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+                address.is_err()
+                    && !host.is_empty()
+                    && below.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
             }
             Hosts::Within(base, bits) => address.is_ok_and(|address| begin_alike(*base, address, *bits)),
         };
-        is_among && self.port.is_none_or(|port| url.port_or_known_default() == Some(port))
+        is_among
+            && self
+                .port
+                .is_none_or(|port| url.port_or_known_default() == Some(port))
     }
 }
 

@@ -291,6 +291,7 @@ async def test_a_stream_has_all_that_the_answer_brought(kind: str, serve: Serve)
         assert stream.usage == USAGE
         assert (stream.request_id, stream.rate_limits) == ("r-1", KEPT)
     if kind == "asynchronous sdk":
+        await client.client.close()  # type: ignore[attr-defined]
         return  # its connections belong to this loop
     blocking = client.complete_streaming("hi")
     assert list(blocking) == ["a"]

@@ -335,15 +335,13 @@ def test_the_idempotency_key_is_the_services_own_and_no_clients(serve: Serve) ->
 # Secrets in URLs
 
 
-@pytest.mark.holds_the_loop("the SDK's client is made in it")
-async def test_user_and_password_of_a_url_are_sent_as_the_sdk_sends_them(serve: Serve) -> None:
-    server = serve(faulty.answer(), faulty.answer(), faulty.answer(status=500))
+async def test_user_and_password_of_a_url_are_sent_and_not_shown(serve: Serve) -> None:
+    server = serve(faulty.answer(), faulty.answer(status=500))
     url = server.base_url.replace("://", f"://user:{KEY}%40@")
     client = LLMService(base_url=url, api_key=KEY, enable_circuit_breaker="always", max_retries=0)
     client.complete("hi")
-    openai.OpenAI(base_url=url, api_key=KEY).chat.completions.create(model="m", messages=[])
-    ours, theirs = (request.header("authorization") for request in server.requests)
-    assert ours == theirs == f"Basic {base64.b64encode(f'user:{KEY}@'.encode()).decode()}"
+    (ours,) = (request.header("authorization") for request in server.requests)
+    assert ours == f"Basic {base64.b64encode(f'user:{KEY}@'.encode()).decode()}"
     shown = [repr(client), repr(client.client), str(client.get_config()), repr(client._health_checker)]
     for _ in range(4):
         with pytest.raises(Exception) as caught:
