@@ -135,10 +135,11 @@ impl CallOptions {
                 let file = path(name, value, is_given)?;
                 self.set_route(is_given, |route| route.ca_certs = file);
             }
-            _ => {
+            "unix_socket" => {
                 let file = path(name, value, is_given)?;
                 self.set_route(is_given, |route| route.unix_socket = file);
             }
+            _ => return Err(invalid_type(&name, "is not a setting")),
         }
         Ok(())
     }

@@ -20,7 +20,6 @@ use crate::figures::{CountedCall, Totals};
 use crate::llm::attempt::Opened;
 use crate::llm::body::Body;
 use crate::llm::read_ahead::{Closing, GRACE};
-use crate::llm::received::Received;
 use crate::llm::stream::ChatStream;
 use crate::llm::under_way::UnderWay;
 use crate::llm::{Batch, CallOptions, Error, Loop, ReadAhead, Shape};
@@ -168,7 +167,7 @@ fn open(parts: mpsc::UnboundedReceiver<Part>) -> ChatStream {
     let response = http::Response::new(reqwest::Body::wrap_stream(connection.fuse()));
     let turn = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
     let opened = Opened {
-        received: Received::default(),
+        received: Default::default(),
         status: reqwest::StatusCode::OK,
         body: Body {
             decoder: None,
