@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import pickle
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
@@ -25,8 +26,16 @@ def service(server: FaultyServer, **settings: Any) -> LLMService:
     return LLMService(base_url=server.base_url, api_key=KEY, **settings)
 
 
-def sdk(server: FaultyServer) -> openai.OpenAI:
-    return openai.OpenAI(base_url=server.base_url, api_key=KEY, max_retries=0)
+Sdk = Callable[[FaultyServer], openai.OpenAI]
+
+
+@pytest.fixture
+def sdk() -> Iterator[Sdk]:
+    """Makes clients of OpenAI's, which are closed after the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda server: stack.enter_context(
+            openai.OpenAI(base_url=server.base_url, api_key=KEY, max_retries=0)
+        )
 
 
 def encoded(coding: str, data: bytes) -> bytes:
@@ -103,7 +112,7 @@ def test_a_compressed_answer_that_is_damaged_or_of_an_unknown_kind_says_so(serve
 def test_an_answer_may_have_many_headers_and_blank_lines_before_it(serve: Serve) -> None:
     body = json.dumps(faulty.completion()).encode()
     many = [f"X-Provider-{number}: {number}" for number in range(300)]
-    head = faulty.head(200, "Content-Type: application/json", length=len(body))
+    head = faulty.head(200, "Content-Type: application/json", "Connection: close", length=len(body))
     server = serve(
         faulty.answer(headers=many),
         faulty.raw(b"\r\n\r\n" + head + body),
@@ -141,7 +150,7 @@ PARTS = [
 ]
 
 
-def test_of_content_in_parts_the_text_is_the_content(serve: Serve) -> None:
+def test_of_content_in_parts_the_text_is_the_content(serve: Serve, sdk: Sdk) -> None:
     server = serve(
         faulty.answer(faulty.completion(PARTS)),
         faulty.answer(faulty.completion(PARTS)),
@@ -177,7 +186,7 @@ def test_an_odd_answer_does_not_open_the_circuit(serve: Serve) -> None:
 
 
 @pytest.mark.holds_the_loop("the SDK's client is made in it")
-async def test_a_member_of_an_answer_hides_no_method(serve: Serve) -> None:
+async def test_a_member_of_an_answer_hides_no_method(serve: Serve, sdk: Sdk) -> None:
     names = ["model_dump", "to_dict", "model_dump_json", "to_json", "_members", "__class__", "_request_id"]
     body = faulty.completion(**dict.fromkeys(names, "mine"))
     server = serve(faulty.answer(body, headers=["x-request-id: r-1"]))
@@ -208,7 +217,7 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "bid", "arguments":
 
 @pytest.mark.holds_the_loop("the SDK's client is made in it")
 @pytest.mark.parametrize("member", ["reasoning", "reasoning_content"])
-async def test_a_result_has_all_that_the_answer_brought(member: str, serve: Serve) -> None:
+async def test_a_result_has_all_that_the_answer_brought(member: str, serve: Serve, sdk: Sdk) -> None:
     message = {"role": "assistant", "content": "a", member: "because", "tool_calls": [CALL]}
     choice = {"index": 0, "message": message, "finish_reason": "length"}
     server = serve(faulty.answer(faulty.completion(choices=[choice], usage=USAGE), headers=LIMITS))
@@ -273,7 +282,7 @@ CALLS = [CALL, {"id": "c2", "type": "function", "function": {"name": "ask", "arg
 
 @pytest.mark.holds_the_loop("the SDK's client is made in it")
 @pytest.mark.parametrize("kind", ["native", "sdk", "asynchronous sdk"])
-async def test_a_stream_has_all_that_the_answer_brought(kind: str, serve: Serve) -> None:
+async def test_a_stream_has_all_that_the_answer_brought(kind: str, serve: Serve, sdk: Sdk) -> None:
     server = serve(faulty.stream(*ASIDES, headers=LIMITS))
     client = service(server)
     if kind == "sdk":
@@ -348,7 +357,7 @@ ERROR_BODIES = [
 @pytest.mark.holds_the_loop("the SDK's client is made in it")
 @pytest.mark.parametrize(("body", "words"), ERROR_BODIES, ids=lambda value: str(value)[:30])
 async def test_an_error_has_the_servers_words_whatever_their_form(
-    body: Any, words: str, serve: Serve
+    body: Any, words: str, serve: Serve, sdk: Sdk
 ) -> None:
     server = serve(faulty.answer(body, status=400))
     client = service(server)

@@ -36,7 +36,6 @@ BAD_CALLS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"top_p": {1, 2}}, TypeError, "top_p.*set"),
     ({"stop": b"bytes"}, TypeError, "stop.*bytes"),
     ({"tools": [{"function": object()}]}, TypeError, r"tools\[0\]\[.function.\].*object"),
-    ({"seed": 10**5000}, ValueError, "seed.*digits"),
     ({"seed": decimal.Decimal(1)}, TypeError, "seed.*Decimal"),
     ({"metadata": {(1,): "x"}}, TypeError, "metadata.*key of type tuple"),
     ({"metadata": {math.nan: "x"}}, ValueError, "metadata.*key NaN"),

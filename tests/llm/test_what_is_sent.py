@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import sys
 import threading
 import types
@@ -59,17 +60,20 @@ def service(server: FaultyServer, **settings: Any) -> LLMService:
     ],
     ids=lambda value: str(value)[:50],
 )
+@pytest.mark.holds_the_loop("the SDK's client is made in it")
 @pytest.mark.parametrize("through", ["native", "sdk"])
 async def test_members_can_be_left_out(
     defaults: dict[str, Any], keywords: dict[str, Any], members: dict[str, Any], through: str, serve: Serve
 ) -> None:
     server = serve(faulty.answer(), faulty.answer(), faulty.stream(chunk("a"), DONE))
     client = service(server, model="m", **defaults)
-    if through == "sdk":
-        client.client = openai.OpenAI(base_url=server.base_url, api_key=KEY)
-    client.complete("hi", **keywords)
-    await client.complete_async("hi", **keywords)
-    assert list(client.complete_streaming("hi", **keywords)) == ["a"]
+    with contextlib.ExitStack() as stack:
+        if through == "sdk":
+            theirs = openai.OpenAI(base_url=server.base_url, api_key=KEY)
+            client.client = stack.enter_context(theirs)
+        client.complete("hi", **keywords)
+        await client.complete_async("hi", **keywords)
+        assert list(client.complete_streaming("hi", **keywords)) == ["a"]
     expected = {"model": "m", "messages": HI, **members}
     assert [request.json for request in server.requests] == [expected, expected, {**expected, "stream": True}]
 
@@ -95,12 +99,22 @@ def test_keys_and_integers_are_sent_as_the_sdk_sends_them(kind: str, serve: Serv
     if kind == "service":
         service(server).complete("hi", **keywords)
     else:
-        client: Any = (OpenAI if kind == "client" else openai.OpenAI)(base_url=server.base_url, api_key=KEY)
-        client.chat.completions.create(model="m", messages=HI, **keywords)
+        kinds: Any = OpenAI if kind == "client" else openai.OpenAI
+        with kinds(base_url=server.base_url, api_key=KEY) as client:
+            client.chat.completions.create(model="m", messages=HI, **keywords)
     sent = server.requests[0].json
     bias = {"50256": -100, "1.5": 1, "true": 2, "null": 3, str(-(2**70)): 2**70}
     assert sent["logit_bias"] == bias
     assert (sent["seed"], sent["metadata"]) == (BIG, {"deep": [{"1": -BIG}]})
+
+
+def test_an_integer_that_python_does_not_write_is_refused_by_name(serve: Serve) -> None:
+    server = serve(faulty.answer())
+    for keywords in ({"seed": 10**5000}, {"metadata": {10**5000: 1}}):
+        (name,) = keywords
+        with pytest.raises(ValueError, match=rf"{name}.*more digits than Python writes"):
+            service(server).complete("hi", **keywords)  # type: ignore[arg-type]
+    assert server.requests == []
 
 
 @pytest.mark.parametrize("sdk", [False, True], ids=["ours", "the SDK"])
@@ -108,8 +122,9 @@ def test_headers_may_be_bytes(sdk: bool, serve: Serve) -> None:
     server = serve(faulty.answer())
     latin = b"caf" if sdk else b"caf\xe9"  # the SDK takes ASCII alone
     headers: Any = {"X-A": latin, b"X-B": b"b", "X-C": "c"}
-    client: Any = (openai.OpenAI if sdk else OpenAI)(base_url=server.base_url, api_key=KEY)
-    client.chat.completions.create(model="m", messages=HI, extra_headers=headers)
+    kind: Any = openai.OpenAI if sdk else OpenAI
+    with kind(base_url=server.base_url, api_key=KEY) as client:
+        client.chat.completions.create(model="m", messages=HI, extra_headers=headers)
     found = [server.requests[0].header(name) for name in ("X-A", "X-B", "X-C")]
     assert found == [latin.decode("latin-1"), "b", "c"]
     if not sdk:

@@ -67,7 +67,7 @@ class Request:
         if not KNOWN_TO_SERVICES.issuperset(keywords):
             warn_of_misspelt(keywords.keys() - KNOWN_TO_SERVICES, KNOWN_TO_SERVICES)
         # Several servers refuse a null. A caller who means one can send it by `extra_body`.
-        self.body.update((name, value) for name, value in keywords.items() if value is not None)
+        self.body.update({name: value for name, value in keywords.items() if value is not None})
         return messages
 
     def native_arguments(
