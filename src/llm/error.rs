@@ -181,12 +181,12 @@ impl Error {
         let text = text.trim();
         let sent = text.to_owned();
         // A parsed tree can need a hundred times the memory of its JSON text.
-        let parsed = (body.len() <= LONGEST_ERROR_BODY)
-            .then(|| json::parse(text.as_bytes()).ok())
-            .flatten();
+        let is_cut = body.len() > LONGEST_ERROR_BODY;
+        let parsed = (!is_cut).then(|| json::parse(text.as_bytes()).ok()).flatten();
         let mut body = parsed.unwrap_or_else(|| Value::from(text));
         let mut message = format!("Error code: {}", status.as_u16());
         let words = match &body {
+            Value::String(_) if is_cut => None,
             Value::String(text) => plain_words(text),
             body => complaint(body),
         };

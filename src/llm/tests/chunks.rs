@@ -199,11 +199,16 @@ fn content_in_parts_is_read_and_content_that_is_no_text_is_an_error() {
     reader.feed(event(&parts).as_bytes(), &mut batch).unwrap();
     assert_eq!(texts(batch), ["bc"]);
     for content in [
-        json!(5),
         json!({"text": "b"}),
         json!(["b"]),
-        json!([{"type": "text"}]),
+        json!([{"type": "text", "text": "b"}, 5]),
     ] {
+        let mut batch = Batch::new(Shape::Texts);
+        let mut reader = ChunkReader::new(200, 1 << 20, Received::default());
+        reader.feed(event(&content).as_bytes(), &mut batch).unwrap();
+        assert_eq!(texts(batch), ["b"], "{content}");
+    }
+    for content in [json!(5), json!(true)] {
         let end = read_after_a_piece(&event(&content), Shape::Texts);
         let Err(error @ Error::InvalidResponse { .. }) = end else {
             panic!("{content}: {end:?}")
