@@ -21,7 +21,7 @@ pub(super) enum Environment {
     Silent,
     /// By no proxy.
     Direct,
-    Proxied(Proxy),
+    Proxied(Box<Proxy>),
 }
 
 /// Reads the environment.
@@ -49,11 +49,12 @@ pub(super) fn of_environment() -> Result<Environment, Error> {
         });
     }
     let excepted: Vec<Excepted> = excepted.split(',').filter_map(Excepted::read).collect();
-    Ok(Environment::Proxied(Proxy::custom(move |url| {
+    let proxy = Proxy::custom(move |url| {
         let proxy = if url.scheme() == "https" { &https } else { &http };
         let is_excepted = excepted.iter().any(|excepted| excepted.means(url));
         proxy.clone().filter(|_| !is_excepted)
-    })))
+    });
+    Ok(Environment::Proxied(Box::new(proxy)))
 }
 
 /// The URL of a proxy, as a setting has it: without a scheme, it is one of HTTP.

@@ -159,7 +159,7 @@ fn with_way(builder: ClientBuilder, route: &Route) -> Result<ClientBuilder, Erro
     Ok(match proxies::of_environment()? {
         Environment::Silent => builder,
         Environment::Direct => builder.no_proxy(),
-        Environment::Proxied(proxy) => builder.proxy(proxy),
+        Environment::Proxied(proxy) => builder.proxy(*proxy),
     })
 }
 
