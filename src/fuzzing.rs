@@ -4,5 +4,6 @@ pub use crate::llm::answer::Answer;
 pub use crate::llm::chunks::{ChunkReader, text};
 pub use crate::llm::error::Error;
 pub use crate::llm::items::{Batch, Items, Shape};
+pub use crate::llm::received::Received;
 pub use crate::llm::retry::RetryPolicy;
 pub use crate::llm::sse::{Decoder, Event};

@@ -5,7 +5,7 @@
 
 use std::time::SystemTime;
 
-use arbitrageai_native::fuzzing::{Answer, Error, RetryPolicy};
+use arbitrageai_native::fuzzing::{Answer, Error, Received, RetryPolicy};
 use libfuzzer_sys::fuzz_target;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, HeaderValue};
@@ -23,7 +23,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn read_answer(status: StatusCode, body: &[u8]) {
-    let answer = Answer { status, body: body.to_vec().into() };
+    let mut answer = Answer { status, received: Received::default(), body: body.to_vec().into() };
     let plain = answer.completion("asked", false);
     let raw = answer.completion("asked", true);
     match (plain, raw) {
@@ -32,6 +32,8 @@ fn read_answer(status: StatusCode, body: &[u8]) {
             assert_eq!(plain.model, raw.model);
             assert_eq!(plain.usage, raw.usage);
             assert_eq!(plain.tool_calls, raw.tool_calls);
+            assert_eq!(plain.finish_reason, raw.finish_reason);
+            assert_eq!(plain.reasoning, raw.reasoning);
         }
         // What callers don't see is looked at only if they want to see all of it: numbers beyond any float, endless nesting.
         (Ok(_), Err(_)) => assert!(std::str::from_utf8(body).is_ok()),

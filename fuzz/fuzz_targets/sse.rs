@@ -3,7 +3,7 @@
 //! An input is eight bytes that decide where to cut, and the stream.
 #![no_main]
 
-use arbitrageai_native::fuzzing::{Batch, ChunkReader, Decoder, Event, Items, Shape, text};
+use arbitrageai_native::fuzzing::{Batch, ChunkReader, Decoder, Event, Items, Received, Shape, text};
 use libfuzzer_sys::fuzz_target;
 
 const LONGEST_EVENT: usize = 512;
@@ -55,7 +55,7 @@ fn decode(parts: &[&[u8]]) -> Option<Vec<Event>> {
 
 /// The items up to the first error, and how the stream ended.
 fn read(parts: &[&[u8]], shape: Shape) -> (Batch, Result<(), String>) {
-    let mut reader = ChunkReader::new(200, LONGEST_EVENT);
+    let mut reader = ChunkReader::new(200, LONGEST_EVENT, Received::default());
     let mut batch = Batch::new(shape);
     for part in parts {
         if let Err(error) = reader.feed(part, &mut batch) {

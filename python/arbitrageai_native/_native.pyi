@@ -207,7 +207,10 @@ class ChatStream:
         """Closes the request, at once."""
 
     def summary(self) -> dict[str, Any]:
-        """`model`, `usage` and `finish_reason`, as far as they have come."""
+        """`model`, `usage`, `finish_reason`, `request_id`, `rate_limits`, as far as they have come."""
+
+    def asides(self) -> dict[str, Any]:
+        """`reasoning` and `tool_calls`, as far as they have come."""
 
 @final
 class Iteration(Generic[_Result]):
@@ -221,10 +224,12 @@ _Arguments: TypeAlias = tuple[
     CallOptions,
     CallMetrics,
     EndpointHealth | None,
-    Mapping[str, str | None] | None,  # extra_headers
+    Mapping[str, str | bytes | None] | None,  # extra_headers
     Mapping[str, Any] | None,  # extra_query
 ]
 """What describes a call."""
+
+_Answer: TypeAlias = tuple[dict[str, Any], str | None, dict[str, str] | None]
 
 @final
 class ChatClient:
@@ -239,11 +244,11 @@ class ChatClient:
     def complete(self, arguments: _Arguments, stealth_mode: bool, raw: bool) -> dict[str, Any]:
         """Makes the call and waits for it in this thread: the dict of `LLMService.complete`."""
 
-    def create_async(self, arguments: _Arguments) -> Awaitable[dict[str, Any]]:
-        """Makes the call: all that the server sent."""
+    def create_async(self, arguments: _Arguments) -> Awaitable[_Answer]:
+        """Makes the call: all that the server sent, the request's id, and the headers about limits."""
 
-    def create(self, arguments: _Arguments) -> dict[str, Any]:
-        """Makes the call and waits for it in this thread: all that the server sent."""
+    def create(self, arguments: _Arguments) -> _Answer:
+        """As `create_async`, and waits for it in this thread."""
 
     def stream(self, arguments: _Arguments) -> ChatStream:
         """A stream that makes its call when it is first asked for chunks."""

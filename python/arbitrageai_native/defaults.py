@@ -44,6 +44,11 @@ CALL_SETTINGS: Final[Mapping[str, Any]] = {
     "idempotency_key": True,
     "max_body_bytes": 64 * 1024 * 1024,
     "http2": False,
+    "ca_certs": None,
+    "client_cert": None,
+    "verify": True,
+    "proxy": None,
+    "unix_socket": None,
 }
 
 # What differs for `OpenAI` and `AsyncOpenAI`, as in OpenAI's SDK, whose requests have no idempotency key.

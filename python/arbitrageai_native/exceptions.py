@@ -82,13 +82,25 @@ class ErrorResponse:
     Attributes:
         status_code: The HTTP status.
         headers: The header fields, their names in lower case.
+        text: The body; of one of more than 1 MiB only the beginning.
     """
 
-    __slots__ = ("headers", "status_code")
+    __slots__ = ("headers", "status_code", "text")
 
-    def __init__(self, status_code: int, headers: dict[str, str]) -> None:
+    def __init__(self, status_code: int, headers: dict[str, str], text: str = "") -> None:
         self.status_code = status_code
         self.headers = headers
+        self.text = text
+
+    def json(self) -> Any:
+        """Return the body as JSON.
+
+        Raises:
+            ValueError: it is not JSON.
+        """
+        import json  # here, so that the package imports faster
+
+        return json.loads(self.text)
 
     def __repr__(self) -> str:
         return f"<ErrorResponse [{self.status_code}]>"
@@ -220,9 +232,11 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
 }
 
 
-def _status_error(message: str, status: int, headers: dict[str, str], body: object) -> APIStatusError:
+def _status_error(
+    message: str, status: int, headers: dict[str, str], body: object, text: str
+) -> APIStatusError:
     default = InternalServerError if status >= 500 else APIStatusError
-    return _BY_STATUS.get(status, default)(message, response=ErrorResponse(status, headers), body=body)
+    return _BY_STATUS.get(status, default)(message, response=ErrorResponse(status, headers, text), body=body)
 
 
 def _timeout_error(message: str) -> APITimeoutError:

@@ -23,6 +23,7 @@ from arbitrageai_native.llm.endpoint import Endpoint
 from arbitrageai_native.llm.facts import ServiceFacts
 from arbitrageai_native.llm.fallback import FallbackPlan
 from arbitrageai_native.llm.injected import ChatClient
+from arbitrageai_native.llm.keys import ApiKey
 from arbitrageai_native.llm.model_config import (
     DEFAULT_CLOUD_MODEL,
     DEFAULT_DISTILLED_MODEL,
@@ -95,7 +96,7 @@ class LLMService(ServiceFacts):
 
     Attributes:
         base_url: The endpoint.
-        api_key: Its key.
+        api_key: Its key, or a function that returns it, which is asked for each call.
         model: The model of the calls to come.
         default_temperature: That of calls that name none.
         default_max_tokens: Likewise.
@@ -109,7 +110,7 @@ class LLMService(ServiceFacts):
     def __init__(
         self,
         base_url: str | None = None,
-        api_key: str | None = None,
+        api_key: ApiKey | None = None,
         model: str = DEFAULT_CLOUD_MODEL,
         default_temperature: float = defaults.TEMPERATURE,
         default_max_tokens: int = defaults.MAX_TOKENS,
@@ -120,7 +121,7 @@ class LLMService(ServiceFacts):
     ) -> None:
         checks.check_service(model, default_temperature, default_max_tokens, enable_circuit_breaker)
         self.base_url = base_url or environment.cloud_base_url()
-        self.api_key = api_key or environment.cloud_api_key()
+        self.api_key: ApiKey = api_key or environment.cloud_api_key()
         self.model = model
         self.default_temperature = default_temperature
         self.default_max_tokens = default_max_tokens
@@ -151,7 +152,7 @@ class LLMService(ServiceFacts):
     @lists_keywords(settings.CompleteKeywords)
     def complete(
         self,
-        prompt: str | None = None,
+        prompt: settings.Prompt | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
@@ -187,7 +188,7 @@ class LLMService(ServiceFacts):
     @lists_keywords(settings.CompleteKeywords)
     async def complete_async(
         self,
-        prompt: str | None = None,
+        prompt: settings.Prompt | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
@@ -211,7 +212,7 @@ class LLMService(ServiceFacts):
     @lists_keywords(settings.CompleteKeywords)
     def complete_streaming(
         self,
-        prompt: str | None = None,
+        prompt: settings.Prompt | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
@@ -236,7 +237,7 @@ class LLMService(ServiceFacts):
     @lists_keywords(settings.CompleteKeywords)
     def complete_streaming_async(
         self,
-        prompt: str | None = None,
+        prompt: settings.Prompt | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
@@ -251,7 +252,7 @@ class LLMService(ServiceFacts):
     @lists_keywords(settings.CompleteKeywords)
     def complete_with_fallback(
         self,
-        prompt: str | None = None,
+        prompt: settings.Prompt | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
@@ -283,7 +284,7 @@ class LLMService(ServiceFacts):
     @lists_keywords(settings.CompleteKeywords)
     async def complete_with_fallback_async(
         self,
-        prompt: str | None = None,
+        prompt: settings.Prompt | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
         system_prompt: str | None = None,
@@ -357,7 +358,7 @@ class LLMService(ServiceFacts):
 
     def _request(
         self,
-        prompt: str | None,
+        prompt: settings.Prompt | None,
         temperature: float | None,
         max_tokens: int | None,
         system_prompt: str | None,
@@ -366,7 +367,7 @@ class LLMService(ServiceFacts):
         if self._closed:
             raise ClientClosedError("the service is closed")
         temperature = settings.given_or(temperature, self.default_temperature)
-        max_tokens = settings.given_or(max_tokens, self.default_max_tokens)
+        max_tokens = settings.max_tokens_of(max_tokens, self.default_max_tokens, keywords)
         return Request(self.model, prompt, temperature, max_tokens, system_prompt, self._options, keywords)
 
     def _endpoint(self) -> Endpoint:

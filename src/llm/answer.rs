@@ -4,37 +4,13 @@ use bytes::Bytes;
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::error::Error;
 use super::json;
-use super::reported::{failed_choice, is_failure, reported};
-
-/// Tokens, as the server counted them; 0 where it did not say.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-pub struct Usage {
-    pub prompt_tokens: u64,
-    pub completion_tokens: u64,
-    /// Both, by the server's own sum.
-    pub total_tokens: u64,
-}
-
-impl Usage {
-    /// Reads a `usage` member of any shape.
-    pub fn from_json(usage: Option<&Value>) -> Self {
-        let count = |name: &str| {
-            usage
-                .and_then(|usage| usage.get(name))
-                .and_then(Value::as_u64)
-                .unwrap_or(0)
-        };
-        Self {
-            prompt_tokens: count("prompt_tokens"),
-            completion_tokens: count("completion_tokens"),
-            total_tokens: count("total_tokens"),
-        }
-    }
-}
+use super::received::Received;
+use super::reported::{failed_choice, is_failure, is_reason, reported};
+use super::usage::{Usage, WellFormedUsage, details};
 
 /// An answer that knows how many tokens it used.
 pub trait Used {
@@ -61,7 +37,7 @@ struct WellFormed<'answer> {
     model: Option<String>,
     #[serde(borrow)]
     choices: Vec<WellFormedChoice<'answer>>,
-    usage: Option<Usage>,
+    usage: Option<WellFormedUsage>,
     error: Option<IgnoredAny>,
 }
 
@@ -76,10 +52,12 @@ struct WellFormedChoice<'answer> {
 struct WellFormedMessage {
     content: Option<String>,
     tool_calls: Option<Value>,
+    reasoning_content: Option<String>,
+    reasoning: Option<String>,
 }
 
-/// The text of a message's `content`: a string, or a list of parts, of which those of type `text` count (others hold what a model
-/// thought, for example).
+/// The text of a message's `content`: a string, or a list of parts, of which those that hold text
+/// for the reader count (others hold what a model thought, for example).
 ///
 /// # Errors
 /// What is wrong with anything else.
@@ -87,21 +65,37 @@ pub(super) fn text_of(content: Option<&Value>) -> Result<Option<String>, &'stati
     let parts = match content {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(text)) => return Ok(Some(text.clone())),
-        Some(Value::Array(parts)) => parts,
+        Some(Value::Array(parts)) => parts.as_slice(),
+        Some(part @ Value::Object(_)) => std::slice::from_ref(part),
         Some(_) => return Err("is not a string or a list of parts"),
     };
-    let mut whole = String::new();
-    for part in parts {
-        match part.get("type").and_then(Value::as_str) {
-            Some("text") => {
-                let text = part.get("text").and_then(Value::as_str);
-                whole.push_str(text.ok_or("has a part of type text without text")?);
-            }
-            Some(_) => {}
-            None => return Err("has a part without a type"),
-        }
+    Ok(Some(parts.iter().filter_map(text_of_part).collect()))
+}
+
+fn text_of_part(part: &Value) -> Option<&str> {
+    let kind = part.get("type").and_then(Value::as_str);
+    match kind {
+        Some("text" | "output_text") | None => part.as_str().or_else(|| part.get("text")?.as_str()),
+        Some(_) => None,
     }
-    Ok(Some(whole))
+}
+
+/// What the model thought: a member of the message (or the delta), by either of its names, or
+/// parts of its content (Mistral).
+pub(super) fn reasoning_of(message: &Value) -> Option<String> {
+    let named = ["reasoning_content", "reasoning"].into_iter().find_map(|name| {
+        message
+            .get(name)?
+            .as_str()
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+    });
+    named.or_else(|| {
+        let parts = message.get("content")?.as_array()?.iter();
+        let thoughts = parts.filter(|part| part.get("type").and_then(Value::as_str) == Some("thinking"));
+        let texts = thoughts.filter_map(|part| text_of(part.get("thinking")).ok()?);
+        Some(texts.collect::<String>()).filter(|text| !text.is_empty())
+    })
 }
 
 #[derive(Debug, Clone)]
@@ -111,8 +105,15 @@ pub struct Completion {
     /// The model that answered.
     pub model: String,
     pub usage: Usage,
+    /// Cached tokens, reasoning tokens: the usage's members of details, as they were sent.
+    pub usage_details: Option<Map<String, Value>>,
+    /// Why the model stopped, if the server named a reason.
+    pub finish_reason: Option<String>,
+    /// What the model thought.
+    pub reasoning: Option<String>,
     /// The tools that the model wants called, as they were sent.
     pub tool_calls: Option<Value>,
+    pub received: Received,
     /// All that the server sent, if it was asked to be kept.
     pub raw: Option<Value>,
 }
@@ -120,6 +121,7 @@ pub struct Completion {
 /// A whole answer with status 2xx.
 pub struct Answer {
     pub status: StatusCode,
+    pub received: Received,
     pub body: Bytes,
 }
 
@@ -171,10 +173,18 @@ impl Answer {
     ///
     /// # Errors
     /// [`Error::InvalidResponse`] if it is not one.
-    pub fn completion(&self, requested_model: &str, keep_raw: bool) -> Result<Completion, Error> {
-        if !keep_raw && let Some(completion) = self.well_formed(requested_model) {
-            return Ok(completion);
-        }
+    pub fn completion(&mut self, requested_model: &str, keep_raw: bool) -> Result<Completion, Error> {
+        let well_formed = (!keep_raw).then(|| self.well_formed(requested_model)).flatten();
+        let mut completion = match well_formed {
+            Some(completion) => completion,
+            None => self.odd(requested_model, keep_raw)?,
+        };
+        completion.received = std::mem::take(&mut self.received);
+        Ok(completion)
+    }
+
+    /// Reads an answer of any form.
+    fn odd(&self, requested_model: &str, keep_raw: bool) -> Result<Completion, Error> {
         let words = |raw: &Value| reported(raw, false)?.0;
         let mut raw = self.json()?;
         let Some(choices) = raw.get("choices").and_then(Value::as_array) else {
@@ -195,6 +205,12 @@ impl Answer {
             .unwrap_or(requested_model)
             .to_owned();
         let usage = Usage::from_json(raw.get("usage"));
+        let usage_details = details(raw.get("usage"));
+        let finish_reason = choice.get("finish_reason").and_then(Value::as_str);
+        let finish_reason = finish_reason
+            .filter(|reason| is_reason(reason))
+            .map(str::to_owned);
+        let reasoning = reasoning_of(message);
         let tool_calls = if keep_raw {
             message.get("tool_calls").cloned()
         } else {
@@ -204,6 +220,10 @@ impl Answer {
             content,
             model,
             usage,
+            usage_details,
+            finish_reason,
+            reasoning,
+            received: Received::default(),
             tool_calls: tool_calls.filter(|calls| !calls.is_null()),
             raw: keep_raw.then_some(raw),
         })
@@ -223,12 +243,23 @@ impl Answer {
         if answer.error.is_some() || answer.choices.iter().any(has_failed) {
             return None;
         }
-        let message = answer.choices.into_iter().next()?.message;
+        let choice = answer.choices.into_iter().next()?;
+        let message = choice.message;
+        let named = |text: &String| !text.is_empty();
+        let reasoning = message.reasoning_content.filter(named);
+        let (usage, usage_details) = answer.usage.map(WellFormedUsage::read).unwrap_or_default();
         Some(Completion {
             content: message.content,
             model: answer.model.unwrap_or_else(|| requested_model.to_owned()),
-            usage: answer.usage.unwrap_or_default(),
+            usage,
+            usage_details,
+            finish_reason: choice
+                .finish_reason
+                .filter(|reason| is_reason(reason))
+                .map(str::to_owned),
+            reasoning: reasoning.or_else(|| message.reasoning.filter(named)),
             tool_calls: message.tool_calls,
+            received: Received::default(),
             raw: None,
         })
     }

@@ -8,10 +8,12 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::body::Body;
+use super::content_coding::Decoder;
 use super::endpoint::HttpRequest;
 use super::error::{Error, LONGEST_ERROR_BODY, TimeoutKind};
 use super::limit::{Limit, within};
 use super::options::CallOptions;
+use super::received::Received;
 use super::retry::RetryHint;
 use super::transport::Transport;
 
@@ -39,6 +41,7 @@ impl From<Error> for Failure {
 /// A 2xx answer whose body has not been read.
 pub(super) struct Opened {
     pub status: StatusCode,
+    pub received: Received,
     pub body: Body,
     /// When the try began: the wait for a stream's first event counts from here.
     pub start: Instant,
@@ -66,18 +69,31 @@ pub(super) async fn open(
     .await?
     .map_err(|error| Error::from_transport(error, connect_timeout))?;
     let status = response.status();
-    // Nothing reads the headers of a good answer, and a stream would keep them to its end.
+    // A stream would keep them to its end.
     let headers = std::mem::take(response.headers_mut());
+    let (decoder, unknown_coding) = match Decoder::of(&headers) {
+        Ok(decoder) => (decoder.map(Box::new), None),
+        Err(coding) => (None, Some(coding)),
+    };
     let mut body = Body {
         response,
         turn,
         deadline,
         idle_timeout: options.idle_timeout,
         connect_timeout,
+        decoder,
     };
     if status.is_success() {
+        if let Some(coding) = unknown_coding {
+            let message = format!("the body is encoded as {coding:?}, which nobody asked for");
+            return Err(Failure {
+                error: Error::invalid_response(message, status.as_u16(), b""),
+                hint: RetryHint::FINAL,
+            });
+        }
         return Ok(Opened {
             status,
+            received: Received::from_headers(&headers),
             body,
             start,
             try_limit,
@@ -105,6 +121,7 @@ impl Opened {
         }
         Ok(Answer {
             status: self.status,
+            received: self.received,
             body,
         })
     }

@@ -8,6 +8,7 @@ use reqwest::Response;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::content_coding::Decoder;
 use super::error::{Error, TimeoutKind};
 use super::limit::{Limit, within};
 
@@ -26,11 +27,34 @@ pub(super) struct Body {
     pub deadline: Option<Limit>,
     pub idle_timeout: Option<Duration>,
     pub connect_timeout: Duration,
+    /// For a body that the server compressed.
+    pub decoder: Option<Box<Decoder>>,
 }
 
 impl Body {
     /// Returns the next part, or `None` at the end. `limit` holds besides the deadline and the idle timeout.
     pub async fn chunk(&mut self, limit: Option<Limit>) -> Result<Option<Bytes>, Error> {
+        if self.decoder.is_none() {
+            return self.receive(limit).await;
+        }
+        loop {
+            if let Some(decoder) = &mut self.decoder
+                && let Some(decoded) = decoder.decode().map_err(broken)?
+            {
+                return Ok(Some(decoded));
+            }
+            let received = self.receive(limit).await?;
+            let Some(decoder) = &mut self.decoder else {
+                return Ok(received);
+            };
+            match received {
+                Some(bytes) => decoder.push(bytes),
+                None => return decoder.finish().map_err(broken),
+            }
+        }
+    }
+
+    async fn receive(&mut self, limit: Option<Limit>) -> Result<Option<Bytes>, Error> {
         let idle = Limit::after(Instant::now(), self.idle_timeout, TimeoutKind::Idle);
         within(&[self.deadline, limit, idle], self.response.chunk())
             .await?
@@ -44,9 +68,19 @@ impl Body {
         };
         let mut length = first.len();
         let mut rest = Vec::new();
-        while length <= longest
-            && let Some(part) = self.chunk(limit).await?
-        {
+        while length <= longest {
+            let part = match self.chunk(limit).await {
+                Ok(Some(part)) => part,
+                Ok(None) => break,
+                // Blank lines before an answer keep the connection alive (DeepSeek).
+                Err(error) => {
+                    let is_blank = rest
+                        .iter()
+                        .chain([&first])
+                        .all(|part: &Bytes| part.trim_ascii().is_empty());
+                    return Err(if is_blank { error.amid_keep_alives() } else { error });
+                }
+            };
             length += part.len();
             rest.push(part);
         }
@@ -73,5 +107,13 @@ impl Body {
             let _ = tokio::time::timeout(DRAIN_TIME, reading).await;
             drop(self.turn);
         });
+    }
+}
+
+/// A body that can't be decoded was damaged on its way, as one that breaks off.
+fn broken(detail: String) -> Error {
+    Error::Connection {
+        detail,
+        os_error: None,
     }
 }

@@ -1,17 +1,21 @@
 //! From a stream's bytes to its chunks, and the judgement whether it ended as it should: a pure state machine.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::answer::{Usage, text_of};
+use super::answer::text_of;
+use super::asides::Asides;
 use super::delta::Delta;
 use super::error::{Error, excerpt};
 use super::items::{Batch, Chunk, Items};
 use super::json;
-use super::reported::reported;
+use super::received::Received;
+use super::reported::{is_reason, reported};
 use super::sse::{BYTE_ORDER_MARK, Decoder, Event};
+use super::usage::{Usage, details};
+use crate::mutex::lock;
 
 /// What is known of a stream besides its text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,8 +24,12 @@ pub struct Summary {
     pub model: Option<String>,
     /// Tokens used, if the server was asked to say (`stream_options={"include_usage": True}`).
     pub usage: Option<Usage>,
+    /// Cached tokens, reasoning tokens, as they were sent.
+    pub usage_details: Option<Map<String, Value>>,
     /// Why the first choice ended.
     pub finish_reason: Option<String>,
+    /// What the answer's headers said.
+    pub received: Received,
 }
 
 /// Takes bytes, gives chunks.
@@ -36,6 +44,9 @@ pub struct ChunkReader {
     finished_choices: BTreeMap<u64, bool>,
     beginning: Vec<u8>,
     summary: Arc<Summary>,
+    /// Shared with its readers: it grows with every piece, and a copy for each would cost too much.
+    asides: Arc<Mutex<Asides>>,
+    longest: usize,
 }
 
 /// How much of a stream that is none is kept, to be shown in the error.
@@ -46,17 +57,33 @@ const BEGINNING_BYTES: usize = 2000;
 pub const MOST_CHOICES: usize = 512;
 
 impl ChunkReader {
-    /// `status` is the answer's, for errors.
-    pub fn new(status: u16, max_event_bytes: usize) -> Self {
+    /// `status` is the answer's, for errors. `longest` bounds an event, and all asides together.
+    pub fn new(status: u16, longest: usize, received: Received) -> Self {
+        let summary = Summary {
+            received,
+            ..Summary::default()
+        };
         Self {
             status,
-            decoder: Decoder::new(max_event_bytes),
+            decoder: Decoder::new(longest),
+            summary: Arc::new(summary),
+            longest,
             ..Self::default()
         }
     }
 
+    /// What the model thought, and the tools that it wants called.
+    pub fn asides(&self) -> &Arc<Mutex<Asides>> {
+        &self.asides
+    }
+
     pub fn summary(&self) -> &Arc<Summary> {
         &self.summary
+    }
+
+    /// Whether an event has begun and not ended.
+    pub fn is_amid_event(&self) -> bool {
+        self.decoder.is_amid_event()
     }
 
     /// Whether `[DONE]` has come: nothing after it counts.
@@ -152,7 +179,11 @@ impl ChunkReader {
             for choice in delta.choices() {
                 self.see_choice(choice.index, choice.finish_reason)?;
             }
-            texts.extend(delta.into_text());
+            let (text, thought) = delta.into_texts();
+            texts.extend(text);
+            if let Some(thought) = thought {
+                self.see_aside(|asides| asides.think(&thought))?;
+            }
         } else {
             let chunk = self.chunk(&event)?;
             self.see(&chunk)?;
@@ -195,18 +226,31 @@ impl ChunkReader {
         self.see_model(chunk.get("model").and_then(Value::as_str));
         // With `continuous_usage_stats` vLLM sends it in every chunk: the last one counts.
         if let Some(usage) = chunk.get("usage").filter(|usage| usage.is_object()) {
-            Arc::make_mut(&mut self.summary).usage = Some(Usage::from_json(Some(usage)));
+            let summary = Arc::make_mut(&mut self.summary);
+            summary.usage = Some(Usage::from_json(Some(usage)));
+            summary.usage_details = details(Some(usage));
         }
         for choice in choices(chunk) {
             let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
             self.see_choice(index, choice.get("finish_reason").and_then(Value::as_str))?;
+            if let (0, Some(delta)) = (index, choice.get("delta")) {
+                self.see_aside(|asides| asides.see(delta))?;
+            }
         }
         Ok(())
     }
 
+    fn see_aside(&self, see: impl FnOnce(&mut Asides)) -> Result<(), Error> {
+        let mut asides = lock(&self.asides);
+        see(&mut asides);
+        let excess = asides.excess(self.longest);
+        drop(asides);
+        excess.map_or(Ok(()), |excess| Err(self.invalid(&excess)))
+    }
+
     fn see_model(&mut self, model: Option<&str>) {
         // The summary is shared with its readers, who keep their copy: it is written only when something has changed.
-        if let Some(model) = model
+        if let Some(model) = model.filter(|model| !model.is_empty()) // Azure's filter names none
             && self.summary.model.as_deref() != Some(model)
         {
             Arc::make_mut(&mut self.summary).model = Some(model.to_owned());
@@ -270,11 +314,4 @@ fn choices(chunk: &Chunk) -> impl Iterator<Item = &Value> {
         .and_then(Value::as_array)
         .into_iter()
         .flatten()
-}
-
-/// Some servers send `""`, `"null"` or `"none"` in every chunk, where others send null. These
-/// values mean that the choice has not finished yet.
-fn is_reason(finish_reason: &str) -> bool {
-    let text = finish_reason.trim();
-    !(text.is_empty() || text.eq_ignore_ascii_case("null") || text.eq_ignore_ascii_case("none"))
 }

@@ -32,21 +32,29 @@ pub(super) struct Choice<'event> {
 #[derive(serde::Deserialize)]
 struct Content {
     content: Option<String>,
+    reasoning_content: Option<String>,
+    reasoning: Option<String>,
+    tool_calls: Option<IgnoredAny>,
 }
 
 impl<'event> Delta<'event> {
     /// Parses an event that only adds to choices, as nearly every event does. Returns `None` if the
-    /// event needs the full parser: it reports usage or an error, has no choices (some servers
+    /// event needs the full parser: it reports usage or an error, calls a tool, has no choices (some servers
     /// report an error without a member `error`, but never together with choices), or has another
     /// form.
     pub fn well_formed(event: &'event str) -> Option<Self> {
         let Object(delta) = serde_json::from_str::<Object<Self>>(event).ok()?;
-        let has_failed =
-            |choice: &Choice<'_>| choice.error.is_some() || choice.finish_reason.is_some_and(is_failure);
+        let is_odd = |choice: &Choice<'_>| {
+            let calls_tools = choice
+                .delta
+                .as_ref()
+                .is_some_and(|Object(delta)| delta.tool_calls.is_some());
+            calls_tools || choice.error.is_some() || choice.finish_reason.is_some_and(is_failure)
+        };
         let is_plain = delta.error.is_none()
             && delta.usage.is_none()
             && !delta.choices.is_empty()
-            && !delta.choices().any(has_failed);
+            && !delta.choices().any(is_odd);
         is_plain.then_some(delta)
     }
 
@@ -54,13 +62,20 @@ impl<'event> Delta<'event> {
         self.choices.iter().map(|Object(choice)| choice)
     }
 
-    /// The text that it adds to the first choice, if any.
-    pub fn into_text(self) -> Option<String> {
-        self.choices
-            .into_iter()
-            .filter(|Object(choice)| choice.index == 0)
-            .find_map(|Object(choice)| choice.delta?.0.content)
-            .filter(|text| !text.is_empty())
+    /// What it adds to the first choice, if anything: to its text, and to what the model thought.
+    pub fn into_texts(self) -> (Option<String>, Option<String>) {
+        let (mut text, mut thought) = (None, None);
+        for Object(choice) in self.choices {
+            if choice.index == 0
+                && let Some(Object(delta)) = choice.delta
+            {
+                text = text.or(delta.content);
+                let named = |text: &String| !text.is_empty();
+                let thinks = delta.reasoning_content.filter(named);
+                thought = thought.or_else(|| thinks.or_else(|| delta.reasoning.filter(named)));
+            }
+        }
+        (text.filter(|text| !text.is_empty()), thought)
     }
 }
 

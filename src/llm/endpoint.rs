@@ -2,13 +2,16 @@
 
 use std::fmt;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use percent_encoding::percent_decode_str;
 use reqwest::Url;
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
     TRANSFER_ENCODING, USER_AGENT,
 };
-use serde_json::{Map, Value};
+use serde::Serialize;
 
 use super::error::Error;
 
@@ -41,20 +44,29 @@ pub struct HttpRequest {
     pub model: String,
 }
 
+/// Headers that a caller adds: their values need not be text.
+pub type Headers = Vec<(String, Option<Vec<u8>>)>;
+
 /// What a caller adds to one request.
 #[derive(Debug, Default, Clone)]
 pub struct Extras {
     /// More headers; they replace the endpoint's of the same name, and `None` removes it.
-    pub headers: Vec<(String, Option<String>)>,
+    pub headers: Headers,
     /// More query parameters.
     pub query: Vec<(String, String)>,
 }
 
 impl Endpoint {
+    /// A user and a password in `base_url` are sent by Basic authorization, in the place of the key.
+    ///
     /// # Errors
     /// [`Error::InvalidArgument`] if `base_url` is not an http(s) URL with a host, or the key can't be sent.
     pub fn new(base_url: &str, api_key: &str) -> Result<Self, Error> {
-        let chat_completions = join(&http_url("base_url", base_url)?, "chat/completions");
+        let mut chat_completions = join(&http_url("base_url", base_url)?, "chat/completions");
+        let basic = basic_authorization(&chat_completions);
+        // Neither can fail for a URL with a host. What is left would be shown in errors.
+        let _ = chat_completions.set_username("");
+        let _ = chat_completions.set_password(None);
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -62,7 +74,8 @@ impl Endpoint {
             USER_AGENT,
             HeaderValue::from_static(concat!("arbitrageai-native/", env!("CARGO_PKG_VERSION"))),
         );
-        let mut authorization = HeaderValue::from_bytes(format!("Bearer {api_key}").as_bytes())
+        let authorization = basic.unwrap_or_else(|| format!("Bearer {api_key}"));
+        let mut authorization = HeaderValue::from_bytes(authorization.as_bytes())
             .map_err(|_| Error::invalid("api_key", "holds characters that no header may hold"))?;
         authorization.set_sensitive(true);
         headers.insert(AUTHORIZATION, authorization);
@@ -74,24 +87,19 @@ impl Endpoint {
 
     /// # Errors
     /// [`Error::InvalidArgument`] if an extra header can't be sent.
-    pub fn request(&self, body: &Map<String, Value>, extras: &Extras) -> Result<HttpRequest, Error> {
+    pub fn request(&self, model: &str, body: &impl Serialize, extras: &Extras) -> Result<HttpRequest, Error> {
         let mut url = self.chat_completions.clone();
         if !extras.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&extras.query);
         }
         let mut headers = self.headers.clone();
         add_headers(&mut headers, &extras.headers)?;
-        let model = body
-            .get("model")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
         let body = serde_json::to_vec(body).map_err(|error| Error::invalid("body", error.to_string()))?;
         Ok(HttpRequest {
             url,
             headers,
             body: body.into(),
-            model,
+            model: model.to_owned(),
         })
     }
 }
@@ -101,6 +109,14 @@ impl Endpoint {
 /// # Errors
 /// [`Error::InvalidArgument`] naming the argument. The value is shown only if it can't hold a password.
 pub fn http_url(argument: &str, value: &str) -> Result<Url, Error> {
+    url_of_kind(argument, value, &["http", "https"], "an http:// or https:// URL")
+}
+
+/// Parses an argument that has to be a URL with a host and one of these schemes.
+///
+/// # Errors
+/// As [`http_url`].
+pub(super) fn url_of_kind(argument: &str, value: &str, schemes: &[&str], kind: &str) -> Result<Url, Error> {
     let shown = if value.contains('@') {
         "the given value".to_owned()
     } else {
@@ -113,12 +129,8 @@ pub fn http_url(argument: &str, value: &str) -> Result<Url, Error> {
     let names_a_host = value
         .split_once("://")
         .is_some_and(|(_, host)| !host.starts_with(['/', '\\']));
-    if !matches!(url.scheme(), "http" | "https") || !names_a_host || url.host_str().is_none_or(str::is_empty)
-    {
-        return Err(Error::invalid(
-            argument,
-            format!("{shown} is not an http:// or https:// URL"),
-        ));
+    if !schemes.contains(&url.scheme()) || !names_a_host || url.host_str().is_none_or(str::is_empty) {
+        return Err(Error::invalid(argument, format!("{shown} is not {kind}")));
     }
     Ok(url)
 }
@@ -131,7 +143,18 @@ pub(super) fn join(base: &Url, path: &str) -> Url {
     url
 }
 
-fn add_headers(headers: &mut HeaderMap, additions: &[(String, Option<String>)]) -> Result<(), Error> {
+/// The header for the user and the password in a URL, if it has one of them.
+fn basic_authorization(url: &Url) -> Option<String> {
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
+    let mut credentials: Vec<u8> = percent_decode_str(url.username()).collect();
+    credentials.push(b':');
+    credentials.extend(percent_decode_str(url.password().unwrap_or_default()));
+    Some(format!("Basic {}", STANDARD.encode(credentials)))
+}
+
+fn add_headers(headers: &mut HeaderMap, additions: &Headers) -> Result<(), Error> {
     for (name, value) in additions {
         let refuse = |what: &str| {
             Error::invalid(
@@ -152,7 +175,7 @@ fn add_headers(headers: &mut HeaderMap, additions: &[(String, Option<String>)]) 
                 headers.remove(header);
             }
             Some(value) => {
-                let mut value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| refuse("the value"))?;
+                let mut value = HeaderValue::from_bytes(value).map_err(|_| refuse("the value"))?;
                 // It may be a key of another scheme (`api-key`, a gateway's token).
                 value.set_sensitive(true);
                 headers.insert(header, value);

@@ -7,12 +7,12 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use reqwest::StatusCode;
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, LOCATION};
+use reqwest::{StatusCode, Url};
 use serde_json::Value;
 
 use super::json;
-use super::reported::words;
+use super::reported::complaint;
 
 /// The largest number of bytes read from the body of an error. A body within this limit is parsed
 /// as JSON; the beginning of a longer body is kept as text.
@@ -49,6 +49,8 @@ pub struct StatusError {
     pub request_id: Option<String>,
     /// The JSON body's `error` member, or the whole JSON body, or the text as a JSON string.
     pub body: Value,
+    /// The body as it was sent; only its beginning if it was very long.
+    pub text: String,
     pub headers: HeaderMap,
 }
 
@@ -63,8 +65,13 @@ pub enum Error {
         message: String,
     },
     /// A limit ran out.
-    #[error("Request timed out. ({kind} of {} s)", limit.as_secs_f64())]
-    Timeout { kind: TimeoutKind, limit: Duration },
+    #[error("Request timed out. ({kind} of {} s{})", limit.as_secs_f64(), keep_alives(*amid_keep_alives))]
+    Timeout {
+        kind: TimeoutKind,
+        limit: Duration,
+        /// Whether the server sent something, but nothing of an answer, while the limit ran.
+        amid_keep_alives: bool,
+    },
     /// The server could not be reached, or the connection broke.
     #[error("Connection error. ({detail})")]
     Connection {
@@ -131,12 +138,14 @@ impl Error {
 
     /// The transport's error in our terms. `connect_timeout` is what the transport was built with.
     pub(super) fn from_transport(error: reqwest::Error, connect_timeout: Duration) -> Self {
+        let address = error.url().map(address);
         // The URL may hold a key in its query.
         let error = error.without_url();
         if error.is_timeout() && error.is_connect() {
             return Self::Timeout {
                 kind: TimeoutKind::Connect,
                 limit: connect_timeout,
+                amid_keep_alives: false,
             };
         }
         let mut innermost: &dyn StdError = &error;
@@ -147,30 +156,44 @@ impl Error {
                 os_error = io_error.raw_os_error().or(os_error);
             }
         }
-        Self::Connection {
-            detail: innermost.to_string(),
-            os_error,
+        let mut detail = innermost.to_string();
+        if detail.contains("InvalidContentType") {
+            detail.push_str(": the server does not speak TLS; does its URL begin with http://?");
         }
+        if let Some(address) = address {
+            detail = format!("{address}: {detail}");
+        }
+        Self::Connection { detail, os_error }
+    }
+
+    /// The same, of a call whose server kept the connection alive without answering.
+    #[must_use]
+    pub(super) fn amid_keep_alives(mut self) -> Self {
+        if let Self::Timeout { amid_keep_alives, .. } = &mut self {
+            *amid_keep_alives = true;
+        }
+        self
     }
 
     /// The error that an answer with a status other than 2xx is.
     pub fn from_status(status: StatusCode, headers: HeaderMap, body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(beginning(body, LONGEST_ERROR_BODY));
         let text = text.trim();
+        let sent = text.to_owned();
         // A parsed tree can need a hundred times the memory of its JSON text.
-        let parsed = (body.len() <= LONGEST_ERROR_BODY)
-            .then(|| json::parse(text.as_bytes()).ok())
-            .flatten();
+        let is_cut = body.len() > LONGEST_ERROR_BODY;
+        let parsed = (!is_cut).then(|| json::parse(text.as_bytes()).ok()).flatten();
         let mut body = parsed.unwrap_or_else(|| Value::from(text));
         let mut message = format!("Error code: {}", status.as_u16());
-        let detail = match &body {
-            Value::Object(members) => Some(members.get("error").unwrap_or(&body)),
-            _ => None,
+        let words = match &body {
+            Value::String(_) if is_cut => None,
+            Value::String(text) => plain_words(text),
+            body => complaint(body),
         };
-        if let Some(text) = detail.and_then(words) {
-            message = format!("{message} - {text}");
-        } else if status.is_redirection() {
-            message = format!("{message} - a redirect to another origin is not followed");
+        if let Some(words) = words {
+            message = format!("{message} - {words}");
+        } else if status.is_redirection() && headers.contains_key(LOCATION) {
+            message = format!("{message} - a redirect is followed within the server only, ten times at most");
         }
         let error = body.get_mut("error").map(Value::take);
         let request_id = headers
@@ -182,17 +205,22 @@ impl Error {
             message,
             request_id,
             body: error.unwrap_or(body),
+            text: sent,
             headers,
         }))
     }
 
-    /// Whether this speaks of the caller's mistake rather than of the endpoint's health.
-    pub fn is_callers_mistake(&self) -> bool {
+    /// Whether this says nothing against the endpoint: it is the caller's mistake, or an answer came
+    /// and was only odd.
+    pub fn spares_the_endpoint(&self) -> bool {
         match self {
             Self::Status(error) => {
                 (400..500).contains(&error.status) && ![408, 409, 429].contains(&error.status)
             }
-            Self::InvalidArgument { .. } | Self::Abandoned(_) | Self::Closed(_) => true,
+            Self::InvalidArgument { .. }
+            | Self::InvalidResponse { .. }
+            | Self::Abandoned(_)
+            | Self::Closed(_) => true,
             _ => false,
         }
     }
@@ -215,6 +243,37 @@ impl Error {
 /// The beginning of a body that could not be understood, for the error that says so.
 pub(super) fn excerpt(body: &[u8]) -> String {
     String::from_utf8_lossy(beginning(body, 2000)).into_owned()
+}
+
+/// What a body that is no JSON says: a short text, or the title of a page of HTML.
+fn plain_words(text: &str) -> Option<String> {
+    /// A longer text says more than a message can hold; it is in the error's body.
+    const LONGEST: usize = 300;
+    let lower = text.to_ascii_lowercase();
+    let words = if lower.starts_with('<') {
+        let begin = lower.find("<title>")? + "<title>".len();
+        let end = lower.get(begin..)?.find("</title>")? + begin;
+        text.get(begin..end)?
+    } else {
+        text
+    };
+    let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    (!words.is_empty() && words.len() <= LONGEST).then_some(words)
+}
+
+/// Scheme, host and port.
+fn address(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
+    format!("{}://{host}{port}", url.scheme())
+}
+
+fn keep_alives(seen: bool) -> &'static str {
+    if seen {
+        ", during which the server sent keep-alives: it is at work, and needs more time"
+    } else {
+        ""
+    }
 }
 
 /// The endpoint without user, password and query, which may contain keys.

@@ -10,8 +10,11 @@ use serde_json::{Error, Value};
 const HIGH_HALVES: RangeInclusive<u16> = 0xd800..=0xdbff;
 const LOW_HALVES: RangeInclusive<u16> = 0xdc00..=0xdfff;
 
-/// Parses JSON. Half a surrogate pair becomes U+FFFD, a number that no float can express becomes
-/// null, and a byte order mark is passed over.
+/// What is nested deeper than this is left out: the parser's own limit is a little higher.
+const DEEPEST: usize = 120;
+
+/// Parses JSON. Half a surrogate pair becomes U+FFFD; a number that no float can express, and a
+/// list or object that is nested very deep, become null; a byte order mark is passed over.
 ///
 /// # Errors
 /// What the standard's parser says of the text, if it is not JSON in this sense either.
@@ -30,6 +33,7 @@ fn standard(json: &str) -> String {
     let mut rest = json.strip_prefix('\u{feff}').unwrap_or(json);
     let mut text = String::with_capacity(rest.len());
     let mut in_string = false;
+    let mut depth = 0_usize;
     while !rest.is_empty() {
         let length = if in_string {
             length_in_string(rest)
@@ -39,6 +43,19 @@ fn standard(json: &str) -> String {
         let (token, behind) = rest.split_at_checked(length).unwrap_or((rest, ""));
         rest = behind;
         in_string ^= token == "\"";
+        if !in_string && matches!(token, "[" | "{") {
+            depth += 1;
+        }
+        let is_left_out = depth > DEEPEST;
+        if !in_string && matches!(token, "]" | "}") {
+            depth = depth.saturating_sub(1);
+        }
+        if is_left_out {
+            if depth == DEEPEST {
+                text.push_str("null"); // in the place of the list or object that ends here
+            }
+            continue;
+        }
         text.push_str(match token {
             half if in_string && is_half(half) => "\\ufffd",
             number if !in_string && is_beyond_floats(number) => "null",

@@ -30,6 +30,7 @@ impl Limit {
         Error::Timeout {
             kind: self.kind,
             limit: self.length,
+            amid_keep_alives: false,
         }
     }
 

@@ -47,7 +47,12 @@ pub async fn ask_for_models(
     limit: Duration,
 ) -> Result<u16, Error> {
     let url = join(&http_url("base_url", base_url)?, "models");
-    let asking = transport.client.get(url).bearer_auth(api_key).send();
+    let has_own_key = !url.username().is_empty() || url.password().is_some();
+    let mut asking = transport.client.get(url);
+    if !has_own_key {
+        asking = asking.bearer_auth(api_key);
+    }
+    let asking = asking.send();
     match tokio::time::timeout(limit, asking).await {
         Ok(Ok(answer)) => Ok(answer.status().as_u16()),
         Ok(Err(error)) => Err(Error::from_transport(error, transport.settings.connect_timeout)),
@@ -59,6 +64,7 @@ fn timeout(limit: Duration) -> Error {
     Error::Timeout {
         kind: TimeoutKind::Try,
         limit,
+        amid_keep_alives: false,
     }
 }
 

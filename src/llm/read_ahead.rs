@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use super::asides::Asides;
 use super::chunks::Summary;
 use super::error::Error;
 use super::items::{Batch, Shape};
@@ -64,6 +65,8 @@ struct State {
     /// The stream's summary after what has been taken. A caller that reads slowly must not see the
     /// model or the usage of text that it has not seen yet.
     summary: Arc<Summary>,
+    /// What the model thought, and the tools that it wants called, as far as they have come.
+    asides: Arc<Mutex<Asides>>,
     /// The number of loops over the stream that exist now.
     loops: usize,
     /// The number of calls that wait for a batch now.
@@ -333,6 +336,11 @@ impl ReadAhead {
     pub fn summary(&self) -> Arc<Summary> {
         self.0.state().summary.clone()
     }
+
+    /// What the model thought, and the tools that it wants called, as far as they have come.
+    pub fn asides(&self) -> Arc<Mutex<Asides>> {
+        self.0.state().asides.clone()
+    }
 }
 
 impl Drop for ReadAhead {
@@ -349,6 +357,7 @@ async fn read(opening: Opening, shape: Shape, writing: Writing) {
         Ok(stream) => stream,
         Err(error) => return shared.end(Some(error), &Arc::default()),
     };
+    shared.state().asides = stream.asides();
     loop {
         // The room is waited for before the network is read: what is not read stays in the kernel's
         // buffers, and TCP makes the server wait.

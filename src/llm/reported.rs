@@ -55,6 +55,13 @@ pub(super) fn is_failure(finish_reason: &str) -> bool {
     finish_reason.trim().eq_ignore_ascii_case("error")
 }
 
+/// Whether a `finish_reason` names a reason. Some servers send `""`, `"null"` or `"none"` in every
+/// chunk, where others send null: the choice has not finished yet.
+pub(super) fn is_reason(finish_reason: &str) -> bool {
+    let text = finish_reason.trim();
+    !(text.is_empty() || text.eq_ignore_ascii_case("null") || text.eq_ignore_ascii_case("none"))
+}
+
 /// Whether an `error` that says nothing is all there is. Beside choices or usage it is what some servers send for "no error".
 fn is_empty_error(answer: &Value) -> bool {
     let is_missing = |member: &str| answer.get(member).is_none_or(Value::is_null);
@@ -63,6 +70,45 @@ fn is_empty_error(answer: &Value) -> bool {
         Some(Value::String(_) | Value::Array(_) | Value::Object(_))
     );
     is_there && is_missing("choices") && is_missing("usage")
+}
+
+/// Returns the text of an error answer, whose JSON needs no member that marks it as an error. So
+/// further names count: OAuth's and RFC 9457's among them.
+pub(super) fn complaint(body: &Value) -> Option<String> {
+    // Google sends a list with one error in it.
+    let body = body.as_array().and_then(|list| list.first()).unwrap_or(body);
+    let named = reported(body, true).and_then(|(words, _)| words);
+    named.or_else(|| deeper(body, DEEPEST))
+}
+
+/// How deep the text of an error is looked for.
+const DEEPEST: usize = 4;
+
+/// Where the text of an error may be, besides `message` and `detail`.
+const OTHER_NAMES: [&str; 9] = [
+    "error",
+    "errors",
+    "message",
+    "msg",
+    "error_description",
+    "error_message",
+    "description",
+    "title",
+    "reason",
+];
+
+fn deeper(body: &Value, levels: usize) -> Option<String> {
+    let levels = levels.checked_sub(1)?;
+    match body {
+        Value::Array(items) => items
+            .iter()
+            .find_map(|item| words(item).or_else(|| deeper(item, levels))),
+        Value::Object(members) => OTHER_NAMES.into_iter().find_map(|name| {
+            let member = members.get(name)?;
+            words(member).or_else(|| deeper(member, levels))
+        }),
+        _ => None,
+    }
 }
 
 /// Returns the text of an error in any of these forms.

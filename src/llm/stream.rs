@@ -4,11 +4,12 @@
 //! stays bounded. A stream ends well with `[DONE]`, or in order between two events after every choice's `finish_reason`; any other end
 //! is an error, told after the items that came.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::asides::Asides;
 use super::attempt::Opened;
 use super::body::Body;
 use super::chunks::{ChunkReader, Summary};
@@ -28,6 +29,8 @@ pub struct ChatStream {
     /// When the wait for the next event began: first with the try, later when a caller asked for the
     /// event. The time that a caller spends with its own work is not the server's.
     waiting_since: Option<Instant>,
+    /// Whether something came since then that was no event: comments, blank lines.
+    keeps_alive: bool,
     /// A failure that is returned after the items that came before it.
     failure: Option<Error>,
 }
@@ -35,10 +38,11 @@ pub struct ChatStream {
 impl ChatStream {
     pub(super) fn new(opened: Opened, options: &CallOptions, under_way: UnderWay) -> Self {
         Self {
-            reader: ChunkReader::new(opened.status.as_u16(), options.max_body_bytes),
+            reader: ChunkReader::new(opened.status.as_u16(), options.max_body_bytes, opened.received),
             open: Some((opened.body, under_way)),
             timeout: options.timeout,
             waiting_since: Some(opened.start),
+            keeps_alive: false,
             failure: None,
         }
     }
@@ -65,10 +69,16 @@ impl ChatStream {
                 Ok(Some(bytes)) => self.feed(&bytes, &mut batch),
                 Ok(None) => self.finish(None),
                 // A connection that breaks after `finish_reason` may have brought all there is.
+                Err(error) if self.keeps_alive => self.finish(Some(error.amid_keep_alives())),
                 Err(error) => self.finish(Some(error)),
             }
         }
         Ok(Some(batch))
+    }
+
+    /// What the model thought, and the tools that it wants called, so far.
+    pub fn asides(&self) -> Arc<Mutex<Asides>> {
+        Arc::clone(self.reader.asides())
     }
 
     /// What is known besides the text, so far.
@@ -81,7 +91,9 @@ impl ChatStream {
         let fed = self.reader.feed(bytes, batch);
         // Only whole events count: a server that sends comments to keep the connection open (`:`)
         // has not answered.
-        if batch.bytes > before {
+        let has_event = batch.bytes > before;
+        self.keeps_alive = !has_event && !self.reader.is_amid_event();
+        if has_event {
             self.waiting_since = None;
         }
         match fed {

@@ -3,18 +3,22 @@
 //! A process has one transport for each combination of settings (nearly always one), handed in by whoever owns the process's
 //! state. Sockets belong to the runtime that first used them, not to any event loop.
 
-use std::env;
+use std::error::Error as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::Client;
 use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Client, ClientBuilder, Identity, Proxy};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::Error;
+use super::proxies::{self, Environment};
+use super::route::Route;
+use super::tls;
 
-/// Names the file with the certificates that are trusted instead of the system's.
-const CERTIFICATE_FILE: &str = "SSL_CERT_FILE";
+/// The most header fields of an answer. A gateway in front of another one sends some 80.
+const MOST_HEADERS: usize = 1000;
 
 /// How long an HTTP/2 connection with calls under way may be silent before the client sends a ping.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -22,7 +26,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the server may take to answer the ping before the connection is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TransportSettings {
     /// The longest wait for a connection (name, TCP, TLS).
     pub connect_timeout: Duration,
@@ -32,6 +36,8 @@ pub struct TransportSettings {
     /// one connection: the server's limit on streams (often 100) limits the calls under way, and a
     /// fault of the connection fails all of them.
     pub http2: bool,
+    /// Where the way to the server is not the process's.
+    pub route: Option<Arc<Route>>,
 }
 
 impl Default for TransportSettings {
@@ -40,6 +46,7 @@ impl Default for TransportSettings {
             connect_timeout: Duration::from_secs(5),
             max_connections: 1000,
             http2: false,
+            route: None,
         }
     }
 }
@@ -54,16 +61,16 @@ impl Transport {
     /// Loads the TLS roots (`SSL_CERT_FILE` and the system's) and the system's proxy settings; opens nothing.
     ///
     /// # Errors
-    /// [`Error::Connection`] if TLS can't be set up, or the file that `SSL_CERT_FILE` names has no certificates.
+    /// [`Error::Connection`] if TLS can't be set up, or the file that `SSL_CERT_FILE` names has no certificates;
+    /// [`Error::InvalidArgument`] naming a setting of the route, or a proxy's variable, that can't be used.
     pub fn new(settings: TransportSettings) -> Result<Self, Error> {
         // Fails only if some provider is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        check_certificate_file()?;
-        let mut builder = Client::builder();
-        if proxies_are_switched_off() {
-            builder = builder.no_proxy();
-        }
-        builder = if settings.http2 {
+        let none = Route::default();
+        let route = settings.route.as_deref().unwrap_or(&none);
+        let builder = Client::builder().http1_max_headers(MOST_HEADERS);
+        let builder = with_way(with_tls(builder, &settings, route)?, route)?;
+        let builder = if settings.http2 {
             // No server closes a connection that has failed silently. Without pings, the client
             // would send every further call on such a connection.
             builder
@@ -81,8 +88,8 @@ impl Transport {
             .map_err(|error| Error::from_transport(error, settings.connect_timeout))?;
         Ok(Self {
             client,
-            settings,
             connections: Arc::new(Semaphore::new(settings.max_connections)),
+            settings,
         })
     }
 
@@ -101,40 +108,69 @@ impl Transport {
     }
 }
 
-/// Those who set up TLS for us pass over a file that they can't read, as long as the system has other certificates; then
-/// every server of a private authority is refused, and nothing says why.
-fn check_certificate_file() -> Result<(), Error> {
-    let Some(file) = env::var_os(CERTIFICATE_FILE) else {
-        return Ok(());
-    };
-    let found = rustls_native_certs::load_certs_from_paths(Some(file.as_ref()), None);
-    if !found.certs.is_empty() {
-        return Ok(());
-    }
-    let problem = found
-        .errors
-        .first()
-        .map_or_else(|| "no certificate is in it".to_owned(), ToString::to_string);
-    Err(Error::Connection {
-        detail: format!("{CERTIFICATE_FILE} is {}: {problem}", file.display()),
-        os_error: None,
-    })
-}
-
 /// How many certificates are trusted: those of `SSL_CERT_FILE`, or else the system's. It reads files.
 ///
 /// # Errors
 /// [`Error::Connection`] if the file that `SSL_CERT_FILE` names has no certificates.
 pub fn trusted_certificates() -> Result<usize, Error> {
-    check_certificate_file()?;
-    Ok(rustls_native_certs::load_native_certs().certs.len())
+    let named = tls::named_certificates(&Route::default())?;
+    Ok(named.map_or_else(
+        || rustls_native_certs::load_native_certs().certs.len(),
+        |certificates| certificates.len(),
+    ))
 }
 
-/// `NO_PROXY=*` switches proxies off; the library takes it for all names, but for no address.
-fn proxies_are_switched_off() -> bool {
-    env::var("NO_PROXY")
-        .or_else(|_| env::var("no_proxy"))
-        .is_ok_and(|excepted| excepted.split(',').any(|host| host.trim() == "*"))
+/// Sets whom the client trusts, and the certificate by which it is known.
+fn with_tls(
+    builder: ClientBuilder,
+    settings: &TransportSettings,
+    route: &Route,
+) -> Result<ClientBuilder, Error> {
+    let client_pem = route.client_pem()?;
+    if !route.trusts_anyone
+        && let Some(trusted) = tls::named_certificates(route)?
+    {
+        let config = tls::config(trusted, client_pem.as_deref(), settings.http2)?;
+        return Ok(builder.tls_backend_preconfigured(config));
+    }
+    let builder = builder.tls_danger_accept_invalid_certs(route.trusts_anyone);
+    let Some(pem) = client_pem else {
+        return Ok(builder);
+    };
+    let identity = Identity::from_pem(&pem).map_err(|error| {
+        let reason = error
+            .source()
+            .map_or_else(|| error.to_string(), ToString::to_string);
+        Error::invalid("client_cert", reason)
+    })?;
+    Ok(builder.identity(identity))
+}
+
+/// Sets how the client reaches the server's host.
+fn with_way(builder: ClientBuilder, route: &Route) -> Result<ClientBuilder, Error> {
+    if let Some(socket) = &route.unix_socket {
+        return with_unix_socket(builder, socket);
+    }
+    if let Some(url) = &route.proxy {
+        let proxy = Proxy::all(proxies::proxy_url("proxy", url)?);
+        let proxy = proxy.map_err(|_| Error::invalid("proxy", "is not the URL of a proxy"))?;
+        return Ok(builder.proxy(proxy));
+    }
+    Ok(match proxies::of_environment()? {
+        Environment::Silent => builder,
+        Environment::Direct => builder.no_proxy(),
+        Environment::Proxied(proxy) => builder.proxy(*proxy),
+    })
+}
+
+#[cfg(unix)]
+fn with_unix_socket(builder: ClientBuilder, socket: &Path) -> Result<ClientBuilder, Error> {
+    Ok(builder.unix_socket(socket))
+}
+
+#[cfg(not(unix))]
+fn with_unix_socket(_: ClientBuilder, _: &Path) -> Result<ClientBuilder, Error> {
+    Err(Error::invalid("unix_socket", "this system has no Unix sockets"))
 }
 
 /// A redirect to another host, or from https to http, would hand prompts (and keys in headers of other names) to whoever it points

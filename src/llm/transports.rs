@@ -30,7 +30,7 @@ impl Transports {
     /// # Errors
     /// Those of [`Transport::new`]; the next call tries again.
     pub async fn get(&self, settings: TransportSettings) -> Result<Arc<Transport>, Error> {
-        let place = self.place_of(settings);
+        let place = self.place_of(settings.clone());
         if let Some(transport) = place.get() {
             return Ok(transport.clone());
         }
@@ -56,9 +56,11 @@ impl Transports {
         let mut places = self.places();
         if !places.contains_key(&settings) && places.len() >= KEPT {
             // A share in the place: a caller is making the transport. A share in the transport: a
-            // call uses it.
+            // call uses it. A request under way: a stream has one of its connections.
             places.retain(|_, place| {
-                Arc::strong_count(place) > 1 || place.get().is_some_and(|made| Arc::strong_count(made) > 1)
+                let is_used =
+                    |made: &Arc<Transport>| Arc::strong_count(made) > 1 || made.requests_under_way() > 0;
+                Arc::strong_count(place) > 1 || place.get().is_some_and(is_used)
             });
         }
         places.entry(settings).or_default().clone()

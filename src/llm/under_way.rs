@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::answer::Usage;
 use super::error::Error;
 use super::health::{CallOutcome, Permit};
+use super::usage::Usage;
 use crate::figures::CountedCall;
 
 /// A call under way. It ends once: dropped without an end, it counts as cancelled and leaves the circuit as it is.
@@ -55,7 +55,7 @@ impl UnderWay {
         if let Some(permit) = self.permit {
             // A server that rejects a bad request is alive. If that opened the circuit, one caller's mistakes would
             // cut off all others.
-            let outcome = if error.is_callers_mistake() {
+            let outcome = if error.spares_the_endpoint() {
                 CallOutcome::Rejected
             } else {
                 CallOutcome::Failure

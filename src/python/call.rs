@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use serde_json::{Map, Value};
 
-use super::convert::{body_to_json, string_pairs};
+use super::convert::{body_to_json, header_pairs, string_pairs};
 use super::health::EndpointHealth;
 use super::metrics::CallMetrics;
 use super::options::CallOptions;
 use super::process::process;
-use crate::llm::{self, Call, Endpoint, Error, Extras, Metrics, SharedHealth, TransportSettings};
+use crate::llm::{self, Call, Endpoint, Error, Extras, Members, Metrics, SharedHealth, TransportSettings};
 
 /// What describes every call: body, options, metrics, health, `extra_headers` and `extra_query`, in the
 /// tuple that Python has made of them.
@@ -29,7 +28,7 @@ pub(super) type Arguments<'py> = (
 /// A call that lacks only the transport.
 pub(super) struct PreparedCall {
     endpoint: Arc<Endpoint>,
-    body: Map<String, Value>,
+    body: Members,
     extras: Extras,
     options: llm::CallOptions,
     transport: TransportSettings,
@@ -47,7 +46,7 @@ impl PreparedCall {
         let (body, options, metrics, health, extra_headers, extra_query) = arguments;
         let body = body_to_json(&body)?;
         let mut headers = options.headers.clone();
-        headers.extend(string_pairs("extra_headers", extra_headers.as_ref())?);
+        headers.extend(header_pairs("extra_headers", extra_headers.as_ref())?);
         let query = string_pairs("extra_query", extra_query.as_ref())?;
         let query = query
             .into_iter()
@@ -58,7 +57,7 @@ impl PreparedCall {
             body,
             extras: Extras { headers, query },
             options: options.options.clone(),
-            transport: options.transport,
+            transport: options.transport.clone(),
             health: health.map(|health| health.shared().clone()),
             metrics: metrics.0.clone(),
             delay: Duration::ZERO,
@@ -76,7 +75,9 @@ impl PreparedCall {
         let process = process();
         Ok(Call {
             transport: process.transports.get(self.transport).await?,
-            request: self.endpoint.request(&self.body, &self.extras)?,
+            request: self
+                .endpoint
+                .request(self.body.text("model"), &self.body, &self.extras)?,
             options: self.options,
             health: self.health,
             metrics: self.metrics,

@@ -1,10 +1,14 @@
 //! Python arguments as values of the core.
 
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
-use serde_json::{Map, Number, Value};
+use pyo3::types::{
+    IntoPyDict, PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple,
+};
+use serde_json::Number;
+use serde_json::value::RawValue;
 
 use super::errors::{invalid_type, invalid_value};
+use crate::llm::{Headers, Members, Outgoing};
 
 /// Deeper nesting is refused: it would exhaust a stack, here or at the server, and a value that
 /// contains itself has no end.
@@ -31,29 +35,29 @@ impl std::fmt::Display for Path<'_> {
 ///
 /// # Errors
 /// `TypeError` or `ValueError` naming the argument that JSON can't express.
-pub fn body_to_json(body: &Bound<'_, PyDict>) -> PyResult<Map<String, Value>> {
-    let mut members = Map::with_capacity(body.len());
+pub fn body_to_json(body: &Bound<'_, PyDict>) -> PyResult<Members> {
+    let mut members = Vec::with_capacity(body.len());
     for (name, value) in body.copy()?.iter() {
         let name = key_to_string(&name, &Path::Argument("extra_body"))?;
         let value = to_json(&value, &Path::Argument(&name), 0)?;
-        members.insert(name, value);
+        members.push((name, value));
     }
-    Ok(members)
+    Ok(Members(members))
 }
 
-fn to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyResult<Value> {
+fn to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyResult<Outgoing> {
     if depth > DEEPEST {
         let problem = format!("is nested more than {DEEPEST} deep");
         return Err(invalid_value(path, &problem));
     }
     if let Ok(text) = value.cast::<PyString>() {
-        return utf8(text, path).map(Value::String);
+        return utf8(text, path).map(Outgoing::Text);
     }
     if value.is_none() {
-        return Ok(Value::Null);
+        return Ok(Outgoing::Null);
     }
     if let Ok(flag) = value.cast::<PyBool>() {
-        return Ok(Value::Bool(flag.is_true()));
+        return Ok(Outgoing::Bool(flag.is_true()));
     }
     if value.cast::<PyInt>().is_ok() {
         return integer(value, path);
@@ -61,7 +65,7 @@ fn to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyResult<
     if let Ok(number) = value.cast::<PyFloat>() {
         let number = number.extract::<f64>()?;
         return Number::from_f64(number)
-            .map(Value::Number)
+            .map(Outgoing::Number)
             .ok_or_else(|| invalid_value(path, &format!("is {number}, which JSON can't express")));
     }
     if let Ok(items) = value.cast::<PyList>() {
@@ -71,21 +75,21 @@ fn to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyResult<
         return sequence(items.iter(), path, depth);
     }
     if let Ok(members) = value.cast::<PyDict>() {
-        let mut object = Map::with_capacity(members.len());
+        let mut object = Vec::with_capacity(members.len());
         // The loop runs over a copy, because converting a member may run Python code (`model_dump`)
         // that changes the dict, or may let another thread change it.
         for (key, member) in members.copy()?.iter() {
             let key = key_to_string(&key, path)?;
             let member = to_json(&member, &Path::Key(path, &key), depth + 1)?;
-            object.insert(key, member);
+            object.push((key, member));
         }
-        return Ok(Value::Object(object));
+        return Ok(Outgoing::Object(Members(object)));
     }
     other_to_json(value, path, depth)
 }
 
 /// What is rarer: pydantic models, dates, other mappings.
-fn other_to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyResult<Value> {
+fn other_to_json(value: &Bound<'_, PyAny>, path: &Path<'_>, depth: usize) -> PyResult<Outgoing> {
     if !value.is_instance_of::<pyo3::types::PyType>() {
         for (method, keywords) in [("model_dump", &[("mode", "json")][..]), ("isoformat", &[])] {
             if let Some(method) = value.getattr_opt(method)? {
@@ -110,22 +114,32 @@ fn sequence<'py>(
     items: impl ExactSizeIterator<Item = Bound<'py, PyAny>>,
     path: &Path<'_>,
     depth: usize,
-) -> PyResult<Value> {
+) -> PyResult<Outgoing> {
     let mut array = Vec::with_capacity(items.len());
     for (index, item) in items.enumerate() {
         array.push(to_json(&item, &Path::Item(path, index), depth + 1)?);
     }
-    Ok(Value::Array(array))
+    Ok(Outgoing::List(array))
 }
 
-fn integer(value: &Bound<'_, PyAny>, path: &Path<'_>) -> PyResult<Value> {
+fn integer(value: &Bound<'_, PyAny>, path: &Path<'_>) -> PyResult<Outgoing> {
     if let Ok(number) = value.extract::<i64>() {
-        return Ok(Value::from(number));
+        return Ok(Outgoing::Number(number.into()));
     }
-    value
-        .extract::<u64>()
-        .map(Value::from)
-        .map_err(|_| invalid_value(path, "is an integer of more than 64 bits"))
+    if let Ok(number) = value.extract::<u64>() {
+        return Ok(Outgoing::Number(number.into()));
+    }
+    digits(value)
+        .ok()
+        .and_then(|digits| RawValue::from_string(digits).ok())
+        .map(Outgoing::Integer)
+        .ok_or_else(|| invalid_value(path, "is an integer of more digits than Python writes"))
+}
+
+/// The digits of an integer; a subclass's own way to show itself does not count.
+fn digits(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    let kind = value.py().get_type::<PyInt>();
+    kind.call_method1("__repr__", (value,))?.extract()
 }
 
 fn utf8(text: &Bound<'_, PyString>, path: &Path<'_>) -> PyResult<String> {
@@ -138,9 +152,40 @@ fn key_to_string(key: &Bound<'_, PyAny>, path: &Path<'_>) -> PyResult<String> {
     if let Ok(key) = key.cast::<PyString>() {
         return utf8(key, path);
     }
+    // As Python's json writes them.
+    if key.is_none() {
+        return Ok("null".to_owned());
+    }
+    if let Ok(flag) = key.cast::<PyBool>() {
+        return Ok(flag.is_true().to_string());
+    }
+    if key.cast::<PyInt>().is_ok() {
+        return digits(key).map_err(|_| invalid_value(path, "has a key of more digits than Python writes"));
+    }
+    if let Ok(number) = key.cast::<PyFloat>() {
+        let number = number.extract::<f64>()?;
+        if number.is_finite() {
+            return key.repr()?.extract();
+        }
+        return Err(invalid_value(
+            path,
+            &format!("has the key {number}, which JSON can't express"),
+        ));
+    }
     let kind = key.get_type().name()?;
-    let problem = format!("has a key of type {kind}; keys have to be strings");
+    let problem = format!("has a key of type {kind}; keys have to be strings or numbers");
     Err(invalid_type(path, &problem))
+}
+
+/// Header fields from a mapping argument: names and values may be bytes; a value of `None` stays `None`.
+///
+/// # Errors
+/// `TypeError` naming the argument.
+pub fn header_pairs(argument: &str, mapping: Option<&Bound<'_, PyAny>>) -> PyResult<Headers> {
+    pairs(argument, mapping, |value, path| match value.cast::<PyBytes>() {
+        Ok(bytes) => Ok(bytes.as_bytes().to_vec()),
+        Err(_) => text_of(value, path).map(String::into_bytes),
+    })
 }
 
 /// Pairs of strings from a mapping argument; a value of `None` stays `None`.
@@ -151,6 +196,14 @@ pub fn string_pairs(
     argument: &str,
     mapping: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Vec<(String, Option<String>)>> {
+    pairs(argument, mapping, text_of)
+}
+
+fn pairs<Text>(
+    argument: &str,
+    mapping: Option<&Bound<'_, PyAny>>,
+    read: impl Fn(&Bound<'_, PyAny>, &Path<'_>) -> PyResult<Text>,
+) -> PyResult<Vec<(String, Option<Text>)>> {
     let Some(mapping) = mapping.filter(|mapping| !mapping.is_none()) else {
         return Ok(Vec::new());
     };
@@ -163,22 +216,31 @@ pub fn string_pairs(
         let (key, value) = pair
             .extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()
             .map_err(|_| invalid_type(&path, "has items that are no pairs"))?;
-        let key = key_to_string(&key, &path)?;
+        let key = match key.cast::<PyBytes>() {
+            Ok(name) => String::from_utf8_lossy(name.as_bytes()).into_owned(),
+            Err(_) => key_to_string(&key, &path)?,
+        };
         let value = if value.is_none() {
             None
-        } else if let Ok(text) = value.cast::<PyString>() {
-            Some(utf8(text, &Path::Key(&path, &key))?)
-        } else if value.cast::<PyInt>().is_ok() || value.cast::<PyFloat>().is_ok() {
-            let flag = value.cast::<PyBool>().is_ok();
-            let text = value.str()?.to_str()?.to_owned();
-            Some(if flag { text.to_lowercase() } else { text })
         } else {
-            let path = Path::Key(&path, &key);
-            return Err(invalid_type(&path, "is neither a string nor a number"));
+            Some(read(&value, &Path::Key(&path, &key))?)
         };
         pairs.push((key, value));
     }
     Ok(pairs)
+}
+
+/// A string, or a number as text.
+fn text_of(value: &Bound<'_, PyAny>, path: &Path<'_>) -> PyResult<String> {
+    if let Ok(text) = value.cast::<PyString>() {
+        return utf8(text, path);
+    }
+    if value.cast::<PyInt>().is_err() && value.cast::<PyFloat>().is_err() {
+        return Err(invalid_type(path, "is neither a string nor a number"));
+    }
+    let flag = value.cast::<PyBool>().is_ok();
+    let text = value.str()?.to_str()?.to_owned();
+    Ok(if flag { text.to_lowercase() } else { text })
 }
 
 /// A number of seconds; `None` for no limit. Infinity is no limit either.

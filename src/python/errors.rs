@@ -59,7 +59,13 @@ pub fn circuit_open(endpoint: &str) -> PyErr {
 pub fn deadline_passed(seconds: f64) -> PyErr {
     let limit = Duration::try_from_secs_f64(seconds).unwrap_or_default();
     let kind = TimeoutKind::Deadline;
-    Error::Timeout { kind, limit }.into()
+    let amid_keep_alives = false;
+    Error::Timeout {
+        kind,
+        limit,
+        amid_keep_alives,
+    }
+    .into()
 }
 
 fn of_call(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
@@ -90,7 +96,7 @@ fn of_status(py: Python<'_>, error: &StatusError) -> PyResult<PyErr> {
         headers.set_item(name.as_str(), values.join(", "))?;
     }
     let body = from_json(py, &error.body)?;
-    let arguments = (&error.message, error.status, headers, body);
+    let arguments = (&error.message, error.status, headers, body, &error.text);
     Ok(exception(py, "_status_error", arguments))
 }
 

@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 use serde_json::Value;
 
 use super::call::{Arguments, PreparedCall};
 use super::convert::seconds;
 use super::json::from_json;
 use super::process::process;
-use super::stream::{ChatStream, usage};
+use super::stream::{ChatStream, rate_limits, usage};
 use crate::bridge::{NOTHING, awaitable, block_on, dict};
-use crate::llm::{self, Completion, Endpoint, Error, Timed, TransportSettings};
+use crate::llm::{
+    self, Answer, Completion, Endpoint, Error, Received, Timed, TransportSettings, Usage, Used,
+};
 
 /// The dict that `LLMService.complete` returns.
 struct CallResult {
@@ -35,10 +37,20 @@ impl<'py> IntoPyObject<'py> for CallResult {
         let result = dict!(py, {
             "content": &completion.content,
             "model": &completion.model,
-            "usage": usage(py, completion.usage)?,
+            "usage": usage(py, completion.usage, completion.usage_details.as_ref())?,
+            "finish_reason": &completion.finish_reason,
             "stealth_mode_used": self.stealth_mode,
             "response_time_ms": self.timed.response_time.as_secs_f64() * 1000.0,
         });
+        if let Some(reasoning) = &completion.reasoning {
+            result.set_item(intern!(py, "reasoning"), reasoning)?;
+        }
+        if let Some(request_id) = &completion.received.request_id {
+            result.set_item(intern!(py, "request_id"), request_id)?;
+        }
+        if let Some(limits) = rate_limits(py, &completion.received)? {
+            result.set_item(intern!(py, "rate_limits"), limits)?;
+        }
         if let Some(tool_calls) = &completion.tool_calls {
             result.set_item(intern!(py, "tool_calls"), from_json(py, tool_calls)?)?;
         }
@@ -49,16 +61,24 @@ impl<'py> IntoPyObject<'py> for CallResult {
     }
 }
 
-/// An answer as it was sent.
-struct JsonResult(Value);
+/// An answer as it was sent, the request's id, and what the headers said of limits.
+struct JsonResult(Value, Received);
 
 impl<'py> IntoPyObject<'py> for JsonResult {
-    type Target = PyAny;
-    type Output = Bound<'py, PyAny>;
+    type Target = PyTuple;
+    type Output = Bound<'py, PyTuple>;
     type Error = PyErr;
 
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
-        from_json(py, &self.0)
+        let Self(answer, received) = self;
+        let limits = rate_limits(py, &received)?;
+        (from_json(py, &answer)?, received.request_id, limits).into_pyobject(py)
+    }
+}
+
+impl Used for JsonResult {
+    fn usage(&self) -> Usage {
+        self.0.usage()
     }
 }
 
@@ -107,13 +127,13 @@ impl ChatClient {
         block_on(py, complete(self.prepare(arguments)?, stealth_mode, raw))?.into_pyobject(py)
     }
 
-    /// Makes the call: all that the server sent.
+    /// Makes the call: all that the server sent, the request's id, and the headers about limits.
     fn create_async<'py>(&self, py: Python<'py>, arguments: Arguments<'py>) -> PyResult<Bound<'py, PyAny>> {
         awaitable(py, create(self.prepare(arguments)?))
     }
 
-    /// Makes the call and waits for it in this thread: all that the server sent.
-    fn create<'py>(&self, py: Python<'py>, arguments: Arguments<'py>) -> PyResult<Bound<'py, PyAny>> {
+    /// As `create_async`, and waits for it in this thread.
+    fn create<'py>(&self, py: Python<'py>, arguments: Arguments<'py>) -> PyResult<Bound<'py, PyTuple>> {
         block_on(py, create(self.prepare(arguments)?))?.into_pyobject(py)
     }
 
@@ -133,14 +153,14 @@ async fn complete(call: PreparedCall, stealth_mode: bool, raw: bool) -> Result<C
     let call = call.into_call().await?;
     let model = call.request.model.clone();
     let timed = call
-        .complete(move |answer| answer.completion(&model, raw))
+        .complete(move |mut answer| answer.completion(&model, raw))
         .await?;
     Ok(CallResult { timed, stealth_mode })
 }
 
 async fn create(call: PreparedCall) -> Result<JsonResult, Error> {
-    let timed = call.into_call().await?.complete(|answer| answer.object()).await?;
-    Ok(JsonResult(timed.value))
+    let read = |answer: Answer| Ok(JsonResult(answer.object()?, answer.received));
+    Ok(call.into_call().await?.complete(read).await?.value)
 }
 
 /// Sleeps without blocking the event loop.

@@ -7,11 +7,13 @@ use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use pyo3::{PyTraverseError, intern};
+use serde_json::{Map, Value};
 
 use super::call::PreparedCall;
 use super::json::from_json;
 use crate::bridge::{ProcessBound, awaitable, block_on, dict, receive, spawn};
-use crate::llm::{Batch, Error, Items, Loop, ReadAhead, Shape, Usage};
+use crate::llm::{Batch, Error, Items, Loop, ReadAhead, Received, Shape, Usage};
+use crate::mutex::lock;
 
 /// The stream of one call. It makes its request at the first `next`, and closes it when it is
 /// closed or dropped.
@@ -112,7 +114,7 @@ impl ChatStream {
         }
     }
 
-    /// `model`, `usage` and `finish_reason`, as far as they have come.
+    /// `model`, `usage`, `finish_reason`, `request_id` and `rate_limits`, as far as they have come.
     fn summary<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let Some(stream) = self.0.get() else {
             return Ok(PyDict::new(py));
@@ -121,7 +123,29 @@ impl ChatStream {
         Ok(dict!(py, {
             "model": &summary.model,
             "finish_reason": &summary.finish_reason,
-            "usage": summary.usage.map(|counts| usage(py, counts)).transpose()?,
+            "usage": summary
+                .usage
+                .map(|counts| usage(py, counts, summary.usage_details.as_ref()))
+                .transpose()?,
+            "request_id": &summary.received.request_id,
+            "rate_limits": rate_limits(py, &summary.received)?,
+        }))
+    }
+
+    /// `reasoning` and `tool_calls`, as far as they have come.
+    fn asides<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let Some(stream) = self.0.get() else {
+            return Ok(PyDict::new(py));
+        };
+        // Copied first: the lock must not be held while Python's objects are made.
+        let (reasoning, calls) = {
+            let asides = stream.asides();
+            let asides = lock(&asides);
+            (asides.reasoning().map(str::to_owned), asides.tool_calls())
+        };
+        Ok(dict!(py, {
+            "reasoning": reasoning,
+            "tool_calls": from_json(py, &Value::from(calls))?,
         }))
     }
 }
@@ -194,12 +218,32 @@ impl Drop for Iteration {
 }
 
 /// Tokens, as results of calls and summaries of streams have them.
-pub(super) fn usage(py: Python<'_>, usage: Usage) -> PyResult<Bound<'_, PyDict>> {
-    Ok(dict!(py, {
+pub(super) fn usage<'py>(
+    py: Python<'py>,
+    usage: Usage,
+    details: Option<&Map<String, Value>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let counts = dict!(py, {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
-    }))
+    });
+    for (name, value) in details.into_iter().flatten() {
+        counts.set_item(name, from_json(py, value)?)?;
+    }
+    Ok(counts)
+}
+
+/// What an answer's headers said of limits; None if they said nothing.
+pub(super) fn rate_limits<'py>(py: Python<'py>, received: &Received) -> PyResult<Option<Bound<'py, PyDict>>> {
+    if received.rate_limits.is_empty() {
+        return Ok(None);
+    }
+    let limits = PyDict::new(py);
+    for (name, value) in &received.rate_limits {
+        limits.set_item(name, value)?;
+    }
+    Ok(Some(limits))
 }
 
 fn shape(texts: bool) -> Shape {

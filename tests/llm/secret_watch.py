@@ -10,6 +10,7 @@ What may take long is only noted during the test, and looked at after it: nothin
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import logging
@@ -192,6 +193,8 @@ FaultyServer.__init__ = _then(FaultyServer.__init__, _servers.append)  # type: i
 
 
 def _expect_recognisable_key(request: Request) -> None:
-    key = (request.header("authorization") or "").removeprefix("Bearer ")
+    scheme, _, key = (request.header("authorization") or "").partition(" ")
+    if scheme == "Basic":
+        key = base64.b64decode(key).decode()
     if key and MARKER not in key and key not in _NO_SECRETS:
         pytest.fail(f"{key!r} would not be recognised if it got out: use testing_support.keys.KEY")

@@ -48,6 +48,7 @@ async def test_a_mock_is_called_once_as_the_original_called_it(mocked: LLMServic
             "content": "mocked",
             "model": "theirs",
             "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+            "finish_reason": None,
             "stealth_mode_used": False,
         }
     create = mocked.client.chat.completions.create

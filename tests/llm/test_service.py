@@ -79,6 +79,7 @@ async def test_a_completion_is_a_plain_dict(serve: Serve) -> None:
             "content": "hello",
             "model": "served-model",
             "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+            "finish_reason": "stop",
             "stealth_mode_used": False,
         }
 

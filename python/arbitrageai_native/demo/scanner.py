@@ -116,7 +116,7 @@ class Scanner:
 
     def _describe(self, error: Exception) -> str:
         # A server may repeat the key in what it says about it.
-        text = f"{type(error).__name__}: {error}".replace(self._service.api_key, "***")
+        text = f"{type(error).__name__}: {error}".replace(str(self._service.api_key), "***")
         return text[:LONGEST_ERROR]
 
     async def _report_regularly(self) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from arbitrageai_native.exceptions import InvalidArgumentError, InvalidArgumentTypeError
+from arbitrageai_native.llm.keywords import levels_to_caller
 
 
 def check_kind(name: str, value: object, kinds: type | tuple[type, ...], what: str) -> None:
@@ -22,6 +25,22 @@ def check_service(model: object, temperature: object, max_tokens: object, breake
     if breaker not in (True, False, None, "always"):
         error = InvalidArgumentError if isinstance(breaker, str) else InvalidArgumentTypeError
         raise error(f"enable_circuit_breaker has to be True, False or 'always', not {breaker!r}")
+
+
+def warn_if_patched() -> None:
+    """Warn under gevent or eventlet: a blocking call waits in native code, which they can't patch."""
+    gevent = sys.modules.get("gevent.monkey")
+    eventlet = sys.modules.get("eventlet.patcher")
+    if (gevent is not None and gevent.is_module_patched("socket")) or (
+        eventlet is not None and eventlet.is_monkey_patched("socket")
+    ):
+        name = "gevent" if gevent is not None else "eventlet"
+        warnings.warn(
+            f"{name} has patched the standard library, but not this package: a blocking call stops all "
+            "greenlets of its thread. Make it in a real thread (gevent.get_hub().threadpool, eventlet.tpool)",
+            RuntimeWarning,
+            stacklevel=levels_to_caller(),
+        )
 
 
 def checked_seconds(name: str, given: Iterable[Any], count: int, none: bool = False) -> tuple[Any, ...]:

@@ -10,8 +10,11 @@ from arbitrageai_native._safe_text import check_text, without_secrets
 from arbitrageai_native._typing import Self, Unpack
 from arbitrageai_native.exceptions import InvalidArgumentTypeError, OpenAIError
 from arbitrageai_native.llm import blocking, settings
-from arbitrageai_native.llm.checks import check_kind, with_extra_body
+from arbitrageai_native.llm.checks import check_kind, warn_if_patched, with_extra_body
+from arbitrageai_native.llm.keys import ApiKey, check_key, client_of
+from arbitrageai_native.llm.keywords import meant, warn_of_misspelt
 from arbitrageai_native.llm.results import ServiceMetrics
+from arbitrageai_native.llm.settings import Headers, Timeout
 from arbitrageai_native.llm.signatures import lists_keywords
 from arbitrageai_native.llm.streams import AsyncStream, Stream
 
@@ -31,17 +34,23 @@ class ChatObject:
         reasoning: its thoughts. reasoning_content: the same, of other servers. logprobs: probabilities.
         annotations: sources. audio: sound. service_tier: how it was served. system_fingerprint: by what.
         completion_tokens_details: tokens of an answer by kind. prompt_tokens_details: of a request.
+        _request_id: the server's name of the request, of a whole answer; None if it names none.
+        _rate_limits: the headers about the server's limits, of a whole answer; None without them.
     """
+
+    __slots__ = ("__dict__", "_hidden", "_rate_limits", "_request_id")
 
     # Absent, a member that the API documents as optional reads as None, as in the SDK's models.
     annotations: Any = None
     audio: Any = None
     choices: Any = None
     content: Any = None
+    delta: Any = None
     finish_reason: Any = None
     function_call: Any = None
     id: Any = None
     logprobs: Any = None
+    message: Any = None
     model: Any = None
     name: Any = None
     reasoning: Any = None
@@ -55,21 +64,40 @@ class ChatObject:
     completion_tokens_details: Any = None
     prompt_tokens_details: Any = None
 
-    def __init__(self, members: dict[str, Any]) -> None:
-        self.__dict__.update({name: _wrapped(value) for name, value in members.items()})
+    def __init__(
+        self,
+        members: dict[str, Any],
+        request_id: str | None = None,
+        rate_limits: dict[str, str] | None = None,
+    ) -> None:
+        wrapped = {name: _wrapped(value) for name, value in members.items()}
+        if not _METHODS.isdisjoint(wrapped):
+            # As attributes they would hide the methods: they can be read by `[…]`.
+            self._hidden = {name: wrapped.pop(name) for name in _METHODS & wrapped.keys()}
+        self.__dict__.update(wrapped)
+        if request_id is not None:
+            self._request_id = request_id
+        if rate_limits is not None:
+            self._rate_limits = rate_limits
 
     def __getattr__(self, name: str) -> Any:
+        if name in ("_request_id", "_rate_limits", "_hidden"):
+            return None
         raise AttributeError(f"the answer has no member {name!r}")
 
     def __getitem__(self, name: str) -> Any:
-        return self.__dict__[name]
+        return self._members()[name]
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        return iter(self.__dict__.items())
+        return iter(self._members().items())
+
+    def _members(self) -> dict[str, Any]:
+        hidden = self._hidden
+        return {**self.__dict__, **hidden} if hidden else self.__dict__
 
     def model_dump(self, *, exclude_none: bool = False, **_: Any) -> dict[str, Any]:
         """What the server sent, as a dict."""
-        plain = {name: _plain(value, exclude_none) for name, value in self.__dict__.items()}
+        plain = {name: _plain(value, exclude_none) for name, value in self._members().items()}
         return {name: value for name, value in plain.items() if not (exclude_none and value is None)}
 
     to_dict = model_dump
@@ -85,12 +113,15 @@ class ChatObject:
     """The same, by its other name."""
 
     def __eq__(self, other: object) -> bool:
-        return self.__dict__ == other.__dict__ if isinstance(other, ChatObject) else NotImplemented
+        return self._members() == other._members() if isinstance(other, ChatObject) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"ChatObject({', '.join(f'{name}={value!r}' for name, value in self.__dict__.items())})"
+        return f"ChatObject({', '.join(f'{name}={value!r}' for name, value in self._members().items())})"
+
+
+_METHODS = frozenset(name for name, value in vars(ChatObject).items() if callable(value))
 
 
 def _wrapped(value: Any) -> Any:
@@ -125,6 +156,9 @@ class _Completions:
             arguments.pop(f"extra_{name}", None) for name in ("headers", "query", "body")
         )
         changed = {name: arguments.pop(name) for name in settings.CALL_SETTINGS & arguments.keys()}
+        if not settings.KNOWN_TO_CLIENTS.issuperset(arguments):
+            unknown = arguments.keys() - settings.KNOWN_TO_CLIENTS
+            warn_of_misspelt(unknown, settings.KNOWN_TO_CLIENTS)
         client = self._client
         options = client._options.adjusted(changed) if changed else client._options
         return with_extra_body(arguments, extra), options, client._metrics, None, headers, query
@@ -163,8 +197,8 @@ class Completions(_Completions):
             return Stream(self._client._native.stream(prepared), ChatObject)
         resume = blocking.awaiter("create")
         if resume is not None:
-            return ChatObject(resume(self._client._native.create_async(prepared)))
-        return ChatObject(self._client._native.create(prepared))
+            return ChatObject(*resume(self._client._native.create_async(prepared)))
+        return ChatObject(*self._client._native.create(prepared))
 
 
 class AsyncCompletions(_Completions):
@@ -190,7 +224,7 @@ class AsyncCompletions(_Completions):
         prepared = self._prepare(stream, dict(keywords))
         if stream:
             return AsyncStream(self._client._native.stream(prepared), ChatObject)
-        return ChatObject(await self._client._native.create_async(prepared))
+        return ChatObject(*await self._client._native.create_async(prepared))
 
 
 class Chat:
@@ -225,13 +259,13 @@ class _Client:
     def __init__(
         self,
         *,
-        api_key: str | None = None,
+        api_key: ApiKey | None = None,
         base_url: str | None = None,
         organization: str | None = None,
         project: str | None = None,
-        timeout: float | None = defaults.CLIENT_TIMEOUT,
+        timeout: float | Timeout | None = defaults.CLIENT_TIMEOUT,
         max_retries: int = defaults.CALL_SETTINGS["max_retries"],
-        default_headers: Mapping[str, str | None] | None = None,
+        default_headers: Headers | None = None,
         **settings: Unpack[settings.ClientSettings],
     ) -> None:
         api_key = api_key if api_key is not None else environment.openai_api_key()
@@ -239,22 +273,41 @@ class _Client:
             raise OpenAIError("api_key is missing: pass it, or set the environment variable OPENAI_API_KEY")
         if base_url is None:
             base_url = environment.openai_base_url()
-        for name, value in (("base_url", base_url), ("api_key", api_key)):
-            if not isinstance(value, str):
-                raise InvalidArgumentTypeError(f"{name} has to be a string, not {type(value).__name__}")
-            check_text(name, value)
-        self.base_url = base_url
-        """The endpoint."""
-        self.api_key = api_key
-        """Its key."""
+        warn_if_patched()
+        self._connect(base_url, api_key)
         own: dict[str, Any] = {"organization": organization, "project": project}
         own |= {"timeout": timeout, "max_retries": max_retries, "default_headers": default_headers}
         # The SDK sends no such header, and code that came from it may compare requests.
         self._options = call_options({"idempotency_key": defaults.CLIENT_IDEMPOTENCY_KEY, **settings, **own})
         self._metrics = _native.CallMetrics()
-        self._native = _native.ChatClient(base_url, api_key)
         self.chat = self._own_chat = self._chat_class(self)
         self._own_completions = self._own_chat.completions
+
+    @property
+    def base_url(self) -> str:
+        """The endpoint. Another one holds for the calls to come."""
+        return self._base_url
+
+    @base_url.setter
+    def base_url(self, base_url: str) -> None:
+        self._connect(base_url, self._api_key)
+
+    @property
+    def api_key(self) -> ApiKey:
+        """Its key, or a function that returns it. Another one holds for the calls to come."""
+        return self._api_key
+
+    @api_key.setter
+    def api_key(self, api_key: ApiKey) -> None:
+        self._connect(self._base_url, api_key)
+
+    def _connect(self, base_url: str, api_key: ApiKey) -> None:
+        if not isinstance(base_url, str):
+            raise InvalidArgumentTypeError(f"base_url has to be a string, not {type(base_url).__name__}")
+        check_text("base_url", base_url)
+        check_key(api_key)
+        self._native = client_of(base_url, api_key)
+        self._base_url, self._api_key = base_url, api_key
 
     def _is_replaced(self) -> bool:
         """Whether a test or an application replaced our `create`."""
@@ -291,6 +344,10 @@ def call_options(given: dict[str, Any]) -> _native.CallOptions:
     """Return the options of the calls of a service or a client, of its keyword settings."""
     of_calls = (given.pop(name, None) for name in ("organization", "project", "default_headers"))
     given["default_headers"] = headers_of_calls(*of_calls)
+    for name in given.keys() - settings.KNOWN_SETTINGS:
+        other = meant(name, settings.KNOWN_SETTINGS)
+        if other is not None:
+            raise InvalidArgumentTypeError(f"{name} is not a setting: did you mean {other}?")
     given.setdefault("max_connections", settings.default_max_connections())
     return _native.CallOptions(**{**defaults.CALL_SETTINGS, **given})
 

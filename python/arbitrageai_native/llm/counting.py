@@ -9,7 +9,12 @@ from typing import Any
 
 from arbitrageai_native._native import CallCount, CallMetrics, circuit_open
 from arbitrageai_native._safe_text import without_credentials
-from arbitrageai_native.exceptions import APIStatusError, ClientClosedError, OpenAIError
+from arbitrageai_native.exceptions import (
+    APIResponseValidationError,
+    APIStatusError,
+    ClientClosedError,
+    OpenAIError,
+)
 
 _MOST_TOKENS = 2**32
 
@@ -67,7 +72,7 @@ class CountedCall:
             self._count.failed("foreign")
         if self._checker is None:
             return
-        if self._metrics is not None or not _is_callers_mistake(error):
+        if self._metrics is not None or not _spares_the_endpoint(error):
             self._checker.record_failure(self._endpoint, without_credentials(str(error)))
 
     def abandon(self) -> None:
@@ -87,7 +92,10 @@ def _tokens(usage: Mapping[str, Any], kind: str) -> int:
     return tokens if isinstance(tokens, int) and 0 <= tokens < _MOST_TOKENS else 0
 
 
-def _is_callers_mistake(error: Exception) -> bool:
+def _spares_the_endpoint(error: Exception) -> bool:
+    """Whether an error says nothing against the endpoint: as in native code."""
+    if isinstance(error, APIResponseValidationError):
+        return True
     if isinstance(error, APIStatusError):
         return 400 <= error.status_code < 500 and error.status_code not in (408, 409, 429)
     return isinstance(error, OpenAIError) and isinstance(error, (ValueError, TypeError))
@@ -106,6 +114,11 @@ class CountedStream:
         """Return the stream's summary."""
         summary: dict[str, Any] = self._stream.summary()
         return summary
+
+    def asides(self) -> dict[str, Any]:
+        """Return what the model thought, and the tools that it wants called."""
+        asides: dict[str, Any] = self._stream.asides()
+        return asides
 
     def iterate(self, stream: Any) -> Any:
         """Return the iterator of an `async for` over `stream`."""

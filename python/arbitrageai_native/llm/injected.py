@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from arbitrageai_native.exceptions import APIConnectionError, ClientClosedError
 from arbitrageai_native.llm.results import Completion, Usage
@@ -63,7 +63,7 @@ def _executor() -> ThreadPoolExecutor:
 
 
 async def in_worker(function: Callable[[], Result]) -> Result:
-    """Call a blocking function in a worker thread."""
+    """Call a function in a worker thread, since it may block."""
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(_executor(), context.run, function)
 
@@ -122,30 +122,76 @@ async def create_async(client: Any, arguments: dict[str, Any]) -> Any:
 
 def result(answer: Any, requested_model: str, seconds: float, stealth_mode: bool, raw: bool) -> Completion:
     """Return the result of `LLMService.complete`, of an answer with attribute access."""
-    message = answer.choices[0].message
+    choice = answer.choices[0]
+    message = choice.message
     model = getattr(answer, "model", None)
+    reason = getattr(choice, "finish_reason", None)
     found: Completion = {
-        "content": message.content,
+        "content": _text(message.content),
         "model": requested_model if model is None else model,
         "usage": _usage(getattr(answer, "usage", None)),
+        "finish_reason": reason if isinstance(reason, str) else None,
         "stealth_mode_used": stealth_mode,
         "response_time_ms": seconds * 1000,
     }
     tool_calls = getattr(message, "tool_calls", None)
-    # A mock has every attribute: only a list is an answer.
+    # A mock has every attribute: only a list, or a string, is an answer.
     if isinstance(tool_calls, list) and tool_calls:
         found["tool_calls"] = [_dumped(call) for call in tool_calls]
+    reasoning = _reasoning(message)
+    if reasoning:
+        found["reasoning"] = reasoning
+    request_id = getattr(answer, "_request_id", None)
+    if isinstance(request_id, str):
+        found["request_id"] = request_id
     if raw:
         found["raw"] = _dumped(answer)
     return found
 
 
 def _usage(usage: Any) -> Usage:
-    return {
-        "prompt_tokens": getattr(usage, "prompt_tokens", 0),
-        "completion_tokens": getattr(usage, "completion_tokens", 0),
-        "total_tokens": getattr(usage, "total_tokens", 0),
+    counts: dict[str, Any] = {
+        name: getattr(usage, name, 0) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
     }
+    for name in ("prompt_tokens_details", "completion_tokens_details"):
+        details = _dumped(getattr(usage, name, None))
+        if isinstance(details, dict):
+            counts[name] = details
+    return cast("Usage", counts)
+
+
+def _text(content: Any) -> Any:
+    """Return the text of a content that is a list of parts; any other content as it is."""
+    if not isinstance(content, list):
+        return content
+    parts = (part if isinstance(part, dict) else _dumped(part) for part in content)
+    return "".join(
+        part["text"]
+        for part in parts
+        if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    )
+
+
+def _reasoning(message: Any) -> str | None:
+    for name in ("reasoning_content", "reasoning"):
+        text = getattr(message, name, None)
+        if isinstance(text, str) and text:
+            return text
+    return None
+
+
+def _merge(call: dict[str, Any], delta: dict[str, Any]) -> None:
+    """Add a tool call's delta to what has come of it: arguments come in pieces, all else whole."""
+    for name, value in delta.items():
+        known = call.get(name)
+        if name == "index" or value is None:
+            continue
+        if isinstance(value, dict):
+            _merge(call.setdefault(name, {}), value)
+        elif name == "arguments" and isinstance(known, str):
+            call[name] = known + value
+        elif not known:
+            call[name] = value
 
 
 def _dumped(value: Any) -> Any:
@@ -162,6 +208,8 @@ class InjectedStream:
         self._source: Any = None
         self._iterator: Any = None
         self._summary: dict[str, Any] = {}
+        self._thoughts: list[str] = []
+        self._tool_calls: dict[Any, dict[str, Any]] = {}
         self._pending: asyncio.Future[Any] | None = None
         self._cut = False
         self._waits = 0
@@ -171,6 +219,10 @@ class InjectedStream:
     def summary(self) -> dict[str, Any]:
         """Return what is known besides the text."""
         return self._summary
+
+    def asides(self) -> dict[str, Any]:
+        """Return what the model thought, and the tools that it wants called, as far as they have come."""
+        return {"reasoning": "".join(self._thoughts) or None, "tool_calls": list(self._tool_calls.values())}
 
     def next(self, texts: bool) -> list[Any] | None:
         """Return the next pieces, or None after the last."""
@@ -295,7 +347,13 @@ class InjectedStream:
         if isinstance(reason, str):
             self._summary["finish_reason"] = reason
         delta = getattr(choices[0], "delta", None)
-        text: str | None = getattr(delta, "content", None)
+        self._thoughts.extend(filter(None, [_reasoning(delta)]))
+        calls = getattr(delta, "tool_calls", None)
+        for position, call in enumerate(calls if isinstance(calls, list) else ()):
+            members = _dumped(call)
+            if isinstance(members, dict):
+                _merge(self._tool_calls.setdefault(members.get("index", position), {}), members)
+        text: str | None = _text(getattr(delta, "content", None))
         return text
 
 

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from arbitrageai_native import _native
 from arbitrageai_native.exceptions import InvalidArgumentTypeError
 from arbitrageai_native.llm.checks import check_kind, with_extra_body
-from arbitrageai_native.llm.settings import CALL_SETTINGS, given, given_or
+from arbitrageai_native.llm.keywords import warn_of_misspelt
+from arbitrageai_native.llm.settings import CALL_SETTINGS, KNOWN_TO_SERVICES, Prompt, given, given_or
 from arbitrageai_native.llm.tracing import Observation, trace_headers
 
 Result = TypeVar("Result")
@@ -29,7 +30,7 @@ class Request:
     def __init__(
         self,
         model: str,
-        prompt: str | None,
+        prompt: Prompt | None,
         temperature: float | None,
         max_tokens: int | None,
         system_prompt: str | None,
@@ -40,12 +41,11 @@ class Request:
         self._settings: dict[str, Any] = {}
         self.options = options
         self.raw = False
-        self.body: dict[str, Any] = {
-            "model": model,
-            "messages": None,
-            "temperature": temperature,
-            "max_tokens": max_tokens,
-        }
+        self.body: dict[str, Any] = {"model": model, "messages": None}
+        if temperature is not None:
+            self.body["temperature"] = temperature
+        if max_tokens is not None:
+            self.body["max_tokens"] = max_tokens
         messages = self._take_keywords(given(keywords)) if keywords else None
         self.body["messages"] = _messages(given_or(prompt, None), given_or(system_prompt, None), messages)
         if self.body["model"] is not None:
@@ -64,7 +64,10 @@ class Request:
             self._settings = {name: keywords.pop(name) for name in changed}
             self.options = self.options.adjusted(self._settings)
         messages = keywords.pop("messages", None)
-        self.body.update(keywords)
+        if not KNOWN_TO_SERVICES.issuperset(keywords):
+            warn_of_misspelt(keywords.keys() - KNOWN_TO_SERVICES, KNOWN_TO_SERVICES)
+        # Several servers refuse a null. A caller who means one can send it by `extra_body`.
+        self.body.update({name: value for name, value in keywords.items() if value is not None})
         return messages
 
     def native_arguments(
@@ -124,10 +127,13 @@ class Request:
             raise _native.deadline_passed(deadline) from None
 
 
-def _messages(prompt: str | None, system_prompt: str | None, messages: Any) -> list[Any]:
+def _messages(prompt: Prompt | None, system_prompt: str | None, messages: Any) -> list[Any]:
     if messages is None:
-        if not isinstance(prompt, str | list):  # a list is one of content parts
-            raise InvalidArgumentTypeError(f"prompt has to be a string, not {type(prompt).__name__}")
+        if not isinstance(prompt, (str, list, tuple)):
+            kind = type(prompt).__name__
+            raise InvalidArgumentTypeError(
+                f"prompt has to be a string, or a list of content parts, not {kind}"
+            )
         messages = [{"role": "user", "content": prompt}]
     elif prompt is not None:
         raise InvalidArgumentTypeError("prompt and messages were both given")

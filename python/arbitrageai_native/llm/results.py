@@ -20,11 +20,15 @@ class Usage(TypedDict):
     """The tokens of one call; zeros if the server did not report them.
 
     prompt_tokens: those of the request. completion_tokens: those of the answer. total_tokens: both.
+    prompt_tokens_details: cached tokens and others. completion_tokens_details: reasoning tokens and others;
+    both are there only if the server sent them.
     """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: NotRequired[dict[str, Any]]
+    completion_tokens_details: NotRequired[dict[str, Any]]
 
 
 class FunctionCall(TypedDict):
@@ -52,15 +56,22 @@ class Completion(TypedDict):
     """The result of `complete` and `complete_async`.
 
     content: the text; None if the model wrote none. model: the model that answered. usage: the tokens.
+    finish_reason: why the model stopped; None if the server did not say. "length": at `max_tokens`.
     stealth_mode_used: whether the call waited before its request. response_time_ms: without that wait.
-    tool_calls: there only if the model calls tools. raw: all that the server sent, with `raw=True`.
+    reasoning: there only if the server sent what the model thought. tool_calls: if the model calls tools.
+    request_id: if the server named one. rate_limits: if the server sent headers about its limits.
+    raw: all that the server sent, with `raw=True`.
     """
 
     content: str | None
     model: str
     usage: Usage
+    finish_reason: str | None
     stealth_mode_used: bool
     response_time_ms: float
+    reasoning: NotRequired[str]
+    request_id: NotRequired[str]
+    rate_limits: NotRequired[dict[str, str]]
     tool_calls: NotRequired[list[ToolCall]]
     raw: NotRequired[dict[str, Any]]
 

@@ -4,9 +4,29 @@
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, TypedDict, TypeVar
+from os import PathLike
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar
 
+from arbitrageai_native.llm.keys import ApiKey
 from arbitrageai_native.llm.model_config import ModelConfig
+
+Headers: TypeAlias = Mapping[str, str | bytes | None]
+"""Header fields; a value of None removes the field."""
+
+Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
+"""A text, or a list of content parts."""
+
+
+class Timeout(Protocol):
+    """The SDK's `httpx.Timeout`: `read` limits a try, `connect` making a connection."""
+
+    @property
+    def read(self) -> float | None:
+        """Seconds, or None."""
+
+    @property
+    def connect(self) -> float | None:
+        """Seconds, or None."""
 
 
 class _CommonSettings(TypedDict, total=False):
@@ -41,7 +61,7 @@ class CallSettings(_CommonSettings, total=False):
     max_retries: tries after the first (2).
     """
 
-    timeout: float | None
+    timeout: float | Timeout | None
     max_retries: int
 
 
@@ -55,10 +75,20 @@ class ClientSettings(_CommonSettings, total=False):
     max_connections: requests under way at once; more wait in line, which counts against `deadline` only.
     http2: True uses HTTP/2 with servers that offer it (False). All calls to a server then share one
     connection and its limit on streams (often 100); waiting for a stream counts against `timeout`.
+    ca_certs: a file with the certificates that are trusted instead of the system's.
+    client_cert: a file with the client's certificate and key, or a pair of files.
+    verify: False accepts any certificate of the server.
+    proxy: the URL of an HTTP or SOCKS proxy for all requests, whatever the environment says.
+    unix_socket: the path of a socket for all connections.
     """
 
     max_connections: int
     http2: bool
+    ca_certs: str | PathLike[str] | None
+    client_cert: str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]] | None
+    verify: bool
+    proxy: str | None
+    unix_socket: str | PathLike[str] | None
 
 
 class ServiceSettings(CallSettings, ClientSettings, total=False):
@@ -71,7 +101,7 @@ class ServiceSettings(CallSettings, ClientSettings, total=False):
     fallback_delays: before the second and third (2, 5).
     """
 
-    default_headers: Mapping[str, str | None] | None
+    default_headers: Headers | None
     organization: str | None
     project: str | None
     stealth_range: tuple[float, float]
@@ -87,7 +117,7 @@ class _Constructor(ServiceSettings, total=False):
     """
 
     base_url: str | None
-    api_key: str | None
+    api_key: ApiKey | None
     default_temperature: float | None
     default_max_tokens: int | None
     enable_fallback: bool
@@ -128,7 +158,7 @@ class RequestMembers(CallSettings, total=False):
     top_logprobs: top_p: user: verbosity: and audio:
     """
 
-    extra_headers: Mapping[str, str | None] | None
+    extra_headers: Headers | None
     extra_query: Mapping[str, Any] | None
     extra_body: Mapping[str, Any] | None
     audio: Mapping[str, Any] | None
@@ -203,6 +233,16 @@ class CreateKeywords(_Chat, RequestMembers, total=False):
     max_tokens: int | None
 
 
+# What the parameters of a service's methods name besides.
+SERVICE_PARAMETERS = frozenset(("prompt", "temperature", "max_tokens", "system_prompt", "stealth_mode"))
+
+# What a service or a client may be given.
+KNOWN_SETTINGS = frozenset(ServiceSettings.__optional_keys__ | ConstructorKeywords.__optional_keys__)
+
+# The keywords that mean something: a name that is nearly one of them is probably misspelt.
+KNOWN_TO_SERVICES = SERVICE_PARAMETERS | CompleteKeywords.__optional_keys__
+KNOWN_TO_CLIENTS = CreateKeywords.__required_keys__ | CreateKeywords.__optional_keys__ | {"stream"}
+
 T = TypeVar("T")
 
 # OpenAI's SDK has two values that stand for a keyword that was not given: `NOT_GIVEN` and `omit`.
@@ -219,6 +259,18 @@ def given(keywords: Mapping[str, Any]) -> dict[str, Any]:
 def given_or(value: T, default: T) -> T:
     """Return the value of a parameter, or the default if it was not given."""
     return default if value is None or _stands_for_nothing(value) else value
+
+
+def max_tokens_of(value: int | None, default: int | None, keywords: Mapping[str, Any]) -> int | None:
+    """Return the `max_tokens` of a request: the default only beside no `max_completion_tokens`."""
+    own = given_or(value, None)
+    if own is not None or not keywords:
+        return default if own is None else own
+    extra = keywords.get("extra_body")
+    named = given_or(keywords.get("max_completion_tokens"), None) is not None or (
+        isinstance(extra, Mapping) and extra.get("max_completion_tokens") is not None
+    )
+    return None if named else default
 
 
 def _stands_for_nothing(value: object) -> bool:

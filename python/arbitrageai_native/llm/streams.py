@@ -11,7 +11,8 @@ from arbitrageai_native._native import ChatStream
 from arbitrageai_native._typing import Self
 from arbitrageai_native.llm import blocking
 from arbitrageai_native.llm.counting import CountedStream
-from arbitrageai_native.llm.results import Usage
+from arbitrageai_native.llm.keys import KeyedStream
+from arbitrageai_native.llm.results import ToolCall, Usage
 from arbitrageai_native.llm.tracing import Observation
 
 __all__ = ["AsyncStream", "Stream"]
@@ -24,7 +25,7 @@ class _Streamed(Generic[Item]):
 
     def __init__(
         self,
-        native: ChatStream | CountedStream,
+        native: ChatStream | CountedStream | KeyedStream,
         wrap: Callable[[Any], Item] | None = None,
         observation: Observation | None = None,
     ) -> None:
@@ -52,6 +53,30 @@ class _Streamed(Generic[Item]):
         """Why the model stopped; None before it did."""
         reason: str | None = self._native.summary().get("finish_reason")
         return reason
+
+    @property
+    def reasoning(self) -> str | None:
+        """What the model thought, as far as it has come; None if the server sends none of it."""
+        reasoning: str | None = self._native.asides().get("reasoning")
+        return reasoning
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The tools that the model wants called, as far as they have come: whole after the last piece."""
+        calls: list[ToolCall] = self._native.asides().get("tool_calls") or []
+        return calls
+
+    @property
+    def request_id(self) -> str | None:
+        """The server's name of the request; None before the first piece, or if it names none."""
+        request_id: str | None = self._native.summary().get("request_id")
+        return request_id
+
+    @property
+    def rate_limits(self) -> dict[str, str] | None:
+        """The answer's headers about the server's limits; None before the first piece, or without them."""
+        limits: dict[str, str] | None = self._native.summary().get("rate_limits")
+        return limits
 
     def _take(self) -> Item:
         item = self._ready.popleft()

@@ -2,17 +2,21 @@ use proptest::prelude::*;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::llm::answer::{Answer, Usage};
+use crate::llm::answer::Answer;
 use crate::llm::error::LONGEST_ERROR_BODY;
-use crate::llm::{Completion, Error, StatusError};
+use crate::llm::{Completion, Error, Received, StatusError, Usage};
 use reqwest::header::HeaderMap;
 
-fn read(body: &[u8]) -> Result<Completion, Error> {
+fn answer(body: &[u8]) -> Answer {
     Answer {
         status: StatusCode::OK,
+        received: Received::default(),
         body: body.to_vec().into(),
     }
-    .completion("asked", false)
+}
+
+fn read(body: &[u8]) -> Result<Completion, Error> {
+    answer(body).completion("asked", false)
 }
 
 fn read_json(body: &Value) -> Result<Completion, Error> {
@@ -101,10 +105,6 @@ fn what_may_not_be_missing_is_an_error_that_says_what() {
             "not a string",
         ),
         (
-            b"{\"choices\": [{\"message\": {\"content\": [\"a\"]}}]}",
-            "content has a part without a type",
-        ),
-        (
             b"{\"choices\": [{\"message\": {\"content\": \"\"}}], \"error\": {\"message\": \"overloaded\"}}",
             "an error, not an answer: overloaded",
         ),
@@ -131,12 +131,84 @@ fn what_may_not_be_missing_is_an_error_that_says_what() {
 
 #[test]
 fn of_content_in_parts_the_text_is_read() {
-    let completion = read_json(&json!({"choices": [{"message": {"content": [
-        {"type": "thinking", "thinking": []},
-        {"type": "text", "text": "a"},
-        {"type": "text", "text": "b"},
-    ]}}]}));
-    assert_eq!(completion.unwrap().content.as_deref(), Some("ab"));
+    for (content, text) in [
+        (
+            json!([{"type": "thinking", "thinking": []}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]),
+            "ab",
+        ),
+        (
+            json!([{"text": "a"}, "b", {"type": "output_text", "text": "c"}, {"type": "text"}, 5]),
+            "abc",
+        ),
+        (json!({"type": "text", "text": "a"}), "a"),
+        (json!([]), ""),
+    ] {
+        let completion = read_json(&json!({"choices": [{"message": {"content": content}}]}));
+        assert_eq!(completion.unwrap().content.as_deref(), Some(text), "{content}");
+    }
+}
+
+#[test]
+fn tokens_are_counted_in_whatever_form_they_are_sent() {
+    for (usage, expected) in [
+        (
+            json!({"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}),
+            [3, 4, 7],
+        ),
+        (
+            json!({"prompt_tokens": 3.0, "completion_tokens": "4", "total_tokens": "7.0"}),
+            [3, 4, 7],
+        ),
+        (json!({"prompt_tokens": 3, "completion_tokens": 4}), [3, 4, 7]),
+        (
+            json!({"prompt_tokens": -3, "completion_tokens": null, "total_tokens": "many"}),
+            [0, 0, 0],
+        ),
+        (json!([3, 4]), [0, 0, 0]),
+    ] {
+        let body = json!({"choices": [{"message": {"content": "a"}}], "usage": usage});
+        let found = read_json(&body).unwrap().usage;
+        let counts = [found.prompt_tokens, found.completion_tokens, found.total_tokens];
+        assert_eq!(counts, expected, "{usage}");
+    }
+}
+
+#[test]
+fn all_that_the_answer_brought_is_read_by_both_ways() {
+    let body = json!({
+        "choices": [{
+            "finish_reason": "length",
+            "message": {"content": "a", "reasoning_content": "", "reasoning": "because"},
+        }],
+        "usage": {
+            "prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7,
+            "prompt_tokens_details": {"cached_tokens": 2}, "completion_tokens_details": null,
+        },
+    });
+    for keep_raw in [false, true] {
+        let completion = answer(body.to_string().as_bytes())
+            .completion("asked", keep_raw)
+            .unwrap();
+        assert_eq!(completion.finish_reason.as_deref(), Some("length"));
+        assert_eq!(completion.reasoning.as_deref(), Some("because"));
+        let details = Value::from(completion.usage_details.unwrap());
+        assert_eq!(details, json!({"prompt_tokens_details": {"cached_tokens": 2}}));
+    }
+    for reason in ["", "null", " None "] {
+        let body = json!({"choices": [{"message": {"content": "a"}, "finish_reason": reason}]});
+        assert_eq!(read_json(&body).unwrap().finish_reason, None);
+    }
+    let parts = json!([{"type": "thinking", "thinking": [{"type": "text", "text": "because"}]}]);
+    let completion = read_json(&json!({"choices": [{"message": {"content": parts}}]})).unwrap();
+    assert_eq!(completion.reasoning.as_deref(), Some("because"));
+}
+
+#[test]
+fn lists_that_are_nested_very_deep_are_left_out() {
+    let deep = format!("{}1{}", "[{\"a\":".repeat(400), "}]".repeat(400));
+    let body = format!("{{\"x\": {deep}, \"choices\": [{{\"message\": {{\"content\": \"[[\"}}}}]}}");
+    let completion = answer(body.as_bytes()).completion("asked", true).unwrap();
+    assert_eq!(completion.content.as_deref(), Some("[["));
 }
 
 #[test]
@@ -154,13 +226,7 @@ fn an_error_that_says_nothing_beside_choices_is_none() {
 
 #[test]
 fn an_answer_that_is_only_an_error_is_no_object_for_the_client_either() {
-    let object = |body: &Value| {
-        Answer {
-            status: StatusCode::OK,
-            body: body.to_string().into(),
-        }
-        .object()
-    };
+    let object = |body: &Value| answer(body.to_string().as_bytes()).object();
     for body in [
         json!({"object": "error", "message": "overloaded"}),
         json!({"error": "overloaded"}),
@@ -197,15 +263,37 @@ fn the_servers_words_are_in_an_error_of_any_form() {
         json!({"error": "too long"}),
         json!({"detail": "too long"}),
         json!({"message": "too long"}),
+        json!([{"error": {"message": "too long"}}]),
+        json!({"errors": [{"message": "too long"}]}),
+        json!({"errors": ["too long"]}),
+        json!({"error": {"error": {"message": "too long"}}}),
+        json!({"error": "", "error_description": "too long"}),
+        json!({"status": 400, "title": "too long"}),
+        json!({"code": 1, "msg": "too long"}),
+        json!({"message": ["too long", "too hot"]}),
     ] {
         let error = bad_request(body.to_string().as_bytes());
         assert_eq!(error.message, "Error code: 400 - too long");
     }
     assert_eq!(bad_request(b"[5]").message, "Error code: 400");
-    let elsewhere = Error::from_status(StatusCode::FOUND, HeaderMap::new(), b"");
+    assert_eq!(
+        bad_request(b" upstream  timed out\n").message,
+        "Error code: 400 - upstream timed out"
+    );
+    let page = b"<html><head><TITLE>Bad\ngateway</TITLE></head></html>";
+    assert_eq!(bad_request(page).message, "Error code: 400 - Bad gateway");
+    assert_eq!(
+        bad_request("long ".repeat(100).as_bytes()).message,
+        "Error code: 400"
+    );
+    let mut headers = HeaderMap::new();
+    let unmoved = Error::from_status(StatusCode::NOT_MODIFIED, headers.clone(), b"");
+    assert_eq!(unmoved.to_string(), "Error code: 304");
+    headers.insert("location", "http://elsewhere.test/".parse().unwrap());
+    let elsewhere = Error::from_status(StatusCode::FOUND, headers, b"");
     assert_eq!(
         elsewhere.to_string(),
-        "Error code: 302 - a redirect to another origin is not followed"
+        "Error code: 302 - a redirect is followed within the server only, ten times at most"
     );
 }
 
@@ -270,7 +358,7 @@ proptest! {
 
     #[test]
     fn both_ways_of_reading_an_answer_find_the_same(body in any_json()) {
-        let answer = Answer { status: StatusCode::OK, body: body.to_string().into() };
+        let mut answer = answer(body.to_string().as_bytes());
         match (answer.completion("asked", false), answer.completion("asked", true)) {
             (Ok(plain), Ok(raw)) => {
                 prop_assert_eq!(raw.raw, Some(body));

@@ -9,7 +9,8 @@ use crate::llm::{
 };
 
 async fn complete(call: Call) -> Result<Timed<Completion>, Error> {
-    call.complete(|answer| answer.completion("asked", false)).await
+    call.complete(|mut answer| answer.completion("asked", false))
+        .await
 }
 
 #[tokio::test]

@@ -4,12 +4,13 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::server::{finish, piece, texts};
+use crate::llm::Received;
 use crate::llm::chunks::{ChunkReader, MOST_CHOICES, Summary};
 use crate::llm::{Batch, Error, Shape};
 
 /// Feeds a first piece and then `events` to a reader, and returns the reader's result.
 fn read_after_a_piece(events: &str, shape: Shape) -> Result<(), Error> {
-    let mut reader = ChunkReader::new(200, 1 << 20);
+    let mut reader = ChunkReader::new(200, 1 << 20, Received::default());
     let mut batch = Batch::new(shape);
     let bytes = format!("{}{events}", piece("a"));
     let end = reader
@@ -59,7 +60,7 @@ fn what_is_cut_in_the_middle_of_an_event_was_cut_though_its_choice_has_finished(
 #[test]
 fn a_stream_that_ends_in_its_first_event_was_cut_and_anything_else_was_no_stream() {
     let end = |bytes: &[u8]| {
-        let mut reader = ChunkReader::new(200, 1 << 20);
+        let mut reader = ChunkReader::new(200, 1 << 20, Received::default());
         reader.feed(bytes, &mut Batch::new(Shape::Texts)).unwrap();
         reader.end(None)
     };
@@ -193,16 +194,21 @@ fn content_in_parts_is_read_and_content_that_is_no_text_is_an_error() {
         {"type": "text", "text": "b"},
         {"type": "text", "text": "c"},
     ]);
-    let mut reader = ChunkReader::new(200, 1 << 20);
+    let mut reader = ChunkReader::new(200, 1 << 20, Received::default());
     let mut batch = Batch::new(Shape::Texts);
     reader.feed(event(&parts).as_bytes(), &mut batch).unwrap();
     assert_eq!(texts(batch), ["bc"]);
     for content in [
-        json!(5),
         json!({"text": "b"}),
         json!(["b"]),
-        json!([{"type": "text"}]),
+        json!([{"type": "text", "text": "b"}, 5]),
     ] {
+        let mut batch = Batch::new(Shape::Texts);
+        let mut reader = ChunkReader::new(200, 1 << 20, Received::default());
+        reader.feed(event(&content).as_bytes(), &mut batch).unwrap();
+        assert_eq!(texts(batch), ["b"], "{content}");
+    }
+    for content in [json!(5), json!(true)] {
         let end = read_after_a_piece(&event(&content), Shape::Texts);
         let Err(error @ Error::InvalidResponse { .. }) = end else {
             panic!("{content}: {end:?}")
@@ -232,7 +238,7 @@ fn so_many_choices_may_be_numbered_and_no_more() {
 
 #[test]
 fn what_follows_done_does_not_count_however_long_it_is() {
-    let mut reader = ChunkReader::new(200, 100);
+    let mut reader = ChunkReader::new(200, 100, Received::default());
     let mut batch = Batch::new(Shape::Chunks);
     let bytes = format!("{}data: [DONE]\n\n{}", piece("a"), "x".repeat(200));
     reader.feed(bytes.as_bytes(), &mut batch).unwrap();
@@ -242,7 +248,7 @@ fn what_follows_done_does_not_count_however_long_it_is() {
 
 /// What a reader of either shape makes of one event: the text, what is known after it, and whether it was the end.
 fn read_event(event: &str, shape: Shape) -> (Vec<String>, Summary, bool) {
-    let mut reader = ChunkReader::new(200, 1 << 20);
+    let mut reader = ChunkReader::new(200, 1 << 20, Received::default());
     let mut batch = Batch::new(shape);
     reader
         .feed(format!("data: {event}\n\n").as_bytes(), &mut batch)
@@ -295,7 +301,7 @@ proptest! {
             bytes.extend_from_slice(b"data: [DONE]\n\n");
         }
         for cut in 0..=bytes.len() {
-            let mut reader = ChunkReader::new(200, 1 << 20);
+            let mut reader = ChunkReader::new(200, 1 << 20, Received::default());
             let mut batch = Batch::new(shape);
             reader.feed(&bytes[..cut], &mut batch).unwrap();
             reader.feed(&bytes[cut..], &mut batch).unwrap();
@@ -336,7 +342,7 @@ fn read_parts<'part>(
     parts: impl IntoIterator<Item = &'part [u8]>,
     shape: Shape,
 ) -> (Batch, Summary, Result<(), String>) {
-    let mut reader = ChunkReader::new(200, 300);
+    let mut reader = ChunkReader::new(200, 300, Received::default());
     let mut batch = Batch::new(shape);
     let mut fed = Ok(());
     for part in parts {

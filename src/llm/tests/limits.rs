@@ -52,7 +52,9 @@ const KINDS: [Kind; 2] = [Kind::Completion, Kind::Stream];
 async fn finish(call: Call, kind: Kind) -> (Vec<String>, Result<(), Error>) {
     let mut pieces = Vec::new();
     if kind == Kind::Completion {
-        let end = call.complete(|answer| answer.completion("asked", false)).await;
+        let end = call
+            .complete(|mut answer| answer.completion("asked", false))
+            .await;
         return (pieces, end.map(|_| ()));
     }
     let mut stream = match call.stream().await {
@@ -88,7 +90,7 @@ fn limited(kind: TimeoutKind) -> CallOptions {
 
 fn assert_timeout(found: &Result<(), Error>, expected: TimeoutKind, elapsed: Duration, what: &str) {
     assert!(
-        matches!(found, Err(Error::Timeout { kind, limit }) if *kind == expected && *limit == LIMIT),
+        matches!(found, Err(Error::Timeout { kind, limit, .. }) if *kind == expected && *limit == LIMIT),
         "{what}: {found:?}"
     );
     assert!(

@@ -2,18 +2,25 @@
 //! body is bounded.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use futures_util::stream;
 use proptest::prelude::*;
 use reqwest::header::HeaderMap;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
 use crate::llm::body::Body;
+use crate::llm::content_coding::Decoder;
 use crate::llm::retry::RetryPolicy;
-use crate::llm::{Endpoint, Error, Extras};
+use crate::llm::{Endpoint, Error, Extras, Members, Outgoing};
 
 const BASE: &str = "http://server.test:81/v1";
 
@@ -78,10 +85,12 @@ proptest! {
     #[test]
     fn extra_headers_replace_earlier_ones_and_what_no_header_may_hold_is_named(extra in headers()) {
         let endpoint = endpoint(BASE).unwrap();
-        let plain = endpoint.request(&Map::new(), &Extras::default()).unwrap();
+        let plain = endpoint.request("", &Map::new(), &Extras::default()).unwrap();
         let mut expected = sent(&plain.headers);
-        let extras = Extras { headers: extra.clone(), query: Vec::new() };
-        match endpoint.request(&Map::new(), &extras) {
+        let bytes = |(name, value): (String, Option<String>)| (name, value.map(String::into_bytes));
+        let added = extra.iter().cloned().map(bytes).collect();
+        let extras = Extras { headers: added, query: Vec::new() };
+        match endpoint.request("", &Map::new(), &extras) {
             Ok(request) => {
                 prop_assert!(may_be_sent(&extra));
                 merge(&mut expected, &extra);
@@ -108,7 +117,7 @@ proptest! {
             base.query_pairs_mut().extend_pairs(&own);
         }
         let extras = Extras { headers: Vec::new(), query: more.clone() };
-        let request = endpoint(base.as_str()).unwrap().request(&Map::new(), &extras).unwrap();
+        let request = endpoint(base.as_str()).unwrap().request("", &Map::new(), &extras).unwrap();
         prop_assert_eq!(request.url.path(), "/openai/v1/chat/completions");
         let found: Vec<(String, String)> = request.url.query_pairs().into_owned().collect();
         prop_assert_eq!(found, [own, more].concat());
@@ -125,7 +134,7 @@ proptest! {
         let secret = url.replace('@', "s3cr3t@");
         match endpoint(&secret) {
             Ok(endpoint) => {
-                let target = endpoint.request(&Map::new(), &Extras::default()).unwrap().url;
+                let target = endpoint.request("", &Map::new(), &Extras::default()).unwrap().url;
                 prop_assert!(matches!(target.scheme(), "http" | "https"));
                 let host = target.host_str().unwrap_or_default().to_owned();
                 prop_assert!(!host.is_empty());
@@ -143,9 +152,8 @@ proptest! {
     #[test]
     fn the_body_is_what_was_given(members in prop::collection::hash_map("\\PC{0,4}", json(), 0..5)) {
         let body: Map<String, Value> = members.into_iter().collect();
-        let request = endpoint(BASE).unwrap().request(&body, &Extras::default()).unwrap();
+        let request = endpoint(BASE).unwrap().request("asked", &body, &Extras::default()).unwrap();
         let sent: Value = serde_json::from_slice(&request.body).unwrap();
-        prop_assert_eq!(&request.model, body.get("model").and_then(Value::as_str).unwrap_or_default());
         prop_assert_eq!(sent, Value::Object(body));
     }
 
@@ -200,6 +208,7 @@ proptest! {
             deadline: None,
             idle_timeout: None,
             connect_timeout: Duration::ZERO,
+            decoder: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let read = runtime.block_on(body.read_all(None, longest)).unwrap();
@@ -211,6 +220,74 @@ proptest! {
             prop_assert!(read.len() > longest && read.len() <= longest + most);
         }
     }
+}
+
+#[test]
+fn a_user_and_a_password_are_sent_as_such_and_not_in_the_url() {
+    for (base, credentials) in [
+        ("http://user:pass%40word@server.test/v1", "user:pass@word"),
+        ("http://user@server.test/v1", "user:"),
+        ("http://:word@server.test/v1", ":word"),
+    ] {
+        let request = endpoint(base).unwrap();
+        let request = request.request("", &Map::new(), &Extras::default()).unwrap();
+        let expected = format!("Basic {}", STANDARD.encode(credentials));
+        assert_eq!(request.headers["authorization"], expected);
+        assert!(request.headers["authorization"].is_sensitive());
+        assert_eq!(request.url.as_str(), "http://server.test/v1/chat/completions");
+    }
+}
+
+#[test]
+fn an_integer_of_any_size_is_sent_as_its_digits() {
+    let digits = "9".repeat(400);
+    let big = Outgoing::Integer(RawValue::from_string(digits.clone()).unwrap());
+    let body = Members(vec![("n".to_owned(), Outgoing::List(vec![big, Outgoing::Null]))]);
+    let request = endpoint(BASE)
+        .unwrap()
+        .request("", &body, &Extras::default())
+        .unwrap();
+    assert_eq!(&request.body[..], format!("{{\"n\":[{digits},null]}}").as_bytes());
+}
+
+#[test]
+fn a_compressed_body_is_decoded_a_little_at_a_time() {
+    let text = b"0123456789".repeat(200_000);
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+    gzip.write_all(&text).unwrap();
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::best());
+    zlib.write_all(&text).unwrap();
+    let mut bare = DeflateEncoder::new(Vec::new(), Compression::best());
+    bare.write_all(&text).unwrap();
+    let cases = [
+        ("gzip", gzip.finish().unwrap()),
+        ("deflate", zlib.finish().unwrap()),
+        ("deflate", bare.finish().unwrap()),
+    ];
+    for (coding, bytes) in cases {
+        let decode = |sent: &[u8]| -> Result<Vec<u8>, String> {
+            let mut headers = HeaderMap::new();
+            headers.insert("content-encoding", coding.parse().unwrap());
+            let mut decoder = Decoder::of(&headers).unwrap().unwrap();
+            let mut decoded = Vec::new();
+            for part in sent.chunks(700) {
+                decoder.push(Bytes::copy_from_slice(part));
+                while let Some(part) = decoder.decode()? {
+                    assert!(part.len() <= 1100 * 1024, "{}", part.len());
+                    decoded.extend_from_slice(&part);
+                }
+            }
+            decoded.extend(decoder.finish()?.unwrap_or_default());
+            assert_eq!(decoder.finish().unwrap(), None);
+            Ok(decoded)
+        };
+        assert!(decode(&bytes).unwrap() == text, "{coding}");
+        assert!(decode(&bytes[..bytes.len() / 2]).is_err(), "{coding}");
+    }
+    let mut headers = HeaderMap::new();
+    assert!(Decoder::of(&headers).unwrap().is_none());
+    headers.insert("content-encoding", "br".parse().unwrap());
+    assert!(Decoder::of(&headers).is_err());
 }
 
 fn json() -> impl Strategy<Value = Value> {

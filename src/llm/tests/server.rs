@@ -108,7 +108,7 @@ pub fn call_of(base_url: &str, options: CallOptions, transport: &Arc<Transport>)
     let endpoint = Endpoint::new(base_url, "secret-key").unwrap();
     Call {
         transport: transport.clone(),
-        request: endpoint.request(&body, &Extras::default()).unwrap(),
+        request: endpoint.request("asked", &body, &Extras::default()).unwrap(),
         options,
         health: None,
         metrics: Arc::default(),

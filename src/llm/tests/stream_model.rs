@@ -167,8 +167,10 @@ fn open(parts: mpsc::UnboundedReceiver<Part>) -> ChatStream {
     let response = http::Response::new(reqwest::Body::wrap_stream(connection.fuse()));
     let turn = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
     let opened = Opened {
+        received: Default::default(),
         status: reqwest::StatusCode::OK,
         body: Body {
+            decoder: None,
             response: response.into(),
             turn,
             deadline: None,
