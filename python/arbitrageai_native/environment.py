@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 from arbitrageai_native import defaults
@@ -217,6 +216,8 @@ def terminal_is_dumb() -> bool:
 @cache  # so that the hint is printed once
 def has_rich() -> bool:
     """Whether rich, the extra `cli`, can draw; if it is not installed, print how to get it."""
+    from importlib.util import find_spec
+
     if find_spec("rich") is not None:
         return True
     print("for the display: pip install 'arbitrageai-native[cli]'", file=sys.stderr)
@@ -299,6 +300,8 @@ def _folders_of_the_application() -> list[str]:
     if package is not None:
         folders = getattr(package, "__path__", ())
     else:
-        spec = find_spec("src")
+        # As `importlib.util.find_spec`, whose import takes a third of a millisecond in every program.
+        found = (finder.find_spec("src", None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((spec for spec in found if spec is not None), None)
         folders = (spec.submodule_search_locations if spec is not None else None) or ()
     return [os.path.abspath(folder) for folder in folders]  # noqa: PTH100

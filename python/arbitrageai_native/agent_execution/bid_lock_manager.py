@@ -243,7 +243,7 @@ class BidLockManager(OriginalNames, ClosesDatabases):
             return replaced
         acquire = partial(self._lease, *lock, auto_renew, margin)
         message = keys.timeout_message(marketplace_id, posting_id, timeout)
-        log = BlockLog(self._log, marketplace_id, posting_id, holder_id, self.ttl, timeout)
+        log = BlockLog(self._log, (marketplace_id, posting_id, holder_id), self.ttl, timeout)
         return LockContext(acquire, self.on_lost if on_lost is None else on_lost, message, log)
 
     async def cleanup_all(self) -> None:

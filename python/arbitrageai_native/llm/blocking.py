@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from arbitrageai_native import _native
 
@@ -21,14 +21,16 @@ Await = Callable[[Awaitable[Any]], Any]
 """Awaits in a plain function: the task of the caller is suspended meanwhile."""
 
 
-class Suspender(Protocol):
-    """How the task of a caller is suspended."""
+if TYPE_CHECKING:
 
-    def in_task(self) -> Await | str:
-        """Return how to await here, or why that is impossible."""
+    class Suspender(Protocol):
+        """How the task of a caller is suspended."""
 
-    def in_other_library(self) -> str | None:
-        """Return why the caller's loop, which is not asyncio's, can't go on; None: there is no such loop."""
+        def in_task(self) -> Await | str:
+            """Return how to await here, or why that is impossible."""
+
+        def in_other_library(self) -> str | None:
+            """Return why the caller's loop, which is not asyncio's, can't go on; None: there is none."""
 
 
 suspender: Suspender | None = None

@@ -47,7 +47,7 @@ class Request:
         if max_tokens is not None:
             self.body["max_tokens"] = max_tokens
         messages = self._take_keywords(given(keywords)) if keywords else None
-        self.body["messages"] = _messages(given_or(prompt, None), given_or(system_prompt, None), messages)
+        self.body["messages"] = _messages(prompt, system_prompt, messages)
         if self.body["model"] is not None:
             check_kind("model", self.body["model"], str, "a string")
 
@@ -128,6 +128,9 @@ class Request:
 
 
 def _messages(prompt: Prompt | None, system_prompt: str | None, messages: Any) -> list[Any]:
+    if type(prompt) is str and messages is None and system_prompt is None:  # most calls
+        return [{"role": "user", "content": prompt}]
+    prompt, system_prompt = given_or(prompt, None), given_or(system_prompt, None)
     if messages is None:
         if not isinstance(prompt, (str, list, tuple)):
             kind = type(prompt).__name__

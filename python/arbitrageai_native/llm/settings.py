@@ -258,7 +258,10 @@ def given(keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 def given_or(value: T, default: T) -> T:
     """Return the value of a parameter, or the default if it was not given."""
-    return default if value is None or _stands_for_nothing(value) else value
+    if value is None:
+        return default
+    # No value can be the SDK's before somebody imported the SDK.
+    return default if "openai" in sys.modules and _stands_for_nothing(value) else value
 
 
 def max_tokens_of(value: int | None, default: int | None, keywords: Mapping[str, Any]) -> int | None:

@@ -7,7 +7,6 @@ import os
 import sys
 from concurrent.futures import Future
 from importlib import import_module
-from importlib.util import find_spec
 from threading import Lock, Thread
 from types import ModuleType
 from typing import Any
@@ -54,6 +53,8 @@ def _application_module() -> ModuleType | None:
         return module
     if module is None and sys.path == _path_without_application:
         return None
+    from importlib.util import find_spec  # not every program has locks in an application's database
+
     try:
         if module is None and find_spec(DATABASE) is None:
             _path_without_application = list(sys.path)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from threading import Lock
 from types import TracebackType
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from arbitrageai_native import _native
 from arbitrageai_native._safe_text import in_one_line, printable
@@ -39,25 +39,24 @@ def _timeout(error: LockTimeoutError, message: str) -> LockTimeoutError:
     return lock_timeout_error(message, error.holder_id, error.held_since, printable(error.holder_id))
 
 
-class BlockLog(NamedTuple):
-    """What a block logs of its lock."""
+class BlockLog:
+    """What a block logs of its lock: a marketplace, a posting, and the holder's name."""
 
-    lines: LogLines
-    marketplace_id: object
-    posting_id: object
-    holder_id: object
-    ttl: float
-    timeout: float
+    __slots__ = ("_lines", "_lock", "_timeout", "_ttl")
+
+    def __init__(
+        self, lines: LogLines, lock: tuple[object, object, object], ttl: float, timeout: float
+    ) -> None:
+        self._lines, self._lock, self._ttl, self._timeout = lines, lock, ttl, timeout
 
     def acquired(self) -> None:
-        self.lines.acquired(self.marketplace_id, self.posting_id, self.holder_id, self.ttl)
+        self._lines.acquired(*self._lock, self._ttl)
 
     def not_acquired(self, error: Exception) -> None:
-        lock = (self.marketplace_id, self.posting_id, self.holder_id)
-        self.lines.not_acquired(*lock, self.timeout, error)
+        self._lines.not_acquired(*self._lock, self._timeout, error)
 
     def released(self) -> None:
-        self.lines.released(self.marketplace_id, self.posting_id, self.holder_id)
+        self._lines.released(*self._lock)
 
 
 class LockContext:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from arbitrageai_native import defaults
 
@@ -12,12 +12,13 @@ BY_TTL: Any = type("_ByTtl", (), {"__repr__": lambda _: f"{defaults.MAX_HOLD_TTL
 """The default of `max_hold`, in signatures."""
 
 
-class Keeping(NamedTuple):
+class Keeping:
     """What a manager was given; the arguments of `BidLockManager` have the same names."""
 
-    max_hold: float | None
-    margin: float | None
-    loss_check: float | None
+    __slots__ = ("loss_check", "margin", "max_hold")
+
+    def __init__(self, max_hold: float | None, margin: float | None, loss_check: float | None) -> None:
+        self.max_hold, self.margin, self.loss_check = max_hold, margin, loss_check
 
     def longest(self, ttl: float) -> float | None:
         """Return the seconds for which a lock is renewed at most; None for no limit."""

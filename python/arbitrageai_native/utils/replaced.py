@@ -41,8 +41,15 @@ def is_replaced(instance: Any, own: Mapping[str, object]) -> bool:
     """
     if not own.keys().isdisjoint(vars(instance)):
         return True
-    found = {name: inspect.getattr_static(type(instance), name, None) for name in own}
-    return any(found[name] is not method for name, method in own.items())
+    # Every call asks this, and `inspect.getattr_static` would take longer than the rest of the call.
+    classes = type(instance).__mro__
+    for name, method in own.items():
+        for cls in classes:
+            if name in cls.__dict__:
+                if cls.__dict__[name] is not method:
+                    return True
+                break
+    return False
 
 
 def _wants_self(function: Callable[..., Any]) -> bool:
