@@ -159,7 +159,7 @@ impl Client {
         state.met(Kind::SeveralLocks);
         // In any order: the manager asks for them in its own.
         let keys = state.keys.iter().cloned();
-        if self.number % 2 == 0 {
+        if self.number.is_multiple_of(2) {
             keys.collect()
         } else {
             keys.rev().collect()
