@@ -273,9 +273,9 @@ class LLMService(ServiceFacts):
 
         def attempt(is_local: bool, keywords: dict[str, Any]) -> Completion:
             service = self._local_service() if is_local else self
-            # Whatever replaces `complete` need not know the timeout of an attempt.
-            replaced = is_replaced(service, _own_complete)
-            return service.complete(**arguments, **(kwargs if replaced else keywords))
+            if "timeout" not in kwargs and is_replaced(service, _own_complete):
+                del keywords["timeout"]  # of the attempt, which whatever replaces `complete` need not know
+            return service.complete(**arguments, **keywords)
 
         arguments = replaced_call.keywords(prompt, temperature, max_tokens, system_prompt)
         sleep = partial(blocking.sleep, "complete_with_fallback", time.sleep)

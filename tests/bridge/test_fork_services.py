@@ -11,8 +11,11 @@ from arbitrageai_native.testing import ModelServer
 from tests.bridge.test_fork import run_scenario
 
 SERVICES = """
+import logging
+
 from arbitrageai_native import BidLockManager, LLMService
 
+logging.disable()  # the child's attempt at the parent's lock is logged as an error
 service = LLMService(base_url={base_url!r}, api_key="key", enable_circuit_breaker="always")
 locks = BidLockManager(database_url={database_url!r})
 

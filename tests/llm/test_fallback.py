@@ -67,12 +67,18 @@ def kind(request: pytest.FixtureRequest) -> str:
     return name
 
 
+def arguments_of(kind: str, timeout: float) -> dict[str, Any]:
+    """What an attempt is given: a `complete` that replaces ours need not know the attempt's timeout."""
+    arguments = {"prompt": "hi", "temperature": None, "max_tokens": None, "system_prompt": None}
+    return arguments if kind == "blocking" else {**arguments, "timeout": timeout}
+
+
 async def test_the_first_attempt_may_do(kind: str) -> None:
     attempts = Attempts([{"content": "x"}])
     result, waits = await attempts.run(kind, top_p=1)
     assert result == {"content": "x", "fallback_used": False, "attempt": 0}
     assert waits == []
-    attempts.attempts.assert_called_once_with("hi", None, None, None, timeout=10, top_p=1)
+    attempts.attempts.assert_called_once_with(**arguments_of(kind, timeout=10), top_p=1)
 
 
 async def test_the_second_comes_two_seconds_later_and_has_twice_the_time(kind: str) -> None:
@@ -80,7 +86,7 @@ async def test_the_second_comes_two_seconds_later_and_has_twice_the_time(kind: s
     result, waits = await attempts.run(kind)
     assert result == {"content": "x", "fallback_used": False, "attempt": 1}
     assert waits == [2]
-    assert attempts.attempts.call_args_list[1] == call("hi", None, None, None, timeout=20)
+    assert attempts.attempts.call_args_list[1] == call(**arguments_of(kind, timeout=20))
 
 
 async def test_then_the_local_model_answers(kind: str) -> None:
@@ -89,7 +95,7 @@ async def test_then_the_local_model_answers(kind: str) -> None:
     assert result == {"content": "local", "fallback_used": True, "attempt": 2, "original_error": "two"}
     assert waits == [2, 5]
     attempts.with_local.assert_called_once_with(enable_circuit_breaker=False)
-    attempts.local_attempts.assert_called_once_with("hi", None, None, None, timeout=30)
+    attempts.local_attempts.assert_called_once_with(**arguments_of(kind, timeout=30))
 
 
 @pytest.mark.parametrize("opens_at", [0, 1])
@@ -132,11 +138,16 @@ async def test_times_are_settings_and_arguments(kind: str) -> None:
     attempts = Attempts(
         [RuntimeError("one"), RuntimeError("two")], fallback_timeouts=(1, 2, 3), fallback_delays=(0.5, 0)
     )
+    create = Mock(side_effect=[RuntimeError("one"), RuntimeError("two")])
+    if kind == "blocking":
+        del attempts.service.complete
+        attempts.service.client = Mock(chat=Mock(completions=Mock(create=create)))
     _, waits = await attempts.run(kind)
     assert waits == [0.5]
-    timeouts = [attempt.kwargs["timeout"] for attempt in attempts.attempts.call_args_list]
-    assert timeouts == [1, 2]
-    assert attempts.local_attempts.call_args.kwargs["timeout"] == 3
+    made = create if kind == "blocking" else attempts.attempts
+    assert [attempt.kwargs["timeout"] for attempt in made.call_args_list] == [1, 2]
+    if kind == "asynchronous":
+        assert attempts.local_attempts.call_args.kwargs["timeout"] == 3
     attempts = Attempts([{"content": "x"}])
     await attempts.run(kind, timeout=7)
     assert attempts.attempts.call_args.kwargs["timeout"] == 7

@@ -304,5 +304,3 @@ async def test_backoff() -> None:
     started = time.monotonic()
     await ExponentialBackoff(initial_delay_ms=50, jitter_factor=0).wait(0)
     assert 0.05 <= time.monotonic() - started < 30
-
-

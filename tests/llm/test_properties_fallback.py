@@ -99,8 +99,10 @@ class Service(LLMService):
         self._first = number
         self._attempts = attempts
 
-    def complete(self, prompt: str, *_: object, **keywords: Any) -> Any:  # type: ignore[override]
-        assert prompt == "hi"
+    def complete(  # type: ignore[override]
+        self, prompt: str, temperature: None, max_tokens: None, system_prompt: None, **keywords: Any
+    ) -> Any:
+        assert (prompt, temperature, max_tokens, system_prompt) == ("hi", None, None, None)
         return self._attempts.make(self._first, keywords)
 
     async def complete_async(self, *arguments: Any, **keywords: Any) -> Any:
@@ -140,7 +142,7 @@ def run(case: Case, deadline: float | None, keywords: dict[str, Any], asynchrono
         patch.object(fallback, "monotonic", lambda: attempts.clock.now),
         patch.object(fallback, "_native", SimpleNamespace(sleep=attempts.clock.sleep_async)),
         patch.object(llm_service, "time", attempts.clock),
-        patch.object(LLMService, "with_local", lambda **_: Service(LOCAL, attempts)),
+        patch.object(LLMService, "with_local", staticmethod(lambda **_: Service(LOCAL, attempts))),
     ):
         try:
             if asynchronous:
@@ -201,6 +203,8 @@ def test_a_plan_does_what_the_model_does(
             wanted["deadline"] = left
         if number == LOCAL:
             wanted.pop("model", None)
+        if not asynchronous and "timeout" not in keywords:
+            del wanted["timeout"]  # the service overrides `complete`, which need not know it
         assert found == wanted
     _check_result(case, expected[-1][0], [number for number, *_ in expected], result, cause)
 

@@ -1,5 +1,6 @@
 //! Redis's URLs, with the parameters of `redis-py`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use redis::{
@@ -27,85 +28,95 @@ pub(super) fn settings(scheme: &str, rest: &str) -> Result<RedisSettings, LockEr
         Parts::of_redis(rest, ARGUMENT)?
     };
     let query = Parameters::read(parts.query);
-    let from_path = if is_socket {
-        ""
-    } else {
-        parts.path.trim_end_matches('/')
-    };
-    let database = query.first("db").unwrap_or(from_path);
-    let database: i64 = match database {
-        "" => 0,
-        number => number
-            .parse()
-            .ok()
-            .filter(|number| *number >= 0)
-            .ok_or_else(|| bad_parameter(ARGUMENT, "database number", number))?,
-    };
+    let path = if is_socket { "" } else { parts.path };
+    let database = database(query.first("db").unwrap_or(path.trim_end_matches('/')))?;
     let address = if is_socket {
         ConnectionAddr::Unix(decode(parts.path).into())
     } else {
-        let host = if parts.host.is_empty() {
-            "localhost".into()
-        } else {
-            parts.host
-        };
-        let port = match parts.port {
-            "" => PORT,
-            number => number.parse().map_err(|_| unreadable_port(ARGUMENT))?,
-        };
-        match scheme.split('+').next() {
-            Some("rediss" | "valkeys") => ConnectionAddr::TcpTls {
-                host,
-                port,
-                insecure: query.first("ssl_cert_reqs").is_some_and(|reqs| reqs == "none"),
-                tls_params: None,
-            },
-            _ => ConnectionAddr::Tcp(host, port),
-        }
+        address(&scheme, &parts, &query)?
     };
-    let mut connection =
-        RedisConnectionInfo::default().set_lib_name("arbitrageai-native", env!("CARGO_PKG_VERSION"));
-    connection = connection.set_db(database);
     let given = |name: &str, in_place: &str| match in_place {
         "" => query.first(name).unwrap_or_default().to_owned(),
         _ => decode(in_place),
     };
     let (user, password) = (given("username", parts.user), given("password", parts.password));
-    let others: std::collections::BTreeMap<&str, &str> = query
+    let others: BTreeMap<&str, &str> = query
         .iter()
         .filter(|(name, _)| !["db", "username", "password"].contains(name))
         .collect();
     let identity = format!("{address:?}{database}{:?}{others:?}", (&user, &password));
-    if !user.is_empty() {
-        connection = connection.set_username(user);
-    }
-    if !password.is_empty() {
-        connection = connection.set_password(password);
-    }
-    let connect_timeout = match query.first("socket_connect_timeout") {
-        None => CONNECT_TIMEOUT,
-        Some(seconds) => seconds
-            .parse()
-            .ok()
-            .and_then(|seconds| names::lasting_time(ARGUMENT, seconds).ok())
-            .ok_or_else(|| bad_parameter(ARGUMENT, "socket_connect_timeout", seconds))?,
-    };
+    let connect_timeout = connect_timeout(&query)?;
     let keepalive = Keepalive::read(
         |name| query.first(name),
         |name, value| bad_parameter(ARGUMENT, name, value),
     )?;
+    let place = format!("Redis database {database} at {}", shown(&address.to_string()));
+    let login = login(database, user, password);
     Ok(RedisSettings {
         identity: identity.into(),
-        place: format!("Redis database {database} at {}", shown(&address.to_string())),
-        client: client(address, connection, &query, &keepalive)?,
-        connect_timeout: connect_timeout.max(Duration::from_millis(1)),
+        place,
+        client: client(address, login, &query, &keepalive)?,
+        connect_timeout,
         keepalive,
     })
 }
 
+fn database(number: &str) -> Result<i64, LockError> {
+    if number.is_empty() {
+        return Ok(0);
+    }
+    let parsed = number.parse().ok().filter(|number| *number >= 0);
+    parsed.ok_or_else(|| bad_parameter(ARGUMENT, "database number", number))
+}
+
+fn address(scheme: &str, parts: &Parts<'_>, query: &Parameters) -> Result<ConnectionAddr, LockError> {
+    let host = match &*parts.host {
+        "" => "localhost".to_owned(),
+        host => host.to_owned(),
+    };
+    let port = match parts.port {
+        "" => PORT,
+        number => number.parse().map_err(|_| unreadable_port(ARGUMENT))?,
+    };
+    Ok(match scheme.split('+').next() {
+        Some("rediss" | "valkeys") => ConnectionAddr::TcpTls {
+            host,
+            port,
+            insecure: query.first("ssl_cert_reqs").is_some_and(|reqs| reqs == "none"),
+            tls_params: None,
+        },
+        _ => ConnectionAddr::Tcp(host, port),
+    })
+}
+
+fn login(database: i64, user: String, password: String) -> RedisConnectionInfo {
+    let mut login = RedisConnectionInfo::default()
+        .set_lib_name("arbitrageai-native", env!("CARGO_PKG_VERSION"))
+        .set_db(database);
+    if !user.is_empty() {
+        login = login.set_username(user);
+    }
+    if !password.is_empty() {
+        login = login.set_password(password);
+    }
+    login
+}
+
+fn connect_timeout(query: &Parameters) -> Result<Duration, LockError> {
+    let Some(seconds) = query.first("socket_connect_timeout") else {
+        return Ok(CONNECT_TIMEOUT);
+    };
+    let timeout = seconds
+        .parse()
+        .ok()
+        .and_then(|seconds| names::lasting_time(ARGUMENT, seconds).ok())
+        .ok_or_else(|| bad_parameter(ARGUMENT, "socket_connect_timeout", seconds))?;
+    Ok(timeout.max(Duration::from_millis(1)))
+}
+
 fn client(
     address: ConnectionAddr,
-    connection: RedisConnectionInfo,
+    login: RedisConnectionInfo,
     query: &Parameters,
     keepalive: &Keepalive,
 ) -> Result<Client, LockError> {
@@ -124,7 +135,7 @@ fn client(
     let info = address
         .into_connection_info()
         .map_err(refused)?
-        .set_redis_settings(connection)
+        .set_redis_settings(login)
         .set_tcp_settings(keepalive.tcp_settings());
     let (root_cert, certificate, key) = (file("ssl_ca_certs")?, file("ssl_certfile")?, file("ssl_keyfile")?);
     if !encrypted || (root_cert.is_none() && certificate.is_none()) {

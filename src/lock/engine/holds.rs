@@ -22,7 +22,7 @@ use crate::lock::surroundings::planted;
 use crate::mutex::lock;
 
 /// How many past acquisitions are remembered; beyond it, a release by name goes by the holder's name alone.
-const REMEMBERED: usize = 65_536;
+pub(super) const REMEMBERED: usize = 65_536;
 
 /// What this process knows of an acquisition by a holder's name.
 pub(crate) enum Known {

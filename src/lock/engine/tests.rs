@@ -9,11 +9,13 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[derive(Clone, Default)]
 struct Asked(Arc<Mutex<Vec<Request>>>, Arc<Mutex<Looks>>);
 
-/// What the database shows to who looks, if it answers, and how often it was looked at.
+/// What the database shows to who looks, if it answers, how often it was looked at, and for which
+/// keys it looks out.
 #[derive(Default)]
 struct Looks {
     rows: Option<Vec<LockRow>>,
     count: u32,
+    watched: Vec<String>,
 }
 
 enum Request {
@@ -97,7 +99,15 @@ impl Store for Asked {
         }
     }
 
-    fn watch(&self, _: &Arc<str>, _: bool) {}
+    fn watch(&self, key: &Arc<str>, begins: bool) {
+        let watched = &mut self.1.lock().unwrap().watched;
+        if begins {
+            watched.push(key.to_string());
+        } else {
+            let at = watched.iter().position(|watched| **watched == **key).unwrap();
+            watched.remove(at);
+        }
+    }
 
     fn close(&self) {}
 }
@@ -1420,4 +1430,132 @@ async fn nobody_deletes_a_row_that_is_being_handed_off() {
     let look = next_release(&asked, 1).await;
     assert!(matches!(look.target, ReleaseTarget::Row { id, .. } if id == hand_over.from));
     grant.keep();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_engine_goes_with_its_tasks_when_nobody_waits_any_more() {
+    let (engine, asked) = engine();
+    asked.1.lock().unwrap().rows = Some(theirs().into_iter().collect());
+    let mut waiter = acquire(&engine);
+    asked.acquire().held(theirs());
+    waits(&mut waiter).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let looks = || asked.1.lock().unwrap().count;
+    assert!(looks() > 5);
+    drop(waiter);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let at_last = looks();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(looks(), at_last);
+
+    let weak = Arc::downgrade(&engine);
+    drop(engine);
+    assert!(weak.upgrade().is_none());
+    others_run().await;
+    assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_store_looks_out_for_a_lock_while_somebody_waits_for_it() {
+    let (engine, asked) = engine();
+    let watched = || asked.1.lock().unwrap().watched.clone();
+    let mut waiter = acquire(&engine);
+    asked.acquire().held(theirs());
+    waits(&mut waiter).await;
+    assert_eq!(watched(), ["k"]);
+    drop(waiter);
+    assert!(watched().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_is_dropped_is_released_by_that_and_its_row_is_waited_for() {
+    let (engine, asked) = engine();
+    let grant = held(&engine, &asked).await;
+    let hold = Arc::clone(&grant.hold);
+    drop(grant);
+    assert!(!hold.is_held());
+    let release = asked.release();
+    assert_eq!((engine.abandoned_rows(), engine.in_use()), (1, true));
+    let releasing = tokio::spawn({
+        let engine = Arc::clone(&engine);
+        async move { engine.release_held(None, MINUTE).await }
+    });
+    others_run().await;
+    assert!(!releasing.is_finished());
+    release.reply.send(Ok(true)).unwrap();
+    others_run().await;
+    assert_eq!((engine.abandoned_rows(), engine.in_use()), (0, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_been_released_is_past() {
+    let (engine, asked) = engine();
+    let releasing = held(&engine, &asked).await.release();
+    let known = || engine.hold_of(&"k".into(), "holder");
+    assert!(matches!(known(), Known::Held(_)));
+    asked.release().reply.send(Ok(true)).unwrap();
+    assert!(releasing.await.unwrap());
+    assert!(matches!(known(), Known::Past));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_handed_over_in_memory_expires_with_its_predecessor_or_after_its_own_time() {
+    for ttl in [MINUTE / 2, MINUTE * 3 / 2] {
+        let (engine, asked) = engine();
+        let grant = held(&engine, &asked).await;
+        let mut waiter = acquire_for(&engine, ttl, true);
+        asked.acquire().held(theirs());
+        waits(&mut waiter).await;
+        drop(grant.release());
+        let grant = waiter.await.unwrap();
+        let own = grant.won.acquired_at + ttl.as_secs_f64();
+        assert_eq!(grant.won.expires_at, own.min(won().expires_at));
+        assert_eq!(grant.hold.expires_at(), grant.won.expires_at);
+        grant.keep();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_renews_is_told_when_the_row_expires() {
+    let (engine, asked) = engine();
+    let lease = leased(held(&engine, &asked).await);
+    assert_eq!(lease.expires_at(), 60.0);
+    let renewing = tokio::spawn(lease.renew(None));
+    others_run().await;
+    asked.renew().reply.send(Ok(Some(70.0))).unwrap();
+    assert_eq!(renewing.await.unwrap().unwrap(), 70.0);
+    assert_eq!(lease.expires_at(), 70.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_perhaps_never_reached_the_database_is_deleted_by_who_left_while_it_was_on_its_way() {
+    let (engine, asked) = engine();
+    let (grant, first) = held_and_waited_for(&engine, &asked).await;
+    let mut second = acquire(&engine);
+    waits(&mut second).await;
+    drop(grant.release());
+    drop(first.await.unwrap().release());
+    others_run().await;
+    let hand_over = asked.hand_over();
+    let refused = Err(StoreError::permanent("no such right"));
+    hand_over.reply.send(refused).unwrap();
+    others_run().await;
+    let (released, mut wanted) = released_and_wanted(&asked);
+    assert!(released.contains(&hand_over.from) && released.contains(&hand_over.id));
+    others_run().await;
+    wanted.extend(released_and_wanted(&asked).1);
+    wanted.remove(0).won(won());
+    second.await.unwrap().keep();
+}
+
+#[test]
+fn as_many_acquisitions_are_remembered_as_was_said() {
+    let mut ended = holds::Tombstones::default();
+    for number in 0..holds::REMEMBERED {
+        ended.insert("k", &number.to_string());
+    }
+    assert!(ended.contains("k", "0"));
+    ended.insert("k", "one more");
+    assert!(!ended.contains("k", "0"));
+    assert!(ended.contains("k", "1") && ended.contains("k", "one more"));
 }

@@ -98,25 +98,7 @@ impl Client {
 
     async fn takes(&self, step: &Step, holder: Arc<str>) {
         let now = context::milliseconds();
-        let keys = {
-            let mut state = self.world.state();
-            if step.unpolled > 0 {
-                state.met(Kind::Unpolled);
-            }
-            match step.how {
-                // In any order: the manager asks for them in its own.
-                How::Several => {
-                    state.met(Kind::SeveralLocks);
-                    let keys = state.keys.iter().cloned();
-                    if self.number.is_multiple_of(2) {
-                        keys.collect()
-                    } else {
-                        keys.rev().collect()
-                    }
-                }
-                _ => vec![Arc::clone(&state.keys[step.key])],
-            }
-        };
+        let keys = self.wanted_keys(step);
         let asker = Asker {
             process: self.process.number,
             keys: keys.clone(),
@@ -163,6 +145,24 @@ impl Client {
                 let holdings = self.is_given(step, number, &holder, held, now);
                 self.holds(holdings, step).await;
             }
+        }
+    }
+
+    fn wanted_keys(&self, step: &Step) -> Vec<Arc<str>> {
+        let mut state = self.world.state();
+        if step.unpolled > 0 {
+            state.met(Kind::Unpolled);
+        }
+        if step.how != How::Several {
+            return vec![Arc::clone(&state.keys[step.key])];
+        }
+        state.met(Kind::SeveralLocks);
+        // In any order: the manager asks for them in its own.
+        let keys = state.keys.iter().cloned();
+        if self.number.is_multiple_of(2) {
+            keys.collect()
+        } else {
+            keys.rev().collect()
         }
     }
 

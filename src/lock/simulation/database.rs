@@ -114,6 +114,13 @@ pub(super) struct Row {
     pub(super) expires_at: i64,
 }
 
+impl Row {
+    /// When it becomes free, by the database's clock.
+    fn free_at(&self) -> i64 {
+        self.expires_at
+    }
+}
+
 /// What a commit changed, to be undone when it is lost.
 struct Commit {
     at: u64,
@@ -174,9 +181,9 @@ impl Database {
     pub(super) fn free_since(&self, key: &Arc<str>, now: u64) -> Option<u64> {
         match self.rows.get(key) {
             Some(row) => {
-                let expired_for = self.clock(now) - row.expires_at;
-                let since = now.saturating_sub(u64::try_from(expired_for / 1000).unwrap_or(0));
-                (expired_for >= 0).then(|| since.max(self.set_at))
+                let free_for = self.clock(now) - row.free_at();
+                let since = now.saturating_sub(u64::try_from(free_for / 1000).unwrap_or(0));
+                (free_for >= 0).then(|| since.max(self.set_at))
             }
             None => Some(self.deleted_at.get(key).copied().unwrap_or(0)),
         }
@@ -231,7 +238,7 @@ impl Database {
         if self.flavour == Flavour::Redis {
             let clock = self.clock(now);
             self.rows.retain(|key, row| {
-                let stands = row.expires_at > clock;
+                let stands = row.free_at() > clock;
                 if !stands {
                     self.deleted_at.insert(Arc::clone(key), now);
                 }
@@ -304,7 +311,7 @@ impl Database {
     fn renew(&mut self, id: &Arc<str>, key: &Arc<str>, ttl: Duration, now: u64) -> Option<f64> {
         let clock = self.clock(now);
         let row = self.rows.get(key)?;
-        if row.id != *id || row.expires_at <= clock {
+        if row.id != *id || row.free_at() <= clock {
             return None;
         }
         let renewed = Row {
@@ -369,17 +376,17 @@ impl Database {
         })
     }
 
-    /// The row of a key, unless it has expired.
+    /// The row of a key, unless it is free.
     fn standing(&self, key: &Arc<str>, now: u64) -> Option<LockRow> {
         let row = self.rows.get(key)?;
-        let left = row.expires_at - self.clock(now);
-        (left > 0).then(|| LockRow {
+        let clock = self.clock(now);
+        (row.free_at() > clock).then(|| LockRow {
             key: Arc::clone(key),
             id: row.id.to_string(),
             holder: row.holder.to_string(),
             acquired_at: shown(row.acquired_at),
             expires_at: shown(row.expires_at),
-            expires_in: shown(left) - BEGINNING,
+            expires_in: shown(row.expires_at - clock) - BEGINNING,
         })
     }
 }

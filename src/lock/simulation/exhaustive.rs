@@ -385,8 +385,7 @@ impl World {
             return;
         }
         if self.processes[process].key.is_awaited() {
-            let found = self.row.filter(|(_, until)| *until > self.now);
-            let found = found.map(|(of, until)| row(of, until, self.now));
+            let found = self.standing().map(|(of, until)| row(of, until, self.now));
             self.tells(process, Event::Observed(found), clock);
         }
         let now = clock.now(self.now);

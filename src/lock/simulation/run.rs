@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::adapter::Locks;
@@ -11,7 +12,7 @@ use super::chance::Chance;
 use super::client::Client;
 use super::context;
 use super::judge::Violation;
-use super::scenario::{Kind, Scenario};
+use super::scenario::{Kind, Scenario, Task};
 use super::world::{Connection, World};
 
 /// A scenario's tasks end within so many milliseconds, or somebody waits for ever.
@@ -64,30 +65,7 @@ async fn simulated(scenario: &Scenario, with_history: bool) -> Report {
             (process, locks)
         })
         .collect();
-    let tasks: Vec<_> = scenario
-        .tasks
-        .iter()
-        .enumerate()
-        .map(|(number, task)| {
-            let (process, locks) = &processes[task.process];
-            let before = &scenario.tasks[..number];
-            let client = Client {
-                world: Arc::clone(&world),
-                process: Arc::clone(process),
-                locks: locks.clone(),
-                elsewhere: processes[(task.process + 1) % scenario.processes].clone(),
-                number,
-                place: before
-                    .iter()
-                    .filter(|other| other.process == task.process)
-                    .count(),
-            };
-            (
-                Arc::clone(process),
-                tokio::spawn(process.runs(client.runs(task.clone()))),
-            )
-        })
-        .collect();
+    let tasks = begun(&world, &processes, scenario);
     for (process, mut task) in tasks {
         while !process.is_killed() && world.state().judge.violation.is_none() {
             match timeout(Duration::from_millis(250), &mut task).await {
@@ -120,6 +98,32 @@ async fn simulated(scenario: &Scenario, with_history: bool) -> Report {
             .map(|process| process.statements)
             .sum(),
     }
+}
+
+/// The tasks of a scenario, each with its process.
+fn begun(
+    world: &Arc<World>,
+    processes: &[(Arc<context::Process>, Locks)],
+    scenario: &Scenario,
+) -> Vec<(Arc<context::Process>, JoinHandle<()>)> {
+    let begin = |(number, task): (usize, &Task)| {
+        let (process, locks) = &processes[task.process];
+        let before = &scenario.tasks[..number];
+        let client = Client {
+            world: Arc::clone(world),
+            process: Arc::clone(process),
+            locks: locks.clone(),
+            elsewhere: processes[(task.process + 1) % scenario.processes].clone(),
+            number,
+            place: before
+                .iter()
+                .filter(|other| other.process == task.process)
+                .count(),
+        };
+        let running = tokio::spawn(process.runs(client.runs(task.clone())));
+        (Arc::clone(process), running)
+    };
+    scenario.tasks.iter().enumerate().map(begin).collect()
 }
 
 /// Once all is quiet: no row without an owner, nothing that the engines have not finished, no more statements than there should be.

@@ -238,64 +238,29 @@ pub(super) struct Scenario {
     pub(super) happenings: Vec<Happening>,
 }
 
+/// What a scenario's tasks do above all.
+#[derive(Clone, Copy)]
+struct Theme {
+    /// One process's tasks hand a lease on to each other, and renew it.
+    is_one_queue: bool,
+    /// One of two comes while the other's release is under way.
+    are_two: bool,
+    /// Leases are renewed for shorter times, while statements come late.
+    is_renewed_sooner: bool,
+}
+
 /// How long the disturbed part of a scenario takes at most, after which only what was begun goes on.
 const SPAN: u64 = 12_000;
 
 impl Scenario {
     pub(super) fn of(seed: u64) -> Self {
         let mut chance = Chance::of(seed);
-        let flavour = chance.one_of(&[
-            Flavour::Sqlite,
-            Flavour::Postgres,
-            Flavour::Postgres,
-            Flavour::Redis,
-        ]);
-        let processes = chance.one_of(&[1, 2, 2, 2, 3]);
-        let keys = chance.one_of(&[1, 1, 2]);
-        let latency = chance.one_of(&[0, 1, 1, 3, 20]);
-        // Where one process's tasks hand a lease on to each other, and renew it.
-        let is_one_queue = chance.percent(20);
-        let (processes, keys) = if is_one_queue { (1, 1) } else { (processes, keys) };
-        let mut forks = Vec::new();
-        if !is_one_queue && chance.percent(12) {
-            forks.push(Fork {
-                parent: chance.index(processes),
-                at: chance.between(0, SPAN / 3),
-            });
+        let (mut scenario, theme) = Self::without_tasks(seed, &mut chance);
+        let most_tasks = if theme.are_two { 2 } else { 6 };
+        for _ in 0..chance.between(2, most_tasks) {
+            let task = scenario.task(&mut chance, theme);
+            scenario.tasks.push(task);
         }
-        // Where leases are renewed for shorter times, while statements come late.
-        let is_renewed_sooner = flavour != Flavour::Sqlite && !is_one_queue && chance.percent(15);
-        // Where one of two comes while the other's release is under way.
-        let are_two = is_one_queue && chance.percent(25);
-        let latency = if are_two { 20 } else { latency };
-        let most_tasks = if are_two { 2 } else { 6 };
-        let shares_names = chance.percent(50);
-        let all = processes + forks.len();
-        let tasks = (0..chance.between(2, most_tasks)).map(|_| {
-            let mut task = task(&mut chance, all, keys, latency);
-            for step in &mut task.steps {
-                if are_two {
-                    step.meets_the_other(&mut chance);
-                } else if is_one_queue {
-                    step.hands_on(&mut chance);
-                } else if is_renewed_sooner {
-                    step.renewed_sooner(&mut chance, latency);
-                }
-            }
-            task
-        });
-        let mut scenario = Self {
-            seed,
-            flavour,
-            processes,
-            forks,
-            shares_names,
-            keys,
-            latency,
-            tasks: tasks.collect(),
-            windows: Vec::new(),
-            happenings: Vec::new(),
-        };
         let windows = chance.one_of(&[0, 1, 2, 3, 5, 8]);
         for number in 0..windows {
             let window = scenario.window(&mut chance, number);
@@ -305,22 +270,79 @@ impl Scenario {
             let happening = scenario.happening(&mut chance);
             scenario.happenings.push(happening);
         }
-        if flavour != Flavour::Sqlite && (is_renewed_sooner || is_one_queue && chance.percent(40)) {
+        let is_handed_on_late = |chance: &mut Chance| theme.is_one_queue && chance.percent(40);
+        let is_remote = scenario.flavour != Flavour::Sqlite;
+        if is_remote && (theme.is_renewed_sooner || is_handed_on_late(&mut chance)) {
             // Statements that come late, while the leases are handed on or renewed.
             scenario.windows.push(Window {
                 number: windows,
-                fault: if is_renewed_sooner {
+                fault: if theme.is_renewed_sooner {
                     Fault::Late
                 } else {
                     chance.one_of(&[Fault::Late, Fault::Twice])
                 },
-                process: chance.index(processes),
+                process: chance.index(scenario.processes),
                 from: 0,
                 until: SPAN,
                 percent: 35,
             });
         }
         scenario
+    }
+
+    fn without_tasks(seed: u64, chance: &mut Chance) -> (Self, Theme) {
+        let flavour = chance.one_of(&[
+            Flavour::Sqlite,
+            Flavour::Postgres,
+            Flavour::Postgres,
+            Flavour::Redis,
+        ]);
+        let processes = chance.one_of(&[1, 2, 2, 2, 3]);
+        let keys = chance.one_of(&[1, 1, 2]);
+        let latency = chance.one_of(&[0, 1, 1, 3, 20]);
+        let is_one_queue = chance.percent(20);
+        let (processes, keys) = if is_one_queue { (1, 1) } else { (processes, keys) };
+        let mut forks = Vec::new();
+        if !is_one_queue && chance.percent(12) {
+            forks.push(Fork {
+                parent: chance.index(processes),
+                at: chance.between(0, SPAN / 3),
+            });
+        }
+        let is_renewed_sooner = flavour != Flavour::Sqlite && !is_one_queue && chance.percent(15);
+        let are_two = is_one_queue && chance.percent(25);
+        let scenario = Self {
+            seed,
+            flavour,
+            processes,
+            forks,
+            shares_names: chance.percent(50),
+            keys,
+            latency: if are_two { 20 } else { latency },
+            tasks: Vec::new(),
+            windows: Vec::new(),
+            happenings: Vec::new(),
+        };
+        let theme = Theme {
+            is_one_queue,
+            are_two,
+            is_renewed_sooner,
+        };
+        (scenario, theme)
+    }
+
+    fn task(&self, chance: &mut Chance, theme: Theme) -> Task {
+        let mut task = task(chance, self.all_processes(), self.keys, self.latency);
+        for step in &mut task.steps {
+            if theme.are_two {
+                step.meets_the_other(chance);
+            } else if theme.is_one_queue {
+                step.hands_on(chance);
+            } else if theme.is_renewed_sooner {
+                step.renewed_sooner(chance, self.latency);
+            }
+        }
+        task
     }
 
     /// How many processes there are, with those that are forked.

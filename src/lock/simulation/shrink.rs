@@ -1,7 +1,7 @@
 //! Makes a failing scenario small: drops whatever it fails without.
 
 use super::run::{Report, run};
-use super::scenario::{End, How, Scenario};
+use super::scenario::{End, How, Scenario, Step};
 
 /// So many variants are tried.
 const MOST_TRIES: usize = 3000;
@@ -67,26 +67,8 @@ fn variants(scenario: &Scenario) -> Vec<Scenario> {
                     scenario.tasks[task].steps.remove(index);
                 });
             }
-            if step.renew.is_some() {
-                add(&|scenario| scenario.tasks[task].steps[index].renew = None);
-            }
-            if step.cancel.is_some() {
-                add(&|scenario| scenario.tasks[task].steps[index].cancel = None);
-            }
-            if step.unpolled > 0 {
-                add(&|scenario| scenario.tasks[task].steps[index].unpolled = 0);
-            }
-            if step.end != End::Release {
-                add(&|scenario| scenario.tasks[task].steps[index].end = End::Release);
-            }
-            if step.how != How::Grant {
-                add(&|scenario| scenario.tasks[task].steps[index].how = How::Grant);
-            }
-            if step.wait > 0 {
-                add(&|scenario| scenario.tasks[task].steps[index].wait = 0);
-            }
-            if step.hold > 0 {
-                add(&|scenario| scenario.tasks[task].steps[index].hold = 0);
+            for simpler in simpler(step) {
+                add(&|scenario| scenario.tasks[task].steps[index] = simpler.clone());
             }
         }
     }
@@ -94,4 +76,36 @@ fn variants(scenario: &Scenario) -> Vec<Scenario> {
         add(&|scenario| scenario.latency = 0);
     }
     variants
+}
+
+/// The step without one of its peculiarities each.
+fn simpler(step: &Step) -> Vec<Step> {
+    let mut simpler = Vec::new();
+    let mut add = |change: &dyn Fn(&mut Step)| {
+        let mut changed = step.clone();
+        change(&mut changed);
+        simpler.push(changed);
+    };
+    if step.renew.is_some() {
+        add(&|step| step.renew = None);
+    }
+    if step.cancel.is_some() {
+        add(&|step| step.cancel = None);
+    }
+    if step.unpolled > 0 {
+        add(&|step| step.unpolled = 0);
+    }
+    if step.end != End::Release {
+        add(&|step| step.end = End::Release);
+    }
+    if step.how != How::Grant {
+        add(&|step| step.how = How::Grant);
+    }
+    if step.wait > 0 {
+        add(&|step| step.wait = 0);
+    }
+    if step.hold > 0 {
+        add(&|step| step.hold = 0);
+    }
+    simpler
 }

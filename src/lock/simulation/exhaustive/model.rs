@@ -181,9 +181,14 @@ impl World {
         self.leaves(id, State::Holds { until, leaves: false }, clock);
     }
 
+    /// The row, unless it is free.
+    pub(super) fn standing(&self) -> Option<(Id, u64)> {
+        self.row.filter(|(_, until)| *until > self.now)
+    }
+
     pub(super) fn executes(&mut self, index: usize) {
         let Statement { of, asked, .. } = self.statements[index];
-        let standing = self.row.filter(|(_, until)| *until > self.now);
+        let standing = self.standing();
         let executed = match asked {
             Asked::Acquire => match standing {
                 Some((by, _)) if by != of => Executed::NotDone(standing),

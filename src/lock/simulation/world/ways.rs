@@ -12,6 +12,30 @@ use crate::lock::error::StoreError;
 use crate::lock::operation::Operation;
 use crate::lock::store::key_hash;
 
+/// What may happen to a statement on its way. The last one sends it a second time.
+const ON_THE_WAY: [Fault; 6] = [
+    Fault::SlowAnswer,
+    Fault::LostAnswer,
+    Fault::LostRequest,
+    Fault::Refused,
+    Fault::Late,
+    Fault::Twice,
+];
+
+/// A statement on its way, for several operations.
+struct Sent {
+    process: usize,
+    verb: Verb,
+    gathered: Vec<usize>,
+    requests: Vec<Request>,
+    at: u64,
+    /// How long it travels, and its answer.
+    there: u64,
+    back: u64,
+    /// How long its sender waits for the answer.
+    patience: u64,
+}
+
 impl State {
     /// Which fault a process's statement meets now.
     pub(super) fn fault(&mut self, process: usize, numbers: &[u64], of: &[Fault], now: u64) -> Option<Fault> {
@@ -92,14 +116,6 @@ impl State {
         let count = client.statements.entry(verb).or_default();
         *count += 1;
         let numbers = [process as u64, 100 + verb as u64, *count];
-        let way = [
-            Fault::SlowAnswer,
-            Fault::LostAnswer,
-            Fault::LostRequest,
-            Fault::Refused,
-            Fault::Late,
-            Fault::Twice,
-        ];
         let mut chance = Chance::for_each(self.scenario.seed, &numbers);
         if delayed == 0 && self.fault(process, &numbers, &[Fault::PoolFull], now).is_some() {
             let delay = chance.one_of(&[20, 200, 1500]);
@@ -115,6 +131,43 @@ impl State {
             Verb::Renew | Verb::Observe => self.few_are_under_way(process, verb),
             Verb::Release | Verb::HandOver | Verb::Other => {}
         }
+        let latency = self.scenario.latency;
+        let mut sent = Sent {
+            process,
+            verb,
+            requests: self.requests(process, &gathered),
+            gathered,
+            at: now,
+            there: chance.between(0, latency),
+            back: chance.between(0, latency),
+            patience: PATIENCE,
+        };
+        if now < self.away_until && !self.calm {
+            self.is_refused(&sent);
+            return;
+        }
+        // Before a store sends an acquisition or a renewal again, it ends the first try at the server,
+        // or it answers that the outcome is unknown.
+        let may_be_repeated = !matches!(verb, Verb::Acquire | Verb::Renew);
+        let way = &ON_THE_WAY[..ON_THE_WAY.len() - usize::from(!may_be_repeated)];
+        let fault = self.fault(process, &numbers, way, now);
+        let waiting = &self.clients[process].waiting;
+        sent.patience = sent
+            .gathered
+            .iter()
+            .filter_map(|number| Some(adapter::patience(&waiting.get(number)?.operation)))
+            .fold(chance.one_of(&[100, 600, 2000, PATIENCE]), u64::min)
+            .max(20);
+        self.travels(&sent, fault, &mut chance);
+        if fault.is_some() {
+            let patience = sent.patience;
+            self.writes(|| {
+                format!("p{process}'s statement ({verb:?}) meets {fault:?}, patience {patience} ms")
+            });
+        }
+    }
+
+    fn requests(&self, process: usize, gathered: &[usize]) -> Vec<Request> {
         let request = |number: &usize| {
             let waiting = self.clients[process].waiting.get(number)?;
             Some(Request {
@@ -124,82 +177,53 @@ impl State {
                 is_poison: waiting.is_poison,
             })
         };
-        let requests: Vec<Request> = gathered.iter().filter_map(request).collect();
-        let latency = self.scenario.latency;
-        let (there, back) = (chance.between(0, latency), chance.between(0, latency));
-        if now < self.away_until && !self.calm {
-            self.meets(process, verb, Some(&gathered), now + latency);
-            self.fails(
-                process,
-                &gathered,
-                now + latency,
-                StoreError::transient("refused"),
-            );
-            return;
-        }
-        // Before a store sends an acquisition or a renewal again, it ends the first try at the server,
-        // or it answers that the outcome is unknown.
-        let may_be_repeated = !matches!(verb, Verb::Acquire | Verb::Renew);
-        let way = &way[..way.len() - usize::from(!may_be_repeated)];
-        let fault = self.fault(process, &numbers, way, now);
-        let waiting = &self.clients[process].waiting;
-        let patience = gathered
-            .iter()
-            .filter_map(|number| Some(adapter::patience(&waiting.get(number)?.operation)))
-            .fold(chance.one_of(&[100, 600, 2000, PATIENCE]), u64::min)
-            .max(20);
-        let unknown = || StoreError::unknown_outcome("the connection was lost");
-        let arrival = |answer_takes| Coming::Arrival(requests.clone(), Way { answer_takes });
+        gathered.iter().filter_map(request).collect()
+    }
+
+    /// Settles when a statement arrives, and what its sender hears and when.
+    fn travels(&mut self, sent: &Sent, fault: Option<Fault>, chance: &mut Chance) {
+        let arrival = |answer_takes| Coming::Arrival(sent.requests.clone(), Way { answer_takes });
+        let arrives = sent.at + sent.there;
         match fault {
-            None => {
-                let arrival = arrival(Some(back));
-                self.schedule(now + there, arrival);
-            }
+            None => self.schedule(arrives, arrival(Some(sent.back))),
             Some(Fault::SlowAnswer) => {
                 let slow = chance.one_of(&[50, 400, 2500]);
-                let arrival = arrival(Some(slow));
-                self.schedule(now + there, arrival);
-                self.meets(process, verb, Some(&gathered), now + there + slow);
+                self.schedule(arrives, arrival(Some(slow)));
+                self.meets(sent.process, sent.verb, Some(&sent.gathered), arrives + slow);
             }
             Some(Fault::LostAnswer) => {
-                let arrival = arrival(None);
-                self.schedule(now + there, arrival);
-                self.meets(process, verb, Some(&gathered), now + patience);
-                self.fails(process, &gathered, now + patience, unknown());
+                self.schedule(arrives, arrival(None));
+                self.has_no_answer(sent);
             }
-            Some(Fault::LostRequest) => {
-                self.meets(process, verb, Some(&gathered), now + patience);
-                self.fails(process, &gathered, now + patience, unknown());
-            }
+            Some(Fault::LostRequest) => self.has_no_answer(sent),
             Some(Fault::Late) => {
                 let late = chance.one_of(&[1, 50, 700, 2500, LATEST]);
-                let arrival = arrival(None);
-                self.schedule(now + patience + late, arrival);
-                self.meets(process, verb, Some(&gathered), now + patience);
-                self.fails(process, &gathered, now + patience, unknown());
+                self.schedule(sent.at + sent.patience + late, arrival(None));
+                self.has_no_answer(sent);
             }
             Some(Fault::Twice) => {
                 let (second, late) = (chance.one_of(&[100, 1000]), chance.one_of(&[1, 50, 700, 2500]));
-                let (first, again) = (arrival(None), arrival(Some(back)));
-                self.schedule(now + second + there, again);
-                self.schedule(now + second + there + late, first);
-                self.meets(process, verb, Some(&gathered), now + second + there + back);
+                let again = arrives + second;
+                self.schedule(again, arrival(Some(sent.back)));
+                self.schedule(again + late, arrival(None));
+                self.meets(sent.process, sent.verb, Some(&sent.gathered), again + sent.back);
             }
-            Some(_) => {
-                self.meets(process, verb, Some(&gathered), now + latency);
-                self.fails(
-                    process,
-                    &gathered,
-                    now + latency,
-                    StoreError::transient("refused"),
-                );
-            }
+            Some(_) => self.is_refused(sent),
         }
-        if fault.is_some() {
-            self.writes(|| {
-                format!("p{process}'s statement ({verb:?}) meets {fault:?}, patience {patience} ms")
-            });
-        }
+    }
+
+    /// Its sender gives it up when its patience is over.
+    fn has_no_answer(&mut self, sent: &Sent) {
+        let (process, at) = (sent.process, sent.at + sent.patience);
+        self.meets(process, sent.verb, Some(&sent.gathered), at);
+        let error = StoreError::unknown_outcome("the connection was lost");
+        self.fails(process, &sent.gathered, at, error);
+    }
+
+    fn is_refused(&mut self, sent: &Sent) {
+        let (process, at) = (sent.process, sent.at + self.scenario.latency);
+        self.meets(process, sent.verb, Some(&sent.gathered), at);
+        self.fails(process, &sent.gathered, at, StoreError::transient("refused"));
     }
 
     /// One request for each key at most, besides those that nobody waits for any more.

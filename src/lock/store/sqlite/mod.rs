@@ -24,6 +24,7 @@ mod files;
 mod identity;
 mod inspection;
 mod neighbours;
+mod rule;
 mod schema;
 mod statements;
 mod turns;

@@ -8,16 +8,19 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::rule::{expiry, is_free, is_free_at};
 use crate::lock::operation::{Attempt, Claim, HandOver, LockRow, ReleaseTarget, Won};
 use crate::lock::store::is_a_date;
 
 /// `created_at` is written as SQLAlchemy writes a `DateTime`.
-const TAKE: &str = "\
-    INSERT INTO distributed_locks (id, lock_key, holder_id, acquired_at, expires_at, created_at) \
+const TAKE: &str = concat!(
+    "INSERT INTO distributed_locks (id, lock_key, holder_id, acquired_at, expires_at, created_at) \
     VALUES (?1, ?2, ?3, ?4, ?5, strftime('%Y-%m-%d %H:%M:%f000', ?4, 'unixepoch')) \
     ON CONFLICT (lock_key) DO UPDATE SET id = excluded.id, holder_id = excluded.holder_id, \
     acquired_at = excluded.acquired_at, expires_at = excluded.expires_at, created_at = excluded.created_at \
-    WHERE distributed_locks.expires_at <= excluded.acquired_at";
+    WHERE ",
+    is_free!("distributed_locks.expires_at", "excluded.acquired_at"),
+);
 const GIVE: &str = "\
     UPDATE distributed_locks SET id = ?2, holder_id = ?4, acquired_at = ?5, expires_at = ?6, \
     created_at = strftime('%Y-%m-%d %H:%M:%f000', ?5, 'unixepoch') WHERE lock_key = ?3 AND id IN (?1, ?2)";
@@ -119,7 +122,7 @@ pub(super) fn acquire(
     now: f64,
     fence: &mut Fence,
 ) -> rusqlite::Result<Result<Attempt, String>> {
-    let expires_at = now + claim.ttl.as_secs_f64();
+    let expires_at = expiry(now, claim.ttl);
     let taken = connection.prepare_cached(TAKE)?.execute(params![
         &*claim.id,
         &*claim.key,
@@ -134,7 +137,7 @@ pub(super) fn acquire(
             .optional()?;
         return Ok(match found {
             Some((Some(what), _)) => Err(what),
-            Some((None, row)) => Ok(Attempt::Held((row.expires_in > 0.0).then_some(row))),
+            Some((None, row)) => Ok(Attempt::Held((!is_free_at(row.expires_at, now)).then_some(row))),
             None => Ok(Attempt::Held(None)),
         });
     }
@@ -152,9 +155,12 @@ pub(super) fn renew(
     ttl: Duration,
     now: f64,
 ) -> rusqlite::Result<Option<f64>> {
-    let expires_at = now + ttl.as_secs_f64();
+    let expires_at = expiry(now, ttl);
     let renewed = connection
-        .prepare_cached("UPDATE distributed_locks SET expires_at = ?2 WHERE id = ?1 AND expires_at > ?3")?
+        .prepare_cached(concat!(
+            "UPDATE distributed_locks SET expires_at = ?2 WHERE id = ?1 AND NOT ",
+            is_free!("expires_at", "?3")
+        ))?
         .execute(params![id, expires_at, now])?;
     Ok((renewed > 0).then_some(expires_at))
 }
@@ -173,7 +179,7 @@ pub(super) fn hand_over(
     now: f64,
     fence: &mut Fence,
 ) -> rusqlite::Result<Option<Won>> {
-    let expires_at = now + ttl.as_secs_f64();
+    let expires_at = expiry(now, *ttl);
     let given = connection
         .prepare_cached(GIVE)?
         .execute(params![&**from, &**id, &**key, &**holder, now, expires_at])?;
@@ -205,7 +211,7 @@ pub(super) fn release(connection: &Connection, target: &ReleaseTarget) -> rusqli
 
 /// The key's row, if it has one that is not expired.
 pub(super) fn observe(connection: &Connection, key: &str, now: f64) -> rusqlite::Result<Option<LockRow>> {
-    Ok(row(connection, key, now)?.filter(|row| row.expires_in > 0.0))
+    Ok(row(connection, key, now)?.filter(|row| !is_free_at(row.expires_at, now)))
 }
 
 fn row(connection: &Connection, key: &str, now: f64) -> rusqlite::Result<Option<LockRow>> {
@@ -243,7 +249,7 @@ impl Seen {
                 Entry::Vacant(place) => place.insert(row(connection, key, now)?),
             };
             if let Some(row) = seen
-                && row.expires_at > now
+                && !is_free_at(row.expires_at, now)
             {
                 let expires_in = row.expires_at - now;
                 found.push(LockRow {
@@ -265,7 +271,11 @@ pub(super) fn list(connection: &Connection, now: f64) -> rusqlite::Result<Vec<Lo
 
 pub(super) fn count(connection: &Connection, now: f64) -> rusqlite::Result<u64> {
     let count: i64 = connection
-        .prepare_cached("SELECT count(*) FROM distributed_locks WHERE (expires_at <= ?1) IS NOT TRUE")?
+        .prepare_cached(concat!(
+            "SELECT count(*) FROM distributed_locks WHERE ",
+            is_free!("expires_at", "?1"),
+            " IS NOT TRUE"
+        ))?
         .query_row([now], |row| row.get(0))?;
     Ok(count.unsigned_abs())
 }
@@ -277,13 +287,14 @@ pub(super) fn clear(connection: &Connection) -> rusqlite::Result<u64> {
         .map(|deleted| deleted as u64)
 }
 
-/// Deletes the expired rows. SQLite sorts text and blobs after every number, so rows with such an
-/// expiry stay.
+/// Deletes the expired rows.
 pub(super) fn sweep(connection: &Connection, now: f64) -> rusqlite::Result<u64> {
     connection
-        .prepare_cached(
-            "DELETE FROM distributed_locks WHERE expires_at <= ?1 AND lock_key GLOB 'bid:lock:?*:?*'",
-        )?
+        .prepare_cached(concat!(
+            "DELETE FROM distributed_locks WHERE ",
+            is_free!("expires_at", "?1"),
+            " AND lock_key GLOB 'bid:lock:?*:?*'"
+        ))?
         .execute([now])
         .map(|deleted| deleted as u64)
 }

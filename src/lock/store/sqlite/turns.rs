@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
 
+use super::rule::is_free;
 use super::statements;
 
 /// Waits that are shorter are not noted, since each note is a write.
@@ -123,11 +124,13 @@ impl Turns {
         self.unnoted_at = version.filter(|_| !are_noted);
         let another_waits = are_noted
             && connection
-                .prepare_cached(
+                .prepare_cached(concat!(
                     "SELECT EXISTS (SELECT 1 FROM arbitrageai_lock_waiters \
                      WHERE lock_key = ?1 AND process <> ?2 AND since < ?3 AND until > ?4) \
-                     AND NOT EXISTS (SELECT 1 FROM distributed_locks WHERE lock_key = ?1 AND expires_at > ?4)",
-                )?
+                     AND NOT EXISTS (SELECT 1 FROM distributed_locks WHERE lock_key = ?1 AND ",
+                    is_free!("expires_at", "?4"),
+                    " IS NOT TRUE)"
+                ))?
                 .query_row(params![key, self.process, released, now], |row| row.get(0))?;
         if another_waits {
             self.yielding.entry(Arc::clone(key)).or_insert_with(Instant::now);
