@@ -148,15 +148,11 @@ impl Registry {
                 .collect()
         };
         engines.iter().for_each(|engine| engine.end());
-        engines
-            .iter()
-            .any(|engine| engine.may_have_rows())
-            .then(|| async move {
-                futures_util::future::join_all(
-                    engines.iter().map(|engine| engine.release_held(None, patience)),
-                )
+        let is_needed = engines.iter().any(|engine| engine.may_have_rows());
+        is_needed.then_some(async move {
+            futures_util::future::join_all(engines.iter().map(|engine| engine.release_held(None, patience)))
                 .await;
-            })
+        })
     }
 }
 

@@ -183,7 +183,14 @@ with locks.with_lock_sync("m", "p"):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 async def test_a_child_of_a_process_that_ends_takes_locks(shared_url: str) -> None:
-    program = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", CHILD_OF_AN_ENDING_PROCESS, shared_url]
+    program = [
+        sys.executable,
+        "-W",
+        "ignore::DeprecationWarning",
+        "-c",
+        CHILD_OF_AN_ENDING_PROCESS,
+        shared_url,
+    ]
     ended = await asyncio.to_thread(subprocess.run, program, capture_output=True, text=True, timeout=110)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "held\n", "")
 
