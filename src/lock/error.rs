@@ -144,6 +144,11 @@ impl StoreError {
         }
     }
 
+    /// The answer to whoever wants a lock while the process ends.
+    pub(crate) fn ended() -> Self {
+        Self::permanent("this process is ending and takes no more locks")
+    }
+
     /// The answer of a store that has been closed.
     pub fn closed() -> Self {
         Self::permanent("the lock store has been closed")

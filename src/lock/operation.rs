@@ -5,6 +5,7 @@
 //! acquisition leaves nothing behind, whatever the moment.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -237,6 +238,17 @@ pub struct Claim {
     /// Whether the answer to an earlier try was lost.
     had_doubt: bool,
     owner: Arc<dyn Abandoned>,
+    /// Dropped after the owner has been told that the claim is abandoned.
+    unsettled: Option<Unsettled>,
+}
+
+/// Counts a claim whose outcome is open, for as long as it exists.
+struct Unsettled(Arc<AtomicU64>);
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -261,7 +273,19 @@ impl Claim {
             state: ClaimState::Unwritten,
             had_doubt: false,
             owner,
+            unsettled: None,
         }
+    }
+
+    /// Counts the claim until it is settled or dropped.
+    pub fn count_in(&mut self, unsettled: &Arc<AtomicU64>) {
+        unsettled.fetch_add(1, Ordering::AcqRel);
+        self.unsettled = Some(Unsettled(Arc::clone(unsettled)));
+    }
+
+    /// The row is ours, and its owner knows.
+    pub fn settle(&mut self) {
+        self.unsettled = None;
     }
 
     /// For how long the row would last that a statement may yet write whose answer was lost.

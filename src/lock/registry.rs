@@ -4,7 +4,7 @@
 //! long as the registry: it would be empty otherwise when asked for again.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ use crate::notices::Notices;
 #[derive(Default)]
 pub struct Registry {
     engines: Mutex<HashMap<Database, Shared>>,
+    /// Changed with the engines locked.
+    has_ended: AtomicBool,
     totals: Arc<LockFigures>,
     notices: Arc<Notices>,
 }
@@ -64,9 +66,13 @@ impl Registry {
     pub fn engine(&self, database: &Database) -> EngineHandle {
         self.let_go_of_unused();
         let mut engines = self.engines();
-        let shared = engines.entry(database.clone()).or_insert_with(|| Shared {
-            engine: make(database, self.reporter(database)),
-            handles: Arc::default(),
+        let shared = engines.entry(database.clone()).or_insert_with(|| {
+            let engine = make(database, self.reporter(database));
+            if self.has_ended.load(Ordering::Acquire) {
+                engine.end();
+            }
+            let handles = Arc::default();
+            Shared { engine, handles }
         });
         shared.handles.fetch_add(1, Ordering::AcqRel);
         EngineHandle {
@@ -121,12 +127,6 @@ impl Registry {
             .fold((0, 0), |sum, more| (sum.0 + more.0, sum.1 + more.1))
     }
 
-    /// Whether this process holds anything, or waits for it.
-    #[must_use]
-    pub fn in_use(&self) -> bool {
-        self.engines().values().any(|shared| shared.engine.in_use())
-    }
-
     fn engines(&self) -> MutexGuard<'_, HashMap<Database, Shared>> {
         lock(&self.engines)
     }
@@ -136,20 +136,23 @@ impl Registry {
         drop(lock(&self.engines).remove(database));
     }
 
-    /// Releases everything this process holds, on all databases at once, for `patience` at most.
-    pub fn release_everything(
-        &self,
-        patience: Duration,
-    ) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let engines: Vec<Arc<Engine>> = self
-            .engines()
-            .values()
-            .map(|shared| Arc::clone(&shared.engine))
-            .collect();
-        async move {
+    /// Ends the locks of this process: nothing is granted from now on. Returns what releases everything
+    /// that it holds, on all databases at once, for `patience` at most; None if there is nothing.
+    pub fn end(&self, patience: Duration) -> Option<impl Future<Output = ()> + Send + 'static + use<>> {
+        let engines: Vec<Arc<Engine>> = {
+            let engines = self.engines();
+            self.has_ended.store(true, Ordering::Release);
+            engines
+                .values()
+                .map(|shared| Arc::clone(&shared.engine))
+                .collect()
+        };
+        engines.iter().for_each(|engine| engine.end());
+        let is_needed = engines.iter().any(|engine| engine.may_have_rows());
+        is_needed.then_some(async move {
             futures_util::future::join_all(engines.iter().map(|engine| engine.release_held(None, patience)))
                 .await;
-        }
+        })
     }
 }
 

@@ -370,13 +370,13 @@ fn as_tuple(row: lock::LockRow) -> (String, String, f64, f64, f64) {
     )
 }
 
-/// Releases all that this process holds, and closes its files, for so many seconds at most each.
+/// Releases all that this process holds, grants nothing more, and closes its files: at the exit of
+/// the process. The release and the closing last for so many seconds at most each.
 #[pyfunction]
 pub fn release_all_locks(py: Python<'_>, seconds: f64) -> PyResult<()> {
     let patience = lock::waiting_time("seconds", seconds)?;
     // The runtime is not started at exit only to find that there is nothing to release.
-    if process().locks.in_use() {
-        let release = process().locks.release_everything(patience);
+    if let Some(release) = process().locks.end(patience) {
         block_on(py, async move {
             release.await;
             Ok::<_, LockError>(())

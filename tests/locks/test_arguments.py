@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from enum import Enum
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -289,6 +290,12 @@ def test_settings_that_make_no_sense(url: str | None) -> None:
         with pytest.raises(kind) as raised:
             BidLockManager(**{"database_url": url, **settings})
         assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("url", [[], {}, 5, b"sqlite://", Path("locks.db")])
+def test_a_url_that_is_no_text(url: Any) -> None:
+    with pytest.raises(TypeError, match="argument 'database_url'"):
+        BidLockManager(database_url=url)
 
 
 @pytest.mark.parametrize("ttl", [100_000_001, 1_000_000_000])

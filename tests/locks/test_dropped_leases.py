@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -178,3 +180,12 @@ async def test_a_forked_child_drops_its_parents_lease_without_a_word(tmp_path: P
     assert ended.returncode == 0, ended.stderr
     # Only the parent warns.
     assert ended.stderr.count("was dropped") == 2, ended.stderr
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+async def test_a_lease_is_not_copied(copied: Callable[[Lease], object], manager: BidLockManager) -> None:
+    async with manager.with_lock("m", "p") as lease:
+        with pytest.raises(TypeError, match=r"the lease of bid:lock:m:p can't be copied or pickled"):
+            copied(lease)
+        gc.collect()
+        assert lease.is_held

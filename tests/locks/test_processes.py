@@ -94,6 +94,107 @@ async def test_an_exit_releases(shared_url: str) -> None:
         assert await manager.acquire_lock("m", "p", timeout=20)
 
 
+EXIT_WHILE_THREADS_TAKE_TURNS = """
+import asyncio, sys, threading, time
+from arbitrageai_native import BidLockManager
+
+url, way = sys.argv[1:]
+locks = BidLockManager(ttl=300, database_url=url)
+turns = threading.Semaphore(0)
+
+def take_turns():
+    while True:
+        with locks.with_lock_sync("m", "p", timeout=60):
+            turns.release()
+            time.sleep(0.01)
+
+async def take_turns_without_leases(name):
+    while True:
+        if await locks.acquire_lock("m", "p", timeout=60, holder_id=name):
+            turns.release()
+            await locks.release_lock("m", "p", holder_id=name)
+
+def on_a_loop():
+    async def run():
+        await asyncio.gather(*map(take_turns_without_leases, "ab"))
+    asyncio.run(run())
+
+for _ in range(2):
+    threading.Thread(target=take_turns if way == "threads" else on_a_loop, daemon=True).start()
+for _ in range(5):
+    turns.acquire()
+"""
+
+
+@pytest.mark.parametrize("way", ["threads", "loops"])
+async def test_an_exit_grants_nothing_to_the_threads_that_still_run(way: str, shared_url: str) -> None:
+    for _ in range(3):
+        program = [sys.executable, "-c", EXIT_WHILE_THREADS_TAKE_TURNS, shared_url, way]
+        ended = await asyncio.to_thread(subprocess.run, program, capture_output=True, text=True, timeout=110)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        async with BidLockManager(300, shared_url) as manager:
+            assert (await manager.locks()).held == []
+
+
+LATE_HOOK = """
+import atexit, sys
+
+@atexit.register
+def late():
+    from arbitrageai_native.exceptions import LockBackendError
+    for manager in (locks, BidLockManager(ttl=300, database_url=sys.argv[1] + ".other")):
+        try:
+            with manager.with_lock_sync("m", "p", timeout=0.1):
+                print("held", flush=True)
+        except LockBackendError as error:
+            print(error, flush=True)
+
+from arbitrageai_native import BidLockManager
+locks = BidLockManager(ttl=300, database_url=sys.argv[1])
+with locks.with_lock_sync("m", "p"):
+    pass
+"""
+
+
+async def test_a_hook_that_runs_after_the_release_gets_an_error(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", LATE_HOOK, f"sqlite:///{tmp_path / 'locks.db'}"]
+    ended = await asyncio.to_thread(subprocess.run, program, capture_output=True, text=True, timeout=110)
+    said = "this process is ending and takes no more locks\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, said * 2, "")
+
+
+CHILD_OF_AN_ENDING_PROCESS = """
+import atexit, os, sys
+
+@atexit.register
+def fork():
+    if os.fork() == 0:
+        with locks.with_lock_sync("m", "p", timeout=60):
+            print("held", flush=True)
+        os._exit(0)
+    os.wait()
+
+from arbitrageai_native import BidLockManager
+locks = BidLockManager(ttl=300, database_url=sys.argv[1])
+with locks.with_lock_sync("m", "p"):
+    pass
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+async def test_a_child_of_a_process_that_ends_takes_locks(shared_url: str) -> None:
+    program = [
+        sys.executable,
+        "-W",
+        "ignore::DeprecationWarning",
+        "-c",
+        CHILD_OF_AN_ENDING_PROCESS,
+        shared_url,
+    ]
+    ended = await asyncio.to_thread(subprocess.run, program, capture_output=True, text=True, timeout=110)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "held\n", "")
+
+
 async def test_a_paused_holder_learns_of_its_loss_and_is_fenced_off(shared_url: str, tmp_path: Path) -> None:
     bids = tmp_path / "bids.db"
     with sqlite3.connect(bids) as connection:

@@ -148,6 +148,47 @@ async def test_a_log_that_is_removed_is_noticed(
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+def back_up(path: Path) -> Path:
+    """Make a copy of a database, without what is in it later."""
+    backup = path.with_suffix(".bak")
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(backup)) as copy:
+        source.backup(copy)
+    return backup
+
+
+async def test_a_file_that_is_replaced_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "locks.db"
+    async with BidLockManager(60, f"sqlite:///{path}", loss_check=0.1) as manager:
+        await (await manager.acquire_lease("m", "before")).release()
+        backup = back_up(path)
+        lease = await manager.acquire_lease("m", "p")
+        for number in range(200):  # on several pages, which are only in the log
+            assert await manager.acquire_lock("m", f"{number}", holder_id="x" * 200)
+        backup.rename(path)
+        assert await asyncio.wait_for(lease.lost(), 60)
+        assert (await manager.locks()).held == []
+        command = [sys.executable, "-c", HOLD_FOR_A_MOMENT, str(path)]
+        await asyncio.to_thread(subprocess.run, command, check=True, timeout=110)
+        again = await manager.acquire_lease("m", "p", timeout=0)
+        assert again.fencing_token > lease.fencing_token
+        await again.release()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert logs(path) == []
+
+
+async def test_a_file_that_is_replaced_before_it_is_closed_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "locks.db"
+    async with BidLockManager(60, f"sqlite:///{path}") as manager:
+        await (await manager.acquire_lease("m", "before")).release()
+        backup = back_up(path)
+        for number in range(200):
+            assert await manager.acquire_lock("m", f"{number}", holder_id="x" * 200)
+        content = backup.read_bytes()
+        backup.rename(path)
+    assert (path.read_bytes(), logs(path)) == (content, [])
+
+
 async def test_two_names_of_one_file_are_refused_in_a_process_and_reported_otherwise(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

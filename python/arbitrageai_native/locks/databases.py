@@ -58,10 +58,12 @@ class Databases:
 
         Raises:
             ValueError: the place's URL, or one of the options, is invalid.
+            TypeError: one of them has a wrong type.
         """
         if place.memory_engine is not None:
             return self._in_memory_of(place.memory_engine)
-        manager = self._managers.get(place.url)
+        is_known = place.url is None or isinstance(place.url, str)  # what is no text may not be hashable
+        manager = self._managers.get(place.url) if is_known else None
         if manager is None:
             manager = self._managers[place.url] = _native.LockManager(place.url, **self._options)
             if place.url is None:

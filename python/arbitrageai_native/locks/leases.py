@@ -15,7 +15,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from arbitrageai_native import _native
 from arbitrageai_native._safe_text import in_one_line, printable
@@ -70,6 +70,17 @@ class Lease:
         )
         logger.warning("%s", message[0].upper() + message[1:])
         warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled: the lock would be released when the first copy is dropped.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            f"the lease of {printable(self.key)} can't be copied or pickled, since the lock is released when "
+            "one of the copies is dropped: pass on the lease itself"
+        )
 
     @property
     def key(self) -> str:

@@ -31,6 +31,7 @@ use crate::notices::Trouble;
 
 mod cleanup;
 mod database_clock;
+mod ending;
 mod grant;
 mod holds;
 pub(crate) mod key;
@@ -107,6 +108,8 @@ pub struct Engine {
     runtime: Handle,
     weak: Weak<Engine>,
     abandoned: AtomicU64,
+    /// Acquisitions whose outcome is open: each may have a row.
+    unsettled: Arc<AtomicU64>,
     managers: AtomicU64,
 }
 
@@ -129,6 +132,7 @@ impl Engine {
             runtime: Handle::current(),
             weak: weak.clone(),
             abandoned: AtomicU64::new(0),
+            unsettled: Arc::default(),
             managers: AtomicU64::new(0),
         })
     }
@@ -148,12 +152,13 @@ impl Engine {
     ) -> impl Future<Output = Result<Grant, LockError>> + Send + 'static + use<> {
         let late = Duration::from_secs(if planted!(LateTimeout) { 2 } else { 0 });
         let deadline = Instant::now() + request.timeout + late;
-        let claim = Claim::new(
+        let mut claim = Claim::new(
             Arc::clone(&request.key),
             Arc::clone(&request.holder),
             request.ttl,
             Arc::clone(self) as _,
         );
+        claim.count_in(&self.unsettled);
         let place = Place::join(self, claim, &request, deadline, progress);
         async move { place.wait(&request).await }
     }
@@ -346,19 +351,6 @@ impl Engine {
     pub(crate) fn hold_by(&self, key: &Arc<str>, manager: u64) -> Option<Arc<Hold>> {
         let table = self.table();
         table.hold(key).filter(|hold| hold.manager == manager).cloned()
-    }
-
-    /// Releases all that this process holds (or one manager's part of it), for `patience` at most.
-    pub async fn release_held(self: &Arc<Self>, manager: Option<u64>, patience: Duration) {
-        let holds = self.table().holds_of(manager);
-        let releases = holds.into_iter().map(|hold| hold.release(self));
-        let _ = tokio::time::timeout(patience, async {
-            futures_util::future::join_all(releases).await;
-            while self.abandoned_rows() > 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await;
     }
 
     /// Whether anything of this process still depends on the engine.

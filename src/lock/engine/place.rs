@@ -78,6 +78,11 @@ impl Place {
                 () = sleep_until(wake_at) => self.on(Event::Due(Arc::clone(&self.id))),
             };
             if let Some(outcome) = outcome {
+                // A thread that nobody waits for would print the error during an exit without faults.
+                // So it comes late, when the process has ended in most cases.
+                if self.engine.table().has_ended() {
+                    sleep_until(self.seat.deadline).await;
+                }
                 return Err(self.error(outcome, request));
             }
         }
@@ -135,7 +140,7 @@ impl Place {
         told.map(Err)
     }
 
-    fn won(&self, claim: Claim, won: Won) -> Result<Grant, Outcome> {
+    fn won(&self, mut claim: Claim, won: Won) -> Result<Grant, Outcome> {
         let received = self.seat.received();
         if received.is_none() {
             self.engine.clock.heard(won.acquired_at, claim.sent_at);
@@ -158,6 +163,7 @@ impl Place {
             table.set_hold(Arc::clone(&hold));
             hold
         });
+        claim.settle();
         let event = Event::Answered(Arc::clone(&self.id), Answer::Won { until });
         let todo = table.on(&self.seat.key, Now::read(), event);
         drop(table);

@@ -13,6 +13,8 @@ use super::holds::{Hold, Tombstones};
 use super::key::{Effect, Event, Key, Now, Outcome};
 use super::seat::{Left, Seat};
 use crate::lock::boot_time::BootTime;
+use crate::lock::error::StoreError;
+use crate::lock::lease::life::Status;
 use crate::lock::operation::{Acquire, AcquisitionId, Operation};
 use crate::lock::surroundings::{Map, planted};
 
@@ -37,6 +39,8 @@ pub(super) struct Table {
     seats: Map<AcquisitionId, Arc<Seat>>,
     ended: Tombstones,
     sweep_at: usize,
+    /// The process ends: nobody is granted anything.
+    has_ended: bool,
     /// When waiters are to be removed next; None while no task is there to do so.
     pub(super) next_removal: Option<Instant>,
 }
@@ -92,6 +96,12 @@ impl Todo {
         }
     }
 
+    /// Has a waiter fail because the process ends.
+    fn refuse(&mut self, seat: Arc<Seat>) {
+        let left = seat.remove(Outcome::Failed(StoreError::ended()));
+        self.removed.push((seat, left));
+    }
+
     pub(super) fn carry_out(self, engine: &Engine) {
         // Before the requests: a release after the database's look must be heard of.
         for seat in self.watched {
@@ -144,6 +154,11 @@ impl Table {
     }
 
     pub(super) fn join(&mut self, now: Now, seat: &Arc<Seat>, waiter: super::key::Waiter) -> Todo {
+        if self.has_ended {
+            let mut todo = Todo::default();
+            todo.refuse(Arc::clone(seat));
+            return todo;
+        }
         self.seats.insert(Arc::clone(&waiter.id), Arc::clone(seat));
         self.keys.entry(Arc::clone(&seat.key)).or_default();
         self.on(&seat.key, now, Event::Join(waiter))
@@ -154,6 +169,22 @@ impl Table {
             return Todo::default();
         }
         self.on(key, Now::read(), Event::Leave(Arc::clone(id)))
+    }
+
+    /// Removes whoever waits, and lets nobody join any more.
+    pub(super) fn end(&mut self) -> Todo {
+        self.has_ended = true;
+        let (now, mut todo) = (Now::read(), Todo::default());
+        // All of them first, so that nobody's leaving has the next one ask.
+        for (id, seat) in std::mem::take(&mut self.seats) {
+            self.on_also(&mut todo, &seat.key, now, Event::Leave(id));
+            todo.refuse(seat);
+        }
+        todo
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended
     }
 
     pub(super) fn is_seated(&self, id: &AcquisitionId) -> bool {
@@ -215,6 +246,14 @@ impl Table {
 
     pub(super) fn in_use(&self) -> bool {
         !self.seats.is_empty() || self.all_holds().any(|hold| hold.is_held())
+    }
+
+    /// Whether there are rows of this process that have not expired, those included whose release is
+    /// under way.
+    pub(super) fn may_have_rows(&self) -> bool {
+        let now = BootTime::now();
+        self.all_holds()
+            .any(|hold| matches!(hold.status(), Status::Held | Status::Leaving) && now < hold.valid_until())
     }
 
     pub(super) fn holds_of(&self, manager: Option<u64>) -> Vec<Arc<Hold>> {

@@ -27,8 +27,10 @@ impl OpenDatabase {
 
     /// Closes the file, and moves what is in its write-ahead log to it. SQLite does so by itself
     /// only if nobody else has the file open.
-    pub(super) fn close(self) {
-        if self.file.is_some() {
+    pub(super) fn close(mut self) {
+        if self.change() != Change::Nothing {
+            self.abandon();
+        } else if self.file.is_some() {
             let moved = self
                 .connection
                 .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
@@ -42,6 +44,10 @@ impl OpenDatabase {
         let _ = self
             .connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        drop(self.connection);
+        if let Some(file) = self.file {
+            file.remove_what_is_left_of_a_replaced_file();
+        }
     }
 }
 

@@ -48,6 +48,19 @@ impl FileIdentity {
         self.database.inode.filter(|_| cfg!(unix))
     }
 
+    /// Deletes the log and its index, if they are still those of a file in whose place another file has
+    /// been put. SQLite would read them as parts of the other file, and so mix the two.
+    pub(super) fn remove_what_is_left_of_a_replaced_file(&self) {
+        let now = inode(&self.database.path);
+        if cfg!(unix) && now.is_some() && now != self.database.inode {
+            for part in [&self.log, &self.index] {
+                if part.inode.is_some() && inode(&part.path) == part.inode {
+                    let _ = std::fs::remove_file(&part.path); // opening the file shows what is wrong
+                }
+            }
+        }
+    }
+
     /// Looks at the files again.
     pub(super) fn change(&mut self) -> Change {
         if inode(&self.database.path) != self.database.inode {
@@ -167,6 +180,26 @@ mod tests {
         assert_eq!(identity.change(), Change::Database);
         std::fs::write(&path, "").unwrap();
         assert_eq!(identity.change(), Change::Database);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_what_is_left_of_a_replaced_file_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("locks.db");
+        let part = |suffix: &str| folder.path().join(format!("locks.db{suffix}"));
+        for suffix in ["", "-wal", "-shm", "-new"] {
+            std::fs::write(part(suffix), "").unwrap();
+        }
+        let identity = FileIdentity::of(&path);
+        identity.remove_what_is_left_of_a_replaced_file();
+        assert!(part("-wal").exists() && part("-shm").exists());
+        std::fs::rename(part("-new"), &path).unwrap();
+        std::fs::write(part("-new"), "").unwrap();
+        std::fs::rename(part("-new"), part("-wal")).unwrap();
+        identity.remove_what_is_left_of_a_replaced_file();
+        assert!(part("-wal").exists(), "it belongs to the new file");
+        assert!(!part("-shm").exists());
     }
 
     #[cfg(unix)]
