@@ -183,7 +183,9 @@ class BidLockManager:
                 first.
         """
         try:
-            locks, left = await self._databases.answered_within(self._place(), timeout)
+            locks, left = self._databases.known(place := self._place()), timeout
+            if locks is None:
+                locks, left = await self._databases.answered_within(place, timeout)
             terms: dict[str, Any] = {"holder_id": holder_id, "ttl": self.ttl, "timeout": left}
             grant = await locks.acquire(marketplace_id, posting_id, **terms, names_holder=raise_on_error)
         except (LockTimeoutError, LockBackendError) as error:
@@ -212,7 +214,8 @@ class BidLockManager:
             ValueError: an argument makes no sense.
         """
         try:
-            released = await (await self._locks_async()).release(marketplace_id, posting_id, holder_id)
+            locks = self._databases.known(place := self._place()) or await self._databases.answered(place)
+            released = await locks.release(marketplace_id, posting_id, holder_id)
         except LockBackendError as error:
             logger.error("Error releasing lock %s:%s: %s", marketplace_id, posting_id, error)
             return False
@@ -245,7 +248,7 @@ class BidLockManager:
             LockLostError: on exit, if the lock was lost and `on_lost` says so.
         """
         acquire = partial(self._lease, marketplace_id, posting_id, timeout, holder_id, auto_renew, margin)
-        message = keys.timeout_message(marketplace_id, posting_id, timeout)
+        message = partial(keys.timeout_message, marketplace_id, posting_id, timeout)
         return LockContext(acquire, self.on_lost if on_lost is None else on_lost, message)
 
     async def cleanup_all(self) -> None:
@@ -363,15 +366,17 @@ class BidLockManager:
             terms = {"holder_id": holder_id, "timeout": timeout, **self._terms(auto_renew, margin)}
             return self._locks(timeout).lease_blocking(marketplace_id, posting_id, names_holder=True, **terms)
 
-        message = keys.timeout_message(marketplace_id, posting_id, timeout)
+        message = partial(keys.timeout_message, marketplace_id, posting_id, timeout)
         return SyncLockContext(acquire, self.on_lost if on_lost is None else on_lost, message)
 
     async def _lease(
         self, marketplace_id: str, posting_id: str, timeout: float, holder_id: str, *kept: Any, **also: Any
     ) -> _native.Lease:
-        locks, left = await self._databases.answered_within(self._place(), timeout)
-        terms = {"names_holder": True, **self._terms(*kept), **also}
-        return await locks.lease(marketplace_id, posting_id, holder_id=holder_id, timeout=left, **terms)
+        locks, left = self._databases.known(place := self._place()), timeout
+        if locks is None:
+            locks, left = await self._databases.answered_within(place, timeout)
+        terms = {"holder_id": holder_id, "timeout": left, "names_holder": True, **self._terms(*kept), **also}
+        return await locks.lease(marketplace_id, posting_id, **terms)
 
     @property
     def max_hold(self) -> float | None:

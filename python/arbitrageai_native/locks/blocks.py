@@ -45,7 +45,10 @@ class LockContext:
     """
 
     def __init__(
-        self, acquire: Callable[[], Awaitable[_native.Lease]], on_lost: OnLost, timeout_message: str
+        self,
+        acquire: Callable[[], Awaitable[_native.Lease]],
+        on_lost: OnLost,
+        timeout_message: Callable[[], str],
     ) -> None:
         check_on_lost(on_lost)
         self._acquire = acquire
@@ -86,7 +89,7 @@ class LockContext:
         try:
             lease = Lease(await self._acquire(), self._on_lost)
         except LockTimeoutError as error:
-            raise _timeout(error, self._timeout_message) from None
+            raise _timeout(error, self._timeout_message()) from None
         self._block = Block(lease, self._on_lost)
         return lease
 
@@ -105,7 +108,9 @@ class SyncLockContext:
     As a decorator of a function it acquires the lock for each call.
     """
 
-    def __init__(self, acquire: Callable[[], _native.Lease], on_lost: OnLost, timeout_message: str) -> None:
+    def __init__(
+        self, acquire: Callable[[], _native.Lease], on_lost: OnLost, timeout_message: Callable[[], str]
+    ) -> None:
         check_on_lost(on_lost)
         self._acquire = acquire
         self._on_lost = on_lost
@@ -144,7 +149,7 @@ class SyncLockContext:
         try:
             native = self._acquire()
         except LockTimeoutError as error:
-            raise _timeout(error, self._timeout_message) from None
+            raise _timeout(error, self._timeout_message()) from None
         self._lease = SyncLease(native, self._on_lost)
         if not isinstance(self._on_lost, str):
             self._call = _CallOnce(self._on_lost, self._lease)

@@ -74,11 +74,13 @@ class Databases:
         """
         return self.at(place.wait(_ASKING_SECONDS if timeout is None else timeout))
 
+    def known(self, place: Place | Unasked) -> _native.LockManager | None:
+        """As `at`; None for a place that is not known yet, which `answered` waits for."""
+        return self.at(place) if isinstance(place, Place) else None
+
     async def answered(self, place: Place | Unasked) -> _native.LockManager:
         """As `wait_for`, for coroutines."""
-        if isinstance(place, Unasked):
-            place = await place.answer(_ASKING_SECONDS)
-        return self.at(place)
+        return self.at(await place.answer(_ASKING_SECONDS))
 
     async def answered_within(
         self, place: Place | Unasked, timeout: float
