@@ -186,8 +186,7 @@ class BidLockManager:
             locks, left = self._databases.known(place := self._place()), timeout
             if locks is None:
                 locks, left = await self._databases.answered_within(place, timeout)
-            terms: dict[str, Any] = {"holder_id": holder_id, "ttl": self.ttl, "timeout": left}
-            grant = await locks.acquire(marketplace_id, posting_id, **terms, names_holder=raise_on_error)
+            grant = await locks.acquire(marketplace_id, posting_id, holder_id, self.ttl, left, raise_on_error)
         except (LockTimeoutError, LockBackendError) as error:
             if raise_on_error:
                 raise
