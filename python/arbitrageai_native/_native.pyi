@@ -323,7 +323,6 @@ class LockManager:
         self,
         marketplace_id: str,
         posting_id: str,
-        *,
         holder_id: str,
         ttl: float,
         timeout: float,

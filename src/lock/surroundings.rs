@@ -19,7 +19,7 @@ use super::simulation::context;
 pub(super) type Map<K, V> =
     std::collections::HashMap<K, V, std::hash::BuildHasherDefault<std::hash::DefaultHasher>>;
 #[cfg(not(test))]
-pub(super) type Map<K, V> = std::collections::HashMap<K, V>;
+pub(super) type Map<K, V> = std::collections::HashMap<K, V, foldhash::quality::RandomState>;
 
 /// Shortens or lengthens a wait by a random factor, so that processes do not act in step.
 pub(super) fn jitter(wait: Duration, factor: Range<f64>) -> Duration {

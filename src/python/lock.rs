@@ -75,17 +75,24 @@ impl LockManager {
 
     /// Takes a lock without keeping it.
     #[pyo3(
-        signature = (marketplace_id, posting_id, **terms),
-        text_signature = "($self, marketplace_id, posting_id, *, holder_id, ttl, timeout, names_holder=False)"
+        signature = (marketplace_id, posting_id, holder_id, ttl, timeout, names_holder=None),
+        text_signature = "($self, marketplace_id, posting_id, holder_id, ttl, timeout, names_holder=False)"
+    )]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "a dictionary of them costs too much at each call"
     )]
     fn acquire<'py>(
         &self,
         py: Python<'py>,
         marketplace_id: &Bound<'py, PyAny>,
         posting_id: &Bound<'py, PyAny>,
-        terms: Option<&Bound<'py, PyDict>>,
+        holder_id: &Bound<'py, PyAny>,
+        ttl: &Bound<'py, PyAny>,
+        timeout: &Bound<'py, PyAny>,
+        names_holder: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let terms = Terms::of(py, terms)?;
+        let terms = Terms::new(holder_id, ttl, timeout, names_holder)?;
         let wanted = terms.wanted(marketplace_id, posting_id)?;
         // Called now, so that callers are served in the order in which they called.
         let manager = self.manager()?;

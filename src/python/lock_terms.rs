@@ -1,6 +1,7 @@
 //! Arguments about locks. Whatever is wrong with one, the error names it.
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyUnicodeEncodeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
@@ -114,7 +115,7 @@ pub(super) fn optional_text(value: Option<&Bound<'_, PyAny>>, name: &str) -> PyR
     value.map(|value| text(value, name)).transpose()
 }
 
-/// The keywords of `acquire`, and the first ones of leases.
+/// The arguments of `acquire`, and the first keywords of leases.
 pub(super) struct Terms {
     holder_id: String,
     ttl: Seconds,
@@ -134,21 +135,32 @@ pub(super) struct LeaseTerms {
 
 impl Terms {
     /// # Errors
-    /// `TypeError` naming the keyword that is missing or of the wrong type, or those that are too many.
-    pub(super) fn of(py: Python<'_>, keywords: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
-        let keywords = keywords.cloned().unwrap_or_else(|| PyDict::new(py));
-        let terms = Self::among(&keywords)?;
-        refuse_others(&keywords, &["holder_id", "ttl", "timeout", "names_holder"])?;
-        Ok(terms)
+    /// `TypeError` naming the argument that is of the wrong type.
+    pub(super) fn new(
+        holder_id: &Bound<'_, PyAny>,
+        ttl: &Bound<'_, PyAny>,
+        timeout: &Bound<'_, PyAny>,
+        names_holder: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            holder_id: holder_name(holder_id)?,
+            ttl: named(ttl, "ttl")?,
+            timeout: named(timeout, "timeout")?,
+            names_holder: match names_holder {
+                Some(value) => named(value, "names_holder")?,
+                None => false,
+            },
+        })
     }
 
     fn among(keywords: &Bound<'_, PyDict>) -> PyResult<Self> {
-        Ok(Self {
-            holder_id: holder_name(&required(keywords, "holder_id")?)?,
-            ttl: keyword(keywords, "ttl")?,
-            timeout: keyword(keywords, "timeout")?,
-            names_holder: keywords.contains("names_holder")? && keyword(keywords, "names_holder")?,
-        })
+        let py = keywords.py();
+        Self::new(
+            &required(keywords, intern!(py, "holder_id"))?,
+            &required(keywords, intern!(py, "ttl"))?,
+            &required(keywords, intern!(py, "timeout"))?,
+            keywords.get_item(intern!(py, "names_holder"))?.as_ref(),
+        )
     }
 
     pub(super) fn wanted(
@@ -167,15 +179,16 @@ impl Terms {
 }
 
 impl LeaseTerms {
-    /// As [`Terms::of`].
+    /// # Errors
+    /// `TypeError` naming the keyword that is missing or of the wrong type, or those that are too many.
     pub(super) fn of(py: Python<'_>, keywords: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let keywords = keywords.cloned().unwrap_or_else(|| PyDict::new(py));
         let terms = Self {
             terms: Terms::among(&keywords)?,
-            auto_renew: keyword(&keywords, "auto_renew")?,
-            max_hold: keyword(&keywords, "max_hold")?,
-            margin: keyword(&keywords, "margin")?,
-            loss_check: keyword(&keywords, "loss_check")?,
+            auto_renew: keyword(&keywords, intern!(py, "auto_renew"))?,
+            max_hold: keyword(&keywords, intern!(py, "max_hold"))?,
+            margin: keyword(&keywords, intern!(py, "margin"))?,
+            loss_check: keyword(&keywords, intern!(py, "loss_check"))?,
         };
         refuse_others(
             &keywords,
@@ -215,11 +228,11 @@ pub fn check_lock_settings(py: Python<'_>, settings: Option<&Bound<'_, PyDict>>)
     let settings = settings.cloned().unwrap_or_else(|| PyDict::new(py));
     let time = |name| Ok::<_, PyErr>(keyword::<Option<Seconds>>(&settings, name)?.map(|time| time.0));
     Keeping::new(
-        lock::lasting_time("ttl", keyword::<Seconds>(&settings, "ttl")?.0)?,
-        keyword(&settings, "auto_renew")?,
-        time("max_hold")?,
-        time("margin")?,
-        time("loss_check")?,
+        lock::lasting_time("ttl", keyword::<Seconds>(&settings, intern!(py, "ttl"))?.0)?,
+        keyword(&settings, intern!(py, "auto_renew"))?,
+        time(intern!(py, "max_hold"))?,
+        time(intern!(py, "margin"))?,
+        time(intern!(py, "loss_check"))?,
     )?;
     options(&settings)?.check()?;
     refuse_others(
@@ -239,24 +252,26 @@ pub fn check_lock_settings(py: Python<'_>, settings: Option<&Bound<'_, PyDict>>)
 
 /// The options of a database: the last three of [`check_lock_settings`], each of which may be left out.
 pub(super) fn options(settings: &Bound<'_, PyDict>) -> PyResult<Options> {
+    let py = settings.py();
     let mut options = Options::default();
-    if settings.contains("max_connections")? {
-        options.max_connections = lock::connections(keyword::<Number>(settings, "max_connections")?.0)?;
+    if settings.contains(intern!(py, "max_connections"))? {
+        options.max_connections =
+            lock::connections(keyword::<Number>(settings, intern!(py, "max_connections"))?.0)?;
     }
-    if settings.contains("listen_url")? {
-        let listen_url: Option<Text> = keyword(settings, "listen_url")?;
+    if settings.contains(intern!(py, "listen_url"))? {
+        let listen_url: Option<Text> = keyword(settings, intern!(py, "listen_url"))?;
         let listen_url = listen_url.as_ref().map(|url| url.of("listen_url")).transpose()?;
         options.listen_url = listen_url.map(str::to_owned);
     }
-    if settings.contains("statement_cache")? {
-        options.statement_cache = keyword(settings, "statement_cache")?;
+    if settings.contains(intern!(py, "statement_cache"))? {
+        options.statement_cache = keyword(settings, intern!(py, "statement_cache"))?;
     }
     Ok(options)
 }
 
 fn refuse_others(keywords: &Bound<'_, PyDict>, known: &[&str]) -> PyResult<()> {
-    for name in keywords.keys() {
-        if !known.contains(&&*name.extract::<String>()?) {
+    for (name, _) in keywords {
+        if !known.contains(&name.cast::<PyString>()?.to_str()?) {
             let message = format!("unexpected keyword {}", name.repr()?);
             return Err(PyTypeError::new_err(message));
         }
@@ -264,14 +279,14 @@ fn refuse_others(keywords: &Bound<'_, PyDict>, known: &[&str]) -> PyResult<()> {
     Ok(())
 }
 
-fn keyword<T>(keywords: &Bound<'_, PyDict>, name: &str) -> PyResult<T>
+fn keyword<'k, T>(keywords: &Bound<'k, PyDict>, name: &Bound<'k, PyString>) -> PyResult<T>
 where
     T: for<'a, 'py> FromPyObject<'a, 'py, Error = PyErr>,
 {
-    named(&required(keywords, name)?, name)
+    named(&required(keywords, name)?, name.to_str()?)
 }
 
-fn required<'py>(keywords: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+fn required<'py>(keywords: &Bound<'py, PyDict>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
     keywords.get_item(name)?.ok_or_else(|| {
         let message = format!("missing required keyword-only argument: '{name}'");
         PyTypeError::new_err(message)

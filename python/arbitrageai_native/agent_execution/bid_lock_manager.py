@@ -181,9 +181,10 @@ class BidLockManager(OriginalNames, ClosesDatabases):
                 first.
         """
         try:
-            locks, left = await self._databases.answered_within(self._place(), timeout)
-            terms: dict[str, Any] = {"holder_id": holder_id, "ttl": self.ttl, "timeout": left}
-            grant = await locks.acquire(marketplace_id, posting_id, **terms, names_holder=True)
+            locks, left = self._databases.known(place := self._place()), timeout
+            if locks is None:
+                locks, left = await self._databases.answered_within(place, timeout)
+            grant = await locks.acquire(marketplace_id, posting_id, holder_id, self.ttl, left, True)
         except (LockTimeoutError, LockBackendError) as error:
             if raise_on_error:
                 raise
@@ -208,7 +209,7 @@ class BidLockManager(OriginalNames, ClosesDatabases):
             ValueError: an argument makes no sense.
         """
         try:
-            locks = await self._locks_async()
+            locks = self._databases.known(place := self._place()) or await self._databases.answered(place)
             released = await locks.release(marketplace_id, posting_id, holder_id)
         except LockBackendError as error:
             self._log.not_released(marketplace_id, posting_id, error)
@@ -242,7 +243,7 @@ class BidLockManager(OriginalNames, ClosesDatabases):
         if (replaced := replaced_context(self, _own_methods, lock)) is not None:
             return replaced
         acquire = partial(self._lease, *lock, auto_renew, margin)
-        message = keys.timeout_message(marketplace_id, posting_id, timeout)
+        message = partial(keys.timeout_message, marketplace_id, posting_id, timeout)
         log = BlockLog(self._log, (marketplace_id, posting_id, holder_id), self.ttl, timeout)
         return LockContext(acquire, self.on_lost if on_lost is None else on_lost, message, log)
 
@@ -356,15 +357,17 @@ class BidLockManager(OriginalNames, ClosesDatabases):
             terms = {"holder_id": holder_id, "timeout": timeout, **self._terms(auto_renew, margin)}
             return self._locks(timeout).lease_blocking(marketplace_id, posting_id, names_holder=True, **terms)
 
-        message = keys.timeout_message(marketplace_id, posting_id, timeout)
+        message = partial(keys.timeout_message, marketplace_id, posting_id, timeout)
         return SyncLockContext(acquire, self.on_lost if on_lost is None else on_lost, message)
 
     async def _lease(
         self, marketplace_id: str, posting_id: str, timeout: float, holder_id: str, *kept: Any, **also: Any
     ) -> _native.Lease:
-        locks, left = await self._databases.answered_within(self._place(), timeout)
-        terms = {"names_holder": True, **self._terms(*kept), **also}
-        return await locks.lease(marketplace_id, posting_id, holder_id=holder_id, timeout=left, **terms)
+        locks, left = self._databases.known(place := self._place()), timeout
+        if locks is None:
+            locks, left = await self._databases.answered_within(place, timeout)
+        terms = {"holder_id": holder_id, "timeout": left, "names_holder": True, **self._terms(*kept), **also}
+        return await locks.lease(marketplace_id, posting_id, **terms)
 
     @property
     def max_hold(self) -> float | None:

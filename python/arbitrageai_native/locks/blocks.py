@@ -69,7 +69,7 @@ class LockContext:
         self,
         acquire: Callable[[], Awaitable[_native.Lease]],
         on_lost: OnLost,
-        timeout_message: str,
+        timeout_message: Callable[[], str],
         log: BlockLog | None = None,
     ) -> None:
         check_on_lost(on_lost)
@@ -117,7 +117,7 @@ class LockContext:
         except LockTimeoutError as error:
             if self._log is not None:
                 self._log.not_acquired(error)
-            raise _timeout(error, self._timeout_message) from None
+            raise _timeout(error, self._timeout_message()) from None
         if self._log is not None:
             self._log.acquired()
         self._block = Block(lease, self._on_lost)
@@ -140,7 +140,9 @@ class SyncLockContext:
     As a decorator of a function it acquires the lock for each call.
     """
 
-    def __init__(self, acquire: Callable[[], _native.Lease], on_lost: OnLost, timeout_message: str) -> None:
+    def __init__(
+        self, acquire: Callable[[], _native.Lease], on_lost: OnLost, timeout_message: Callable[[], str]
+    ) -> None:
         check_on_lost(on_lost)
         self._acquire = acquire
         self._on_lost = on_lost
@@ -179,7 +181,7 @@ class SyncLockContext:
         try:
             native = self._acquire()
         except LockTimeoutError as error:
-            raise _timeout(error, self._timeout_message) from None
+            raise _timeout(error, self._timeout_message()) from None
         self._lease = SyncLease(native, self._on_lost)
         if not isinstance(self._on_lost, str):
             self._call = _CallOnce(self._on_lost, self._lease)

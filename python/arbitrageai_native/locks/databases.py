@@ -78,11 +78,13 @@ class Databases:
         """
         return self.at(place.wait(_ASKING_SECONDS if timeout is None else timeout))
 
+    def known(self, place: AnyPlace) -> _native.LockManager | None:
+        """As `at`; None for a place that is not known yet, which `answered` waits for."""
+        return self.at(place) if isinstance(place, Place) else None
+
     async def answered(self, place: AnyPlace) -> _native.LockManager:
         """As `wait_for`, for coroutines."""
-        if not isinstance(place, Place):  # what is known is not awaited
-            place = await place.answer(_ASKING_SECONDS)
-        return self.at(place)
+        return self.at(await place.answer(_ASKING_SECONDS))
 
     async def answered_within(self, place: AnyPlace, timeout: float) -> tuple[_native.LockManager, float]:
         """As `answered`; also returns the part of `timeout` that is left for the lock."""

@@ -30,13 +30,15 @@ logger.addFilter(in_one_line)
 
 def check_on_lost(on_lost: object) -> None:
     """Raise `ValueError` for anything that is no `OnLost`."""
+    if isinstance(on_lost, str) and on_lost in ("log", "raise", "cancel"):
+        return
     call = vars(type(on_lost)).get("__call__")  # an object may be callable by an asynchronous method
     if inspect.iscoroutinefunction(on_lost) or inspect.iscoroutinefunction(call):
         raise ValueError(
             f"on_lost must be a plain function, and {on_lost!r} is a coroutine function, which nobody would "
             "await: start a task in a plain function, or await `lease.lost()`"
         )
-    if not (on_lost in ("log", "raise", "cancel") if isinstance(on_lost, str) else callable(on_lost)):
+    if not callable(on_lost):
         raise ValueError(f'on_lost must be "log", "raise", "cancel" or a callable, not {on_lost!r}')
 
 

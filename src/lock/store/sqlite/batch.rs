@@ -118,6 +118,7 @@ pub(super) fn run_batch(
     });
     let OpenDatabase { connection, seen, .. } = database;
     statements::begin(connection, writes)?;
+    turns.transaction_begins();
     let now = clock();
     let mut fence = statements::Fence::default();
     let mut answers = Vec::with_capacity(batch.len());

@@ -45,6 +45,9 @@ pub(super) struct Turns {
     yielding: HashMap<Arc<str>, Instant>,
     /// A state of the database in which no other process had a note: see [`statements::data_version`].
     unnoted_at: Option<i64>,
+    /// The state of the database in the transaction that is under way, which keeps others from
+    /// changing it, once it has been asked for.
+    version: Option<i64>,
 }
 
 struct Waiting {
@@ -62,6 +65,7 @@ impl Turns {
             sweep_at: LEAST_SWEPT,
             yielding: HashMap::new(),
             unnoted_at: None,
+            version: None,
         }
     }
 
@@ -98,6 +102,11 @@ impl Turns {
         self.yielding.remove(key);
     }
 
+    /// Another transaction begins, or a failed one is repeated.
+    pub(super) fn transaction_begins(&mut self) {
+        self.version = None;
+    }
+
     /// Whether a free lock is left to another process, which has waited for it since before this
     /// process released it.
     pub(super) fn yields(
@@ -114,7 +123,10 @@ impl Turns {
         if !is_recent || !self.yielding.get(key).is_none_or(has_time) {
             return Ok(false);
         }
-        let version = Some(statements::data_version(connection)?);
+        if self.version.is_none() {
+            self.version = Some(statements::data_version(connection)?);
+        }
+        let version = self.version;
         if self.unnoted_at == version {
             return Ok(false);
         }
@@ -225,6 +237,7 @@ mod tests {
         }
 
         fn busy_yields(&mut self, now: f64) -> bool {
+            self.busy.transaction_begins();
             self.busy.yields(&self.connection, &self.key, now).unwrap()
         }
     }
