@@ -108,7 +108,7 @@ impl Client {
                 How::Several => {
                     state.met(Kind::SeveralLocks);
                     let keys = state.keys.iter().cloned();
-                    if self.number % 2 == 0 {
+                    if self.number.is_multiple_of(2) {
                         keys.collect()
                     } else {
                         keys.rev().collect()
