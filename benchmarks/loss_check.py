@@ -36,7 +36,7 @@ LOSS_CHECKS = {"off": None, "on": 1.0}
 TRIVIAL = "SELECT 1"
 TARGET = 0.05
 """Of one core, for as many holders as there are sessions."""
-LOOKS_PER_SECOND = 125
+LOOKS_PER_SECOND = 100
 """Of all processes together, at most; chance adds up to 15 %."""
 SETTLING_SECONDS = 65.0
 """The sessions are counted once a minute."""

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use super::verb::{Answer, Job, PgQuery, Verb};
 use crate::lock::error::StoreError;
 
-/// A look costs the server about 280 µs, so that so many cost less than 5 % of a core, although
-/// jitter brings them forward and the counts come on top.
-const LOOKS_PER_SECOND: u32 = 125;
+/// A look costs the server about 330 µs if it has a thousand sessions, so that so many cost less
+/// than 5 % of a core, although jitter brings them forward and the counts come on top.
+const LOOKS_PER_SECOND: u32 = 100;
 /// How long a count is good for. It costs about as much as a look.
 const COUNT_LASTS: Duration = Duration::from_secs(60);
 /// As for a look.
@@ -102,13 +102,13 @@ mod tests {
 
     #[test]
     fn all_looks_together_are_at_most_so_many_however_many_look() {
-        for (sessions, milliseconds) in [(0, 0), (1, 8), (100, 800), (125, 1000), (1000, 8000)] {
+        for (sessions, milliseconds) in [(0, 0), (1, 10), (80, 800), (100, 1000), (1000, 10_000)] {
             assert_eq!(apart(sessions).as_millis(), milliseconds, "{sessions}");
         }
         // A look comes sooner by chance, by 15 % at most, and each process counts once a minute.
         let looks = 1000.0 / (apart(1000).as_secs_f64() * 0.85);
         let counts = 1000.0 / COUNT_LASTS.as_secs_f64();
-        assert!((looks + counts) * 280e-6 <= 0.05, "{looks} and {counts} a second");
+        assert!((looks + counts) * 330e-6 <= 0.05, "{looks} and {counts} a second");
         assert!(apart(u32::MAX) > Duration::from_secs(1_000_000));
     }
 
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(counts, 10);
         assert_eq!(crowd.looks_apart(), Duration::ZERO);
         crowd.counted(500);
-        assert_eq!(crowd.looks_apart(), Duration::from_secs(4));
+        assert_eq!(crowd.looks_apart(), Duration::from_secs(5));
     }
 
     #[test]
@@ -134,6 +134,6 @@ mod tests {
         crowd.counted(100);
         assert_eq!(crowd.plans_last(Duration::from_secs(5)), Duration::from_secs(5));
         crowd.counted(1000);
-        assert_eq!(crowd.plans_last(Duration::from_secs(5)), Duration::from_secs(40));
+        assert_eq!(crowd.plans_last(Duration::from_secs(5)), Duration::from_secs(50));
     }
 }
