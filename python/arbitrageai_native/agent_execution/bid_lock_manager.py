@@ -87,6 +87,7 @@ class BidLockManager(OriginalNames, ClosesDatabases):
             margin: seconds for which a lease counts as lost before its row expires, less than half of `ttl`;
                 None: a tenth of `ttl`, 1 s at most, or 0 without renewal.
             loss_check: seconds between looks for the rows of all leases, at least 0.1; None for no looks.
+                A PostgreSQL database with more than 100 sessions is looked at more slowly.
             max_connections: the most connections to a PostgreSQL server, the one that listens included.
             listen_url: a direct connection for notifications, where `database_url` leads through a pooler.
             statement_cache: False behind a pooler in transaction mode; releases of other processes are then

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from functools import wraps
+from functools import partial, wraps
 from types import MethodType, TracebackType
 from typing import Any
 
@@ -102,7 +102,7 @@ class ReplacedLockContext(LockContext):
     def __init__(
         self, manager: Any, marketplace_id: Any, posting_id: Any, timeout: float, holder_id: Any
     ) -> None:
-        message = keys.timeout_message(marketplace_id, posting_id, timeout)
+        message = partial(keys.timeout_message, marketplace_id, posting_id, timeout)
         super().__init__(self._no_lease, "log", message)
         self._manager = manager
         self._lock = {"marketplace_id": marketplace_id, "posting_id": posting_id}
@@ -128,7 +128,7 @@ class ReplacedLockContext(LockContext):
             raise RuntimeError("this lock context has been entered already")
         terms = {"timeout": self._timeout, "holder_id": self._holder_id}
         if not await self._manager.acquire_lock(**self._lock, **terms):
-            raise LockTimeoutError(self._timeout_message)
+            raise LockTimeoutError(self._timeout_message())
         self._is_inside = True
 
     async def __aexit__(

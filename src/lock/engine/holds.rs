@@ -158,12 +158,13 @@ impl Hold {
         self.ledger.get().is_some()
     }
 
-    /// Whether its row is to be looked for: no renewal finds soon enough that the row has gone.
-    pub(super) fn is_to_be_checked(&self) -> bool {
+    /// Whether its row is to be looked for: no renewal finds as soon as looks do, which are so far
+    /// `apart` at least, that the row has gone.
+    pub(super) fn is_to_be_checked(&self, apart: Duration) -> bool {
         let Some(every) = self.loss_check() else {
             return false;
         };
-        self.should_stand() && !self.life().is_renewed_within(every)
+        self.should_stand() && !self.life().is_renewed_within(every.max(apart))
     }
 
     /// How often its row is to be looked for.

@@ -407,12 +407,20 @@ impl Listener for FromStore {
     fn changed(&self, hash: u64) {
         if let Some(engine) = self.engine.upgrade() {
             engine.may_be_free(|key| key_hash(key) == hash);
+            engine.may_be_lost(|key| key_hash(key) == hash);
         }
     }
 
     fn anything_changed(&self) {
         if let Some(engine) = self.engine.upgrade() {
             engine.poller.look_soon();
+            engine.may_be_lost(|_| true);
+        }
+    }
+
+    fn connected_anew(&self) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.watcher.look_soon();
         }
     }
 

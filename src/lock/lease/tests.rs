@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::lock::engine::{Progress, Request};
 use crate::lock::operation::Acquire;
-use crate::lock::store::Store;
+use crate::lock::store::{Listener, Store, key_hash};
 
 /// Grants everything at once, and then answers no more when told so.
 struct Scripted {
@@ -167,10 +167,11 @@ fn what_a_caller_gives_is_checked_by_name_and_a_margin_is_made_of_the_ttl() {
     assert!(of(Some(f64::INFINITY)).is_err());
 }
 
-/// Answers every look with no row, and counts the looks and their keys.
+/// Fails every look, and counts the looks and their keys.
 #[derive(Default)]
 struct Looked {
     keys: Arc<Mutex<Vec<usize>>>,
+    apart: Duration,
 }
 
 impl Store for Looked {
@@ -186,9 +187,14 @@ impl Store for Looked {
                 // Nothing is to be concluded from a failure.
                 let _ = reply.send(Err(StoreError::permanent("no")));
             }
+            Operation::Renew(Renew { reply, .. }) => drop(reply.send(Ok(Some(2.0)))),
             Operation::Release(release) => drop(release.reply.send(Ok(true))),
             _ => {}
         }
+    }
+
+    fn looks_apart(&self) -> Duration {
+        self.apart
     }
 
     fn watch(&self, _: &Arc<str>, _: bool) {}
@@ -196,18 +202,44 @@ impl Store for Looked {
     fn close(&self) {}
 }
 
-/// The looks of so many seconds, by the number of their keys.
-async fn looks(loss_checks: &[Option<f64>], seconds: u64) -> Vec<usize> {
-    let store = Looked::default();
+/// A process that holds leases.
+struct Holding {
+    keys: Arc<Mutex<Vec<usize>>>,
+    listener: Arc<dyn Listener>,
+    leases: Vec<Lease>,
+}
+
+impl Holding {
+    /// The looks of so many seconds, by the number of their keys.
+    async fn looks(&self, seconds: u64) -> Vec<usize> {
+        lock(&self.keys).clear();
+        // A bit longer, for what happens at once.
+        sleep(Duration::from_secs(seconds) + Duration::from_millis(1)).await;
+        assert!(self.leases.iter().all(Lease::is_held));
+        lock(&self.keys).clone()
+    }
+}
+
+/// Leases with such checks, where the store wants looks to be so far apart.
+async fn holding(apart: u64, ttl: u64, auto_renew: bool, loss_checks: &[Option<f64>]) -> Holding {
+    let ttl = Duration::from_secs(ttl);
+    let store = Looked {
+        apart: Duration::from_secs(apart),
+        ..Looked::default()
+    };
     let keys = Arc::clone(&store.keys);
-    let engine = Engine::new(Arc::default(), |_| Box::new(store));
+    let mut listener = None;
+    let engine = Engine::new(Arc::default(), |engine| {
+        listener = Some(engine);
+        Box::new(store)
+    });
     let mut leases = Vec::new();
     for (number, loss_check) in loss_checks.iter().enumerate() {
         let ledger = Arc::new(Ledger::default());
         let request = Request {
             key: format!("bid:lock:m:{number}").into(),
             holder: "holder".into(),
-            ttl: Duration::from_secs(300),
+            ttl,
             timeout: Duration::ZERO,
             name: "m".into(),
             said_timeout: Duration::ZERO,
@@ -215,12 +247,19 @@ async fn looks(loss_checks: &[Option<f64>], seconds: u64) -> Vec<usize> {
             allows_optimistic_handoff: false,
         };
         let grant = engine.acquire(request, Arc::clone(&ledger) as _).await.unwrap();
-        let keeping = Keeping::new(Duration::from_secs(300), false, None, None, *loss_check).unwrap();
+        let keeping = Keeping::new(ttl, auto_renew, None, None, *loss_check).unwrap();
         leases.push(Lease::new(grant, keeping, ledger));
     }
-    sleep(Duration::from_secs(seconds)).await;
-    assert!(leases.iter().all(Lease::is_held));
-    lock(&keys).clone()
+    Holding {
+        keys,
+        listener: listener.unwrap(),
+        leases,
+    }
+}
+
+/// The looks of so many seconds, by the number of their keys.
+async fn looks(loss_checks: &[Option<f64>], seconds: u64) -> Vec<usize> {
+    holding(0, 300, false, loss_checks).await.looks(seconds).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -234,4 +273,67 @@ async fn one_statement_looks_for_all_leases_as_often_as_the_most_impatient_of_th
     assert!((118..=142).contains(&mixed.len()), "{mixed:?}");
     assert!(mixed.iter().all(|keys| *keys == 2));
     assert_eq!(looks(&[None; 3], 60).await, Vec::<usize>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn looks_are_as_far_apart_as_the_store_wants_them_to_be() {
+    for (apart, loss_check, least, most) in [(8, 1.0, 75, 89), (8, 20.0, 30, 36), (1, 1.0, 600, 710)] {
+        let looks = holding(apart, 300, false, &[Some(loss_check); 5])
+            .await
+            .looks(600)
+            .await;
+        assert!(
+            (least..=most).contains(&looks.len()),
+            "{apart}, {loss_check}: {}",
+            looks.len()
+        );
+    }
+    let unchecked = holding(8, 300, false, &[None; 3]).await;
+    assert_eq!(unchecked.looks(60).await, Vec::<usize>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_that_come_more_often_than_looks_make_them_needless() {
+    // A third of 15 s is more than a second, and less than eight.
+    let renewed = async |apart| {
+        let holding = holding(apart, 15, true, &[Some(1.0)]).await;
+        holding.leases[0].renew(None).await.unwrap();
+        holding
+    };
+    assert!(!renewed(0).await.looks(4).await.is_empty());
+    let holding = renewed(8).await;
+    assert_eq!(holding.looks(60).await.len(), 0);
+    // News is not to wait for them.
+    holding.listener.connected_anew();
+    assert_eq!(holding.looks(1).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_connection_has_the_rows_looked_for_at_once() {
+    let holding = holding(100, 300, false, &[Some(1.0)]).await;
+    assert_eq!(holding.looks(60).await.len(), 0);
+    holding.listener.connected_anew();
+    assert_eq!(holding.looks(0).await.len(), 1);
+    assert_eq!(holding.looks(60).await.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_of_a_held_key_stands_in_for_looks_that_are_put_off() {
+    let far_apart = holding(100, 300, false, &[Some(1.0)]).await;
+    let often = holding(1, 300, false, &[Some(1.0)]).await;
+    let is_looked_for = async |holding: &Holding, tell: fn(&dyn Listener)| {
+        tell(&*holding.listener);
+        !holding.looks(0).await.is_empty()
+    };
+    let key = |listener: &dyn Listener| listener.changed(key_hash("bid:lock:m:0"));
+    // It may tell of the release that made way for the lease.
+    assert!(!is_looked_for(&far_apart, key).await);
+    std::thread::sleep(Duration::from_millis(1100));
+    assert!(is_looked_for(&far_apart, key).await);
+    assert!(is_looked_for(&far_apart, |listener| listener.anything_changed()).await);
+    assert!(!is_looked_for(&far_apart, |listener| listener.changed(key_hash("bid:lock:m:1"))).await);
+    assert!(
+        !is_looked_for(&often, key).await,
+        "the next look comes soon anyway"
+    );
 }

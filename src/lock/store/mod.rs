@@ -26,6 +26,12 @@ pub trait Store: Send + Sync + 'static {
     /// when the key may have become free. It may miss a change (polling makes up for it) and may call in vain.
     fn watch(&self, key: &Arc<str>, waiting: bool);
 
+    /// How far this process's looks for its rows are to be apart at least, so that those of all
+    /// processes together don't burden the database. Never waits.
+    fn looks_apart(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Which database it is, for messages; without secrets.
     fn describe(&self) -> String {
         "the database".into()
@@ -42,6 +48,9 @@ pub trait Listener: Send + Sync + 'static {
 
     /// Something changed; any lock may be free now.
     fn anything_changed(&self);
+
+    /// Another connection has taken the place of one that was lost: the database may lack rows now.
+    fn connected_anew(&self) {}
 
     /// Something does not work, and why.
     fn failed(&self, _trouble: Trouble, _cause: &str) {}

@@ -6,6 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::crowd::CountSessions;
 use super::note::Note;
 use super::observe::{Count, List, Observe};
 use super::release::{Clear, NamedRelease, RowRelease, Sweep};
@@ -19,6 +20,7 @@ const LARGEST: usize = 256;
 pub(super) fn take(jobs: &mut VecDeque<Job>) -> Option<Box<dyn Batch>> {
     let operation = match jobs.front()? {
         Job::Operation(operation) => operation,
+        Job::CountSessions => return Some(gather::<CountSessions>(jobs)),
         Job::Note(_) => return Some(gather::<Note>(jobs)),
         Job::Alone(_) => {
             return match jobs.pop_front()? {

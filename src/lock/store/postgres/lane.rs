@@ -52,6 +52,7 @@ pub(super) struct Lane {
     /// The process behind a connection that was closed without an answer.
     silent: Option<Backend>,
     replacement: Replacement,
+    has_been_connected: bool,
     /// When the server last said that a row or the table is locked.
     locked_at: Option<Instant>,
     planned_at: Instant,
@@ -65,6 +66,7 @@ impl Lane {
             unanswered: None,
             silent: None,
             replacement: Replacement::default(),
+            has_been_connected: false,
             locked_at: None,
             planned_at: Instant::now(),
             shared,
@@ -255,6 +257,10 @@ impl Lane {
             .await
             .map_err(too_long)?
             .map_err(failed)?;
+        if std::mem::replace(&mut self.has_been_connected, true) {
+            // The server may have been restarted without its data, or be another one now.
+            shared.listener.connected_anew();
+        }
         let backend = session.backend.clone();
         let mut preparing = Box::pin(prepare(Arc::clone(&shared), session));
         match timeout_at(until, &mut preparing).await {

@@ -87,6 +87,7 @@ async fn hear(shared: &Arc<Shared>, pause: &mut Duration, outage: &mut Outage) -
     outage.over(&*shared.listener);
     // What was released before we listened, nobody told us.
     shared.listener.anything_changed();
+    shared.listener.connected_anew();
     let keepalive = &shared.settings.keepalive;
     let mut heard_at = Instant::now();
     loop {

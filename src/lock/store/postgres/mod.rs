@@ -24,6 +24,7 @@ use crate::mutex::lock;
 
 mod acquire;
 mod batch;
+mod crowd;
 mod errors;
 mod hand_over;
 mod inspection;
@@ -128,6 +129,7 @@ struct Work {
     watched: HashMap<i64, usize>,
     noted: HashMap<i64, Instant>,
     turns: Turns,
+    crowd: crowd::Crowd,
     listening: bool,
     closed: bool,
 }
@@ -222,7 +224,12 @@ impl Shared {
             job.fail(&StoreError::closed());
             return;
         }
+        let is_look = matches!(job, Job::Operation(Operation::Observe { .. }));
         work.jobs.push_back(job);
+        // After a look, over whose connection it goes then: it is worth no further one.
+        if is_look && work.crowd.begin_count() {
+            work.jobs.push_back(Job::CountSessions);
+        }
         self.set_to_work(work);
     }
 
@@ -347,6 +354,10 @@ impl Store for PostgresStore {
         if passes && self.shared.may_listen() != Some(false) {
             self.shared.watch(signed_hash(key), waiting);
         }
+    }
+
+    fn looks_apart(&self) -> Duration {
+        self.shared.work().crowd.looks_apart()
     }
 
     fn describe(&self) -> String {

@@ -57,6 +57,8 @@ pub(super) struct Observe {
 }
 
 impl Verb for Observe {
+    const IS_LOOK: bool = true;
+
     fn of(job: Job) -> Result<Self, Job> {
         match job {
             Job::Operation(Operation::Observe { keys, until, reply }) => Ok(Self { keys, until, reply }),

@@ -19,6 +19,8 @@ pub(super) enum Job {
     Operation(Operation),
     /// Note that somebody waits for the key of this hash.
     Note(i64),
+    /// Count the sessions in the database.
+    CountSessions,
     /// A request of a batch that failed, which is carried out alone.
     Alone(Box<dyn Batch>),
 }
@@ -27,7 +29,7 @@ impl Job {
     pub(super) fn fail(self, error: &StoreError) {
         match self {
             Self::Operation(operation) => operation.fail(error),
-            Self::Note(_) => {}
+            Self::Note(_) | Self::CountSessions => {}
             Self::Alone(batch) => batch.fail(error),
         }
     }
@@ -37,6 +39,8 @@ impl Job {
 pub(super) trait Verb: Sized + Send + Sync + 'static {
     /// Whether the statement may send notifications.
     const NOTIFIES: bool = false;
+    /// Whether it comes as seldom as looks do in a crowded database.
+    const IS_LOOK: bool = false;
 
     /// This kind of request, or the job if it is another one.
     #[allow(
@@ -73,6 +77,7 @@ pub(super) trait Verb: Sized + Send + Sync + 'static {
 pub(super) trait Batch: Send + Sync {
     fn len(&self) -> usize;
     fn notifies(&self) -> bool;
+    fn is_look(&self) -> bool;
     /// Until when the first of the askers to give up waits. None if there is no second try.
     fn until(&self) -> Option<Instant>;
     fn query(&self, notify: bool) -> PgQuery;
@@ -90,6 +95,10 @@ impl<V: Verb> Batch for Vec<V> {
 
     fn notifies(&self) -> bool {
         V::NOTIFIES
+    }
+
+    fn is_look(&self) -> bool {
+        V::IS_LOOK
     }
 
     fn until(&self) -> Option<Instant> {

@@ -174,7 +174,11 @@ impl Lane {
 
     fn send(&mut self, batch: &dyn Batch, notify: bool, session: Session, patience: Duration) -> Sent {
         let in_transaction = self.shared.limits.by_transaction(&self.shared.settings);
-        let plan_anew = !in_transaction && self.planned_at.elapsed() > PLANS_LAST;
+        let plans_last = match batch.is_look() {
+            true => self.shared.work().crowd.plans_last(PLANS_LAST),
+            false => PLANS_LAST,
+        };
+        let plan_anew = !in_transaction && self.planned_at.elapsed() > plans_last;
         if plan_anew {
             self.planned_at = Instant::now();
         }
