@@ -162,6 +162,7 @@ def collect_what_is_left() -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    gc.unfreeze()  # what plugins load for the summary may ask who refers to an object
     yield
     if is_worker(session.config):
         return

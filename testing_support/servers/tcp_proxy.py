@@ -58,7 +58,10 @@ class TcpProxy:
     def hold_back(self) -> None:
         """Keep what is sent on the connections there are, until `let_go`; new connections are served."""
         again = asyncio.Event()
-        self._late |= dict.fromkeys(self._writers, again)
+        for writer in self._writers:
+            # What waits for an earlier `let_go` goes on waiting for that event, so it stays.
+            if writer not in self._late or self._late[writer].is_set():
+                self._late[writer] = again
 
     def let_go(self) -> None:
         """Pass on what was held back, even if its sender has gone by now."""

@@ -21,6 +21,7 @@ PUBLIC = {
     "integrations": {"fastapi", "opentelemetry", "prometheus", "starlette"},
     "llm": {"clients", "results", "streams"},
     "locks": {"leases", "overview"},
+    "utils": {"async_helpers"},
 }
 
 Thing = griffe.Object | griffe.Alias

@@ -160,6 +160,7 @@ async def test_an_open_breaker_is_shown_until_it_is_closed(page: Page) -> None:
         await page.shows("#circuits td.bad", "open, a probe in")
         assert "http://127.0.0.1:11434/v1" in await page.text()
         assert "secret-word" not in await page.text()
+        checker.get_health_status(endpoint).state = llm_health_check.CircuitState.HALF_OPEN
         checker.record_success(endpoint)
         await page.shows("#circuits td.good", "closed")
 
