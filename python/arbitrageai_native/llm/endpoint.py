@@ -6,7 +6,7 @@ time between two calls.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from arbitrageai_native._native import CallMetrics, EndpointHealth, circuit_open
 from arbitrageai_native.llm.counting import CountedCall
@@ -19,7 +19,7 @@ _CHECKER_METHODS = {
 }
 
 
-class Endpoint(NamedTuple):
+class Endpoint:
     """Where a call goes.
 
     Attributes:
@@ -30,11 +30,14 @@ class Endpoint(NamedTuple):
         checker: The health checker; None without a circuit breaker.
     """
 
-    client: Any
-    base_url: str
-    model: str
-    metrics: CallMetrics
-    checker: Any
+    __slots__ = ("base_url", "checker", "client", "metrics", "model")
+
+    def __init__(self, client: Any, base_url: str, model: str, metrics: CallMetrics, checker: Any) -> None:
+        self.client = client
+        self.base_url = base_url
+        self.model = model
+        self.metrics = metrics
+        self.checker = checker
 
     def circuit(self) -> tuple[EndpointHealth | None, Any]:
         """Return the circuit that native code asks and tells, or a checker that only Python code can ask.

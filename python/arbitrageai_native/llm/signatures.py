@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
+from types import FunctionType
 from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -22,7 +23,7 @@ def lists_keywords(keywords: Any) -> Callable[[Function], Function]:
     """
 
     def listed(function: Function) -> Function:
-        function.__signature__ = _Listed(signature(function), keywords)  # type: ignore[attr-defined]
+        function.__signature__ = _Listed(function, keywords)  # type: ignore[attr-defined]
         return function
 
     return listed
@@ -31,14 +32,14 @@ def lists_keywords(keywords: Any) -> Callable[[Function], Function]:
 class _Listed(Signature):
     """A signature that is built when it is looked at, since few programs that import the package do that."""
 
-    def __init__(self, plain: Signature, keywords: Any) -> None:
-        super().__init__(return_annotation=plain.return_annotation)
-        self._plain, self._keywords = plain, keywords
+    def __init__(self, function: Any, keywords: Any) -> None:
+        super().__init__(return_annotation=function.__annotations__.get("return", Signature.empty))
+        self._function, self._keywords = function, keywords
 
     @property
     def parameters(self) -> Any:
         """The function's own parameters, the members of the `TypedDict`, and `**kwargs` of any name."""
-        *own, rest = self._plain.parameters.values()
+        *own, rest = signature(_without_signature(self._function)).parameters.values()
         members = [
             Parameter(
                 name,
@@ -54,3 +55,10 @@ class _Listed(Signature):
         """Return an ordinary signature with these changes."""
         whole = Signature(self.parameters.values(), return_annotation=self.return_annotation)
         return whole.replace(**changes)
+
+
+def _without_signature(function: Any) -> FunctionType:
+    """Return the same function, with the signature of its code."""
+    plain = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__)
+    plain.__kwdefaults__, plain.__annotations__ = function.__kwdefaults__, function.__annotations__
+    return plain

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
 from contextlib import suppress
 from threading import Lock, Thread
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from arbitrageai_native import environment
@@ -52,11 +52,14 @@ _LEAST_SECONDS = 1.0
 _MOST_SECONDS = 86_400.0
 
 
-class Place(NamedTuple):
+class Place:
     """Where locks are: a database by its URL, or one in memory by the engine that it stands for."""
 
-    url: str | None
-    memory_engine: Any = None
+    __slots__ = ("memory_engine", "url")
+
+    def __init__(self, url: str | None, memory_engine: Any = None) -> None:
+        self.url = url
+        self.memory_engine = memory_engine
 
     def wait(self, _seconds: object) -> Place:
         """Return this place: it is known, so nothing is asked."""
