@@ -16,14 +16,12 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from arbitrageai_native.exceptions import APIConnectionError, ClientClosedError
 from arbitrageai_native.llm.results import Completion, Usage
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
 
 Result = TypeVar("Result")
 
@@ -61,9 +59,6 @@ _making = threading.Lock()
 
 @cache
 def _executor() -> ThreadPoolExecutor:
-    # Here, as in asyncio: few programs inject a synchronous client, and the import takes a millisecond.
-    from concurrent.futures import ThreadPoolExecutor
-
     return ThreadPoolExecutor(_WORKERS, "arbitrageai-foreign-client")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -89,8 +90,6 @@ def run_in_private_loop(start: Callable[[], Coroutine[Any, Any, Result]]) -> Res
     """Run a coroutine to its end, even where a loop is running, which then has to wait. Ctrl-C cancels it."""
     if asyncio._get_running_loop() is None:
         return _run(start)
-    from concurrent.futures import ThreadPoolExecutor  # the loop waits here in any case
-
     stop: list[Callable[[], object]] = []
     with ThreadPoolExecutor(1, "arbitrageai-complete-many") as thread:  # its exit waits for the calls
         pending = thread.submit(_run, start, stop)
