@@ -51,7 +51,10 @@ def test_the_measurement_works(tmp_path: Path) -> None:
     for store in ("postgresql", "redis"):
         for name in OPERATIONS:
             cost = stores[store]["operations"][name]
-            assert 1 <= cost["requests"] < 1.1  # one round trip; PostgreSQL plans anew every few seconds
+            # One round trip, and one that finds out who holds what was refused, since the log names the
+            # holder. PostgreSQL plans anew every few seconds.
+            round_trips = 2 if name == "refused" else 1
+            assert round_trips <= cost["requests"] < round_trips + 0.1
             assert cost["sent"] > 0
             assert cost["received"] > 0
     assert stores["sqlite"]["operations"]["refused"]["requests"] == 0  # who only looks writes nothing
